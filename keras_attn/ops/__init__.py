@@ -1,0 +1,6 @@
+"""Attention as mathematics: tensors in, tensors out; no weights and no state."""
+
+from keras_attn.ops.attention import attention
+from keras_attn.ops.masks import AttentionMask
+
+__all__ = ["AttentionMask", "attention"]

@@ -1,0 +1,131 @@
+"""The one door to attention: checks the shapes, picks a kernel, computes nothing.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
+"""
+
+import math
+from typing import Any
+
+from keras_attn.ops import kernels
+from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.masks import AttentionMask
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: AttentionMask | None = None,
+    bias: Any = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    seed: Any = None,
+    return_weights: bool = False,
+    kernel: str = "auto",
+) -> Any:
+    """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
+
+    A row that may attend to nothing has zero weights, zero context and zero gradient. The softmax
+    runs in float32 whatever the inputs. Neither the kernel nor `return_weights` changes a number
+    beyond rounding.
+
+    Args:
+        query: float `[B, T, N, H]`.
+        key: float `[B, S, K, H]`; N must be a multiple of K (grouped-query attention).
+        value: float `[B, S, K, Hv]`.
+        mask: an `AttentionMask`; None lets every query see every key.
+        bias: float, broadcastable to `[B, N, T, S]`, or a `PositionBias`; added to the logits.
+        scale: of the logits; `1 / sqrt(H)` unless given.
+        dropout: share of the weights that is zeroed, in [0, 1).
+        seed: integer tensor `[2]`; needed where `dropout > 0`.
+        return_weights: also return the weights, before dropout.
+        kernel: "auto", or the name of one (`keras_attn.ops.kernels`).
+
+    Returns:
+        The context `[B, T, N, Hv]` in the query's dtype; with `return_weights` also the weights,
+        float32 `[B, N, T, S]`.
+
+    Raises:
+        ValueError: shapes that do not fit, dropout without a seed or outside [0, 1), an unknown
+            kernel, or a named kernel that cannot do what is asked.
+
+    Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_attn import ops
+    >>> logits = np.log(np.array([3.0, 1.0])).reshape(1, 2, 1, 1)
+    >>> query, value = np.ones((1, 1, 1, 1)), np.array([8.0, 0.0]).reshape(1, 2, 1, 1)
+    >>> context = ops.attention(query, logits, value)
+    >>> round(float(context[0, 0, 0, 0]), 4)
+    6.0
+    """
+    mask = mask or AttentionMask()
+    _check(query, key, value, mask, bias, dropout, seed)
+    request = kernels.Request.of(
+        query, key, value, mask=mask, bias=bias, dropout=dropout, weights=return_weights
+    )
+    run = kernels.choose(kernel, request)
+    return run(
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        dropout=dropout,
+        seed=seed,
+        return_weights=return_weights,
+    )
+
+
+def _check(
+    query: Any, key: Any, value: Any, mask: AttentionMask, bias: Any, dropout: float, seed: Any
+) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if len(tensor.shape) != 4:
+            raise ValueError(
+                f"`{name}` must have shape [batch, length, heads, width], "
+                f"got shape {tuple(tensor.shape)}"
+            )
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(
+            "`query` and `key` must have the same head width, "
+            f"got {query.shape[-1]} and {key.shape[-1]}"
+        )
+    if key.shape[2] != value.shape[2] or query.shape[2] % key.shape[2]:
+        raise ValueError(
+            "`key` and `value` must have equally many heads, which divide the query's, got "
+            f"query {query.shape[2]}, key {key.shape[2]}, value {value.shape[2]}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}")
+    if dropout and seed is None:
+        raise ValueError(f"`seed` must be given where dropout is not zero, got dropout={dropout}")
+    lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
+    if mask.dense is not None:
+        _check_broadcast("attention_mask", mask.dense.shape, lengths)
+    if bias is not None and not isinstance(bias, PositionBias):
+        _check_broadcast("bias", bias.shape, lengths)
+    for name, length in (
+        ("key_padding", lengths[3]),
+        ("query_padding", lengths[2]),
+        ("query_sequence_ids", lengths[2]),
+        ("key_sequence_ids", lengths[3]),
+    ):
+        part = getattr(mask, name)
+        if part is not None:
+            _check_broadcast(name, part.shape, (lengths[0], length))
+
+
+def _check_broadcast(name: str, shape: Any, target: tuple) -> None:
+    fits = len(shape) == len(target) and all(
+        have in (1, want) or have is None or want is None
+        for have, want in zip(shape, target, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` must be broadcastable to shape {tuple(target)}, got shape {tuple(shape)}"
+        )

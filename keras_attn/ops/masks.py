@@ -1,0 +1,133 @@
+"""Which query may attend to which key, kept as structure until a kernel needs the matrix.
+
+Letters: B batch, N query heads, T query length, S key length. True means "may attend".
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMask:
+    """What limits attention, as vectors and numbers; every part given must allow a pair.
+
+    Args:
+        causal: query `i` sees keys `j <= i + query_offset`.
+        window: query `i` sees keys with `|i + query_offset - j| <= window`.
+        key_padding: bool `[B, S]`, False at keys that nobody may attend to.
+        query_padding: bool `[B, T]`, False at queries that may attend to nothing.
+        query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).
+        key_sequence_ids: int `[B, S]`, given together with `query_sequence_ids`.
+        dense: bool, broadcastable to `[B, N, T, S]`: any pattern of the user's.
+        query_offset: position of the first query among the keys, an int or a scalar tensor;
+            not zero only when decoding with a cache.
+
+    Raises:
+        ValueError: a window that is no positive integer, sequence ids without their partner,
+            or a part of the wrong rank.
+
+    Example:
+
+    >>> from keras_attn.ops.masks import AttentionMask
+    >>> AttentionMask(causal=True, window=1).materialize(3, 3)[0, 0].numpy().astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [0, 1, 1]])
+    """
+
+    causal: bool = False
+    window: int | None = None
+    key_padding: Any = None
+    query_padding: Any = None
+    query_sequence_ids: Any = None
+    key_sequence_ids: Any = None
+    dense: Any = None
+    query_offset: Any = 0
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        if (self.query_sequence_ids is None) != (self.key_sequence_ids is None):
+            raise ValueError(
+                "`query_sequence_ids` and `key_sequence_ids` must be given together, got only one"
+            )
+        for name in ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids"):
+            part = getattr(self, name)
+            if part is not None and len(part.shape) != 2:
+                raise ValueError(
+                    f"`{name}` must have rank 2, [batch, length], got shape {tuple(part.shape)}"
+                )
+        if self.dense is not None and len(self.dense.shape) != 4:
+            raise ValueError(
+                "`dense` must have rank 4, broadcastable to [batch, heads, query length, "
+                f"key length], got shape {tuple(self.dense.shape)}"
+            )
+
+    @property
+    def empty(self) -> bool:
+        """Whether every query may attend to every key."""
+        return not self.structure
+
+    @property
+    def structure(self) -> frozenset[str]:
+        """The names of the parts in use, for kernels to declare what they can do."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "query_offset"]
+        parts = {name: getattr(self, name) for name in names}
+        return frozenset(n for n, part in parts.items() if part is not None and part is not False)
+
+    def materialize(self, query_length: Any, key_length: Any) -> Any:
+        """The whole matrix, bool, broadcastable to `[B, N, T, S]`; None if it would be all True."""
+        parts = []
+        if self.causal or self.window is not None:
+            distance = self._distance(query_length, key_length)  # [T, S]
+            if self.causal:
+                parts.append(distance >= 0)
+            if self.window is not None:
+                parts.append(ops.abs(distance) <= self.window)
+            parts = [part[None, None] for part in parts]
+        if self.key_padding is not None:
+            parts.append(_boolean(self.key_padding)[:, None, None, :])
+        if self.query_padding is not None:
+            parts.append(_boolean(self.query_padding)[:, None, :, None])
+        if self.query_sequence_ids is not None:
+            same = ops.equal(
+                self.query_sequence_ids[:, None, :, None], self.key_sequence_ids[:, None, None, :]
+            )
+            parts.append(same)
+        if self.dense is not None:
+            parts.append(_boolean(self.dense))
+        if not parts:
+            return None
+        allowed = parts[0]
+        for part in parts[1:]:
+            allowed = ops.logical_and(allowed, part)
+        return allowed  # [B or 1, N or 1, T or 1, S]
+
+    def _distance(self, query_length: Any, key_length: Any) -> Any:
+        query_positions = ops.arange(query_length, dtype="int32") + self.query_offset
+        key_positions = ops.arange(key_length, dtype="int32")
+        return query_positions[:, None] - key_positions[None, :]
+
+
+def check_window(window: int | None) -> None:
+    """Raise unless `window` is None or a positive integer."""
+    if window is not None and (isinstance(window, bool) or int(window) != window or window <= 0):
+        raise ValueError(f"`window` must be a positive integer or None, got {window!r}")
+
+
+def dense_mask(attention_mask: Any) -> Any:
+    """A user's `[B, T, S]` or `[B, N, T, S]` mask as the `[B, N, T, S]` that AttentionMask wants."""
+    rank = len(attention_mask.shape)
+    if rank == 3:
+        return ops.expand_dims(attention_mask, 1)
+    if rank == 4:
+        return attention_mask
+    raise ValueError(
+        "`attention_mask` must have shape [batch, query length, key length] or [batch, heads, "
+        f"query length, key length], got shape {tuple(attention_mask.shape)}"
+    )
+
+
+def _boolean(mask: Any) -> Any:
+    return ops.cast(mask, "bool")
