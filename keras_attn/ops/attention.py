@@ -53,7 +53,6 @@ def attention(
     Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023.
 
     Example:
-
     >>> import numpy as np
     >>> from keras_attn import ops
     >>> logits = np.log(np.array([3.0, 1.0])).reshape(1, 2, 1, 1)

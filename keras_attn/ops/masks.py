@@ -29,7 +29,6 @@ class AttentionMask:
             or a part of the wrong rank.
 
     Example:
-
     >>> from keras_attn.ops.masks import AttentionMask
     >>> AttentionMask(causal=True, window=1).materialize(3, 3)[0, 0].numpy().astype(int)
     array([[1, 0, 0],
@@ -117,7 +116,7 @@ def check_window(window: int | None) -> None:
 
 
 def dense_mask(attention_mask: Any) -> Any:
-    """A user's `[B, T, S]` or `[B, N, T, S]` mask as the `[B, N, T, S]` that AttentionMask wants."""
+    """A user's `[B, T, S]` or `[B, N, T, S]` mask with the rank that AttentionMask wants."""
     rank = len(attention_mask.shape)
     if rank == 3:
         return ops.expand_dims(attention_mask, 1)

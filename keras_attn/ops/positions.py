@@ -26,7 +26,6 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any
     Source: Vaswani et al. 2017, section 3.5.
 
     Example:
-
     >>> import numpy as np
     >>> np.round(sinusoids(np.array([0, 1]), 4), 4).tolist()
     [[0.0, 1.0, 0.0, 1.0], [0.8415, 0.5403, 0.01, 1.0]]

@@ -10,6 +10,7 @@ class _Fixed(keras.random.SeedGenerator):
 
     def __init__(self, seed: Any) -> None:
         self._seed = seed
+        self._initial_seed = 0  # torch's dropout asks whether there is one
 
     def next(self, ordered: bool = True) -> Any:
         return self._seed
