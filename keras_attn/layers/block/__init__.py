@@ -1,0 +1,6 @@
+"""The blocks that Transformers are stacked from."""
+
+from keras_attn.layers.block.feed_forward import FeedForward
+from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
+
+__all__ = ["FeedForward", "TransformerEncoderBlock"]

@@ -1,0 +1,96 @@
+"""Additive attention with two projections, as the first attention model had it.
+
+Letters: B batch, T query length, S memory length, Dq query width, Dm memory width, U units.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.attention.memory_attention import MemoryAttention
+from keras_attn.ops import scores
+
+
+@register()
+class BahdanauAttention(MemoryAttention):
+    """Weigh a memory by how well a small network finds each place fits the query.
+
+    `softmax_s(v . tanh(W1 q + W2 m_s + b))` weighs the `m_s`; the widths of queries and memory need
+    not be equal.
+
+    Args:
+        units: U, width of the network.
+        kernel_initializer: of W1, W2 and v.
+
+    Call arguments:
+        query: float `[B, T, Dq]`.
+        memory: float `[B, S, Dm]`.
+        keys: float `[B, S, U]`, `project_memory(memory)` where it is at hand; computed unless
+            given.
+        query_mask: bool `[B, T]`; a query where it is False attends to nothing.
+        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        query_offset: without effect here; every attention over a memory takes it.
+        return_attention_scores: whether to return the weights too.
+        training: without effect here.
+
+    Masking: both masks count, and Keras fills them in from its own. A query that may attend to
+    nothing gets zero weights and zero context. The query's mask goes on to the output.
+
+    Returns:
+        Context `[B, T, Dm]`; then, if asked for, the weights, float32 `[B, T, S]`.
+
+    Raises:
+        ValueError: units that are not positive, inputs that are not of rank 3.
+
+    Source: Bahdanau et al. 2015, section 3.1 and appendix A.1.2.
+
+    Example:
+
+    >>> import keras
+    >>> layer = BahdanauAttention(units=3)
+    >>> layer(keras.ops.ones((2, 5, 7)), keras.ops.ones((2, 11, 13))).shape
+    TensorShape([2, 5, 13])
+    """
+
+    def __init__(
+        self, units: int, kernel_initializer: Any = "glorot_uniform", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if units <= 0:
+            raise ValueError(f"`units` must be a positive integer, got {units!r}")
+        self.units = units
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, query_shape: Any, memory_shape: Any) -> None:
+        """Create W1, W2, v and b."""
+        super().build(query_shape, memory_shape)
+        shape = (query_shape[-1], self.units)
+        self.query_kernel = self._weight("query_kernel", shape, self.kernel_initializer)
+        # A layer, so that a functional model can project the memory outside the decoder's loop.
+        self.key_projection = keras.layers.Dense(
+            self.units,
+            use_bias=False,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="key_projection",
+        )
+        self.key_projection.build(memory_shape)
+        self.scale = self._weight("scale", (self.units,), self.kernel_initializer)
+        self.bias = self._weight("bias", (self.units,), "zeros")
+
+    def project_memory(self, memory: Any) -> Any:
+        """W2 m, `[B, S, U]`."""
+        return self.key_projection(memory)
+
+    def logits(self, query: Any, keys: Any) -> Any:
+        """Additive scores `[B, T, S]`."""
+        return scores.additive(query, keys, self.query_kernel, None, self.scale, self.bias)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

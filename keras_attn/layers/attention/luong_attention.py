@@ -1,0 +1,174 @@
+"""Multiplicative attention, global or local, combined with the query.
+
+Letters: B batch, T query length, S memory length, Dq query width, Dm memory width, U units.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn._register import register
+from keras_attn.layers.attention.memory_attention import MemoryAttention
+from keras_attn.ops import scores, selection
+
+_LOCALITIES = ("global", "local_m", "local_p")
+_COMBINATIONS = ("concat", "concatenate", "sum")
+
+
+@register()
+class LuongAttention(MemoryAttention):
+    """Weigh a memory by a score against the query, and combine the context with the query.
+
+    `c = sum_s a_s m_s`, `a = softmax(score(h, m))`, output `tanh(W [c; h])` for a query h. "local_m"
+    looks at the places at most `window` away from the query's own position; "local_p" predicts
+    where to look, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian around p with
+    `sigma = window / 2`.
+
+    Args:
+        units: width of the output of "concat"; the query's width unless given.
+        score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
+        locality: "global", "local_m" or "local_p".
+        window: D, how far "local_m" and "local_p" look to each side.
+        combine: "concat" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a layer
+            that is called with the list `[c, h]`.
+        max_length: the longest memory; needed by the score "location" alone.
+        kernel_initializer: of the weights.
+
+    Call arguments:
+        query: float `[B, T, Dq]`.
+        memory: float `[B, S, Dm]`.
+        keys: as `memory` unless given.
+        query_mask: bool `[B, T]`; a query where it is False attends to nothing.
+        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        query_offset: position of the first query, a number or a tensor broadcastable to `[B, T]`;
+            "local_m" needs it where a decoder gives its queries one by one.
+        return_attention_scores: whether to return the weights too.
+        training: without effect here.
+
+    Masking: both masks count, and Keras fills them in from its own; padding does not move the
+    centre of "local_p". A query that may attend to nothing gets zero weights and zero context.
+    The query's mask goes on to the output.
+
+    Returns:
+        `[B, T, units]`, or what `combine` makes of it; then, if asked for, the weights, float32
+        `[B, T, S]`.
+
+    Raises:
+        ValueError: an unknown score, locality or combination, a window that is not positive,
+            "location" without `max_length`, widths that the score or "sum" cannot join, inputs
+            that are not of rank 3.
+
+    Source: Luong et al. 2015, section 3.
+
+    Example:
+
+    >>> import keras
+    >>> layer = LuongAttention(units=3, locality="local_p", window=2)
+    >>> layer(keras.ops.ones((2, 5, 7)), keras.ops.ones((2, 11, 13))).shape
+    TensorShape([2, 5, 3])
+    """
+
+    def __init__(
+        self,
+        units: int | None = None,
+        score: str = "general",
+        locality: str = "global",
+        window: int = 10,
+        combine: str | keras.layers.Layer = "concat",
+        max_length: int | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        scores.get(score)
+        if locality not in _LOCALITIES:
+            raise ValueError(
+                f"`locality` must be one of {', '.join(_LOCALITIES)}, got {locality!r}"
+            )
+        if int(window) != window or window <= 0:
+            raise ValueError(f"`window` must be a positive integer, got {window!r}")
+        if isinstance(combine, dict):
+            combine = keras.saving.deserialize_keras_object(combine)
+        if not isinstance(combine, keras.layers.Layer) and combine not in _COMBINATIONS:
+            raise ValueError(
+                f"`combine` must be a layer or one of {', '.join(_COMBINATIONS)}, got {combine!r}"
+            )
+        self.units = units
+        self.score = score
+        self.locality = locality
+        self.window = window
+        self.combine = combine
+        self.max_length = max_length
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, query_shape: Any, memory_shape: Any) -> None:
+        """Create the weights of the score, of the centre, and of the combination."""
+        super().build(query_shape, memory_shape)
+        width, memory_width = query_shape[-1], memory_shape[-1]
+        self._build_score(query_shape, memory_shape, max_length=self.max_length)
+        if self.locality == "local_p":
+            initializer = self.kernel_initializer
+            self.center_kernel = self._weight("center_kernel", (width, width), initializer)
+            self.center_scale = self._weight("center_scale", (width,), initializer)
+        if self.combine == "sum" and width != memory_width:
+            raise ValueError(
+                '`query` and `memory` must have one width for combine="sum", '
+                f"got {width} and {memory_width}"
+            )
+        if self.combine == "concat":
+            shape = (memory_width + width, self.units or width)
+            self.output_kernel = self._weight("output_kernel", shape, self.kernel_initializer)
+        elif isinstance(self.combine, keras.layers.Layer) and not self.combine.built:
+            self.combine.build([(*query_shape[:2], memory_width), query_shape])
+
+    def select(
+        self, logits: Any, mask: Any, query: Any, query_offset: Any, training: bool | None
+    ) -> Any:
+        """Soft weights over the whole memory or a part of it."""
+        if self.locality == "global":
+            return selection.soft(logits, mask)
+        if self.locality == "local_m":
+            return selection.local_monotonic(logits, self.window, mask, query_offset)
+        length = ops.shape(logits)[-1] if mask is None else _real_length(mask)
+        center = selection.predicted_center(query, self.center_kernel, self.center_scale, length)
+        return selection.local_predictive(logits, center, self.window, mask)
+
+    def combine_context(self, context: Any, query: Any) -> Any:
+        """Join context and query as `combine` says."""
+        if self.combine == "sum":
+            return context + query
+        if isinstance(self.combine, keras.layers.Layer):
+            return self.combine([context, query])
+        joined = ops.concatenate([context, query], axis=-1)  # [B, T, Dm + Dq]
+        return joined if self.combine == "concatenate" else ops.tanh(joined @ self.output_kernel)
+
+    def compute_output_shape(self, query_shape: Any, memory_shape: Any) -> tuple:
+        """Shape of the output without the weights."""
+        context_shape = super().compute_output_shape(query_shape, memory_shape)
+        if isinstance(self.combine, keras.layers.Layer):
+            return self.combine.compute_output_shape([context_shape, tuple(query_shape)])
+        width = query_shape[-1]
+        widths = {"concat": self.units or width, "concatenate": context_shape[-1] + width}
+        return (*query_shape[:2], widths.get(self.combine, width))
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        combine = self.combine
+        if isinstance(combine, keras.layers.Layer):
+            combine = keras.saving.serialize_keras_object(combine)
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "score": self.score,
+            "locality": self.locality,
+            "window": self.window,
+            "combine": combine,
+            "max_length": self.max_length,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def _real_length(mask: Any) -> Any:
+    # The mask is [B, T or 1, S]; a padded query's row is empty, any other row has the length.
+    return ops.max(ops.sum(ops.cast(mask, "int32"), axis=-1), axis=-1)  # [B]

@@ -1,0 +1,113 @@
+"""What the attention layers over a memory share: score, select, weigh, combine.
+
+Letters: B batch, T query length, S memory length, Dq query width, Dm memory width.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn.ops import scores, selection
+
+
+class MemoryAttention(keras.layers.Layer):
+    """Base of BahdanauAttention, LuongAttention and HardAttention.
+
+    A subclass says how a query is scored (`logits`), which keys it takes (`select`) and what
+    becomes of the context (`combine_context`); the rest is here once.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def build(self, query_shape: Any, memory_shape: Any) -> None:
+        """Check the ranks; subclasses create their weights."""
+        for name, shape in (("query", query_shape), ("memory", memory_shape)):
+            if len(shape) != 3:
+                raise ValueError(
+                    f"`{name}` must have shape [batch, length, width], got shape {tuple(shape)}"
+                )
+
+    def call(
+        self,
+        query: Any,
+        memory: Any,
+        keys: Any = None,
+        query_mask: Any = None,
+        memory_mask: Any = None,
+        query_offset: Any = 0,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Attend from `query` to `memory`."""
+        logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
+        mask = _pairs(query_mask, memory_mask)
+        weights = self.select(logits, mask, query, query_offset, training)  # [B, T, S]
+        context = ops.matmul(ops.cast(weights, memory.dtype), memory)  # [B, T, Dm]
+        outputs = self.combine_context(context, query)
+        return (outputs, weights) if return_attention_scores else outputs
+
+    def project_memory(self, memory: Any) -> Any:
+        """The part of the score that needs no query, to be computed once for many queries."""
+        return memory
+
+    def logits(self, query: Any, keys: Any) -> Any:
+        """Scores `[B, T, S]`."""
+        weights = {name: getattr(self, name) for name in self._score_weights}
+        return scores.get(self.score)(query, keys, **weights)
+
+    def select(
+        self, logits: Any, mask: Any, query: Any, query_offset: Any, training: bool | None
+    ) -> Any:
+        """Weights `[B, T, S]`."""
+        return selection.soft(logits, mask)
+
+    def combine_context(self, context: Any, query: Any) -> Any:
+        """The output, from the context `[B, T, Dm]` and the query `[B, T, Dq]`."""
+        return context
+
+    def compute_output_shape(self, query_shape: Any, memory_shape: Any) -> tuple:
+        """Shape of the output without the weights."""
+        return (*query_shape[:2], memory_shape[-1])
+
+    def compute_output_spec(
+        self,
+        query: Any,
+        memory: Any,
+        *args: Any,
+        return_attention_scores: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Symbolic output, and symbolic weights if they are asked for."""
+        shape = self.compute_output_shape(query.shape, memory.shape)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        weights_shape = (*query.shape[:2], memory.shape[1])
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
+
+    def _build_score(self, query_shape: Any, memory_shape: Any, **sizes: Any) -> None:
+        shapes = scores.weight_shapes(self.score, query_shape[-1], memory_shape[-1], **sizes)
+        self._score_weights = tuple(shapes)
+        for name, shape in shapes.items():
+            initializer = "zeros" if name == "bias" else self.kernel_initializer
+            setattr(self, name, self._weight(name, shape, initializer))
+
+    def _weight(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        # Each weight draws its own numbers: one initializer with a seed repeats itself.
+        if isinstance(initializer, keras.initializers.Initializer):
+            initializer = initializer.clone()
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+
+def _pairs(query_mask: Any, memory_mask: Any) -> Any:
+    pairs = None
+    if memory_mask is not None:
+        pairs = ops.cast(memory_mask, "bool")[:, None, :]  # [B, T=1, S]
+    if query_mask is not None:
+        rows = ops.cast(query_mask, "bool")[:, :, None]  # [B, T, S=1]
+        pairs = rows if pairs is None else ops.logical_and(rows, pairs)
+    return pairs

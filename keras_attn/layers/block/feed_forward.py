@@ -1,0 +1,100 @@
+"""The position-wise feed-forward network.
+
+Letters: B batch, T length, D model width, F feed-forward width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.projection import Projection
+
+
+@register()
+class FeedForward(keras.layers.Layer):
+    """`activation(x W1 + b1) W2 + b2`, the same at every position.
+
+    Args:
+        hidden_dim: F.
+        activation: between the two products, a name or a function.
+        dropout: share of the hidden units that is zeroed in training, in [0, 1).
+        kernel_initializer: of the two matrices.
+        seed: of the dropout; drawn anew unless given.
+
+    Call arguments:
+        inputs: float `[..., D]`.
+        training: whether dropout acts.
+
+    Masking: the inputs' mask goes on.
+
+    Returns:
+        `[..., D]`.
+
+    Raises:
+        ValueError: `hidden_dim` is not positive.
+
+    Source: Vaswani et al. 2017, section 3.3.
+
+    Example:
+    >>> import keras
+    >>> FeedForward(8, activation="relu")(keras.ops.ones((2, 3, 4))).shape
+    TensorShape([2, 3, 4])
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        activation: Any = "gelu",
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_dim <= 0:
+            raise ValueError(f"`hidden_dim` must be positive, got {hidden_dim!r}")
+        self.hidden_dim = hidden_dim
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.seed = seed
+        self.supports_masking = True
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Create the two projections."""
+        width = input_shape[-1]
+        self.hidden_projection = self._project(
+            "hidden", self.hidden_dim, width, activation=self.activation
+        )
+        self.output_projection = self._project("output", width, self.hidden_dim)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Transform each position of `inputs`."""
+        hidden = self.dropout_layer(self.hidden_projection(inputs), training=training)
+        return self.output_projection(hidden)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+        }
+
+    def _project(self, name: str, units: int, width: int, **kwargs: Any) -> Projection:
+        layer = Projection(
+            units,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+            **kwargs,
+        )
+        layer.build((None, width))
+        return layer

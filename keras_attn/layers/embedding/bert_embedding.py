@@ -1,0 +1,150 @@
+"""BERT's input: token, segment and position embeddings, summed and normalized.
+
+Letters: B batch, T length, V vocabulary, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.embedding.token_embedding import TokenEmbedding
+from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
+
+
+@register()
+class BertEmbedding(keras.layers.Layer):
+    """`dropout(norm(token + segment + position))`, each of the three a learned vector.
+
+    Args:
+        vocabulary_size: V.
+        dim: D.
+        max_length: the longest sequence.
+        num_segments: how many segments there are; BERT's A and B make two.
+        padding_id: the id of padding, from which a Keras mask is made; None makes none.
+        dropout: share of the output that is zeroed in training, in [0, 1).
+        norm_epsilon: added to the variance.
+        initializer: of the three tables.
+        seed: of the dropout; drawn anew unless given.
+
+    Call arguments:
+        token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
+            nearest valid id for them.
+        segment_ids: int `[B, T]`, in [0, num_segments), the same holds; all 0 unless given.
+        positions: int `[B, T]`, such as those of packed sequences; 0, 1, ... unless given.
+        return_matrix: whether to return the token matrix too, for a head that shares it.
+        training: whether dropout acts.
+
+    Masking: with `padding_id`, the mask is False at padding. Segments block nothing.
+
+    Returns:
+        `[B, T, D]`; with `return_matrix` also the matrix `[V, D]`.
+
+    Raises:
+        ValueError: eager ids out of range, a sequence longer than `max_length`.
+
+    Source: Devlin et al. 2019, section 3 and figure 2.
+
+    Example:
+    >>> import numpy as np
+    >>> layer = BertEmbedding(vocabulary_size=11, dim=4, max_length=8)
+    >>> layer(np.array([[1, 2, 3]]), segment_ids=np.array([[0, 0, 1]])).shape
+    TensorShape([1, 3, 4])
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        dim: int,
+        max_length: int = 512,
+        num_segments: int = 2,
+        padding_id: int | None = None,
+        dropout: float = 0.0,
+        norm_epsilon: float = 1e-12,
+        initializer: Any = "uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.max_length = max_length
+        self.num_segments = num_segments
+        self.padding_id = padding_id
+        self.dropout = dropout
+        self.norm_epsilon = norm_epsilon
+        self.initializer = keras.initializers.get(initializer)
+        self.seed = seed
+        self.supports_masking = True
+        self.autocast = False  # ids are no numbers to round
+        self.token_embedding = TokenEmbedding(
+            vocabulary_size,
+            dim,
+            padding_id=padding_id,
+            initializer=self.initializer.clone(),
+            dtype=self.dtype_policy,
+            name="token",
+        )
+        self.segment_embedding = TokenEmbedding(
+            num_segments,
+            dim,
+            initializer=self.initializer.clone(),
+            dtype=self.dtype_policy,
+            name="segment",
+        )
+        self.position_embedding = LearnedPositionEmbedding(
+            max_length,
+            initializer=self.initializer.clone(),
+            dtype=self.dtype_policy,
+            name="position",
+        )
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
+        )
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def build(self, token_ids_shape: Any, **_: Any) -> None:
+        """Create the three tables and the norm."""
+        shape = (*token_ids_shape, self.dim)
+        self.token_embedding.build()
+        self.segment_embedding.build()
+        self.position_embedding.build(shape)
+        self.norm.build(shape)
+
+    def call(
+        self,
+        token_ids: Any,
+        segment_ids: Any = None,
+        positions: Any = None,
+        return_matrix: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Embed `token_ids`."""
+        vectors, matrix = self.token_embedding(token_ids, return_matrix=True)
+        if segment_ids is None:
+            segment_ids = keras.ops.zeros_like(token_ids)
+        vectors = vectors + self.segment_embedding(segment_ids)
+        vectors = self.position_embedding(vectors, positions=positions)
+        vectors = self.dropout_layer(self.norm(vectors), training=training)
+        return (vectors, matrix) if return_matrix else vectors
+
+    def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:
+        """False at padding."""
+        return self.token_embedding.compute_mask(token_ids)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "dim": self.dim,
+            "max_length": self.max_length,
+            "num_segments": self.num_segments,
+            "padding_id": self.padding_id,
+            "dropout": self.dropout,
+            "norm_epsilon": self.norm_epsilon,
+            "initializer": keras.initializers.serialize(self.initializer),
+            "seed": self.seed,
+        }

@@ -1,0 +1,110 @@
+"""BERT's two pre-training tasks.
+
+Letters: B batch, T length, P masked positions, V vocabulary, D model width, E embedding width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.head.masked_lm_head import MaskedLMHead
+from keras_attn.layers.head.next_sentence_head import NextSentenceHead
+
+
+@register()
+class BertPretrainingHead(keras.layers.Layer):
+    """A `MaskedLMHead` on the sequence and a `NextSentenceHead` on its pooled vector.
+
+    Args:
+        activation: of the masked-LM head, a name or a function.
+        norm_epsilon: of the masked-LM head, added to the variance.
+        kernel_initializer: of all matrices.
+
+    Call arguments:
+        sequence_output: float `[B, T, D]`.
+        pooled_output: float `[B, D]`.
+        embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
+        masked_positions: int `[B, P]`, where to predict; everywhere unless given.
+
+    Masking: the inputs' mask ends here; weigh the loss instead.
+
+    Returns:
+        a dict of logits: "masked_lm" `[B, P, V]` (`[B, T, V]` without `masked_positions`) and
+        "next_sentence" `[B, 2]`, where class 1 says that the second segment follows the first.
+
+    Raises:
+        ValueError: an embedding matrix of the wrong rank.
+
+    Source: Devlin et al. 2019, section 3.1.
+
+    Example:
+    >>> import keras
+    >>> ones = keras.ops.ones
+    >>> outputs = BertPretrainingHead()(ones((2, 5, 4)), ones((2, 4)), ones((11, 4)))
+    >>> outputs["masked_lm"].shape, outputs["next_sentence"].shape
+    (TensorShape([2, 5, 11]), TensorShape([2, 2]))
+    """
+
+    def __init__(
+        self,
+        activation: Any = "gelu",
+        norm_epsilon: float = 1e-12,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.norm_epsilon = norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+        self.masked_lm = MaskedLMHead(
+            activation=self.activation,
+            norm_epsilon=norm_epsilon,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="masked_lm",
+        )
+        self.next_sentence = NextSentenceHead(
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="next_sentence",
+        )
+
+    def build(
+        self,
+        sequence_output_shape: Any,
+        pooled_output_shape: Any,
+        embedding_matrix_shape: Any,
+        **_: Any,
+    ) -> None:
+        """Build the two heads."""
+        self.masked_lm.build(sequence_output_shape, embedding_matrix_shape)
+        self.next_sentence.build(pooled_output_shape)
+
+    def call(
+        self,
+        sequence_output: Any,
+        pooled_output: Any,
+        embedding_matrix: Any,
+        masked_positions: Any = None,
+    ) -> dict:
+        """Predict masked tokens, and whether the second segment follows the first."""
+        return {
+            "masked_lm": self.masked_lm(
+                sequence_output, embedding_matrix, masked_positions=masked_positions
+            ),
+            "next_sentence": self.next_sentence(pooled_output),
+        }
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: a mask of the sequence says nothing about the predictions."""
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "activation": keras.activations.serialize(self.activation),
+            "norm_epsilon": self.norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

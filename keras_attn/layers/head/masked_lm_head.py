@@ -1,0 +1,106 @@
+"""Predict the token at masked positions.
+
+Letters: B batch, T length, P masked positions, V vocabulary, D model width, E embedding width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn import ops
+from keras_attn._register import register
+from keras_attn.layers.projection import Projection
+
+
+@register()
+class MaskedLMHead(keras.layers.Layer):
+    """`norm(activation(x W + b)) M^T + c` at masked positions, with M the token embeddings.
+
+    Args:
+        activation: after the first product, a name or a function.
+        norm_epsilon: added to the variance.
+        kernel_initializer: of W.
+
+    Call arguments:
+        inputs: float `[B, T, D]`, the encoder's output.
+        embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
+        masked_positions: int `[B, P]`, where to predict; everywhere unless given. A position
+            outside the row is taken as the nearest inside.
+
+    Masking: the inputs' mask ends here; weigh the loss instead.
+
+    Returns:
+        logits `[B, P, V]`, or `[B, T, V]` without `masked_positions`.
+
+    Raises:
+        ValueError: an embedding matrix of the wrong rank.
+
+    Source: Devlin et al. 2019, section 3.1, task 1.
+
+    Example:
+    >>> import keras
+    >>> head, inputs, matrix = MaskedLMHead(), keras.ops.ones((2, 5, 4)), keras.ops.ones((11, 4))
+    >>> head(inputs, matrix, masked_positions=keras.ops.ones((2, 3), "int32")).shape
+    TensorShape([2, 3, 11])
+    """
+
+    def __init__(
+        self,
+        activation: Any = "gelu",
+        norm_epsilon: float = 1e-12,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.norm_epsilon = norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.supports_masking = True
+
+    def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
+        """Create the transformation and the output bias."""
+        if len(embedding_matrix_shape) != 2:
+            raise ValueError(
+                "`embedding_matrix` must have shape [vocabulary, width], "
+                f"got shape {tuple(embedding_matrix_shape)}"
+            )
+        vocabulary_size, width = embedding_matrix_shape
+        self.transformation = Projection(
+            width,
+            activation=self.activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="transformation",
+        )
+        self.transformation.build(inputs_shape)
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+        )
+        self.norm.build((*inputs_shape[:-1], width))
+        self.bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="bias")
+
+    def call(self, inputs: Any, embedding_matrix: Any, masked_positions: Any = None) -> Any:
+        """Predict the tokens at `masked_positions`."""
+        if masked_positions is not None:
+            inputs = gather(inputs, masked_positions)
+        hidden = self.norm(self.transformation(inputs))
+        return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: a mask of the sequence says nothing about the predictions."""
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "activation": keras.activations.serialize(self.activation),
+            "norm_epsilon": self.norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def gather(inputs: Any, positions: Any) -> Any:
+    """The rows of `inputs` `[B, T, D]` at `positions` `[B, P]`, as `[B, P, D]`."""
+    last = keras.ops.shape(inputs)[1] - 1
+    rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, last)
+    return keras.ops.take_along_axis(inputs, rows[..., None], axis=1)

@@ -1,0 +1,69 @@
+"""Relative positions as a penalty that grows with the distance.
+
+Letters: T query length, S key length, N heads.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.ops import biases
+
+
+@register()
+class ALiBi(keras.layers.Layer):
+    """Subtract from each logit the distance of query and key, times a slope for each head.
+
+    Give it to an attention layer or a block as `position`; called by itself it returns the bias.
+    It has no weights and no longest length.
+
+    Args:
+        num_heads: N.
+
+    Call arguments:
+        query_positions: int `[T]`.
+        key_positions: int `[S]`.
+
+    Returns:
+        float32 `[N, T, S]`, zero on the diagonal and negative elsewhere.
+
+    Raises:
+        ValueError: `num_heads` is not positive.
+
+    Source: Press et al. 2022, section 3.
+
+    Example:
+    >>> import keras
+    >>> positions = keras.ops.arange(3)
+    >>> keras.ops.convert_to_numpy(ALiBi(1)(positions, positions)[0, 2] * 256).tolist()
+    [-2.0, -1.0, -0.0]
+    """
+
+    def __init__(self, num_heads: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if num_heads <= 0:
+            raise ValueError(f"`num_heads` must be positive, got {num_heads!r}")
+        self.num_heads = num_heads
+        self.built = True
+
+    def build(self, query_positions_shape: Any = None) -> None:
+        """There is nothing to create."""
+
+    def call(self, query_positions: Any, key_positions: Any) -> Any:
+        """The bias for each pair of positions."""
+        return self.bias().materialize(query_positions, key_positions)
+
+    def bias(self) -> biases.PositionBias:
+        """The bias as a function of positions, for `keras_attn.ops.attention`."""
+        slopes = keras.ops.convert_to_tensor(biases.alibi_slopes(self.num_heads))
+        return biases.PositionBias(biases.alibi, (slopes,))
+
+    def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
+        """Float32 `[N, T, S]`."""
+        shape = (self.num_heads, query_positions.shape[0], key_positions.shape[0])
+        return keras.KerasTensor(shape, "float32")
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {**super().get_config(), "num_heads": self.num_heads}

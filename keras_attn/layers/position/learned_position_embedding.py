@@ -1,0 +1,99 @@
+"""Positions as learned vectors.
+
+Letters: B batch, T length, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.position.combination import check_combination, combine, combined_width
+
+
+@register()
+class LearnedPositionEmbedding(keras.layers.Layer):
+    """Add to each position a vector that is learned for it.
+
+    Args:
+        max_length: rows of the table: the longest sequence.
+        combination: "add", or "concatenate" to give `[B, T, D + dim]`.
+        dim: width of the vectors where they are concatenated; the inputs' width unless given.
+        initializer: of the table.
+
+    Call arguments:
+        inputs: float `[B, T, D]`.
+        positions: int `[B, T]`, such as those of packed sequences; 0, 1, ... unless given. In
+            compiled code a position beyond the table becomes its last row.
+        offset: int or scalar tensor, added to the positions (decoding with a cache).
+
+    Masking: the inputs' mask goes on.
+
+    Returns:
+        `[B, T, D]`, or wider if concatenated, in the compute dtype.
+
+    Raises:
+        ValueError: a sequence longer than the table, an unknown combination, `dim` with "add", or
+            a `max_length` that is not positive.
+
+    Source: Gehring et al. 2017, section 3.1; Devlin et al. 2019, section 3.
+
+    Example:
+    >>> import keras
+    >>> LearnedPositionEmbedding(max_length=16)(keras.ops.zeros((2, 7, 4))).shape
+    TensorShape([2, 7, 4])
+    """
+
+    def __init__(
+        self,
+        max_length: int,
+        combination: str = "add",
+        dim: int | None = None,
+        initializer: Any = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_combination(combination, dim)
+        if max_length <= 0:
+            raise ValueError(f"`max_length` must be positive, got {max_length!r}")
+        self.max_length = max_length
+        self.combination = combination
+        self.dim = dim
+        self.initializer = keras.initializers.get(initializer)
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Create the table."""
+        self.table = self.add_weight(
+            shape=(self.max_length, self.dim or input_shape[-1]),
+            initializer=self.initializer,
+            name="table",
+        )
+
+    def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:
+        """Add the vectors of the positions of `inputs`."""
+        length = inputs.shape[1]
+        start = offset if isinstance(offset, int) else 0
+        if isinstance(length, int) and length + start > self.max_length:
+            raise ValueError(
+                f"`inputs` must not be longer than the position table's {self.max_length} rows, "
+                f"got length {length} at offset {start}"
+            )
+        if positions is None:
+            positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
+        rows = keras.ops.clip(positions + offset, 0, self.max_length - 1)
+        return combine(self.combination, inputs, keras.ops.take(self.table, rows, axis=0))
+
+    def compute_output_shape(self, input_shape: Any, **_: Any) -> tuple:
+        """The inputs' shape, wider if concatenated."""
+        return combined_width(self.combination, input_shape, self.dim)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "max_length": self.max_length,
+            "combination": self.combination,
+            "dim": self.dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }

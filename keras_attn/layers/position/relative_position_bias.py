@@ -1,0 +1,111 @@
+"""Relative positions as a learned bias for each bucket of distances.
+
+Letters: T query length, S key length, N heads.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.ops import biases
+
+
+@register()
+class RelativePositionBias(keras.layers.Layer):
+    """Add to each logit a learned number for the bucket of its relative position, as T5 does.
+
+    Give it to an attention layer or a block as `position`; called by itself it returns the bias.
+
+    Args:
+        num_heads: N.
+        bidirectional: whether keys after the query have buckets of their own; False in a decoder.
+        num_buckets: how many buckets there are.
+        max_distance: from here on all distances share a bucket.
+        initializer: of the table.
+
+    Call arguments:
+        query_positions: int `[T]`.
+        key_positions: int `[S]`.
+
+    Returns:
+        float32 `[N, T, S]`.
+
+    Raises:
+        ValueError: a number of heads or buckets that is not positive, or an odd number of buckets
+            with `bidirectional`.
+
+    Source: Raffel et al. 2020, section 2.1.
+
+    Example:
+    >>> import keras
+    >>> positions = keras.ops.arange(5)
+    >>> RelativePositionBias(num_heads=2)(positions, positions).shape
+    TensorShape([2, 5, 5])
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        bidirectional: bool = True,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_heads <= 0 or num_buckets <= 0:
+            raise ValueError(
+                "`num_heads` and `num_buckets` must be positive, "
+                f"got {num_heads!r} and {num_buckets!r}"
+            )
+        if bidirectional and num_buckets % 2:
+            raise ValueError(
+                f"`num_buckets` must be even where `bidirectional` is True, got {num_buckets!r}"
+            )
+        self.num_heads = num_heads
+        self.bidirectional = bidirectional
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, query_positions_shape: Any = None) -> None:
+        """Create the table, one number for each bucket and head."""
+        self.table = self.add_weight(
+            shape=(self.num_buckets, self.num_heads), initializer=self.initializer, name="table"
+        )
+        self.built = True
+
+    def call(self, query_positions: Any, key_positions: Any) -> Any:
+        """The bias for each pair of positions."""
+        return self.bias().materialize(query_positions, key_positions)
+
+    def bias(self) -> biases.PositionBias:
+        """The bias as a function of positions, for `keras_attn.ops.attention`."""
+        table = keras.ops.convert_to_tensor(self.table)
+        return biases.PositionBias(self._evaluate, (table,))
+
+    def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
+        """Float32 `[N, T, S]`."""
+        shape = (self.num_heads, query_positions.shape[0], key_positions.shape[0])
+        return keras.KerasTensor(shape, "float32")
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "bidirectional": self.bidirectional,
+            "num_buckets": self.num_buckets,
+            "max_distance": self.max_distance,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+    def _evaluate(self, query_positions: Any, key_positions: Any, table: Any) -> Any:
+        buckets = biases.relative_buckets(
+            key_positions[None, :] - query_positions[:, None],
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )  # [T, S]
+        return keras.ops.transpose(keras.ops.take(table, buckets, axis=0), (2, 0, 1))  # [N, T, S]

@@ -1,0 +1,88 @@
+"""Relative positions by rotating queries and keys.
+
+Letters: B batch, T length, N heads, H head width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.ops import rotary
+
+
+@register()
+class RotaryEmbedding(keras.layers.Layer):
+    """Rotate pairs of columns of each query and key by an angle that grows with the position.
+
+    The product of a query and a key then depends on their distance alone. Give it to an attention
+    layer or a block as `position`; called by itself it rotates its input.
+
+    Args:
+        max_wavelength: of the slowest pair of columns.
+        share: share of the head width that is rotated, in (0, 1].
+        scaling: positions are divided by it, to stretch a trained model to longer inputs.
+
+    Call arguments:
+        inputs: float `[B, T, N, H]`.
+        offset: int or scalar tensor, position of the first input (decoding with a cache).
+
+    Returns:
+        `[B, T, N, H]`.
+
+    Raises:
+        ValueError: a share outside (0, 1], a scaling that is not positive, or a rotated width that
+            is odd.
+
+    Source: Su et al. 2021, section 3.4.2; scaling: Chen et al. 2023.
+
+    Example:
+    >>> import keras
+    >>> from keras_attn.layers import MultiHeadSelfAttention
+    >>> MultiHeadSelfAttention(2, position=RotaryEmbedding())(keras.ops.ones((3, 5, 8))).shape
+    TensorShape([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        max_wavelength: float = 10_000.0,
+        share: float = 1.0,
+        scaling: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 < share <= 1:
+            raise ValueError(f"`share` must be in (0, 1], got {share!r}")
+        if scaling <= 0:
+            raise ValueError(f"`scaling` must be positive, got {scaling!r}")
+        self.max_wavelength = max_wavelength
+        self.share = share
+        self.scaling = scaling
+        self.built = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """There is nothing to create."""
+
+    def call(self, inputs: Any, offset: Any = 0) -> Any:
+        """Rotate `inputs` by the angles of their positions."""
+        return self.rotate(inputs, offset)
+
+    def rotate(self, inputs: Any, offset: Any = 0) -> Any:
+        """Rotate queries or keys `[B, T, N, H]`, the first of which stands at `offset`."""
+        width = int(inputs.shape[-1] * self.share)
+        if width % 2:
+            raise ValueError(
+                f"the rotated width must be even, got {width} of head width {inputs.shape[-1]}"
+            )
+        positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32") + offset
+        angles = rotary.angles(positions, width, self.max_wavelength, self.scaling)
+        return rotary.rotate(inputs, angles)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "max_wavelength": self.max_wavelength,
+            "share": self.share,
+            "scaling": self.scaling,
+        }

@@ -1,0 +1,82 @@
+"""Positions as sines and cosines.
+
+Letters: B batch, T length, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.layers.position.combination import check_combination, combine, combined_width
+from keras_attn.ops.positions import sinusoids
+
+
+@register()
+class SinusoidalPositionEncoding(keras.layers.Layer):
+    """Add to each position a vector of sines and cosines of growing wavelength.
+
+    `PE(pos, 2i) = sin(pos / w^(2i/D))`, `PE(pos, 2i+1) = cos(pos / w^(2i/D))`. It has no weights
+    and no longest length.
+
+    Args:
+        max_wavelength: w; the wavelengths run from 2 pi to 2 pi w.
+        combination: "add", or "concatenate" to give `[B, T, D + dim]`.
+        dim: width of the encoding where it is concatenated; the inputs' width unless given.
+
+    Call arguments:
+        inputs: float `[B, T, D]`.
+        positions: int `[B, T]` or `[T]`, such as those of packed sequences; 0, 1, ... unless given.
+        offset: int or scalar tensor, added to the positions (decoding with a cache).
+
+    Masking: the inputs' mask goes on.
+
+    Returns:
+        `[B, T, D]`, or wider if concatenated, in the compute dtype; the encoding is computed in
+        float32.
+
+    Raises:
+        ValueError: an odd width, an unknown combination, or `dim` with "add".
+
+    Source: Vaswani et al. 2017, section 3.5.
+
+    Example:
+    >>> import keras
+    >>> encoded = SinusoidalPositionEncoding()(keras.ops.zeros((1, 2, 4)))
+    >>> keras.ops.convert_to_numpy(encoded[0]).round(2).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.8399999737739563, 0.5400000214576721, 0.009999999776482582, 1.0]]
+    """
+
+    def __init__(
+        self,
+        max_wavelength: float = 10_000.0,
+        combination: str = "add",
+        dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_combination(combination, dim)
+        self.max_wavelength = max_wavelength
+        self.combination = combination
+        self.dim = dim
+        self.supports_masking = True
+
+    def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:
+        """Encode the positions of `inputs`."""
+        if positions is None:
+            positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
+        encoding = sinusoids(positions + offset, self.dim or inputs.shape[-1], self.max_wavelength)
+        return combine(self.combination, inputs, encoding)
+
+    def compute_output_shape(self, input_shape: Any, **_: Any) -> tuple:
+        """The inputs' shape, wider if concatenated."""
+        return combined_width(self.combination, input_shape, self.dim)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "max_wavelength": self.max_wavelength,
+            "combination": self.combination,
+            "dim": self.dim,
+        }

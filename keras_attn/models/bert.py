@@ -1,0 +1,155 @@
+"""BERT as functional Keras models.
+
+Letters: B batch, T length, P masked positions, V vocabulary, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn import layers
+from keras_attn.models.sizes import BERT_SIZES, BertSize, resolve
+
+
+def encoder(
+    size: str | BertSize = "bert_base",
+    *,
+    hidden_states: bool = False,
+    window: int | None = None,
+    kernel: str = "auto",
+    dtype: Any = None,
+    name: str = "bert_encoder",
+    **overrides: Any,
+) -> keras.Model:
+    """The encoder: token, segment and position embeddings, then N Transformer blocks.
+
+    Inputs: token_ids int `[B, T]`, segment_ids int `[B, T]`, padding_mask bool `[B, T]`, False at
+    padding. Outputs: sequence_output `[B, T, D]`, pooled_output `[B, D]` (the first position
+    through a dense layer and tanh), and on request hidden_states, a list of N + 1 times
+    `[B, T, D]`, the embeddings first.
+
+    Args:
+        size: a `BertSize` or the name of one: bert_tiny, bert_small, bert_base, bert_large.
+        hidden_states: whether the model returns the output of every layer too.
+        window: restricts self-attention to positions at most this far away.
+        kernel: which of `keras_attn.ops.kernels` computes the attention.
+        dtype: of the layers, a name or a Keras dtype policy.
+        name: of the model.
+        **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
+
+    Raises:
+        ValueError: an unknown size or field.
+
+    Source: Devlin et al. 2019, section 3.
+
+    Example:
+    >>> model = encoder("bert_tiny", vocabulary_size=100)
+    >>> sorted(model.output)
+    ['pooled_output', 'sequence_output']
+    """
+    size = resolve(size, BERT_SIZES, overrides)
+    initializer = keras.initializers.TruncatedNormal(stddev=size.initializer_range)
+
+    # Layers
+    embedding = layers.BertEmbedding(
+        size.vocabulary_size,
+        size.hidden_dim,
+        max_length=size.max_length,
+        num_segments=size.num_segments,
+        dropout=size.dropout,
+        norm_epsilon=size.norm_epsilon,
+        initializer=initializer,
+        dtype=dtype,
+        name="embedding",
+    )
+    blocks = [
+        layers.TransformerEncoderBlock(
+            size.num_heads,
+            size.feed_forward_dim,
+            dropout=size.dropout,
+            attention_dropout=size.dropout,
+            norm_epsilon=size.norm_epsilon,
+            window=window,
+            kernel=kernel,
+            kernel_initializer=initializer,
+            dtype=dtype,
+            name=f"block_{index}",
+        )
+        for index in range(size.num_layers)
+    ]
+    pooler = keras.layers.Dense(
+        size.hidden_dim,
+        activation="tanh",
+        kernel_initializer=initializer.clone(),
+        dtype=dtype,
+        name="pooler",
+    )
+
+    # Functional model
+    inputs = {
+        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+        "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
+        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
+    }
+    hidden, _ = embedding(inputs["token_ids"], inputs["segment_ids"], return_matrix=True)
+    states = [hidden]
+    for block in blocks:
+        states.append(block(states[-1], mask=inputs["padding_mask"]))
+
+    # Outputs
+    outputs = {"sequence_output": states[-1], "pooled_output": pooler(states[-1][:, 0])}
+    if hidden_states:
+        outputs["hidden_states"] = states
+    return keras.Model(inputs, outputs, name=name)
+
+
+def pretraining(
+    size: str | BertSize = "bert_base", *, name: str = "bert_pretraining", **options: Any
+) -> keras.Model:
+    """The encoder with the two heads of pre-training, which share the token matrix.
+
+    Inputs: those of `encoder`, and masked_positions int `[B, P]`. Outputs: logits masked_lm
+    `[B, P, V]` at these positions, and next_sentence `[B, 2]`, where class 1 says that the second
+    segment follows the first. `encoder_of` gives the encoder back.
+
+    Args:
+        size: a `BertSize` or the name of one.
+        name: of the model.
+        **options: as in `encoder`.
+
+    Example:
+    >>> model = pretraining("bert_tiny", vocabulary_size=100)
+    >>> sorted(model.output), model.output["masked_lm"].shape
+    (['masked_lm', 'next_sentence'], (None, None, 100))
+    """
+    return with_pretraining_heads(encoder(size, **options), name=name)
+
+
+def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining") -> keras.Model:
+    """`pretraining` on top of an encoder that exists; the two share their layers."""
+    embedding, matrix = encoder.get_layer("embedding").output[:2]
+    pooler = encoder.get_layer("pooler")
+    head = layers.BertPretrainingHead(
+        kernel_initializer=pooler.kernel_initializer.clone(),
+        norm_epsilon=encoder.get_layer("embedding").norm_epsilon,
+        dtype=pooler.dtype_policy,
+        name="head",
+    )
+    positions = keras.Input((None,), dtype="int32", name="masked_positions")
+    outputs = head(
+        encoder.output["sequence_output"],
+        encoder.output["pooled_output"],
+        matrix,
+        masked_positions=positions,
+    )
+    return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
+
+
+def encoder_of(model: keras.Model, name: str = "bert_encoder") -> keras.Model:
+    """The encoder inside a model of this package; the two share their layers."""
+    inputs = {key: model.input[key] for key in ("token_ids", "segment_ids", "padding_mask")}
+    pooled = model.get_layer("pooler").output
+    blocks = [layer for layer in model.layers if layer.name.startswith("block_")]
+    return keras.Model(
+        inputs, {"sequence_output": blocks[-1].output, "pooled_output": pooled}, name=name
+    )
