@@ -1,6 +1,19 @@
 """Attention layers."""
 
+from keras_attn.layers.attention.attention_decoder import AttentionDecoder
+from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
+from keras_attn.layers.attention.bahdanau_attention import BahdanauAttention
+from keras_attn.layers.attention.hard_attention import HardAttention
+from keras_attn.layers.attention.luong_attention import LuongAttention
 from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 
-__all__ = ["MultiHeadAttention", "MultiHeadSelfAttention"]
+__all__ = [
+    "AttentionDecoder",
+    "AttentionDecoderCell",
+    "BahdanauAttention",
+    "HardAttention",
+    "LuongAttention",
+    "MultiHeadAttention",
+    "MultiHeadSelfAttention",
+]

@@ -30,7 +30,7 @@ class BahdanauAttention(MemoryAttention):
             given.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
-        query_offset: without effect here; every attention over a memory takes it.
+        query_offset, seed: without effect here; every attention over a memory takes them.
         return_attention_scores: whether to return the weights too.
         training: without effect here.
 
@@ -46,7 +46,6 @@ class BahdanauAttention(MemoryAttention):
     Source: Bahdanau et al. 2015, section 3.1 and appendix A.1.2.
 
     Example:
-
     >>> import keras
     >>> layer = BahdanauAttention(units=3)
     >>> layer(keras.ops.ones((2, 5, 7)), keras.ops.ones((2, 11, 13))).shape

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._register import register
-from keras_attn.layers.attention.memory_attention import MemoryAttention
+from keras_attn.layers.attention.memory_attention import MemoryAttention, pair_mask, weigh
 from keras_attn.ops import scores, selection
 
 _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
@@ -19,7 +19,7 @@ class HardAttention(MemoryAttention):
     """Draw one place of the memory for each query; at inference take the best.
 
     `s ~ softmax(score(q, m))`, output `m_s`. How a gradient passes the draw is the estimator's
-    matter: "straight_through" draws forward and pretends backward to be soft; "gumbel" draws softly,
+    matter: "straight_through" draws forward and is soft backward; "gumbel" draws softly,
     `softmax((logits + g) / temperature)`; "reinforce" passes none, and gives the log-probability of
     its draw to build a loss with: `-(reward - baseline) * log_probability`.
 
@@ -39,11 +39,11 @@ class HardAttention(MemoryAttention):
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
         query_offset: without effect here; every attention over a memory takes it.
+        seed: integer tensor `[2]` to draw with, in place of the layer's own generator; a decoder's
+            loop gives it.
         return_attention_scores: whether to return the weights too.
-        training: whether to draw; otherwise the best place is taken.
         return_log_probability: whether to return the log-probability of the choice too.
-        step_seed: integer tensor `[2]` to draw with, in place of the layer's own generator; a
-            decoder's loop gives it.
+        training: whether to draw; otherwise the best place is taken.
 
     Masking: both masks count, and Keras fills them in from its own. A query that may attend to
     nothing gets zero weights, zero context and log-probability 0. The query's mask goes on to the
@@ -60,10 +60,107 @@ class HardAttention(MemoryAttention):
     Source: Xu et al. 2015, section 4.1; Bengio et al. 2013; Jang et al. 2017.
 
     Example:
-
     >>> import keras
     >>> layer = HardAttention(score="dot")
     >>> memory = keras.ops.convert_to_tensor([[[1.0, 0.0], [0.0, 2.0]]])
     >>> layer(keras.ops.convert_to_tensor([[[0.0, 1.0]]]), memory).numpy().tolist()
     [[[0.0, 2.0]]]
     """
+
+    def __init__(
+        self,
+        estimator: str = "straight_through",
+        score: str = "general",
+        units: int | None = None,
+        temperature: float = 1.0,
+        max_length: int | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        scores.get(score)
+        if estimator not in _ESTIMATORS:
+            raise ValueError(
+                f"`estimator` must be one of {', '.join(_ESTIMATORS)}, got {estimator!r}"
+            )
+        if temperature <= 0:
+            raise ValueError(f"`temperature` must be positive, got {temperature!r}")
+        self.estimator = estimator
+        self.score = score
+        self.units = units
+        self.temperature = temperature
+        self.max_length = max_length
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, query_shape: Any, memory_shape: Any) -> None:
+        """Create the weights of the score."""
+        super().build(query_shape, memory_shape)
+        self._build_score(query_shape, memory_shape, units=self.units, max_length=self.max_length)
+
+    def call(
+        self,
+        query: Any,
+        memory: Any,
+        keys: Any = None,
+        query_mask: Any = None,
+        memory_mask: Any = None,
+        query_offset: Any = 0,
+        seed: Any = None,
+        return_attention_scores: bool = False,
+        return_log_probability: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Take one place of `memory` for each query."""
+        logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
+        mask = pair_mask(query_mask, memory_mask)
+        weights = self._weights(logits, mask, seed, training)  # [B, T, S]
+        outputs = [weigh(weights, memory)]
+        if return_attention_scores:
+            outputs.append(weights)
+        if return_log_probability:
+            choice = selection.greedy(weights, mask)
+            outputs.append(selection.log_probability(logits, choice, mask))
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _weights(self, logits: Any, mask: Any, seed: Any, training: bool | None) -> Any:
+        if not training:
+            return selection.greedy(logits, mask)
+        seed = self.seed_generator.next() if seed is None else seed
+        if self.estimator == "gumbel":
+            return selection.gumbel(logits, seed, mask, self.temperature)
+        if self.estimator == "straight_through":
+            return selection.straight_through(logits, seed, mask)
+        weights, _ = selection.hard(logits, seed, mask)
+        return weights
+
+    def compute_output_spec(
+        self,
+        query: Any,
+        memory: Any,
+        *args: Any,
+        return_log_probability: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Symbolic output, then weights and log-probability if they are asked for."""
+        outputs = super().compute_output_spec(query, memory, *args, **kwargs)
+        if not return_log_probability:
+            return outputs
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        return (*outputs, keras.KerasTensor(query.shape[:2], dtype=dtype))
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "estimator": self.estimator,
+            "score": self.score,
+            "units": self.units,
+            "temperature": self.temperature,
+            "max_length": self.max_length,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+        }

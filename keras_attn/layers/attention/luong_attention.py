@@ -20,10 +20,10 @@ _COMBINATIONS = ("concat", "concatenate", "sum")
 class LuongAttention(MemoryAttention):
     """Weigh a memory by a score against the query, and combine the context with the query.
 
-    `c = sum_s a_s m_s`, `a = softmax(score(h, m))`, output `tanh(W [c; h])` for a query h. "local_m"
-    looks at the places at most `window` away from the query's own position; "local_p" predicts
-    where to look, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian around p with
-    `sigma = window / 2`.
+    `c = sum_s a_s m_s`, `a = softmax(score(h, m))`, output `tanh(W [c; h])` for a query h.
+    "local_m" looks at the places at most `window` away from the query's own position; "local_p"
+    predicts where to look, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian around
+    p with `sigma = window / 2`.
 
     Args:
         units: width of the output of "concat"; the query's width unless given.
@@ -43,6 +43,7 @@ class LuongAttention(MemoryAttention):
         memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
         query_offset: position of the first query, a number or a tensor broadcastable to `[B, T]`;
             "local_m" needs it where a decoder gives its queries one by one.
+        seed: without effect here; every attention over a memory takes it.
         return_attention_scores: whether to return the weights too.
         training: without effect here.
 
@@ -62,7 +63,6 @@ class LuongAttention(MemoryAttention):
     Source: Luong et al. 2015, section 3.
 
     Example:
-
     >>> import keras
     >>> layer = LuongAttention(units=3, locality="local_p", window=2)
     >>> layer(keras.ops.ones((2, 5, 7)), keras.ops.ones((2, 11, 13))).shape
@@ -122,9 +122,7 @@ class LuongAttention(MemoryAttention):
         elif isinstance(self.combine, keras.layers.Layer) and not self.combine.built:
             self.combine.build([(*query_shape[:2], memory_width), query_shape])
 
-    def select(
-        self, logits: Any, mask: Any, query: Any, query_offset: Any, training: bool | None
-    ) -> Any:
+    def select(self, logits: Any, mask: Any, query: Any, query_offset: Any) -> Any:
         """Soft weights over the whole memory or a part of it."""
         if self.locality == "global":
             return selection.soft(logits, mask)

@@ -38,15 +38,15 @@ class MemoryAttention(keras.layers.Layer):
         query_mask: Any = None,
         memory_mask: Any = None,
         query_offset: Any = 0,
+        seed: Any = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
         """Attend from `query` to `memory`."""
         logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
-        mask = _pairs(query_mask, memory_mask)
-        weights = self.select(logits, mask, query, query_offset, training)  # [B, T, S]
-        context = ops.matmul(ops.cast(weights, memory.dtype), memory)  # [B, T, Dm]
-        outputs = self.combine_context(context, query)
+        mask = pair_mask(query_mask, memory_mask)
+        weights = self.select(logits, mask, query, query_offset)  # [B, T, S]
+        outputs = self.combine_context(weigh(weights, memory), query)
         return (outputs, weights) if return_attention_scores else outputs
 
     def project_memory(self, memory: Any) -> Any:
@@ -58,9 +58,7 @@ class MemoryAttention(keras.layers.Layer):
         weights = {name: getattr(self, name) for name in self._score_weights}
         return scores.get(self.score)(query, keys, **weights)
 
-    def select(
-        self, logits: Any, mask: Any, query: Any, query_offset: Any, training: bool | None
-    ) -> Any:
+    def select(self, logits: Any, mask: Any, query: Any, query_offset: Any) -> Any:
         """Weights `[B, T, S]`."""
         return selection.soft(logits, mask)
 
@@ -103,7 +101,13 @@ class MemoryAttention(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
 
-def _pairs(query_mask: Any, memory_mask: Any) -> Any:
+def weigh(weights: Any, memory: Any) -> Any:
+    """Weighted sums `[B, T, Dm]` of the memory."""
+    return ops.matmul(ops.cast(weights, memory.dtype), memory)
+
+
+def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
+    """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
     pairs = None
     if memory_mask is not None:
         pairs = ops.cast(memory_mask, "bool")[:, None, :]  # [B, T=1, S]

@@ -1,0 +1,144 @@
+"""A recurrent decoder that attends to a memory.
+
+Letters: B batch, T steps, S memory length, D input width, Dm memory width, A output width.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn._register import register
+from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
+
+_MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
+
+
+@register()
+class AttentionDecoder(keras.layers.Layer):
+    """Run an AttentionDecoderCell over a sequence, with a memory to attend to.
+
+    What `keras.layers.RNN(cell, return_sequences=True)` computes, with the memory as an argument
+    of the call, projected once, and with the weights on request.
+
+    Args:
+        cell: an AttentionDecoderCell.
+
+    Call arguments:
+        inputs: float `[B, T, D]`.
+        memory: float `[B, S, Dm]`.
+        initial_state: state or nested states of the wrapped cell, each `[B, width]`; zeros unless
+            given.
+        inputs_mask: bool `[B, T]`; a step where it is False changes no state and repeats the last
+            output.
+        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        return_attention_scores: whether to return the weights too.
+        training: whether dropout acts.
+
+    Masking: both masks count, and Keras fills them in from its own. The inputs' mask goes on to
+    the output.
+
+    Returns:
+        `[B, T, A]`; then, if asked for, the weights, float32 `[B, T, S]`, zero at masked steps.
+
+    Raises:
+        ValueError: a cell of another kind, inputs or memory that are not of rank 3.
+
+    Source: Bahdanau et al. 2015, section 3.1; Luong et al. 2015, section 3.
+
+    Example:
+    >>> import keras
+    >>> from keras_attn.layers import AttentionDecoderCell, LuongAttention
+    >>> cell = AttentionDecoderCell(keras.layers.GRUCell(3), LuongAttention(), query="current")
+    >>> decoder = AttentionDecoder(cell)
+    >>> decoder(keras.ops.ones((2, 4, 7)), keras.ops.ones((2, 11, 13))).shape
+    TensorShape([2, 4, 3])
+    """
+
+    def __init__(self, cell: AttentionDecoderCell, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if isinstance(cell, dict):
+            cell = keras.saving.deserialize_keras_object(cell)
+        if not isinstance(cell, AttentionDecoderCell):
+            raise ValueError(f"`cell` must be an AttentionDecoderCell, got {cell!r}")
+        self.cell = cell
+        self.seed_generator = keras.random.SeedGenerator()
+        self.supports_masking = True
+
+    def build(self, inputs_shape: Any, memory_shape: Any) -> None:
+        """Build the cell."""
+        for name, shape in (("inputs", inputs_shape), ("memory", memory_shape)):
+            if len(shape) != 3:
+                raise ValueError(
+                    f"`{name}` must have shape [batch, length, width], got shape {tuple(shape)}"
+                )
+        if not self.cell.built:
+            self.cell.build((inputs_shape[0], inputs_shape[-1]), memory_shape)
+
+    def call(
+        self,
+        inputs: Any,
+        memory: Any,
+        initial_state: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool = False,
+    ) -> Any:
+        """Decode all steps of `inputs`."""
+        states = self.cell.get_initial_state(
+            memory=memory, memory_mask=memory_mask, cell=initial_state
+        )
+        states, memory_states = states[:-_MEMORY], states[-_MEMORY:]
+        if inputs_mask is None:
+            inputs_mask = ops.ones_like(inputs[:, :, 0], dtype="bool")
+        seed = None
+        if training:
+            # A loop's body may draw no new seeds: it would carry the generator out of the graph.
+            seed = self.seed_generator.next()
+            self.cell.get_dropout_mask(inputs[:, 0])
+
+        def step(states: list, row: tuple) -> tuple[list, list]:
+            row_inputs, active = row
+            _, after = self.cell(
+                row_inputs, [*states, *memory_states], seed=seed, training=training
+            )
+            after = [
+                ops.where(active[:, None], new, old)
+                for new, old in zip(after[:-_MEMORY], states, strict=True)
+            ]
+            return after, after
+
+        rows = (ops.swapaxes(inputs, 0, 1), ops.swapaxes(ops.cast(inputs_mask, "bool"), 0, 1))
+        _, history = ops.scan(step, states, rows)
+        self.cell.reset_dropout_mask()
+        history = dict(zip(self.cell.state_names[:-_MEMORY], history, strict=True))
+        outputs = ops.swapaxes(history["output"], 0, 1)  # [B, T, A]
+        if not return_attention_scores:
+            return outputs
+        weights = ops.cast(ops.swapaxes(history["weights"], 0, 1), "float32")  # [B, T, S]
+        return outputs, ops.where(ops.cast(inputs_mask, "bool")[:, :, None], weights, 0.0)
+
+    def compute_output_shape(self, inputs_shape: Any, memory_shape: Any) -> tuple:
+        """Shape of the output without the weights."""
+        return (*inputs_shape[:2], self.cell.output_size)
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        memory: Any,
+        *args: Any,
+        return_attention_scores: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Symbolic output, and symbolic weights if they are asked for."""
+        shape = self.compute_output_shape(inputs.shape, memory.shape)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        weights_shape = (*inputs.shape[:2], memory.shape[1])
+        return outputs, keras.KerasTensor(weights_shape, dtype="float32")
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {**super().get_config(), "cell": keras.saving.serialize_keras_object(self.cell)}

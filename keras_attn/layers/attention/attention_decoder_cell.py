@@ -1,0 +1,246 @@
+"""A recurrent cell that attends to a memory at every step.
+
+Letters: B batch, T steps, S memory length, Dm memory width, A width of the attention's output.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+# keras.layers.RNN asks for this class by isinstance before it prepares a cell's dropout.
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+from keras_attn._register import register
+
+_QUERIES = ("previous", "current")
+
+
+@register()
+class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
+    """Wrap a recurrent cell so that it attends to a memory at every step.
+
+    With `query="previous"` (Bahdanau) the state before the step asks, and the answer enters the
+    step: `c = attention(h_before)`, `h = cell([x; c])`, output `[h; c]`. With `query="current"`
+    (Luong) the state after the step asks, and the answer enters the next step (input feeding):
+    `h = cell([x; a_before])`, output `a = attention(h)`.
+
+    The memory travels among the states and is returned unchanged, so the cell holds no tensor and
+    runs in `keras.layers.RNN` as any cell does; `AttentionDecoder` is the layer that does all this
+    and returns the weights too.
+
+    Args:
+        cell: any Keras recurrent cell: GRUCell, LSTMCell, StackedRNNCells, one of your own. The
+            first state of a cell (of the last, in a stack) is taken for its output.
+        attention: BahdanauAttention, LuongAttention or HardAttention.
+        query: "previous" or "current": which state asks.
+        input_feeding: whether the attention's answer enters the cell beside the input.
+
+    Call arguments:
+        inputs: float `[B, D]`.
+        states: list of tensors in the order of `state_names`, from `get_initial_state`.
+        seed: integer tensor `[2]` for an attention that draws; it is shifted by the position.
+        training: whether dropout acts.
+
+    Masking: a memory place whose mask is False is never attended to. Under a mask of the inputs,
+    `keras.layers.RNN` on JAX must be unrolled, for its loop allows no states of rank 3;
+    `AttentionDecoder` needs not.
+
+    Returns:
+        Output `[B, A]` ("previous": `[B, cell width + A]`) and the list of states.
+
+    Raises:
+        ValueError: an unknown `query`, a cell or attention that is none, a build without the shape
+            of the memory.
+
+    Source: Bahdanau et al. 2015, section 3.1; Luong et al. 2015, sections 3 and 3.3.
+
+    Example:
+    >>> import keras
+    >>> from keras_attn.layers import BahdanauAttention
+    >>> cell = AttentionDecoderCell(keras.layers.GRUCell(3), BahdanauAttention(5))
+    >>> cell.build((None, 7), (None, None, 13))
+    >>> states = cell.get_initial_state(memory=keras.ops.ones((2, 11, 13)))
+    >>> rnn = keras.layers.RNN(cell, return_sequences=True)
+    >>> rnn(keras.ops.ones((2, 4, 7)), initial_state=states).shape
+    TensorShape([2, 4, 16])
+    """
+
+    def __init__(
+        self,
+        cell: keras.layers.Layer,
+        attention: keras.layers.Layer,
+        query: str = "previous",
+        input_feeding: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        cell = _layer(cell)
+        if not hasattr(cell, "state_size") or not callable(cell):
+            raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
+        if query not in _QUERIES:
+            raise ValueError(f"`query` must be one of {', '.join(_QUERIES)}, got {query!r}")
+        self.cell = cell
+        self.attention = _layer(attention)
+        self.query = query
+        self.input_feeding = input_feeding
+
+    @property
+    def state_names(self) -> list[str]:
+        """What stands where among the states: what changes first, the memory last."""
+        inner = [f"cell_{i}" for i in range(len(tree.flatten(self.cell.state_size)))]
+        return ["output", *inner, "weights", "position", "memory", "keys", "memory_mask"]
+
+    @property
+    def state_size(self) -> list:
+        """Sizes of the states; None for those that depend on the memory's length."""
+        return [self.output_size, *tree.flatten(self.cell.state_size), None, 1, None, None, None]
+
+    @property
+    def output_size(self) -> int | None:
+        """Width of the output; None until it is built."""
+        return self._output_size if self.built else None
+
+    def build(self, input_shape: Any, memory_shape: Any = None) -> None:
+        """Build attention and cell, which need the shape `[B, S, Dm]` of the memory."""
+        if memory_shape is None:
+            raise ValueError(
+                "`memory_shape` must be given: call `cell.build(input_shape, memory_shape)` before "
+                "the cell runs in keras.layers.RNN, or use AttentionDecoder"
+            )
+        batch, width = input_shape[0], input_shape[-1]
+        cell_width = _output_size(self.cell)
+        query_shape = (batch, None, cell_width)
+        if not self.attention.built:
+            self.attention.build(query_shape, memory_shape)
+        answer = self.attention.compute_output_shape(query_shape, memory_shape)[-1]
+        self._fed_width = answer if self.input_feeding else 0
+        if not self.cell.built:
+            self.cell.build((batch, width + self._fed_width))
+        self._output_size = answer if self.query == "current" else cell_width + answer
+        self.built = True
+
+    def get_initial_state(
+        self, batch_size: Any = None, memory: Any = None, memory_mask: Any = None, cell: Any = None
+    ) -> list:
+        """The states before the first step; the cell must be built.
+
+        Args:
+            batch_size: without effect, the memory has it; keras.layers.RNN passes it.
+            memory: float `[B, S, Dm]`.
+            memory_mask: bool `[B, S]`; all True unless given.
+            cell: states of the wrapped cell, zeros unless given.
+        """
+        if memory is None:
+            raise ValueError(
+                "`memory` must be given: pass `initial_state=cell.get_initial_state(memory=...)` "
+                "to keras.layers.RNN, or use AttentionDecoder"
+            )
+        row = memory[:, :1, 0]  # [B, 1]
+        inner = tree.flatten(cell)
+        if cell is None:
+            inner = [_zeros(row, size) for size in tree.flatten(self.cell.state_size)]
+        if memory_mask is None:
+            memory_mask = ops.ones_like(memory[:, :, 0], dtype="bool")
+        return [
+            _zeros(row, self.output_size),
+            *inner,
+            ops.zeros_like(memory[:, :, 0]),
+            ops.zeros_like(row, dtype="int32"),
+            memory,
+            self.attention.project_memory(memory),
+            ops.cast(memory_mask, "bool"),
+        ]
+
+    def call(self, inputs: Any, states: Any, seed: Any = None, training: bool = False) -> Any:
+        """One step."""
+        output, *inner, last_weights, position, memory, keys, memory_mask = states
+
+        def attend(query: Any) -> tuple[Any, Any]:
+            answer, weights = self.attention(
+                query[:, None, :],
+                memory,
+                keys=keys,
+                memory_mask=ops.cast(memory_mask, "bool"),
+                query_offset=position,
+                seed=None if seed is None else seed + ops.cast(position[0, 0], seed.dtype),
+                return_attention_scores=True,
+                training=training,
+            )
+            return answer[:, 0], ops.cast(weights[:, 0], last_weights.dtype)
+
+        inner = tree.pack_sequence_as(_nested(self.cell.state_size), inner)
+        if self.query == "previous":
+            context, weights = attend(_top(self.cell, inner))
+            hidden, inner = self._step(inputs, context, inner, training)
+            output = ops.concatenate([hidden, context], axis=-1)
+        else:
+            hidden, inner = self._step(inputs, output, inner, training)
+            output, weights = attend(hidden)
+        states = [output, *tree.flatten(inner), weights, position + 1, memory, keys, memory_mask]
+        return output, states
+
+    def get_dropout_mask(self, step_input: Any) -> None:
+        """Draw the wrapped cells' dropout masks, once for all steps."""
+        fed = _zeros(step_input[:, :1], self._fed_width)
+        inputs = ops.concatenate([step_input, fed], axis=-1)
+        for cell in _cells(self.cell):
+            if isinstance(cell, DropoutRNNCell):
+                cell.get_dropout_mask(inputs)
+                cell.get_recurrent_dropout_mask(_zeros(inputs[:, :1], _output_size(cell)))
+            inputs = _zeros(inputs[:, :1], _output_size(cell))
+
+    def get_recurrent_dropout_mask(self, step_input: Any) -> None:
+        """Nothing is left to draw after `get_dropout_mask`."""
+
+    def reset_dropout_mask(self) -> None:
+        """Forget the masks of the wrapped cells."""
+        for cell in _cells(self.cell):
+            if isinstance(cell, DropoutRNNCell):
+                cell.reset_dropout_mask()
+                cell.reset_recurrent_dropout_mask()
+
+    def reset_recurrent_dropout_mask(self) -> None:
+        """Nothing is left to forget after `reset_dropout_mask`."""
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "cell": keras.saving.serialize_keras_object(self.cell),
+            "attention": keras.saving.serialize_keras_object(self.attention),
+            "query": self.query,
+            "input_feeding": self.input_feeding,
+        }
+
+    def _step(self, inputs: Any, fed: Any, inner: Any, training: bool) -> tuple[Any, Any]:
+        if self.input_feeding:
+            inputs = ops.concatenate([inputs, fed], axis=-1)
+        arguments = {"training": training} if self.cell._call_has_training_arg else {}
+        return self.cell(inputs, inner, **arguments)
+
+
+def _layer(layer: Any) -> Any:
+    return keras.saving.deserialize_keras_object(layer) if isinstance(layer, dict) else layer
+
+
+def _nested(state_size: Any) -> Any:
+    return state_size if tree.is_nested(state_size) else [state_size]
+
+
+def _cells(cell: Any) -> list:
+    return cell.cells if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
+
+
+def _top(cell: Any, states: Any) -> Any:
+    last = states[-1] if isinstance(cell, keras.layers.StackedRNNCells) else states
+    return tree.flatten(last)[0]
+
+
+def _output_size(cell: Any) -> int:
+    size = getattr(cell, "output_size", None)
+    return tree.flatten(cell.state_size)[0] if size is None else size
+
+
+def _zeros(row: Any, size: int) -> Any:
+    return ops.repeat(ops.zeros_like(row), size, axis=1)  # [B, size]

@@ -1,0 +1,295 @@
+"""Which keys a query takes, and how much of each: logits and a mask become weights.
+
+Letters: B batch, T query length, S key length. Masks are bool, broadcastable to `[B, T, S]`, True
+where a query may take a key. A query that may take nothing gets zero weights, with zero gradient.
+Weights are float32, or wider where the logits are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn.ops import random
+
+# Far below any real logit and finite, so that a row of nothing else stays a number.
+_MASKED = -1e30
+_TINY = 1e-20
+
+
+def soft(logits: Any, mask: Any = None) -> Any:
+    """`softmax(logits)` over the allowed keys.
+
+    Args:
+        logits: float `[B, T, S]`.
+        mask: see the module.
+
+    Returns:
+        Weights `[B, T, S]`.
+
+    Example:
+    >>> soft(ops.convert_to_tensor([[[3.2, 5.1, -1.7]]])).numpy().round(2).tolist()
+    [[[0.12999999523162842, 0.8700000047683716, 0.0]]]
+    """
+    logits = _widen(logits)
+    if mask is None:
+        return ops.softmax(logits, axis=-1)
+    weights = ops.softmax(ops.where(mask, logits, _MASKED), axis=-1)
+    return ops.where(mask, weights, 0.0)
+
+
+def greedy(logits: Any, mask: Any = None) -> Any:
+    """All weight on the best allowed key: what a hard selection does at inference.
+
+    Arguments and result as in `soft`; the first of several equally good keys wins.
+    """
+    logits = _allowed(_widen(logits), mask)
+    return _only_allowed(_one_hot(ops.argmax(logits, axis=-1), logits), mask)
+
+
+def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
+    """One key for each query, drawn from the softmax, with the logarithm of its probability.
+
+    No gradient goes through the draw. REINFORCE puts it back: add
+    `-(reward - baseline) * log_probability` to the loss.
+
+    Args:
+        logits: float `[B, T, S]`.
+        seed: integer tensor `[2]`.
+        mask: see the module.
+
+    Returns:
+        One-hot weights `[B, T, S]` and log-probability `[B, T]`, zero where nothing is allowed.
+
+    Source: Xu et al. 2015, section 4.1.
+    """
+    # The largest of logits plus Gumbel noise is a draw from their softmax.
+    logits = _widen(logits)
+    weights = greedy(logits + _gumbel(logits, seed), mask)
+    return weights, log_probability(logits, weights, mask)
+
+
+def log_probability(logits: Any, weights: Any, mask: Any = None) -> Any:
+    """Logarithm `[B, T]` of the probability of a choice, given as one-hot `weights`."""
+    log_softmax = ops.log_softmax(_allowed(_widen(logits), mask), axis=-1)
+    return ops.sum(weights * log_softmax, axis=-1)
+
+
+def straight_through(logits: Any, seed: Any, mask: Any = None) -> Any:
+    """The draw of `hard` forward, the gradient of `soft` backward.
+
+    Arguments as in `hard`. Returns the one-hot weights. Source: Bengio et al. 2013, section 4.
+    """
+    weights, _ = hard(logits, seed, mask)
+    expected = soft(logits, mask)
+    # Exactly one-hot: (w - e) + e may miss 1 by a rounding.
+    return weights + (expected - ops.stop_gradient(expected))
+
+
+def gumbel(logits: Any, seed: Any, mask: Any = None, temperature: float = 1.0) -> Any:
+    """`softmax((logits + g) / temperature)`, g of a Gumbel distribution: a soft draw.
+
+    The lower the temperature, the nearer to one-hot, and the larger the gradient's variance.
+
+    Args:
+        logits: float `[B, T, S]`.
+        seed: integer tensor `[2]`.
+        mask: see the module.
+        temperature: a positive number.
+
+    Returns:
+        Weights `[B, T, S]`.
+
+    Source: Jang et al. 2017, section 2.2.
+    """
+    logits = _widen(logits)
+    return soft((logits + _gumbel(logits, seed)) / temperature, mask)
+
+
+def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: Any = 0) -> Any:
+    """Local-m: softmax over the keys at most `window` away from the query's own position.
+
+    Args:
+        logits: float `[B, T, S]`.
+        window: D, so that `2 D + 1` keys are seen.
+        mask: see the module.
+        query_offset: position of the first query, a number or a tensor broadcastable to `[B, T]`.
+
+    Returns:
+        Weights `[B, T, S]`.
+
+    Source: Luong et al. 2015, section 3.2.
+    """
+    center = ops.cast(ops.arange(ops.shape(logits)[1], dtype="int32"), "float32")
+    center = center + ops.cast(query_offset, "float32")  # [T] or [B, T]
+    near = ops.abs(_positions(logits) - center[..., None]) <= window
+    return soft(logits, _both(ops.broadcast_to(near, ops.shape(logits)), mask))
+
+
+def local_predictive(logits: Any, center: Any, window: int, mask: Any = None) -> Any:
+    """Local-p: softmax near a predicted centre, times a Gaussian around it.
+
+    `softmax(logits) exp(-(s - p)^2 / (2 sigma^2))` with `sigma = D / 2` and `|s - p| <= D`, not
+    normalized again.
+
+    Args:
+        logits: float `[B, T, S]`.
+        center: p, float `[B, T]`, from `predicted_center`.
+        window: D.
+        mask: see the module.
+
+    Returns:
+        Weights `[B, T, S]`.
+
+    Source: Luong et al. 2015, section 3.2.
+    """
+    distance = _positions(logits) - _widen(center)[..., None]  # [B, T, S]
+    weights = soft(logits, _both(ops.abs(distance) <= window, mask))
+    return weights * ops.exp(-ops.square(distance) / (2 * (window / 2) ** 2))
+
+
+def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
+    """`p = S sigmoid(v . tanh(W q))`: where local-p looks.
+
+    Args:
+        query: float `[B, T, Dq]`.
+        kernel: W, float `[Dq, U]`.
+        scale: v, float `[U]`.
+        length: S, how many keys are real: a number or `[B]`. Padding must not count.
+
+    Returns:
+        `[B, T]`.
+
+    Source: Luong et al. 2015, section 3.2, equation 9.
+    """
+    hidden = ops.tanh(ops.matmul(query, kernel))
+    share = ops.sigmoid(_widen(ops.matmul(hidden, scale[:, None])))  # [B, T, 1]
+    return (share * ops.reshape(ops.cast(length, share.dtype), (-1, 1, 1)))[..., 0]
+
+
+def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "parallel") -> Any:
+    """Walk along the keys and stop at each with probability `sigmoid(logit)`, never going back.
+
+    The weight is the probability to stop at a key, given where the query before stopped; what is
+    left of 1 is the probability of passing the end.
+
+    Args:
+        logits: float `[B, T, S]`. In training, noise added to them makes the choices sharp.
+        mask: see the module; a key that is not allowed is passed by.
+        previous: weights `[B, S]` of the query before; unless given, the walk begins at key 0.
+        mode: "parallel" (the paper's cumulative products: fast, for training), "recursive" (exact
+            key by key, slower), or "hard" (inference: stops where the logit is above 0).
+
+    Returns:
+        Weights `[B, T, S]`; one-hot or all zero with "hard".
+
+    Raises:
+        ValueError: an unknown mode.
+
+    Source: Raffel et al. 2017, sections 2.2 to 2.4 and appendix C.
+    """
+    steps = {"parallel": _parallel_walk, "recursive": _recursive_walk, "hard": _hard_walk}
+    if mode not in steps:
+        raise ValueError(f"`mode` must be one of {', '.join(steps)}, got {mode!r}")
+    logits = _widen(logits)
+    stop = ops.sigmoid(logits) if mode != "hard" else ops.cast(logits > 0, logits.dtype)
+    allowed = ops.ones_like(logits, dtype="bool")
+    if mask is not None:
+        allowed = ops.logical_and(allowed, mask)
+    stop = ops.where(allowed, stop, 0.0)
+    if previous is None:
+        first = ops.equal(_positions(logits), 0)
+        previous = ops.zeros_like(logits[:, 0]) + ops.cast(first, logits.dtype)  # [B, S]
+
+    def step(carry: Any, row: Any) -> tuple[Any, Any]:
+        last, _ = carry
+        row_stop, row_allowed = row
+        weights = steps[mode](row_stop, last)
+        # A padded query neither walks nor forgets where the walk stands.
+        moved = ops.any(row_allowed, axis=-1, keepdims=True)
+        carry = (ops.where(moved, weights, last), weights)
+        return carry, carry
+
+    rows = (ops.swapaxes(stop, 0, 1), ops.swapaxes(allowed, 0, 1))  # [T, B, S]
+    previous = ops.cast(previous, logits.dtype)
+    _, (_, weights) = ops.scan(step, (previous, ops.zeros_like(previous)), rows)
+    return ops.swapaxes(weights, 0, 1)  # [B, T, S]
+
+
+_SELECTIONS = {
+    "soft": soft,
+    "greedy": greedy,
+    "hard": hard,
+    "straight_through": straight_through,
+    "gumbel": gumbel,
+    "local_monotonic": local_monotonic,
+    "local_predictive": local_predictive,
+    "monotonic": monotonic,
+}
+
+
+def get(name: str) -> Callable:
+    """The selection function called `name`.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if name not in _SELECTIONS:
+        raise ValueError(f"`selection` must be one of {', '.join(_SELECTIONS)}, got {name!r}")
+    return _SELECTIONS[name]
+
+
+def _parallel_walk(stop: Any, previous: Any) -> Any:
+    passed = _exclusive(ops.cumprod(1 - stop, axis=-1))
+    return stop * passed * ops.cumsum(previous / ops.maximum(passed, 1e-10), axis=-1)
+
+
+def _recursive_walk(stop: Any, previous: Any) -> Any:
+    def step(arriving: Any, key: Any) -> tuple[Any, Any]:
+        key_stop, key_previous = key
+        reached = arriving + key_previous
+        return (1 - key_stop) * reached, key_stop * reached
+
+    keys = (ops.swapaxes(stop, 0, 1), ops.swapaxes(previous, 0, 1))  # [S, B]
+    _, weights = ops.scan(step, ops.zeros_like(stop[:, 0]), keys)
+    return ops.swapaxes(weights, 0, 1)  # [B, S]
+
+
+def _hard_walk(stop: Any, previous: Any) -> Any:
+    candidates = stop * ops.cumsum(previous, axis=-1)
+    return candidates * ops.cast(ops.cumsum(candidates, axis=-1) <= 1, stop.dtype)
+
+
+def _exclusive(products: Any) -> Any:
+    return ops.concatenate([ops.ones_like(products[:, :1]), products[:, :-1]], axis=-1)
+
+
+def _widen(inputs: Any) -> Any:
+    return ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+
+
+def _positions(logits: Any) -> Any:
+    return ops.cast(ops.arange(ops.shape(logits)[-1], dtype="int32"), "float32")  # [S]
+
+
+def _allowed(logits: Any, mask: Any) -> Any:
+    return logits if mask is None else ops.where(mask, logits, _MASKED)
+
+
+def _only_allowed(weights: Any, mask: Any) -> Any:
+    return weights if mask is None else ops.where(mask, weights, 0.0)
+
+
+def _one_hot(indices: Any, like: Any) -> Any:
+    chosen = ops.cast(ops.expand_dims(indices, -1), "float32")
+    return ops.cast(ops.equal(_positions(like), chosen), like.dtype)
+
+
+def _gumbel(logits: Any, seed: Any) -> Any:
+    noise = random.uniform(ops.shape(logits), seed)
+    return ops.cast(-ops.log(-ops.log(noise + _TINY) + _TINY), logits.dtype)
+
+
+def _both(first: Any, second: Any) -> Any:
+    return first if second is None else ops.logical_and(first, second)
