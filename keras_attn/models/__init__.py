@@ -1,5 +1,5 @@
 """Functions that assemble layers into functional Keras models."""
 
-from keras_attn.models import bert, sizes
+from keras_attn.models import bert, bert_tasks, sizes
 
-__all__ = ["bert", "sizes"]
+__all__ = ["bert", "bert_tasks", "sizes"]

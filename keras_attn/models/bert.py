@@ -68,6 +68,7 @@ def encoder(
             size.feed_forward_dim,
             dropout=size.dropout,
             attention_dropout=size.dropout,
+            activation=size.activation,
             norm_epsilon=size.norm_epsilon,
             window=window,
             kernel=kernel,
@@ -146,10 +147,18 @@ def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining")
 
 
 def encoder_of(model: keras.Model, name: str = "bert_encoder") -> keras.Model:
-    """The encoder inside a model of this package; the two share their layers."""
+    """The encoder inside a model of this package; the two share their layers.
+
+    Without pooled_output, where the model has no pooler.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):  # multiple choice calls the encoder as a whole
+            return encoder_of(layer, name)
     inputs = {key: model.input[key] for key in ("token_ids", "segment_ids", "padding_mask")}
-    pooled = model.get_layer("pooler").output
-    blocks = [layer for layer in model.layers if layer.name.startswith("block_")]
-    return keras.Model(
-        inputs, {"sequence_output": blocks[-1].output, "pooled_output": pooled}, name=name
-    )
+    outputs = {}
+    for layer in model.layers:
+        if layer.name.startswith("block_"):
+            outputs["sequence_output"] = layer.output
+        elif layer.name == "pooler":
+            outputs["pooled_output"] = layer.output
+    return keras.Model(inputs, outputs, name=name)

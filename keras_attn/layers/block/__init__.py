@@ -1,6 +1,7 @@
 """The blocks that Transformers are stacked from."""
 
 from keras_attn.layers.block.feed_forward import FeedForward
+from keras_attn.layers.block.scalar_mix import ScalarMix
 from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
 
-__all__ = ["FeedForward", "TransformerEncoderBlock"]
+__all__ = ["FeedForward", "ScalarMix", "TransformerEncoderBlock"]

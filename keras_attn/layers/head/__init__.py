@@ -1,7 +1,21 @@
 """What stands on top of an encoder or a decoder."""
 
 from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead
+from keras_attn.layers.head.classification_head import ClassificationHead
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
+from keras_attn.layers.head.multiple_choice_head import MultipleChoiceHead
 from keras_attn.layers.head.next_sentence_head import NextSentenceHead
+from keras_attn.layers.head.sequence_pooling import SequencePooling
+from keras_attn.layers.head.span_head import SpanHead
+from keras_attn.layers.head.token_tagging_head import TokenTaggingHead
 
-__all__ = ["BertPretrainingHead", "MaskedLMHead", "NextSentenceHead"]
+__all__ = [
+    "BertPretrainingHead",
+    "ClassificationHead",
+    "MaskedLMHead",
+    "MultipleChoiceHead",
+    "NextSentenceHead",
+    "SequencePooling",
+    "SpanHead",
+    "TokenTaggingHead",
+]

@@ -1,0 +1,95 @@
+"""The layers of an encoder, mixed into one.
+
+Letters: L layers, B batch, T length, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+
+
+@register()
+class ScalarMix(keras.layers.Layer):
+    """`gamma sum_l softmax(w)_l h_l`: a learned weighted mean of hidden states, scaled.
+
+    At first every layer weighs the same and gamma is 1.
+
+    Args:
+        normalize: whether each `h_l` is layer-normalized first, over D and with no weights, so that
+            layers of different scale start equal.
+        norm_epsilon: added to the variance there.
+
+    Call arguments:
+        inputs: a list of L floats `[B, T, D]`, such as the `hidden_states` of an encoder.
+
+    Masking: each position is mixed by itself; the inputs' mask goes on.
+
+    Returns:
+        `[B, T, D]`.
+
+    Raises:
+        ValueError: inputs that are no list, an empty one, or one of unequal shapes.
+
+    Source: Peters et al. 2018, section 3.2, equation 1.
+
+    Example:
+    >>> import keras
+    >>> mixed = ScalarMix()([keras.ops.ones((1, 1, 2)), 3 * keras.ops.ones((1, 1, 2))])
+    >>> keras.ops.convert_to_numpy(mixed).tolist()
+    [[[2.0, 2.0]]]
+    """
+
+    def __init__(self, normalize: bool = False, norm_epsilon: float = 1e-12, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.normalize = normalize
+        self.norm_epsilon = norm_epsilon
+        self.supports_masking = True
+
+    def build(self, input_shape: Any) -> None:
+        """Create a weight for each layer, and gamma."""
+        if not input_shape or not isinstance(input_shape[0], list | tuple):
+            raise ValueError(
+                "`inputs` must be a list of tensors [batch, length, width], "
+                f"got shape {tuple(input_shape)}"
+            )
+        if len({tuple(shape) for shape in input_shape}) > 1:
+            raise ValueError(
+                "`inputs` must all have the same shape, got "
+                f"{', '.join(str(tuple(shape)) for shape in input_shape)}"
+            )
+        self.scalars = self.add_weight(
+            shape=(len(input_shape),), initializer="zeros", name="scalars"
+        )
+        self.gamma = self.add_weight(shape=(), initializer="ones", name="gamma")
+
+    def call(self, inputs: list) -> Any:
+        """Mix `inputs`."""
+        shares = self.gamma * keras.ops.softmax(self.scalars)  # [L]
+        total = 0.0
+        for layer, states in enumerate(inputs):
+            if self.normalize:
+                states = self._normalized(states)
+            total = total + shares[layer] * states
+        return total  # [B, T, D]
+
+    def compute_mask(self, inputs: list, previous_mask: Any = None) -> Any:
+        """The mask of the first layer: all are masked alike."""
+        return previous_mask[0] if previous_mask else None
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "normalize": self.normalize,
+            "norm_epsilon": self.norm_epsilon,
+        }
+
+    def _normalized(self, states: Any) -> Any:
+        # float32: the epsilon has no float16
+        mean, variance = keras.ops.moments(
+            keras.ops.cast(states, "float32"), axes=-1, keepdims=True
+        )
+        normalized = (states - mean) * keras.ops.rsqrt(variance + self.norm_epsilon)
+        return keras.ops.cast(normalized, states.dtype)

@@ -1,0 +1,209 @@
+"""Task models: an encoder and a head, as functional Keras models.
+
+Each builder takes a model of `keras_attn.models.bert.encoder`, new or loaded, shares its layers,
+and gives a model with the encoder's inputs (multiple choice: one more axis). The head is the layer
+that carries the builder's name (a regressor's is "classifier"). Outputs are logits; compile with `from_logits=True`.
+
+Letters: B batch, T length, C choices, P masked positions, V vocabulary, D model width.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn import layers
+
+
+def classifier(
+    encoder: keras.Model,
+    num_classes: int,
+    *,
+    pooling: str = "pooler",
+    dropout: float = 0.1,
+    name: str = "bert_classifier",
+) -> keras.Model:
+    """Classes of a sentence or a pair: logits `[B, num_classes]`.
+
+    Args:
+        encoder: with outputs sequence_output and pooled_output.
+        num_classes: how many logits.
+        pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output.
+        dropout: share of the pooled vector that is zeroed in training.
+        name: of the model.
+
+    Raises:
+        ValueError: an encoder without the output that is needed, an unknown pooling.
+
+    Source: Devlin et al. 2019, section 4.1.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> classifier(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
+    (None, 3)
+    """
+    head = layers.ClassificationHead(
+        num_classes, dropout=dropout, **_options(encoder, "classifier")
+    )
+    return keras.Model(encoder.input, head(_pooled(encoder, pooling)), name=name)
+
+
+def regressor(
+    encoder: keras.Model,
+    *,
+    pooling: str = "pooler",
+    dropout: float = 0.1,
+    name: str = "bert_regressor",
+) -> keras.Model:
+    """A number for a sentence or a pair, such as their likeness: `[B, 1]`.
+
+    Args:
+        encoder: and the others, as in `classifier`.
+        pooling: as in `classifier`.
+        dropout: as in `classifier`.
+        name: of the model.
+
+    Source: Devlin et al. 2019, section 4.1 (STS-B).
+    """
+    return classifier(encoder, 1, pooling=pooling, dropout=dropout, name=name)
+
+
+def tagger(
+    encoder: keras.Model, num_classes: int, *, dropout: float = 0.1, name: str = "bert_tagger"
+) -> keras.Model:
+    """A tag for every token: logits `[B, T, num_classes]`.
+
+    Args:
+        encoder: with output sequence_output.
+        num_classes: how many tags.
+        dropout: share of the sequence output that is zeroed in training.
+        name: of the model.
+
+    Source: Devlin et al. 2019, section 5.3.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> tagger(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
+    (None, None, 3)
+    """
+    head = layers.TokenTaggingHead(num_classes, dropout=dropout, **_options(encoder, "tagger"))
+    return keras.Model(encoder.input, head(_output(encoder, "sequence_output")), name=name)
+
+
+def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span") -> keras.Model:
+    """Where the answer starts and ends: a dict of logits, "start" and "end", each `[B, T]`.
+
+    The question is segment 0, the context segment 1. Padding and the question get no probability;
+    the first position, [CLS], stands for an answer that is not there.
+
+    Args:
+        encoder: with output sequence_output.
+        dropout: share of the sequence output that is zeroed in training.
+        name: of the model.
+
+    Source: Devlin et al. 2019, sections 4.2 and 4.3.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> sorted(span(bert.encoder("bert_tiny", vocabulary_size=100)).output)
+    ['end', 'start']
+    """
+    context = ops.logical_and(
+        encoder.input["padding_mask"], ops.equal(encoder.input["segment_ids"], 1)
+    )
+    first = ops.equal(ops.cumsum(ops.ones_like(encoder.input["token_ids"]), axis=1), 1)
+    head = layers.SpanHead(dropout=dropout, **_options(encoder, "span"))
+    outputs = head(_output(encoder, "sequence_output"), mask=ops.logical_or(first, context))
+    return keras.Model(encoder.input, outputs, name=name)
+
+
+def multiple_choice(
+    encoder: keras.Model,
+    num_choices: int = 4,
+    *,
+    dropout: float = 0.1,
+    name: str = "bert_multiple_choice",
+) -> keras.Model:
+    """Which choice is right: logits `[B, C]`, from inputs `[B, C, T]`, each a question and a choice.
+
+    Args:
+        encoder: with output pooled_output.
+        num_choices: C.
+        dropout: share of the pooled vectors that is zeroed in training.
+        name: of the model.
+
+    Source: Devlin et al. 2019, section 4.4.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> encoder = bert.encoder("bert_tiny", vocabulary_size=100)
+    >>> multiple_choice(encoder, num_choices=3).input["token_ids"].shape
+    (None, 3, None)
+    """
+    _output(encoder, "pooled_output")
+    inputs = {
+        key: keras.Input((num_choices, None), dtype=tensor.dtype, name=key)
+        for key, tensor in encoder.input.items()
+    }
+    rows = {
+        key: ops.concatenate(ops.unstack(tensor, num_choices, axis=1), axis=0)  # [C B, T]
+        for key, tensor in inputs.items()
+    }
+    pooled = encoder(rows)["pooled_output"]
+    pooled = ops.stack(ops.split(pooled, num_choices, axis=0), axis=1)  # [B, C, D]
+    head = layers.MultipleChoiceHead(dropout=dropout, **_options(encoder, "multiple_choice"))
+    return keras.Model(inputs, head(pooled), name=name)
+
+
+def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Model:
+    """The token at each of the positions in one more input, masked_positions: logits `[B, P, V]`.
+
+    Args:
+        encoder: with output sequence_output; its token matrix is the output's too.
+        name: of the model.
+
+    Source: Devlin et al. 2019, section 3.1, task 1.
+    """
+    embedding = encoder.get_layer("embedding")
+    head = layers.MaskedLMHead(
+        norm_epsilon=embedding.norm_epsilon, **_options(encoder, "masked_lm")
+    )
+    positions = keras.Input((None,), dtype="int32", name="masked_positions")
+    sequence = _output(encoder, "sequence_output")
+    outputs = head(sequence, embedding.output[1], masked_positions=positions)
+    return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
+
+
+def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> keras.Model:
+    """Whether the second segment follows the first: logits `[B, 2]`, class 1 says that it does.
+
+    Args:
+        encoder: with output pooled_output.
+        name: of the model.
+
+    Source: Devlin et al. 2019, section 3.1, task 2.
+    """
+    head = layers.NextSentenceHead(**_options(encoder, "next_sentence"))
+    return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
+
+
+def _pooled(encoder: keras.Model, pooling: str) -> Any:
+    if pooling == "pooler":
+        return _output(encoder, "pooled_output")
+    layer = layers.SequencePooling(pooling, name="pooling")
+    return layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
+
+
+def _output(encoder: keras.Model, name: str) -> Any:
+    if name not in encoder.output:
+        raise ValueError(f"`encoder` must have an output {name!r}, got {', '.join(encoder.output)}")
+    return encoder.output[name]
+
+
+def _options(encoder: keras.Model, name: str) -> dict:
+    embedding = encoder.get_layer("embedding")
+    return {
+        "kernel_initializer": embedding.initializer.clone(),
+        "dtype": embedding.dtype_policy,
+        "name": name,
+    }
