@@ -110,7 +110,7 @@ def pretraining(
     """The encoder with the two heads of pre-training, which share the token matrix.
 
     Inputs: those of `encoder`, and masked_positions int `[B, P]`. Outputs: logits masked_lm
-    `[B, P, V]` at these positions, and next_sentence `[B, 2]`, where class 1 says that the second
+    `[B, P, V]` at these positions, and next_sentence `[B, 2]`, where class 0 says that the second
     segment follows the first. `encoder_of` gives the encoder back.
 
     Args:

@@ -31,7 +31,7 @@ class BertPretrainingHead(keras.layers.Layer):
 
     Returns:
         a dict of logits: "masked_lm" `[B, P, V]` (`[B, T, V]` without `masked_positions`) and
-        "next_sentence" `[B, 2]`, where class 1 says that the second segment follows the first.
+        "next_sentence" `[B, 2]`, where class 0 says that the second segment follows the first.
 
     Raises:
         ValueError: an embedding matrix of the wrong rank.

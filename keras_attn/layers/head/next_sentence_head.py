@@ -12,7 +12,7 @@ from keras_attn._register import register
 
 @register()
 class NextSentenceHead(keras.layers.Dense):
-    """`x W + b`: two logits, for "is not the next" (0) and "is the next" (1).
+    """`x W + b`: two logits, for "the second follows the first" (0) and "it does not" (1).
 
     Args:
         kernel_initializer: of W.
