@@ -23,6 +23,7 @@ def attention(
     seed: Any = None,
     return_weights: bool = False,
     kernel: str = "auto",
+    block_size: int | None = None,
 ) -> Any:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
 
@@ -41,6 +42,8 @@ def attention(
         seed: integer tensor `[2]`; needed where `dropout > 0`.
         return_weights: also return the weights, before dropout.
         kernel: "auto", or the name of one (`keras_attn.ops.kernels`).
+        block_size: how many rows of queries a chunked kernel computes at once; fits the shapes
+            unless given.
 
     Returns:
         The context `[B, T, N, Hv]` in the query's dtype; with `return_weights` also the weights,
@@ -64,7 +67,14 @@ def attention(
     mask = mask or AttentionMask()
     _check(query, key, value, mask, bias, dropout, seed)
     request = kernels.Request.of(
-        query, key, value, mask=mask, bias=bias, dropout=dropout, weights=return_weights
+        query,
+        key,
+        value,
+        mask=mask,
+        bias=bias,
+        dropout=dropout,
+        weights=return_weights,
+        block_size=block_size,
     )
     run = kernels.choose(kernel, request)
     return run(
@@ -77,6 +87,7 @@ def attention(
         dropout=dropout,
         seed=seed,
         return_weights=return_weights,
+        block_size=block_size,
     )
 
 

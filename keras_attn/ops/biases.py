@@ -15,7 +15,8 @@ class PositionBias(NamedTuple):
     """A bias that depends on positions alone.
 
     `function(query_positions [t], key_positions [s], *parameters)` gives float `[N, t, s]`;
-    gradients flow into the parameters.
+    gradients flow into the parameters. Each parameter has the N heads as its first axis, so that
+    a kernel may cut out the heads it works on; a numpy array is a constant.
     """
 
     function: Callable[..., Any]

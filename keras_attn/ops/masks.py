@@ -75,6 +75,23 @@ class AttentionMask:
         parts = {name: getattr(self, name) for name in names}
         return frozenset(n for n, part in parts.items() if part is not None and part is not False)
 
+    @property
+    def may_empty_rows(self) -> bool:
+        """Whether some query might have no key at all; being causal alone never does that."""
+        return bool(self.structure - {"causal"})
+
+    def block(self, batch: tuple, heads: tuple, rows: tuple, keys: tuple) -> "AttentionMask":
+        """The mask of one block of the matrix; each argument is `(start, size)` of one axis."""
+        return dataclasses.replace(
+            self,
+            key_padding=_cut(self.key_padding, batch, keys),
+            query_padding=_cut(self.query_padding, batch, rows),
+            query_sequence_ids=_cut(self.query_sequence_ids, batch, rows),
+            key_sequence_ids=_cut(self.key_sequence_ids, batch, keys),
+            dense=_cut(self.dense, batch, heads, rows, keys),
+            query_offset=self.query_offset + rows[0] - keys[0],
+        )
+
     def materialize(self, query_length: Any, key_length: Any) -> Any:
         """The whole matrix, bool, broadcastable to `[B, N, T, S]`; None if it would be all True."""
         parts = []
@@ -126,6 +143,15 @@ def dense_mask(attention_mask: Any) -> Any:
         "`attention_mask` must have shape [batch, query length, key length] or [batch, heads, "
         f"query length, key length], got shape {tuple(attention_mask.shape)}"
     )
+
+
+def _cut(part: Any, *ranges: tuple) -> Any:
+    if part is None:
+        return None
+    whole = [length == 1 for length in part.shape]  # such an axis is broadcast, never cut
+    starts = [0 if one else start for one, (start, _) in zip(whole, ranges, strict=True)]
+    sizes = [1 if one else size for one, (_, size) in zip(whole, ranges, strict=True)]
+    return ops.slice(part, starts, sizes)
 
 
 def _boolean(mask: Any) -> Any:

@@ -56,8 +56,7 @@ class ALiBi(keras.layers.Layer):
 
     def bias(self) -> biases.PositionBias:
         """The bias as a function of positions, for `keras_attn.ops.attention`."""
-        slopes = keras.ops.convert_to_tensor(biases.alibi_slopes(self.num_heads))
-        return biases.PositionBias(biases.alibi, (slopes,))
+        return biases.PositionBias(biases.alibi, (biases.alibi_slopes(self.num_heads),))
 
     def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
         """Float32 `[N, T, S]`."""

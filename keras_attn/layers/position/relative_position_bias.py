@@ -82,7 +82,7 @@ class RelativePositionBias(keras.layers.Layer):
 
     def bias(self) -> biases.PositionBias:
         """The bias as a function of positions, for `keras_attn.ops.attention`."""
-        table = keras.ops.convert_to_tensor(self.table)
+        table = keras.ops.transpose(self.table)  # [N, buckets]: a kernel may want a few heads only
         return biases.PositionBias(self._evaluate, (table,))
 
     def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
@@ -108,4 +108,4 @@ class RelativePositionBias(keras.layers.Layer):
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )  # [T, S]
-        return keras.ops.transpose(keras.ops.take(table, buckets, axis=0), (2, 0, 1))  # [N, T, S]
+        return keras.ops.take(table, buckets, axis=1)  # [N, T, S]

@@ -27,6 +27,7 @@ class Request:
     bias: Any
     dropout: float
     weights: bool
+    block_size: int | None
 
     @classmethod
     def of(cls, query: Any, key: Any, value: Any, **asked: Any) -> "Request":
@@ -64,10 +65,17 @@ class Kernel:
 # In order of preference; the reference kernel does everything and comes last.
 KERNELS = (
     Kernel(
+        name="chunked",
+        module="chunked_tf",
+        backends=("tensorflow",),
+        refusal=lambda request: "it never has the weights" if request.weights else None,
+        preferred=lambda request: False,
+    ),
+    Kernel(
         name="reference",
         module="reference",
         backends=("tensorflow", "jax", "torch"),
-        refusal=lambda request: None,
+        refusal=lambda request: "it has no blocks" if request.block_size else None,
         preferred=lambda request: True,
     ),
 )

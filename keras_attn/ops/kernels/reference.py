@@ -28,6 +28,7 @@ def attention(
     dropout: float,
     seed: Any,
     return_weights: bool,
+    block_size: None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T x S."""
     query_length, key_length = ops.shape(query)[1], ops.shape(key)[1]

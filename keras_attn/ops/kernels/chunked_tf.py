@@ -1,0 +1,125 @@
+"""Exact attention on TensorFlow in memory linear in length, forward and backward.
+
+The matrix of logits is never whole: a loop walks over tiles of a few heads and a block of query
+rows, each with all the keys that its mask leaves. The backward pass computes each tile again, so
+that between the passes only the context is kept.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, G heads in a
+group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r rows, s keys.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_attn.ops.kernels.bias_tiles_tf import add_rows, bias_of
+from keras_attn.ops.kernels.plan_tf import Plan, Span
+from keras_attn.ops.kernels.tiles_tf import Tile
+from keras_attn.ops.masks import AttentionMask
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: AttentionMask,
+    bias: Any,
+    scale: float,
+    dropout: float,
+    seed: Any,
+    return_weights: bool,
+    block_size: int | None,
+) -> Any:
+    """See `keras_attn.ops.attention`; memory grows with T + S."""
+    bias = bias_of(bias)
+    inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value, *bias.parameters)]
+    numbers = {"scale": scale, "dropout": dropout, "seed": seed}
+    plan = Plan.of(*inputs[:2], mask=mask, bias=bias, block_size=block_size, **numbers)
+
+    @tf.custom_gradient
+    def run(*inputs: Any) -> tuple:
+        context = _forward(plan, *inputs)
+
+        def gradient(d_context: Any) -> tuple:
+            return _once(lambda given: _backward(plan, given, context, *inputs))(d_context)
+
+        return context, gradient
+
+    return run(*inputs)
+
+
+def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:
+    def span(index: Any, carry: tuple) -> tuple:
+        span = Span(plan, index, key, value)
+
+        def block(index: Any, carry: tuple) -> tuple:
+            context = Tile(span, index, query, parameters).context()
+            return carry, (tf.cast(context, query.dtype),)
+
+        _, (context,) = _loop(plan.blocks, block, (), (query.dtype,))
+        return carry, (plan.join(context),)
+
+    _, (context,) = _loop(plan.spans, span, (), (query.dtype,))
+    return plan.assemble(context)  # [B, T, N, Hv]
+
+
+def _backward(
+    plan: Plan, d_context: Any, context: Any, query: Any, key: Any, value: Any, *parameters: Any
+) -> tuple:
+    def span(index: Any, d_parameters: tuple) -> tuple:
+        span = Span(plan, index, key, value)
+
+        def block(index: Any, carry: tuple) -> tuple:
+            d_key, d_value, d_parameters = carry
+            tile = Tile(span, index, query, parameters)
+            d_query, more_key, more_value, d_logits = tile.gradients(d_context, context)
+            d_key = add_rows(d_key, tile.key_rows, more_key)
+            d_value = add_rows(d_value, tile.key_rows, more_value)
+            d_parameters = plan.bias.accumulate(d_parameters, tile, parameters, d_logits)
+            return (d_key, d_value, d_parameters), (tf.cast(d_query, query.dtype),)
+
+        start = (span.zeros(key), span.zeros(value), d_parameters)
+        carry, (d_query,) = _loop(plan.blocks, block, start, (query.dtype,))
+        d_key, d_value, d_parameters = carry
+        d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
+        return d_parameters, (plan.join(d_query), span.unfold(d_key), span.unfold(d_value))
+
+    dtypes = (query.dtype, key.dtype, value.dtype)
+    d_parameters, parts = _loop(plan.spans, span, plan.bias.zeros(parameters), dtypes)
+    d_parameters = (
+        tf.reshape(tf.cast(gradient, parameter.dtype), tf.shape(parameter))
+        for gradient, parameter in zip(d_parameters, parameters, strict=True)
+    )
+    return (*map(plan.assemble, parts), *d_parameters)
+
+
+def _loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+    """Run `carry, outputs = step(index, carry)` and stack the outputs of all steps."""
+    arrays = tuple(tf.TensorArray(dtype, size=count) for dtype in dtypes)
+
+    def body(index: Any, carry: tuple, arrays: tuple) -> tuple:
+        carry, outputs = step(index, carry)
+        arrays = tuple(
+            array.write(index, output) for array, output in zip(arrays, outputs, strict=True)
+        )
+        return index + 1, carry, arrays
+
+    # One tile at a time: more in flight would multiply the memory and share the same cores.
+    _, carry, arrays = tf.while_loop(
+        lambda index, *_: index < count, body, (0, carry, arrays), parallel_iterations=1
+    )
+    return carry, tuple(array.stack() for array in arrays)
+
+
+def _once(backward: Callable) -> Callable:
+    """`backward`, which says why it has no gradient itself."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            "the chunked attention kernel has no second-order gradient on TensorFlow; "
+            'give `kernel="reference"` where one is needed'
+        )
+
+    return tf.custom_gradient(lambda d_context: (backward(d_context), refuse))

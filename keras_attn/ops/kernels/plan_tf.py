@@ -1,0 +1,156 @@
+"""How `chunked_tf` cuts one call into tiles.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, G heads in a
+group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r rows, s keys.
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from keras_attn.ops.masks import AttentionMask
+
+ROWS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How one call is cut into tiles, and all that is the same in every tile.
+
+    Where `fixed`, as XLA needs it, all tiles have one size and may hold masked keys.
+    """
+
+    mask: AttentionMask
+    bias: Any
+    scale: float
+    dropout: float
+    seed: Any
+    batch: Any
+    length: Any
+    keys: Any
+    group: int
+    runs: int
+    heads: int
+    rows: Any
+    fixed: bool
+
+    @classmethod
+    def of(cls, query: Any, key: Any, *, block_size: int | None, **asked: Any) -> "Plan":
+        """The plan for these tensors; the blocks fit the shapes unless given."""
+        length, group = size(query, 1), query.shape[2] // key.shape[2]
+        heads = 2 if key.shape[2] % 2 == 0 and group == 1 else 1
+        return cls(
+            batch=size(query, 0),
+            length=length,
+            keys=size(key, 1),
+            group=group,
+            runs=key.shape[2] // heads,
+            heads=heads,
+            rows=_least(length, block_size or max(ROWS // (group * heads), 1)),
+            fixed=GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()),
+            **asked,
+        )
+
+    @property
+    def spans(self) -> Any:
+        """How many runs of heads there are in the whole batch."""
+        return self.batch * self.runs
+
+    @property
+    def blocks(self) -> Any:
+        """How many blocks of rows; the last one is moved up to end with the query."""
+        return (self.length + self.rows - 1) // self.rows
+
+    def join(self, blocks: Any) -> Any:
+        """`[T, ...]` from stacked blocks `[blocks, r, ...]`, whose last one overlaps."""
+        whole = tf.reshape(blocks[:-1], (-1, *blocks.shape[2:]))
+        rest = self.length - (self.blocks - 1) * self.rows
+        return tf.concat([whole, blocks[-1, self.rows - rest :]], 0)
+
+    def assemble(self, spans: Any) -> Any:
+        """`[B, L, heads, width]` from stacked spans `[B runs, L, heads / runs, width]`."""
+        length, heads, width = size(spans, 1), spans.shape[2], spans.shape[3]
+        spans = tf.reshape(spans, (self.batch, self.runs, length, heads, width))
+        spans = tf.transpose(spans, (0, 2, 1, 3, 4))
+        return tf.reshape(spans, (self.batch, length, self.runs * heads, width))
+
+
+class Span:
+    """A run of key/value heads in one row of the batch, heads first."""
+
+    def __init__(self, plan: Plan, index: Any, key: Any, value: Any) -> None:
+        self.plan = plan
+        self.index = index
+        self.batch = index // plan.runs
+        self.head = index % plan.runs * plan.heads
+        self.key = self._heads_first(key)  # [k, S, H]
+        self.value = self._heads_first(value)  # [k, S, Hv]
+
+    def zeros(self, like: Any) -> Any:
+        """An accumulator for the gradient of these keys or values, `[k S, H]`."""
+        return tf.zeros((self.plan.heads * self.plan.keys, like.shape[-1]), "float32")
+
+    def unfold(self, gradient: Any) -> Any:
+        """`[S, k, H]` from an accumulator."""
+        shape = (self.plan.heads, self.plan.keys, gradient.shape[-1])
+        return tf.transpose(tf.reshape(gradient, shape), (1, 0, 2))
+
+    def _heads_first(self, tensor: Any) -> Any:
+        shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])
+        part = tf.slice(tensor, (self.batch, 0, self.head, 0), shape)[0]
+        return tf.transpose(product_type(part), (1, 0, 2))
+
+
+def size(tensor: Any, axis: int) -> Any:
+    """The length of an axis, an int where it is known."""
+    length = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if length is None else length
+
+
+def product_type(tensor: Any) -> Any:
+    """The tensor in the type of the products; there are no fast ones in float16 on a CPU."""
+    return tf.cast(tensor, "float32") if tensor.dtype == tf.float16 else tensor
+
+
+def key_range(span: Span, row: Any) -> tuple:
+    """The first key that the block of rows from `row` may see, and how many there are."""
+    plan, mask = span.plan, span.plan.mask
+    first = row + mask.query_offset
+    if plan.fixed and mask.window is not None:
+        band = plan.rows + (mask.window if mask.causal else 2 * mask.window)
+        count = _least(plan.keys, band)
+        return tf.clip_by_value(first - mask.window, 0, plan.keys - count), count
+    start, stop = 0, plan.keys
+    if plan.fixed:
+        return start, stop
+    if mask.causal:
+        stop = tf.minimum(stop, first + plan.rows)
+    if mask.window is not None:
+        start = tf.maximum(start, first - mask.window)
+        stop = tf.minimum(stop, first + plan.rows + mask.window)
+    if mask.query_sequence_ids is not None:
+        near, far = _range_of_ids(span, row)
+        start, stop = tf.maximum(start, near), tf.minimum(stop, far)
+    if stop is plan.keys:
+        return start, stop
+    start = tf.minimum(start, plan.keys)
+    return start, tf.maximum(stop - start, 0)
+
+
+def _range_of_ids(span: Span, row: Any) -> tuple:
+    """From the first to the last key whose id lies between the smallest and largest of the rows."""
+    plan = span.plan
+    block = plan.mask.block((span.batch, 1), (0, 1), (row, plan.rows), (0, plan.keys))
+    rows, keys = block.query_sequence_ids, block.key_sequence_ids[0]
+    inside = (keys >= tf.reduce_min(rows)) & (keys <= tf.reduce_max(rows))
+    found = tf.where(inside, tf.range(plan.keys), -1)
+    last = tf.reduce_max(found)
+    return tf.where(last < 0, 0, tf.argmax(inside, output_type=tf.int32)), last + 1
+
+
+def _least(first: Any, second: Any) -> Any:
+    if isinstance(first, int) and isinstance(second, int):
+        return min(first, second)
+    return tf.minimum(first, second)
