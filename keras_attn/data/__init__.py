@@ -1,0 +1,31 @@
+"""Text to tensors with tf.data and tensorflow-text, inside the graph, so that export reuses it."""
+
+from keras_attn.data.documents import (
+    read_documents,
+    read_table,
+    split_documents,
+    table_documents,
+    tokenize_documents,
+)
+from keras_attn.data.masked_lm import TokenMasker
+from keras_attn.data.packing import pack
+from keras_attn.data.pipelines import pretraining_dataset, rows_of
+from keras_attn.data.sentence_pairs import SentencePairs
+from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
+
+__all__ = [
+    "BertTokenizer",
+    "SentencePairs",
+    "TokenMasker",
+    "pack",
+    "pretraining_dataset",
+    "read_documents",
+    "read_table",
+    "read_vocabulary",
+    "rows_of",
+    "split_documents",
+    "table_documents",
+    "tokenize_documents",
+    "train_vocabulary",
+]

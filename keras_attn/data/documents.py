@@ -1,0 +1,181 @@
+"""Files to documents, documents to ids: a document is a list of paragraphs."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from keras_attn.data._imports import tf
+from keras_attn.data.tokenizer import BertTokenizer
+
+Path = str | os.PathLike
+Item = TypeVar("Item")
+
+
+def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
+    """Reads UTF-8 text: a line is a paragraph, a blank line or a new file begins a document.
+
+    Args:
+        paths: a file, or several; a name that ends in .gz is decompressed.
+
+    Returns:
+        The documents in order, each a list of paragraphs without surrounding white space.
+
+    Raises:
+        ValueError: if a file holds no text or is not UTF-8; the message names file and line.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    documents = []
+    for path in paths:
+        before = len(documents)
+        paragraphs: list[str] = []
+        for _, line in _lines(path):
+            if line.strip():
+                paragraphs.append(line.strip())
+            elif paragraphs:
+                documents.append(paragraphs)
+                paragraphs = []
+        if paragraphs:
+            documents.append(paragraphs)
+        if len(documents) == before:
+            raise ValueError(f"`paths` must be files with text, got {os.fspath(path)} without any")
+    return documents
+
+
+def read_table(path: Path) -> dict[str, list[str]]:
+    """Reads a UTF-8 table, tab-separated, its first line the names of the columns.
+
+    Args:
+        path: the file; a name that ends in .gz is decompressed.
+
+    Returns:
+        The cells of each column, by its name.
+
+    Raises:
+        ValueError: if the file is empty, is not UTF-8, or a line has more or fewer cells than
+            the first; the message names file and line.
+    """
+    lines = _lines(path)
+    _, header = next(lines, (0, ""))
+    if not header.strip():
+        raise ValueError(f"`path` must be a table with a header line, got {os.fspath(path)} empty")
+    names = header.split("\t")
+    columns: list[list[str]] = [[] for _ in names]
+    for number, line in lines:
+        cells = line.split("\t")
+        if len(cells) != len(names):
+            raise ValueError(
+                f"`path` must have {len(names)} columns in every line, "
+                f"got {os.fspath(path)} whose line {number} has {len(cells)}"
+            )
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell)
+    return dict(zip(names, columns, strict=True))
+
+
+def table_documents(
+    table: dict[str, list[str]], *columns: str, by: str = "document"
+) -> dict[str, list]:
+    """Groups the rows of a table into documents.
+
+    Args:
+        table: from `read_table`.
+        columns: one name for paragraphs, several for aligned ones, such as "en", "de" for
+            translation pairs. Rows that lack one of them are left out.
+        by: the column with the document's name.
+
+    Returns:
+        The documents by name, in order: a list of strings each, or, for several columns, of
+        tuples of strings. Documents without a row are left out.
+
+    Raises:
+        ValueError: if the table has no such column.
+
+    Example:
+    >>> table = {"document": ["p", "p", "q"], "en": ["a", "b", "c"], "de": ["A", "", "C"]}
+    >>> table_documents(table, "en")
+    {'p': ['a', 'b'], 'q': ['c']}
+    >>> table_documents(table, "en", "de")
+    {'p': [('a', 'A')], 'q': [('c', 'C')]}
+    """
+    for name in (by, *columns):
+        if name not in table:
+            raise ValueError(f"`columns` must be among {', '.join(table)}, got {name!r}")
+    documents: dict[str, list] = {}
+    for document, *cells in zip(table[by], *(table[name] for name in columns), strict=True):
+        if all(cells):
+            row = cells[0] if len(columns) == 1 else tuple(cells)
+            documents.setdefault(document, []).append(row)
+    return documents
+
+
+def split_documents(
+    documents: Sequence[Item], held_out: float = 0.05, seed: int = 0
+) -> tuple[list[Item], list[Item]]:
+    """Splits at random into documents for training and documents never seen in it.
+
+    Args:
+        documents: any items.
+        held_out: the share to hold out, rounded; at least one item on each side.
+        seed: an integer; the same seed gives the same split.
+
+    Returns:
+        The training items and the held-out items, both in the order that they came in.
+
+    Raises:
+        ValueError: if `held_out` is not between 0 and 1 or there are fewer than two items.
+
+    Example:
+    >>> training, held_out = split_documents(list("abcdef"), held_out=1 / 3, seed=7)
+    >>> len(training), len(held_out), sorted(training + held_out) == list("abcdef")
+    (4, 2, True)
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must be between 0 and 1, got {held_out}")
+    total = len(documents)
+    if total < 2:
+        raise ValueError(f"`documents` must hold two documents or more, got {total}")
+    count = min(max(1, round(total * held_out)), total - 1)
+    chosen = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
+    return (
+        [document for index, document in enumerate(documents) if index not in chosen],
+        [document for index, document in enumerate(documents) if index in chosen],
+    )
+
+
+def tokenize_documents(
+    documents: Sequence[Sequence[str]], tokenizer: BertTokenizer
+) -> tf.RaggedTensor:
+    """The ids of all documents: int32, ragged [documents, (paragraphs), (pieces)].
+
+    Paragraphs that give no piece (nothing but control characters) are left out.
+    """
+    paragraphs = [paragraph for document in documents for paragraph in document]
+    # In chunks: the strings on the way to the ids take many times the memory of the ids.
+    chunks = [
+        tokenizer(paragraphs[start : start + 4096]) for start in range(0, len(paragraphs), 4096)
+    ]
+    ids = tf.concat(chunks, axis=0)
+    full = ids.row_lengths() > 0
+    documents = tf.RaggedTensor.from_row_lengths(full, [len(document) for document in documents])
+    kept = tf.reduce_sum(tf.cast(documents, tf.int64), axis=1)
+    return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(ids, full), kept)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbers and the text of the lines, each decoded for itself so that errors name it."""
+    with gzip.open(path) if os.fspath(path).endswith(".gz") else open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"text must be UTF-8, got {os.fspath(path)} "
+                    f"whose line {number} is not ({error.reason})"
+                ) from error
+            yield number, text.rstrip("\r\n")

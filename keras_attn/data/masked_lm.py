@@ -1,0 +1,163 @@
+"""The masked language model's examples: which pieces to hide, behind what, and the answers.
+
+B batch, L row length, P most predictions in a row, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_attn.data._imports import tf
+from keras_attn.data.random import uniform
+from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.vocabulary import is_continuation
+
+
+class TokenMasker:
+    """Hides some pieces of each row, in the graph, as a pure function of the row and its seed.
+
+    Of a row's n candidates (every piece but [PAD], [CLS], [SEP], [MASK]),
+    max(1, floor(rate * n + 1/2)), at most P, are chosen uniformly. Of the chosen, on average
+    80 % become [MASK], 10 % a random piece that is not a special token, 10 % stay as they are.
+    With `whole_word`, words are taken in random order, each whole; one that would exceed the
+    number is passed over, so that fewer may be chosen.
+
+    Args:
+        tokenizer: whose vocabulary it is.
+        max_predictions: P.
+        rate: the share of candidates to choose.
+        whole_word: whether pieces with "##" are chosen together with the word before them.
+
+    Call arguments:
+        token_ids: int32 [B, L].
+        seeds: integers [B, 2], a seed for each row; `tf.random.split(seed, B)` makes them of one.
+
+    Returns:
+        A dict: `token_ids` int32 [B, L], with the masks applied; `masked_positions` int32
+        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the pieces that stood there, then
+        [PAD]; `masked_weights` float32 [B, P], 1 at a prediction, then 0.
+
+    Raises:
+        ValueError: if `rate` or `max_predictions` is out of range.
+
+    Example:
+    >>> from keras_attn.data import BertTokenizer
+    >>> specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    >>> masker = TokenMasker(BertTokenizer([*specials, "a", "b"]), max_predictions=2)
+    >>> masked = masker([[2, 5, 6, 3, 0]], seeds=[[1, 2]])
+    >>> masked["masked_weights"].numpy().tolist()
+    [[1.0, 0.0]]
+
+    Reference: Devlin et al. 2018, "BERT", section 3.1 and appendix A.1,
+    https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(
+        self,
+        tokenizer: BertTokenizer,
+        max_predictions: int,
+        rate: float = 0.15,
+        whole_word: bool = False,
+    ):
+        if not 0 < rate <= 1:
+            raise ValueError(f"`rate` must be in (0, 1], got {rate}")
+        if max_predictions < 1:
+            raise ValueError(f"`max_predictions` must be at least 1, got {max_predictions}")
+        self.max_predictions = max_predictions
+        self.rate = rate
+        self.whole_word = whole_word
+        vocabulary = tokenizer.vocabulary
+        never = [tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+        self._pad_id, self._mask_id = tokenizer.pad_id, tokenizer.mask_id
+        self._is_candidate = np.full(len(vocabulary), True)
+        self._is_candidate[never] = False
+        self._continues = np.array(is_continuation(vocabulary))
+        self._ordinary_ids = np.setdiff1d(
+            np.arange(len(vocabulary), dtype="int32"), [*never, tokenizer.unk_id]
+        )
+
+    def __call__(self, token_ids: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        token_ids = tf.convert_to_tensor(token_ids, tf.int32)
+        length, most = tf.shape(token_ids)[1], self.max_predictions
+        draws = uniform(seeds, length + 2 * most)
+        order, action, replacement = tf.split(draws, [length, most, most], axis=1)
+        action = tf.ensure_shape(action, [None, most])
+        replacement = tf.ensure_shape(replacement, [None, most])
+
+        chosen = self._choose(token_ids, order)  # [B, L]
+        positions, weights = _first_true(chosen, most)  # [B, P]
+        masked_ids = tf.gather(token_ids, positions, batch_dims=1)
+        pick = tf.cast(replacement * len(self._ordinary_ids), tf.int32)
+        hidden = tf.where(action < 0.9, tf.gather(self._ordinary_ids, pick), masked_ids)
+        hidden = tf.where(action < 0.8, self._mask_id, hidden)
+        rows = tf.where(weights)[:, 0]
+        where = tf.stack([tf.cast(rows, tf.int32), tf.boolean_mask(positions, weights)], axis=1)
+        return {
+            "token_ids": tf.tensor_scatter_nd_update(
+                token_ids, where, tf.boolean_mask(hidden, weights)
+            ),
+            "masked_positions": positions,
+            "masked_ids": tf.where(weights, masked_ids, self._pad_id),
+            "masked_weights": tf.cast(weights, tf.float32),
+        }
+
+    def _choose(self, token_ids: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+        """Which pieces to hide; one piece is a word of its own unless words are whole."""
+        candidate = tf.gather(self._is_candidate, token_ids)  # [B, L]
+        count = tf.reduce_sum(tf.cast(candidate, tf.int32), axis=1)
+        wanted = tf.cast(tf.floor(self.rate * tf.cast(count, tf.float32) + 0.5), tf.int32)
+        wanted = tf.minimum(tf.maximum(wanted, 1), self.max_predictions)
+        starts = candidate
+        if self.whole_word:
+            after_word = tf.pad(candidate[:, :-1], [[0, 0], [1, 0]])
+            starts &= ~(tf.gather(self._continues, token_ids) & after_word)
+        word = tf.maximum(tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1, 0)  # [B, L]
+        sizes = _count_per_row(word, candidate)  # [B, words = L]
+        chosen = _choose_words(sizes, order, wanted)
+        return tf.gather(chosen, word, batch_dims=1) & candidate
+
+
+def _count_per_row(word: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
+    shape = tf.shape(word)
+    flat = word + tf.range(shape[0])[:, None] * shape[1]
+    sums = tf.math.unsorted_segment_sum(
+        tf.reshape(tf.cast(counted, tf.int32), [-1]), tf.reshape(flat, [-1]), shape[0] * shape[1]
+    )
+    return tf.reshape(sums, shape)
+
+
+def _choose_words(sizes: tf.Tensor, order: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """Takes words in the order of `order` while the sizes of the taken fit into `wanted`.
+
+    Each turn takes words up to the first that does not fit. That one is then too large for the
+    room that is left, the next turn goes on behind it, and the result is that of going word by
+    word.
+    """
+    in_order = tf.argsort(order, axis=1, stable=True)
+    sizes = tf.gather(sizes, in_order, batch_dims=1)
+
+    def fits(taken: tf.Tensor) -> tf.Tensor:
+        room = wanted - tf.reduce_sum(tf.where(taken, sizes, 0), axis=1)
+        return ~taken & (sizes > 0) & (sizes <= room[:, None])
+
+    def turn(taken: tf.Tensor) -> tuple[tf.Tensor]:
+        open_words = fits(taken)
+        used = tf.reduce_sum(tf.where(taken, sizes, 0), axis=1, keepdims=True)
+        used += tf.cumsum(tf.where(open_words, sizes, 0), axis=1)
+        return (taken | (open_words & (used <= wanted[:, None])),)
+
+    (taken,) = tf.while_loop(
+        lambda taken: tf.reduce_any(fits(taken)), turn, [tf.zeros_like(sizes, tf.bool)]
+    )
+    return tf.gather(taken, tf.argsort(in_order, axis=1), batch_dims=1)
+
+
+def _first_true(chosen: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The positions of the True in each row, ascending, and which of the `most` are real."""
+    length = tf.shape(chosen)[1]
+    keys = tf.where(chosen, tf.range(length)[None], length)
+    keys = tf.pad(keys, [[0, 0], [0, most]], constant_values=0)
+    beyond = tf.range(tf.shape(keys)[1])[None] >= length
+    keys = tf.sort(tf.where(beyond, length, keys), axis=1)[:, :most]
+    real = keys < length
+    return tf.where(real, keys, 0), real

@@ -1,0 +1,116 @@
+"""Rows of a fixed width from ragged segments, with operations that old servers know.
+
+B batch, T pieces of a segment (ragged), L row length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from keras_attn.data._imports import tf
+
+
+def pack(
+    segments: Sequence[tf.RaggedTensor],
+    *,
+    length: int,
+    cls_id: int,
+    sep_id: int,
+    pad_id: int,
+    pad_to_length: bool = True,
+) -> dict[str, tf.Tensor]:
+    """Makes BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
+
+    Where the segments are too long together, the longest loses its last piece until they fit;
+    of two equally long ones, the later.
+
+    Args:
+        segments: one or more ragged [B, (T)] of integer ids.
+        length: the most pieces in a row, L.
+        cls_id, sep_id, pad_id: the ids of [CLS], [SEP] and [PAD].
+        pad_to_length: False makes the rows only as wide as the longest of the batch, which
+            is less work for a server on short requests.
+
+    Returns:
+        A dict of [B, L] tensors: `token_ids` int32; `segment_ids` int32, the number of the
+        segment with its [SEP] ([CLS] and padding: 0); `padding_mask` bool, True at pieces.
+
+    Raises:
+        ValueError: if there is no segment, or `length` leaves no room for a piece of each.
+
+    Example:
+    >>> a = tf.ragged.constant([[5, 6, 7, 8], [5]], dtype=tf.int32)
+    >>> b = tf.ragged.constant([[9, 10], [11]], dtype=tf.int32)
+    >>> row = pack([a, b], length=7, cls_id=2, sep_id=3, pad_id=0)
+    >>> row["token_ids"].numpy().tolist()
+    [[2, 5, 6, 3, 9, 10, 3], [2, 5, 3, 11, 3, 0, 0]]
+
+    Reference: Devlin et al. 2018, "BERT", section 3 and figure 2,
+    https://arxiv.org/abs/1810.04805
+    """
+    if not segments:
+        raise ValueError("`segments` must hold one segment or more, got none")
+    least = 1 + 2 * len(segments)
+    if length < least:
+        raise ValueError(
+            f"`length` must be at least {least} for {len(segments)} segments, got {length}"
+        )
+    segments = [tf.cast(segment, tf.int32) for segment in segments]
+    segments = trim(segments, length - 1 - len(segments))
+    rows = segments[0].nrows()
+    cls = tf.fill([rows, 1], cls_id)
+    sep = tf.fill([rows, 1], sep_id)
+    parts, numbers = [cls], [tf.zeros_like(cls)]
+    for number, segment in enumerate(segments):
+        parts += [segment, sep]
+        numbers += [tf.fill([rows, 1], number), tf.ones_like(segment) * number]
+    token_ids = tf.concat(parts, axis=1)  # [B, (L)]
+    segment_ids = tf.concat(numbers, axis=1)
+    shape = [None, length if pad_to_length else None]
+    return {
+        "token_ids": token_ids.to_tensor(pad_id, shape=shape),  # [B, L]
+        "segment_ids": segment_ids.to_tensor(0, shape=shape),
+        "padding_mask": tf.ones_like(token_ids, tf.bool).to_tensor(False, shape=shape),
+    }
+
+
+def trim(segments: Sequence[tf.RaggedTensor], room: int) -> list[tf.RaggedTensor]:
+    """Cuts the ends of the longest segments so that each row has at most `room` pieces."""
+    lengths = tf.stack([segment.row_lengths() for segment in segments], axis=1)  # [B, segments]
+    kept = tf.unstack(_fair_shares(lengths, room), axis=1)
+    trimmed = []
+    for segment, share in zip(segments, kept, strict=True):
+        row = segment.value_rowids()
+        column = tf.range(tf.size(row, tf.int64)) - tf.gather(segment.row_starts(), row)
+        values = tf.boolean_mask(segment.values, column < tf.gather(share, row))
+        trimmed.append(tf.RaggedTensor.from_row_lengths(values, share, validate=False))
+    return trimmed
+
+
+def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str) -> None:
+    """Raises a ValueError if eager `ids` leave the vocabulary; a graph cannot know."""
+    flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else tf.reshape(ids, [-1])
+    if not hasattr(flat, "numpy") or not len(flat):
+        return
+    for extreme in (int(tf.reduce_min(flat)), int(tf.reduce_max(flat))):
+        if not 0 <= extreme < vocabulary_size:
+            raise ValueError(
+                f"`{name}` must be ids below the vocabulary's size {vocabulary_size}, got {extreme}"
+            )
+
+
+def _fair_shares(lengths: tf.Tensor, room: int) -> tf.Tensor:
+    """How many pieces each segment keeps: min(length, level), the level as high as room allows.
+
+    sum(min(length, level)) is the least, over k, of (sum of the k shortest) + (S - k) * level:
+    the level is the greatest that keeps one of these within the room.
+    """
+    count = lengths.shape[1]
+    shortest = tf.cumsum(tf.sort(lengths, axis=1), axis=1, exclusive=True)  # [B, segments]
+    sharers = tf.range(count, 0, -1, dtype=lengths.dtype)
+    level = tf.reduce_max((room - shortest) // sharers, axis=1, keepdims=True)
+    longer = lengths > level
+    left = room - tf.reduce_sum(tf.minimum(lengths, level), axis=1, keepdims=True)
+    # What the division leaves over goes one by one to the first segments that want more.
+    extra = longer & (tf.cumsum(tf.cast(longer, lengths.dtype), axis=1) <= left)
+    return tf.minimum(lengths, level) + tf.cast(extra, lengths.dtype)

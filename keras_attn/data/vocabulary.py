@@ -1,0 +1,159 @@
+"""WordPiece vocabularies: train one, read one, and the checks that every one passes."""
+
+import collections
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTINUATION = "##"
+
+
+def train_vocabulary(
+    texts: Iterable[str], size: int, lowercase: bool = True, progress: bool = True
+) -> list[str]:
+    """Trains a WordPiece vocabulary with the package `tokenizers`.
+
+    The same texts give the same vocabulary on every run, in whatever order they come. The
+    commonest characters come in, in their two forms (at a word's start and, with ##, inside) at
+    most as many as half of `size` each; the rest are pieces merged by frequency.
+
+    Args:
+        texts: strings, read once; a generator or an open text file will do.
+        size: the number of pieces, special tokens included. A small corpus may give fewer.
+        lowercase: as in `BertTokenizer`.
+        progress: whether to draw the trainer's progress bar on stderr.
+
+    Returns:
+        The pieces: "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" as ids 0 to 4, then single
+        characters, then merged pieces in the order in which they were learned.
+
+    Raises:
+        ValueError: if `texts` holds no text or `size` leaves no room for pieces.
+        TypeError: if `texts` is a single string.
+
+    Example:
+    >>> vocabulary = train_vocabulary(["low lower lowest"] * 9, size=20, progress=False)
+    >>> vocabulary[5:]
+    ['e', 'l', 'o', 'r', 's', 't', 'w', '##e', '##o', '##r', '##s', '##t', '##w', 'lo', 'low']
+
+    Reference: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
+    """
+    import tokenizers
+
+    if isinstance(texts, str):
+        raise TypeError("`texts` must be an iterable of strings, got one string")
+    if size <= len(SPECIAL_TOKENS):
+        raise ValueError(
+            f"`size` must be greater than the {len(SPECIAL_TOKENS)} special tokens, got {size}"
+        )
+    words = _count_words(texts, lowercase)
+    if not words:
+        raise ValueError("`texts` must hold at least one word, got none")
+    alphabet, continuations = _characters(words, limit=(size - len(SPECIAL_TOKENS)) // 2)
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=size,
+        # The trainer numbers the ## characters in the order of a randomly seeded hash map and
+        # breaks ties between merges by these numbers: naming them here makes it deterministic.
+        special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
+        limit_alphabet=len(alphabet),
+        min_frequency=2,
+        continuing_subword_prefix=CONTINUATION,
+        show_progress=progress,
+    )
+    tokenizer.train_from_iterator(_repeat(words), trainer)
+    ids = tokenizer.get_vocab(with_added_tokens=False)
+    return sorted(ids, key=ids.get)
+
+
+def read_vocabulary(path: str | os.PathLike) -> list[str]:
+    """Reads a vocab.txt: UTF-8, one piece a line, the id is the line's number from 0.
+
+    Raises:
+        ValueError: if the file is not UTF-8; the message names the file and the line.
+    """
+    with open(path, "rb") as file:
+        lines = file.read().removesuffix(b"\n").split(b"\n")
+    pieces = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            pieces.append(line.removesuffix(b"\r").decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`vocabulary` must be a UTF-8 file, got {os.fspath(path)} "
+                f"whose line {number} is not ({error.reason})"
+            ) from error
+    return [] if pieces == [""] else pieces
+
+
+def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
+    """Raises a ValueError unless `vocabulary` has pieces, all different, and the special tokens."""
+    if not vocabulary:
+        raise ValueError(f"`vocabulary` must hold pieces, got {source} that is empty")
+    broken = [piece for piece in vocabulary if not piece or "\n" in piece]
+    if broken:
+        raise ValueError(
+            f"`vocabulary` must hold pieces that are neither empty nor broken over lines, "
+            f"got {source} with {broken[0]!r}"
+        )
+    missing = [token for token in SPECIAL_TOKENS if token not in set(vocabulary)]
+    if missing:
+        raise ValueError(
+            f"`vocabulary` must hold the special tokens {', '.join(SPECIAL_TOKENS)}, "
+            f"got {source} without {', '.join(missing)}"
+        )
+    if len(set(vocabulary)) < len(vocabulary):
+        counts = collections.Counter(vocabulary)
+        twice = [piece for piece, count in counts.items() if count > 1]
+        raise ValueError(
+            f"`vocabulary` must hold each piece once, got {source} "
+            f"with {len(twice)} pieces repeated: {', '.join(map(repr, twice[:5]))}"
+        )
+
+
+def is_continuation(vocabulary: Sequence[str]) -> list[bool]:
+    """Which pieces go on with the word of the piece before."""
+    return [piece.startswith(CONTINUATION) and piece != CONTINUATION for piece in vocabulary]
+
+
+def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
+    """Words and marks as BERT's basic tokenizer splits them, in alphabetical order."""
+    import tokenizers
+
+    normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=lowercase, strip_accents=lowercase, clean_text=True, handle_chinese_chars=True
+    )
+    splitter = tokenizers.pre_tokenizers.BertPreTokenizer()
+    chunks: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        chunks.update(normalizer.normalize_str(text).split())
+    words: collections.Counter[str] = collections.Counter()
+    for chunk, count in chunks.items():
+        for word, _ in splitter.pre_tokenize_str(chunk):
+            words[word] += count
+    return dict(sorted(words.items()))
+
+
+def _repeat(words: dict[str, int], at_most: int = 10_000) -> Iterator[str]:
+    for word, count in words.items():
+        for done in range(0, count, at_most):
+            yield " ".join([word] * min(at_most, count - done))
+
+
+def _characters(words: dict[str, int], limit: int) -> tuple[list[str], list[str]]:
+    """The `limit` commonest characters at a word's start and, with ##, inside; as two lists."""
+    counts: collections.Counter[str] = collections.Counter()
+    for word, count in words.items():
+        for character in _spelling(word):
+            counts[character] += count
+    kept = sorted(counts, key=lambda piece: (-counts[piece], piece))[:limit]
+    first = sorted({piece.removeprefix(CONTINUATION)[-1] for piece in kept})
+    return first, sorted(piece for piece in kept if len(piece) > 1)
+
+
+def _spelling(word: str) -> Iterator[str]:
+    yield word[0]
+    for character in word[1:]:
+        yield CONTINUATION + character
