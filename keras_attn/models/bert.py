@@ -9,6 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn.models.sizes import BERT_SIZES, BertSize, resolve
+from keras_attn.ops import activations
 
 
 def encoder(
@@ -68,7 +69,7 @@ def encoder(
             size.feed_forward_dim,
             dropout=size.dropout,
             attention_dropout=size.dropout,
-            activation=size.activation,
+            activation=activations.get(size.activation),
             norm_epsilon=size.norm_epsilon,
             window=window,
             kernel=kernel,
@@ -131,6 +132,7 @@ def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining")
     embedding, matrix = encoder.get_layer("embedding").output[:2]
     pooler = encoder.get_layer("pooler")
     head = layers.BertPretrainingHead(
+        activation=encoder.get_layer("block_0").activation,
         kernel_initializer=pooler.kernel_initializer.clone(),
         norm_epsilon=encoder.get_layer("embedding").norm_epsilon,
         dtype=pooler.dtype_policy,

@@ -2,7 +2,8 @@
 
 Each builder takes a model of `keras_attn.models.bert.encoder`, new or loaded, shares its layers,
 and gives a model with the encoder's inputs (multiple choice: one more axis). The head is the layer
-that carries the builder's name (a regressor's is "classifier"). Outputs are logits; compile with `from_logits=True`.
+that carries the builder's name (a regressor's is "classifier"). Outputs are logits: compile with
+`from_logits=True`.
 
 Letters: B batch, T length, C choices, P masked positions, V vocabulary, D model width.
 """
@@ -124,7 +125,7 @@ def multiple_choice(
     dropout: float = 0.1,
     name: str = "bert_multiple_choice",
 ) -> keras.Model:
-    """Which choice is right: logits `[B, C]`, from inputs `[B, C, T]`, each a question and a choice.
+    """Which choice is right: logits `[B, C]`, from inputs `[B, C, T]` of question and choice.
 
     Args:
         encoder: with output pooled_output.
@@ -166,7 +167,9 @@ def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Mo
     """
     embedding = encoder.get_layer("embedding")
     head = layers.MaskedLMHead(
-        norm_epsilon=embedding.norm_epsilon, **_options(encoder, "masked_lm")
+        activation=encoder.get_layer("block_0").activation,
+        norm_epsilon=embedding.norm_epsilon,
+        **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
     sequence = _output(encoder, "sequence_output")
@@ -175,7 +178,7 @@ def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Mo
 
 
 def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> keras.Model:
-    """Whether the second segment follows the first: logits `[B, 2]`, class 1 says that it does.
+    """Whether the second segment follows the first: logits `[B, 2]`, class 0 says that it does.
 
     Args:
         encoder: with output pooled_output.

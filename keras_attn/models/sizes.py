@@ -1,7 +1,7 @@
 """How large a model is: frozen records, by name."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Size = TypeVar("Size")
 
@@ -19,7 +19,7 @@ class BertSize:
     num_segments: int = 2
     dropout: float = 0.1
     norm_epsilon: float = 1e-12
-    activation: Any = "gelu"  # a name, or a function such as ops.activations.gelu_tanh
+    activation: str = "gelu"
     initializer_range: float = 0.02
 
 

@@ -1,5 +1,6 @@
-"""Activations that Keras has no name for."""
+"""Activations by name, with those that Keras has no name for."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,3 +15,12 @@ def gelu_tanh(inputs: Any) -> Any:
     Source: Hendrycks and Gimpel 2016, section 2.
     """
     return keras.activations.gelu(inputs, approximate=True)
+
+
+def get(name: str) -> Callable[[Any], Any]:
+    """The activation of that name: gelu_tanh, or any of Keras'.
+
+    Raises:
+        ValueError: Keras does not know it either.
+    """
+    return gelu_tanh if name == "gelu_tanh" else keras.activations.get(name)

@@ -3,8 +3,6 @@
 Letters: B batch, T length, D model width.
 """
 
-from typing import Any
-
 from keras_attn._register import register
 from keras_attn.layers.head.classification_head import ClassificationHead
 

@@ -1,0 +1,100 @@
+"""Named arrays, wherever they lie: safetensors files, a TensorFlow 1 checkpoint, a Keras model."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The arrays of a checkpoint; each is read only when asked for.
+
+    Args:
+        title: how error texts call it.
+        shapes: by name.
+        read: gives the array of a name.
+    """
+
+    title: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def of_weights(title: str, weights: Iterable[Any], depth: int = 0) -> Source:
+    """Keras weights, named by the last `depth` parts of their paths, or by all."""
+    named = {path(weight, depth): weight for weight in weights}
+    shapes = {name: tuple(weight.shape) for name, weight in named.items()}
+    return Source(title, shapes, lambda name: keras.ops.convert_to_numpy(named[name]))
+
+
+def path(weight: Any, depth: int = 0) -> str:
+    """The last `depth` parts of a weight's path, or all."""
+    return "/".join(weight.path.split("/")[-depth:])
+
+
+def of_safetensors(directory: Path) -> Source:
+    """model.safetensors, or the files that its index names.
+
+    Raises:
+        ValueError: a file that is missing, truncated or of another kind; it is named.
+    """
+    import safetensors
+
+    files = [directory / "model.safetensors"]
+    if (directory / INDEX).exists():
+        parts = read_json(directory / INDEX).get("weight_map", {})
+        files = [directory / name for name in sorted(set(parts.values()))]
+    homes, shapes = {}, {}
+    for file in files:
+        try:
+            handle = safetensors.safe_open(file, framework="np")
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{file} is no complete safetensors file: {error}") from error
+        for name in handle.keys():  # noqa: SIM118 (it is no mapping)
+            homes[name] = handle
+            shapes[name] = tuple(handle.get_slice(name).get_shape())
+    return Source(str(directory), shapes, lambda name: homes[name].get_tensor(name))
+
+
+def of_tensorflow(prefix: Path) -> Source:
+    """A checkpoint of TensorFlow 1: the files prefix.index and prefix.data-*.
+
+    Raises:
+        ValueError: a file that is missing, truncated or of another kind.
+    """
+    import tensorflow as tf
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return reader.get_tensor(name)
+        except tf.errors.OpError as error:
+            raise ValueError(f"{prefix} is corrupt at {name}: {error.message}") from error
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{prefix} is no complete TensorFlow checkpoint: {error}") from error
+    shapes = {name: tuple(s) for name, s in reader.get_variable_to_shape_map().items()}
+    return Source(str(prefix), shapes, read)
+
+
+def read_json(file: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: no file, or no JSON object in it; it is named.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
