@@ -1,0 +1,189 @@
+"""Training that goes on after a crash exactly as if there had been none."""
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+
+from keras_attn.training import state_file
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves all that `model.fit` changes, in mid-epoch too, and puts it back.
+
+    A file holds the weights, the optimizer's variables, the seed generators of dropout, the state
+    of the metrics, the logs of the epochs so far, and the number of batches taken from the data.
+    A resumed epoch is therefore one epoch: it takes only the batches that are left, its metrics
+    cover all of it, and it ends in validation and in the logs as it would have. The history that
+    `fit` returns is that of the whole run. On a CPU the weights end bit by bit the same, provided
+    that the backend's own arithmetic repeats itself.
+
+    The data must be an endless stream whose batch i depends on i alone, so that the stream can be
+    started at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
+    leave an epoch early), and `fit` must be given `steps_per_epoch`. What other callbacks remember
+    (the patience of EarlyStopping) is not saved. Put this callback last.
+
+    Args:
+        directory: where the files go; made if it does not exist.
+        every: how many batches lie between two files. Each epoch ends with a file in any case.
+        keep: how many files stay; the oldest go.
+
+    Raises:
+        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, or of
+            another model or optimizer; `fit` starts elsewhere than the restored file ended; the
+            directory holds files and `restore` was not called.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile
+    >>> inputs = keras.Input((3,))
+    >>> model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(inputs)))
+    >>> model.compile("adam", "mse")
+    >>> def batches(step):  # batch i is a function of i
+    ...     while True:
+    ...         yield np.full((2, 3), step, "float32"), np.ones((2, 1), "float32")
+    ...         step += 1
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     for epochs in (1, 3):  # the second fit goes on where the first ended
+    ...         checkpoint = TrainingCheckpoint(directory, every=2)
+    ...         step = checkpoint.restore(model, next(batches(0)))
+    ...         history = model.fit(
+    ...             batches(step), steps_per_epoch=5, initial_epoch=step // 5, epochs=epochs,
+    ...             callbacks=[checkpoint], verbose=0)
+    >>> step, history.epoch
+    (5, [0, 1, 2])
+    """
+
+    def __init__(self, directory: str | os.PathLike, every: int = 1000, keep: int = 2) -> None:
+        super().__init__()
+        for name, value in (("every", every), ("keep", keep)):
+            if not isinstance(value, int) or value <= 0:
+                raise ValueError(f"`{name}` must be a positive integer, got {value}")
+        self.directory = pathlib.Path(directory)
+        self.every = every
+        self.keep = keep
+        self._logs: list[dict] = []  # of the epochs that are over
+        self._step = 0  # batches taken since the training began
+        self._saved = 0  # the step of the newest file
+        self._first = 0  # where in its epoch `fit` goes on
+        self._steps_per_epoch: int | None = None
+        self._metrics: list | None = None
+        self._restored = False
+
+    def restore(self, model: keras.Model, batch: Any) -> int:
+        """Put the newest file's state into a compiled model.
+
+        Args:
+            model: built and compiled as the one that was saved.
+            batch: one element of the data, as `fit` gets it. Metrics and losses make their
+                variables when they first see data; the values are not used.
+
+        Returns:
+            The number of batches already taken, 0 if the directory holds no file: start the data
+            there, and give `fit` `initial_epoch=step // steps_per_epoch`.
+        """
+        if not model.compiled:
+            raise ValueError("`model` must be compiled before it is restored")
+        self._restored = True
+        files = self._files()
+        if files:
+            described, values, record = state_file.read(files[-1])
+            _build(model, batch)
+            state_file.assign(files[-1], _variables(model), described, values)
+            self._step = self._saved = record["step"]
+            self._steps_per_epoch = record["steps_per_epoch"]
+            self._logs = record["logs"]
+            self._metrics = state_file.arrays(model.metrics_variables)
+        return self._step
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Check that `fit` goes on where the file ended."""
+        steps, execution = self.params["steps"], self.model.steps_per_execution
+        if steps is None or steps % execution or steps != (self._steps_per_epoch or steps):
+            wanted = self._steps_per_epoch or f"a multiple of steps_per_execution={execution}"
+            raise ValueError(f"`steps_per_epoch` of fit must be {wanted}, got {steps}")
+        if not self._restored and self._files():
+            raise ValueError(
+                f"`directory` must hold no checkpoint unless restore is called, "
+                f"got {self._files()[-1]}"
+            )
+        self._steps_per_epoch = steps
+        self._first = self._step - len(self._logs) * steps
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Give a resumed epoch the metrics of its first part, which `fit` has just reset."""
+        if epoch != len(self._logs):
+            raise ValueError(
+                f"`initial_epoch` of fit must be {len(self._logs)} after {self._step} steps, "
+                f"got {epoch}"
+            )
+        if self._first:
+            for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Save if it is time; end a resumed epoch where the interrupted one would have ended."""
+        in_epoch = self._first + batch + 1
+        self._step = len(self._logs) * self._steps_per_epoch + in_epoch
+        if in_epoch < self._steps_per_epoch:
+            if self._step - self._saved >= self.every:
+                self._save()
+        elif self._first and not self.model.stop_training:
+            self.model.stop_training = _END_OF_EPOCH
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Save the state between two epochs."""
+        if self.model.stop_training is _END_OF_EPOCH:
+            self.model.stop_training = False
+        self._first = 0
+        self._logs.append(dict(logs or {}))
+        self._save()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Make the history that `fit` returns that of the whole run."""
+        history = self.model.history
+        history.epoch = list(range(len(self._logs)))
+        history.history = {}
+        for epoch_logs in self._logs:
+            for name, value in epoch_logs.items():
+                history.history.setdefault(name, []).append(value)
+
+    def _save(self) -> None:
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # within an epoch JAX keeps the state outside the variables
+        record = {
+            "step": self._step,
+            "steps_per_epoch": self._steps_per_epoch,
+            "logs": self._logs,
+        }
+        path = self.directory / f"step-{self._step:010d}.npz"
+        state_file.write(path, _variables(self.model), record)
+        self._saved = self._step
+        for old in self._files()[: -self.keep]:
+            old.unlink()
+
+    def _files(self) -> list[pathlib.Path]:
+        return sorted(self.directory.glob("step-*.npz"))
+
+
+class _EndOfEpoch:
+    """True for `fit`, which then leaves the epoch, yet not the True of a callback that is done."""
+
+
+_END_OF_EPOCH = _EndOfEpoch()
+
+
+def _build(model: keras.Model, batch: Any) -> None:
+    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    y_pred = model(x, training=False)
+    model.compute_loss(x, y, y_pred, sample_weight, training=False)
+    model.compute_metrics(x, y, y_pred, sample_weight)
+    model.optimizer.build(model.trainable_variables)
+
+
+def _variables(model: keras.Model) -> list:
+    everything = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return list({id(variable): variable for variable in everything}.values())

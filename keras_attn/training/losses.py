@@ -1,0 +1,89 @@
+"""Losses that Keras lacks.
+
+For masked positions Keras' own suffices: `SparseCategoricalCrossentropy(from_logits=True,
+reduction="mean_with_sample_weight")` divides by the sum of the weights, not by their number.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn._register import register
+
+
+@register()
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Cross entropy of logits with smoothed integer labels, without ever making them one-hot.
+
+    The target gives the label `1 - label_smoothing` and shares the rest evenly among all V
+    classes: `loss = logsumexp(x) - (1 - label_smoothing) * x[label] - label_smoothing * mean(x)`.
+
+    Args:
+        label_smoothing: the share that is spread, in [0, 1).
+        ignore_class: label of positions that do not count, such as padding, or None.
+        reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the positions
+            that count, weighted by `sample_weight` if one is given.
+        name: of the loss.
+        dtype: of the computation, float32 by default.
+
+    Call arguments:
+        y_true: int `[...]`, each in [0, V) or `ignore_class`.
+        y_pred: float `[..., V]`, logits.
+        sample_weight: float `[...]`, or None.
+
+    Masking: the Keras mask of the logits counts like a weight of zero.
+
+    Returns:
+        A scalar; `[...]` without reduction.
+
+    Raises:
+        ValueError: `label_smoothing` outside [0, 1).
+
+    Source: Vaswani et al. 2017, section 5.4.
+
+    Example:
+
+    >>> loss = SmoothedCrossEntropy(label_smoothing=0.1, ignore_class=0)
+    >>> round(float(loss([[1, 0]], [[[0.0, 2.0], [5.0, 1.0]]])), 4)
+    0.2269
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.1,
+        ignore_class: int | None = None,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str = "smoothed_cross_entropy",
+        dtype: Any = None,
+    ) -> None:
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}")
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.label_smoothing = label_smoothing
+        self.ignore_class = ignore_class
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The loss, reduced over the positions that count."""
+        if self.ignore_class is not None:
+            counts = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
+            sample_weight = counts if sample_weight is None else counts * sample_weight
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each position."""
+        if self.ignore_class is not None:
+            y_true = ops.where(ops.equal(y_true, self.ignore_class), 0, y_true)
+        loss = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+        # logsumexp(x) - mean(x), the cross entropy with the even target
+        even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
+        return (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "label_smoothing": self.label_smoothing,
+            "ignore_class": self.ignore_class,
+            "dtype": self.dtype,
+        }

@@ -1,0 +1,54 @@
+"""Perplexity against its definition, and what we rely on in Keras' own accuracy."""
+
+import keras
+import numpy as np
+
+from keras_attn.training import Perplexity
+
+DRAW = np.random.default_rng(5)
+BATCHES = [
+    (
+        DRAW.integers(0, 7, (rows, 5)),
+        DRAW.normal(size=(rows, 5, 7)).astype("float32"),
+        DRAW.integers(0, 2, (rows, 5)).astype("float32"),
+    )
+    for rows in (3, 2)
+]
+LABELS, LOGITS, WEIGHTS = (np.concatenate(arrays) for arrays in zip(*BATCHES, strict=True))
+
+
+def mean_over_weights(values):
+    return (values * WEIGHTS).sum() / WEIGHTS.sum()
+
+
+def updated(metric):
+    for labels, logits, weights in BATCHES:
+        metric.update_state(labels, logits, weights)
+    return float(metric.result())
+
+
+def test_perplexity_over_batches_of_unequal_weight():
+    log_partition = np.log(np.exp(LOGITS.astype("float64")).sum(-1))
+    losses = log_partition - np.take_along_axis(LOGITS, LABELS[..., None], -1)[..., 0]
+    expected = np.exp(mean_over_weights(losses))
+    np.testing.assert_allclose(updated(Perplexity(from_logits=True)), expected, rtol=1e-5)
+
+
+def test_keras_own_accuracy_is_the_mean_over_masked_positions():
+    expected = mean_over_weights(LOGITS.argmax(-1) == LABELS)
+    metric = keras.metrics.SparseCategoricalAccuracy()
+    np.testing.assert_allclose(updated(metric), expected, rtol=1e-6)
+
+
+def test_even_guess_hesitates_among_all():
+    metric = Perplexity(from_logits=True)
+    metric.update_state([[3, 5]], np.zeros((1, 2, 7)))
+    np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
+
+
+def test_config_restores_the_metric():
+    metric = Perplexity("p", from_logits=True, ignore_class=2)
+    config = keras.saving.serialize_keras_object(metric)
+    restored = keras.saving.deserialize_keras_object(config)
+    assert restored.name == "p"
+    np.testing.assert_allclose(updated(restored), updated(metric))
