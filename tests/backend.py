@@ -1,0 +1,122 @@
+"""Gradients and compiled functions of whichever backend runs, for the tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+BACKEND = keras.backend.backend()
+
+
+def tensors(values: Any) -> Any:
+    """A nest of numpy arrays as tensors."""
+    return tree.map_structure(ops.convert_to_tensor, values)
+
+
+def arrays(outputs: Any) -> Any:
+    """A nest of tensors as numpy arrays; half precision becomes float32."""
+    return tree.map_structure(_array, outputs)
+
+
+def is_float(value: Any) -> bool:
+    """Whether a tensor or array holds floating-point numbers."""
+    return "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def weight_name(variable: Any) -> str:
+    """The variable's path without the name of the outermost layer."""
+    return "/".join(variable.path.split("/")[1:])
+
+
+def loss_of(outputs: Any) -> Any:
+    """A number that depends on every float output by a weight of its own."""
+    total = 0.0
+    for index, output in enumerate(tree.flatten(outputs)):
+        if is_float(output):
+            weights = np.random.default_rng(index).normal(size=output.shape).astype("float32")
+            total = total + ops.sum(ops.cast(output, "float32") * weights)
+    return total
+
+
+def gradients(function: Callable[..., Any], *inputs: Any) -> list[np.ndarray]:
+    """Gradients of the number `function(*inputs)` to each of the arrays `inputs`."""
+    return _GRADIENTS[BACKEND](function, [ops.convert_to_tensor(x) for x in inputs])
+
+
+def layer_gradients(layer: Any, inputs: dict, **options: Any) -> dict[str, np.ndarray]:
+    """Gradients of `loss_of(layer(**inputs))` to each weight and each float input, by name.
+
+    Weights are named as `weight_name` does, inputs `input:NAME` (`input:NAME:0` in a list).
+    """
+    names, leaves = _names(inputs), tree.flatten(tensors(inputs))
+    floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def loss(*values: Any) -> Any:
+        weights, given = values[: len(layer.trainable_variables)], list(leaves)
+        for index, value in zip(floats, values[len(weights) :], strict=True):
+            given[index] = value
+        call = tree.pack_sequence_as(inputs, given)
+        outputs, _ = layer.stateless_call(list(weights), fixed, **call, **options)
+        return loss_of(outputs)
+
+    weights = [variable.value for variable in layer.trainable_variables]
+    found = gradients(loss, *weights, *(leaves[i] for i in floats))
+    labels = [weight_name(v) for v in layer.trainable_variables]
+    labels += [f"input:{names[i]}" for i in floats]
+    return dict(zip(labels, found, strict=True))
+
+
+def compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
+    """`function` as this backend compiles it; torch compiles nothing here."""
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=xla)
+
+
+def _names(inputs: dict) -> list[str]:
+    names = []
+    for name in sorted(inputs):  # the order in which a nest of dicts is flattened
+        value = inputs[name]
+        count = len(value) if isinstance(value, list | tuple) else None
+        names += [name] if count is None else [f"{name}:{i}" for i in range(count)]
+    return names
+
+
+def _array(tensor: Any) -> np.ndarray:
+    if is_float(tensor) and keras.backend.standardize_dtype(tensor.dtype) != "float64":
+        tensor = ops.cast(tensor, "float32")
+    return ops.convert_to_numpy(tensor)
+
+
+def _tensorflow(function: Any, inputs: list) -> list:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        value = function(*inputs)
+    found = tape.gradient(value, inputs)
+    return [None if g is None else _array(tf.convert_to_tensor(g)) for g in found]
+
+
+def _jax(function: Any, inputs: list) -> list:
+    import jax
+
+    return [_array(g) for g in jax.grad(function, argnums=tuple(range(len(inputs))))(*inputs)]
+
+
+def _torch(function: Any, inputs: list) -> list:
+    import torch
+
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    found = torch.autograd.grad(function(*leaves), leaves, allow_unused=True)
+    return [None if g is None else _array(g) for g in found]
+
+
+_GRADIENTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

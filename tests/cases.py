@@ -1,0 +1,493 @@
+"""The register of every public layer; each check of tests/contract walks all of it.
+
+To add a layer, add a `Case` to `CASES`:
+
+    Case(
+        layers.MyLayer,
+        lambda: {"units": 14, "dropout": 0.3},          # every argument, away from its default
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},  # what `call` takes, by name
+        hides={"mask": "inputs"},                       # mask -> the input whose places it hides
+    )
+
+and, where they hold, `scores=True` (it takes `return_attention_scores`), `causal=True` (what stands
+later in the first input changes nothing before), `zero_gradients=("key/bias",)` (weights that
+mathematics leaves without a gradient, by the end of their name). Arguments are a function, so that
+each layer gets objects of its own. A layer may have several cases; together they must give each
+argument a value that is not its default. A test fails for a public layer without a case.
+
+The lengths are unequal primes: an axis of one of these sizes is the batch or a length, and the
+checks make it unknown, or longer, by looking for its size.
+
+Letters: B batch, T query length, S key length, P masked positions, C choices, D, DV, DK widths.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_attn import layers
+
+B, T, S, P, C = 2, 5, 7, 19, 23
+D, DK, DV, V = 18, 11, 13, 17
+LENGTHS = (B, T, S, P)
+HEADS, KEY_HEADS = 6, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One tensor that `call` takes: its shape, its dtype, and how to draw it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    draw: Callable[[np.random.Generator], np.ndarray]
+
+    @property
+    def dynamic_shape(self) -> tuple[int | None, ...]:
+        """The shape with batch and lengths unknown."""
+        return tuple(None if size in LENGTHS else size for size in self.shape)
+
+
+def floats(*shape: int) -> Spec:
+    """Normal numbers."""
+    return Spec(shape, "float32", lambda rng: rng.normal(size=shape).astype("float32"))
+
+
+def ids(count: int, *shape: int) -> Spec:
+    """Ids in [0, count)."""
+    return Spec(shape, "int32", lambda rng: rng.integers(0, count, shape, dtype="int32"))
+
+
+def positions(length: int) -> Spec:
+    """0, 1, 2, ..."""
+    return Spec((length,), "int32", lambda rng: np.arange(length, dtype="int32"))
+
+
+def padding(batch: int, length: int) -> Spec:
+    """A mask that is False at the end of every row, two places and more."""
+    ends = np.arange(length - 2, length - 2 - batch, -1)
+    return Spec((batch, length), "bool", lambda rng: np.arange(length) < ends[:, None])
+
+
+def pattern(*shape: int) -> Spec:
+    """A mask with holes, True at the first key."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        allowed = rng.random(shape) < 0.7
+        allowed[..., 0] = True
+        return allowed
+
+    return Spec(shape, "bool", draw)
+
+
+def packed(batch: int, length: int) -> Spec:
+    """Two sequences in a row."""
+    row = (np.arange(length) >= 3).astype("int32")
+    return Spec((batch, length), "int32", lambda rng: np.tile(row, (batch, 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One layer, how to make it, and what to call it with."""
+
+    layer: type[keras.layers.Layer]
+    arguments: Callable[[], dict]
+    inputs: dict[str, Any]
+    variant: str = ""
+    scores: bool = False
+    causal: bool = False
+    hides: dict[str, str] = dataclasses.field(default_factory=dict)
+    zero_gradients: tuple[str, ...] = ()
+    # A recurrent cell is called by another layer, whose case covers its behaviour.
+    covered_by: type[keras.layers.Layer] | None = None
+
+    def __str__(self) -> str:
+        return self.layer.__name__ + (f"-{self.variant}" if self.variant else "")
+
+    def make(self, **changes: Any) -> keras.layers.Layer:
+        """A new layer."""
+        return self.layer(**{**self.arguments(), **changes})
+
+    def values(self, seed: int = 0) -> dict[str, Any]:
+        """Numpy inputs."""
+        rng = np.random.default_rng(seed)
+        return tree.map_structure(lambda spec: spec.draw(rng), self.inputs)
+
+    def symbols(self) -> dict[str, Any]:
+        """Symbolic inputs with batch and lengths unknown."""
+        return tree.map_structure(
+            lambda spec: keras.Input(batch_shape=spec.dynamic_shape, dtype=spec.dtype), self.inputs
+        )
+
+    def model(self, layer: keras.layers.Layer) -> keras.Model:
+        """A functional model of one layer."""
+        inputs = self.symbols()
+        return keras.Model(inputs, layer(**inputs))
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The constructor's arguments, without those of every Keras layer."""
+        found = inspect.signature(self.layer.__init__).parameters
+        kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        return {k: p for k, p in found.items() if k != "self" and p.kind not in kinds}
+
+
+@functools.cache
+def built(case: Case) -> keras.layers.Layer:
+    """The layer of a case, built, with every weight random; not to be changed."""
+    return randomized(case.make(), case)
+
+
+def randomized(layer: keras.layers.Layer, case: Case) -> keras.layers.Layer:
+    """The layer, built by a call, with no weight left at zero or one."""
+    layer(**case.values())
+    rng = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(weight + 0.2 * rng.normal(size=weight.shape).astype("float32"))
+    return layer
+
+
+def _normal(stddev: float = 0.3) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(stddev=stddev, seed=3)
+
+
+_ATTENTION = {
+    "query": floats(B, T, D),
+    "value": floats(B, S, DV),
+    "key": floats(B, S, DK),
+    "query_mask": padding(B, T),
+    "value_mask": padding(B, S),
+    "key_mask": pattern(B, S),
+    "attention_mask": pattern(B, HEADS, T, S),
+    "sequence_ids": (packed(B, T), packed(B, S)),
+}
+_SELF_ATTENTION = {
+    "inputs": floats(B, T, D),
+    "mask": padding(B, T),
+    "attention_mask": pattern(B, T, T),
+    "sequence_ids": packed(B, T),
+}
+_MEMORY = {
+    "query": floats(B, T, D),
+    "memory": floats(B, S, DV),
+    "query_mask": padding(B, T),
+    "memory_mask": padding(B, S),
+}
+_DROPOUT_HEAD = {"dropout": 0.3, "seed": 7}
+
+
+def _decoder_cell() -> keras.layers.Layer:
+    return layers.AttentionDecoderCell(
+        keras.layers.GRUCell(8), layers.LuongAttention(9), query="current"
+    )
+
+
+CASES = [
+    Case(
+        layers.MultiHeadAttention,
+        lambda: {
+            "num_heads": HEADS,
+            "key_dim": 4,
+            "value_dim": 10,
+            "num_key_value_heads": KEY_HEADS,
+            "output_shape": 14,
+            "dropout": 0.3,
+            "use_bias": False,
+            "causal": True,
+            "window": 4,
+            "position": layers.RelativePositionBias(HEADS, num_buckets=8, max_distance=16),
+            "kernel": "reference",
+            "kernel_initializer": _normal(),
+            "bias_initializer": _normal(),
+            "seed": 7,
+        },
+        _ATTENTION,
+        scores=True,
+        hides={"value_mask": "value", "key_mask": "key"},
+    ),
+    Case(
+        layers.MultiHeadAttention,
+        lambda: {"num_heads": HEADS, "dropout": 0.3},
+        _ATTENTION,
+        variant="plain",
+        scores=True,
+        hides={"value_mask": "value", "key_mask": "key"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.MultiHeadSelfAttention,
+        lambda: {
+            "num_heads": HEADS,
+            "key_dim": 4,
+            "value_dim": 10,
+            "num_key_value_heads": KEY_HEADS,
+            "output_shape": 14,
+            "dropout": 0.3,
+            "use_bias": False,
+            "causal": True,
+            "window": 2,
+            "position": layers.RotaryEmbedding(100.0, share=0.5),
+            "kernel": "reference",
+            "kernel_initializer": _normal(),
+            "bias_initializer": _normal(),
+            "seed": 7,
+        },
+        _SELF_ATTENTION,
+        scores=True,
+        causal=True,
+        hides={"mask": "inputs"},
+    ),
+    Case(
+        layers.MultiHeadSelfAttention,
+        lambda: {"num_heads": HEADS, "dropout": 0.3},
+        _SELF_ATTENTION,
+        variant="plain",
+        scores=True,
+        hides={"mask": "inputs"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.TransformerEncoderBlock,
+        lambda: {
+            "num_heads": HEADS,
+            "feed_forward_dim": 31,
+            "dropout": 0.3,
+            "attention_dropout": 0.2,
+            "activation": "relu",
+            "norm": "rms",
+            "norm_epsilon": 1e-3,
+            "norm_first": True,
+            "causal": True,
+            "window": 2,
+            "position": layers.ALiBi(HEADS),
+            "kernel": "reference",
+            "kernel_initializer": _normal(),
+            "seed": 7,
+        },
+        _SELF_ATTENTION,
+        scores=True,
+        causal=True,
+        hides={"mask": "inputs"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.TransformerEncoderBlock,
+        lambda: {"num_heads": HEADS, "feed_forward_dim": 31, "dropout": 0.3},
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},
+        variant="post_norm",
+        scores=True,
+        hides={"mask": "inputs"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.FeedForward,
+        lambda: {
+            "hidden_dim": 31,
+            "activation": "tanh",
+            "dropout": 0.3,
+            "kernel_initializer": _normal(),
+            "seed": 7,
+        },
+        {"inputs": floats(B, T, D)},
+    ),
+    Case(
+        layers.ScalarMix,
+        lambda: {"normalize": True, "norm_epsilon": 1e-3},
+        {"inputs": [floats(B, T, D), floats(B, T, D), floats(B, T, D)]},
+    ),
+    Case(
+        layers.TokenEmbedding,
+        lambda: {
+            "vocabulary_size": V,
+            "dim": D,
+            "padding_id": 3,
+            "scale": 0.5,
+            "initializer": _normal(),
+        },
+        {"token_ids": ids(V, B, T)},
+    ),
+    Case(
+        layers.BertEmbedding,
+        lambda: {
+            "vocabulary_size": V,
+            "dim": D,
+            "max_length": 11,
+            "num_segments": 3,
+            "padding_id": 3,
+            "dropout": 0.3,
+            "norm_epsilon": 1e-3,
+            "initializer": _normal(),
+            "seed": 7,
+        },
+        {"token_ids": ids(V, B, T), "segment_ids": ids(3, B, T), "positions": ids(11, B, T)},
+    ),
+    Case(
+        layers.LearnedPositionEmbedding,
+        lambda: {
+            "max_length": 11,
+            "combination": "concatenate",
+            "dim": 10,
+            "initializer": _normal(),
+        },
+        {"inputs": floats(B, T, D), "positions": ids(11, B, T)},
+    ),
+    Case(
+        layers.SinusoidalPositionEncoding,
+        lambda: {"max_wavelength": 100.0, "combination": "concatenate", "dim": 10},
+        {"inputs": floats(B, T, D), "positions": ids(11, B, T)},
+    ),
+    Case(
+        layers.RotaryEmbedding,
+        lambda: {"max_wavelength": 100.0, "share": 0.5, "scaling": 2.0},
+        {"inputs": floats(B, T, HEADS, 8)},
+    ),
+    Case(
+        layers.ALiBi,
+        lambda: {"num_heads": HEADS},
+        {"query_positions": positions(T), "key_positions": positions(S)},
+    ),
+    Case(
+        layers.RelativePositionBias,
+        lambda: {
+            "num_heads": HEADS,
+            "bidirectional": False,
+            "num_buckets": 5,
+            "max_distance": 16,
+            "initializer": _normal(),
+        },
+        {"query_positions": ids(40, P), "key_positions": positions(S)},
+    ),
+    Case(
+        layers.BahdanauAttention,
+        lambda: {"units": 12, "kernel_initializer": _normal()},
+        _MEMORY,
+        scores=True,
+        hides={"memory_mask": "memory"},
+    ),
+    Case(
+        layers.LuongAttention,
+        lambda: {
+            "units": 12,
+            "score": "location",
+            "locality": "local_p",
+            "window": 2,
+            "combine": keras.layers.Concatenate(),
+            "max_length": 29,
+            "kernel_initializer": _normal(),
+        },
+        _MEMORY,
+        scores=True,
+        hides={"memory_mask": "memory"},
+    ),
+    Case(
+        layers.LuongAttention,
+        lambda: {"units": 12},
+        _MEMORY,
+        variant="plain",
+        scores=True,
+        hides={"memory_mask": "memory"},
+    ),
+    Case(
+        layers.HardAttention,
+        lambda: {
+            "estimator": "gumbel",
+            "score": "location",
+            "units": 12,
+            "temperature": 0.5,
+            "max_length": 29,
+            "kernel_initializer": _normal(),
+            "seed": 7,
+        },
+        _MEMORY,
+        scores=True,
+        hides={"memory_mask": "memory"},
+    ),
+    Case(
+        layers.AttentionDecoderCell,
+        lambda: {
+            "cell": keras.layers.LSTMCell(8),
+            "attention": layers.BahdanauAttention(9),
+            "query": "current",
+            "input_feeding": False,
+        },
+        {},
+        covered_by=layers.AttentionDecoder,
+    ),
+    Case(
+        layers.AttentionDecoder,
+        lambda: {"cell": _decoder_cell()},
+        {
+            "inputs": floats(B, T, D),
+            "memory": floats(B, S, DV),
+            "inputs_mask": padding(B, T),
+            "memory_mask": padding(B, S),
+        },
+        scores=True,
+        causal=True,
+        hides={"inputs_mask": "inputs", "memory_mask": "memory"},
+    ),
+    Case(
+        layers.MaskedLMHead,
+        lambda: {"activation": "tanh", "norm_epsilon": 1e-3, "kernel_initializer": _normal()},
+        {
+            "inputs": floats(B, T, D),
+            "embedding_matrix": floats(V, DV),
+            "masked_positions": ids(T, B, P),
+        },
+    ),
+    Case(
+        layers.NextSentenceHead,
+        lambda: {"kernel_initializer": _normal()},
+        {"inputs": floats(B, D)},
+    ),
+    Case(
+        layers.BertPretrainingHead,
+        lambda: {"activation": "tanh", "norm_epsilon": 1e-3, "kernel_initializer": _normal()},
+        {
+            "sequence_output": floats(B, T, D),
+            "pooled_output": floats(B, DK),
+            "embedding_matrix": floats(V, DV),
+            "masked_positions": ids(T, B, P),
+        },
+    ),
+    Case(
+        layers.ClassificationHead,
+        lambda: {"num_classes": 3, "kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        {"inputs": floats(B, D)},
+    ),
+    Case(
+        layers.TokenTaggingHead,
+        lambda: {"num_classes": 3, "kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        {"inputs": floats(B, T, D)},
+    ),
+    Case(
+        layers.SpanHead,
+        lambda: {"kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},
+        hides={"mask": "inputs"},
+    ),
+    Case(
+        layers.MultipleChoiceHead,
+        lambda: {"kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        {"inputs": floats(B, C, D)},
+    ),
+    Case(
+        layers.SequencePooling,
+        lambda: {"mode": "max"},
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},
+        hides={"mask": "inputs"},
+    ),
+    Case(
+        layers.SequencePooling,
+        lambda: {},
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},
+        variant="mean",
+        hides={"mask": "inputs"},
+    ),
+]
+
+CALLED = [case for case in CASES if case.covered_by is None]

@@ -1,0 +1,63 @@
+"""Settings of the whole suite; markers are declared in setup.cfg.
+
+`KERAS_BACKEND` chooses the backend of a run. A test that makes no sense on one says so by
+`@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, never passed over in
+silence; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder of shared data
+(KERAS_ATTN_SHARED, or `shared` beside the repository) is there.
+"""
+
+import os
+from pathlib import Path
+
+# Two workers share two cores: each takes one thread. Set before a backend is imported.
+for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # numbers are held to 1e-6: no TF32
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import keras
+import pytest
+
+BACKEND = keras.backend.backend()
+
+
+def shared_folder(root: Path) -> Path:
+    """Where the shared data lies, if it is there."""
+    return Path(os.environ.get("KERAS_ATTN_SHARED", root.parent / "shared"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect what this backend or this machine cannot run."""
+    has_data = (shared_folder(config.rootpath) / "data").is_dir()
+    kept, dropped = [], []
+    for item in items:
+        marker = item.get_closest_marker("backends")
+        if marker is not None and not marker.kwargs.get("reason"):
+            raise pytest.UsageError(f"{item.nodeid}: the marker `backends` needs a reason")
+        other_backend = marker is not None and BACKEND not in marker.args
+        no_data = item.get_closest_marker("shared_data") is not None and not has_data
+        (dropped if other_backend or no_data else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig):
+    """The folder of shared data; use with the marker `shared_data`."""
+    return shared_folder(pytestconfig.rootpath)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed_for_every_test():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_settings_after_every_test():
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
