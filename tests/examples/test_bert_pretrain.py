@@ -1,0 +1,82 @@
+"""The main example, run small: it reaches its end, and a killed run resumes bit by bit."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDS = "a table holds rows and every row holds cells which the writer fills with words".split()
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Forty documents of a small invented language, blank lines between them."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    documents = [
+        "\n".join(
+            " ".join(WORDS[(start + 3 * line + k) % len(WORDS)] for k in range(7 + line))
+            for line in range(5)
+        )
+        for start in range(40)
+    ]
+    path.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    return path
+
+
+def start(text, output, *arguments):
+    command = [sys.executable, ROOT / "examples" / "bert_pretrain.py", "--text", text]
+    command += ["--size", "bert_tiny", "--steps", "60", "--output", output, *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+
+
+def weights(output):
+    with zipfile.ZipFile(output / "model.keras") as archive:
+        return archive.read("model.weights.h5")
+
+
+def finish(process):
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
+    whole = finish(start(text, tmp_path / "whole", "--save-every", "4"))
+    assert "-> " in whole and "held-out masked accuracy" in whole
+    assert (tmp_path / "whole" / "curves.png").stat().st_size > 10_000
+
+    killed = tmp_path / "killed"
+    process = start(text, killed, "--save-every", "4")
+    while not list((killed / "checkpoints").glob("step-*32.npz")):  # 32: inside the sixth part
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model.keras").exists()
+
+    resumed = finish(start(text, killed, "--save-every", "4", "--resume"))
+    assert "resuming after step" in resumed
+    assert weights(killed) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "without any"), (b"good\n\xff\xfe bad\n", "line 2 is not")],
+)
+def test_unreadable_text_is_named(tmp_path, content, message):
+    path = tmp_path / "broken.txt"
+    path.write_bytes(content)
+    process = start(path, tmp_path / "output")
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "broken.txt" in printed and message in printed
