@@ -10,6 +10,7 @@ import keras
 
 from keras_attn import ops
 from keras_attn._register import register
+from keras_attn.layers.positional import positional
 from keras_attn.layers.projection import Projection
 from keras_attn.ops import kernels
 from keras_attn.ops.cache import append
@@ -114,7 +115,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.causal = causal
         self.window = window
-        self.position = keras.saving.deserialize_keras_object(position)
+        self.position = positional(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)

@@ -11,6 +11,7 @@ from keras_attn._register import register
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.block.normalization import check_norm, make_norm
+from keras_attn.layers.positional import positional
 
 
 @register()
@@ -95,7 +96,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
         self.norm_first = norm_first
         self.causal = causal
         self.window = window
-        self.position = keras.saving.deserialize_keras_object(position)
+        self.position = positional(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
