@@ -91,7 +91,7 @@ def packed(batch: int, length: int) -> Spec:
     return Spec((batch, length), "int32", lambda rng: np.tile(row, (batch, 1)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """One layer, how to make it, and what to call it with."""
 
@@ -130,10 +130,18 @@ class Case:
         return keras.Model(inputs, layer(**inputs))
 
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The constructor's arguments, without those of every Keras layer."""
-        found = inspect.signature(self.layer.__init__).parameters
-        kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        return {k: p for k, p in found.items() if k != "self" and p.kind not in kinds}
+        """The constructor's arguments, without those of every Keras layer.
+
+        `**options` are those of the class above, `**kwargs` those of `keras.layers.Layer`.
+        """
+        found = {}
+        for owner in (c for c in self.layer.__mro__ if "__init__" in vars(c)):
+            own = dict(inspect.signature(owner.__init__).parameters)
+            goes_on = own.pop("options", None) is not None
+            found = {**{k: p for k, p in own.items() if k not in ("self", "kwargs")}, **found}
+            if not goes_on:
+                break
+        return found
 
 
 @functools.cache
@@ -171,6 +179,7 @@ _SELF_ATTENTION = {
     "attention_mask": pattern(B, T, T),
     "sequence_ids": packed(B, T),
 }
+_CONTEXT = {"context": floats(B, S, DV), "context_mask": padding(B, S)}
 _MEMORY = {
     "query": floats(B, T, D),
     "memory": floats(B, S, DV),
@@ -281,6 +290,39 @@ CASES = [
         variant="post_norm",
         scores=True,
         hides={"mask": "inputs"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.TransformerDecoderBlock,
+        lambda: {
+            "num_heads": HEADS,
+            "feed_forward_dim": 31,
+            "dropout": 0.3,
+            "attention_dropout": 0.2,
+            "activation": "relu",
+            "norm": "rms",
+            "norm_epsilon": 1e-3,
+            "norm_first": True,
+            "causal": False,
+            "window": 2,
+            "position": layers.RotaryEmbedding(100.0, scaling=2.0, share=0.7),
+            "kernel": "reference",
+            "kernel_initializer": _normal(),
+            "seed": 7,
+        },
+        {**_SELF_ATTENTION, **_CONTEXT},
+        scores=True,
+        hides={"mask": "inputs", "context_mask": "context"},
+        zero_gradients=("cross_attention/key/bias",),
+    ),
+    Case(
+        layers.TransformerDecoderBlock,
+        lambda: {"num_heads": HEADS, "feed_forward_dim": 31, "dropout": 0.3},
+        {"inputs": floats(B, T, D), "mask": padding(B, T), **_CONTEXT},
+        variant="post_norm",
+        scores=True,
+        causal=True,
+        hides={"mask": "inputs", "context_mask": "context"},
         zero_gradients=("key/bias",),
     ),
     Case(
@@ -429,6 +471,11 @@ CASES = [
         scores=True,
         causal=True,
         hides={"inputs_mask": "inputs", "memory_mask": "memory"},
+    ),
+    Case(
+        layers.LanguageModelHead,
+        lambda: {"norm": "rms", "norm_epsilon": 1e-3, "use_bias": True},
+        {"inputs": floats(B, T, D), "embedding_matrix": floats(V, D)},
     ),
     Case(
         layers.MaskedLMHead,
