@@ -21,7 +21,7 @@ def train_vocabulary(
         texts: strings, read once; a generator or an open text file will do.
         size: the number of pieces, special tokens included. A small corpus may give fewer.
         lowercase: as in `BertTokenizer`.
-        progress: whether to draw the trainer's progress bar on stderr.
+        progress: whether to draw the trainer's progress bars, on a terminal.
 
     Returns:
         The pieces: "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" as ids 0 to 4, then single

@@ -1,0 +1,202 @@
+import gzip
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+from tokenizers import BertWordPieceTokenizer
+
+from keras_attn.data import BertTokenizer, pack, read_table, train_vocabulary
+from keras_attn.data.vocabulary import SPECIAL_TOKENS
+
+CORPUS = pathlib.Path(__file__).parents[2] / "examples/data/libreoffice_help.tsv.gz"
+VOCABULARY = [*SPECIAL_TOKENS, "play", "##ing", "!", "the", "cat", "é", "Play", "e"]
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="functional string models need TensorFlow"
+)
+
+NASTY = [
+    "", "   ", "a[MASK]b", "[mask]", "[MASK][MASK]", "[CLS] x [SEP] [PAD] [UNK]", "don't!",
+    "x" * 100, "x" * 101, "é" * 100, "é" * 101, "ß ẞ", "①ﬁﬀ", "，：。！", "İstanbul ı", "Å Å ǅ",
+    "e\u0301 \u0301", "a\u00a0b\u3000c\u2028d\u2029e", "zero\u200bwidth\u200djoin\ufeff",
+    "tab\tnew\nline\rx",
+    "\x00\x01a\x7fb\x85c\x0b\x0c", "\ue000\ue004 private", "\ufffd", "👩‍👩‍👧 😀", "한국어",
+    "ไทยภาษา", "मराठी", "中文abc中文", "㐀𠀀豈", "«q» „z“ …–—", "$+<=>^`|~", "##ing ## #", "ab##c",
+    "مرحبا، عالم", "١٢٣", "word\u00adsoft",
+]  # fmt: skip
+
+
+def oracle(vocabulary, lowercase):
+    ids = {piece: index for index, piece in enumerate(vocabulary)}
+    return BertWordPieceTokenizer(ids, lowercase=lowercase, strip_accents=lowercase)
+
+
+def assert_same_ids(texts, vocabulary, lowercase):
+    encodings = oracle(vocabulary, lowercase).encode_batch(texts, add_special_tokens=False)
+    ids = BertTokenizer(vocabulary, lowercase)(texts).to_list()
+    for text, ours, theirs in zip(texts, ids, encodings, strict=True):
+        assert ours == theirs.ids, text
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("language", ["en", "de", "zh"])
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_ids_equal_the_original_on_the_corpus(step, language, lowercase):
+    texts = [text for text in read_table(CORPUS)[language] if text][::step]
+    assert_same_ids(texts, train_vocabulary(texts, 3000, lowercase, progress=False), lowercase)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_ids_equal_the_original_on_nasty_strings(lowercase):
+    vocabulary = train_vocabulary(NASTY * 2, 900, lowercase, progress=False)
+    assert_same_ids(NASTY, vocabulary, lowercase)
+
+
+def test_final_sigma_is_the_originals():
+    """Python's lower(), which the original BERT calls, knows the final sigma; the oracle not."""
+    vocabulary = [*SPECIAL_TOKENS, "οδος", "οδοσ"]
+    assert "ΟΔΟΣ".lower() == "οδος"
+    assert BertTokenizer(vocabulary)(["ΟΔΟΣ"]).to_list() == [[5]]
+    assert oracle(vocabulary, True).encode("ΟΔΟΣ", add_special_tokens=False).ids == [6]
+
+
+def test_invalid_utf8_is_dropped():
+    ids = BertTokenizer(VOCABULARY)(tf.constant([b"pl\xffay \xe4\xb8", b"\xed\xa0\x80"]))
+    assert ids.to_list() == [[5], []]
+
+
+def test_literal_special_tokens_become_their_ids():
+    tokenizer = BertTokenizer(VOCABULARY[::-1])
+    ids = tokenizer(["the[MASK]!", "[CLS] [SEP][PAD] [UNK] [mask]"])
+    special = [tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.unk_id]
+    assert ids[0].numpy().tolist() == [4, tokenizer.mask_id, 5]
+    assert ids[1].numpy().tolist() == special + [tokenizer.unk_id] * 3
+    assert VOCABULARY[::-1][tokenizer.mask_id] == "[MASK]"
+
+
+def test_pieces_and_detokenize():
+    tokenizer = BertTokenizer(VOCABULARY)
+    ids = tokenizer(["Playing the é[MASK]", "!"])
+    assert ids.dtype == tf.int32
+    assert tokenizer.pieces(ids).to_list()[0] == [b"play", b"##ing", b"the", b"e", b"[MASK]"]
+    assert tokenizer.detokenize(ids).numpy().tolist() == [b"playing the e [MASK]", b"!"]
+    row = pack([ids], length=9, cls_id=2, sep_id=3, pad_id=0)["token_ids"]
+    assert tokenizer.detokenize(row).numpy().tolist() == [b"playing the e [MASK]", b"!"]
+
+
+def test_ragged_strings_keep_their_rows():
+    ids = BertTokenizer(VOCABULARY)(tf.ragged.constant([["playing", "the"], [], ["!"]]))
+    assert ids.to_list() == [[[5, 6], [8]], [], [[7]]]
+
+
+def test_inside_tf_data():
+    strings = tf.data.Dataset.from_tensor_slices(["playing", "the cat", "!"]).batch(2)
+    tokenizer = BertTokenizer(VOCABULARY)
+    for _ in range(2):  # what the first graph makes must serve the second, and eager calls
+        batches = [batch.to_list() for batch in strings.map(tokenizer)]
+        assert batches == [[[5, 6], [8, 9]], [[7]]]
+    assert tokenizer(["!"]).to_list() == [[7]]
+
+
+@on_tensorflow
+def test_functional_model_reloads_in_a_fresh_process_without_the_vocabulary_file(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY), encoding="utf-8")
+    text = keras.Input(shape=(), dtype="string")
+    model = keras.Model(text, BertTokenizer(str(path), lowercase=False)(text))
+    expected = model(tf.constant(["Playing é", "play"])).to_list()
+    assert expected == [[11, 6, 10], [5]]
+    model.save(tmp_path / "model.keras")
+    path.unlink()
+    (tmp_path / "moved").mkdir()
+    shutil.move(tmp_path / "model.keras", tmp_path / "moved" / "model.keras")
+    program = (
+        "import keras, keras_attn.data, tensorflow as tf\n"
+        f"model = keras.saving.load_model({str(tmp_path / 'moved' / 'model.keras')!r})\n"
+        "print(model(tf.constant(['Playing é', 'play'])).to_list())"
+    )
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
+    assert there.stdout.strip() == str(expected), there.stderr
+
+
+@on_tensorflow
+def test_saved_model_answers_after_moving(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY), encoding="utf-8")
+    tokenizer = BertTokenizer(path)
+
+    def rows(text):
+        return pack([tokenizer(text)], length=7, cls_id=2, sep_id=3, pad_id=0)
+
+    archive = keras.export.ExportArchive()
+    archive.track(tokenizer)
+    archive.add_endpoint("serve", rows, [tf.TensorSpec([None], tf.string, name="text")])
+    archive.write_out(str(tmp_path / "first"), verbose=False)
+    path.unlink()
+    os.rename(tmp_path / "first", tmp_path / "second")
+    served = tf.saved_model.load(str(tmp_path / "second")).serve(tf.constant(["playing [MASK]"]))
+    assert served["token_ids"].numpy().tolist() == [[2, 5, 6, 4, 3, 0, 0]]
+
+
+def test_import_loads_no_tensorflow_text():
+    program = (
+        "import sys, keras_attn.data\n"
+        "print([m for m in ('tensorflow_text', 'keras_hub', 'tokenizers') if m in sys.modules])"
+    )
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8")
+    assert there.stdout.strip() == "[]", there.stderr
+
+
+def test_config_is_the_constructor():
+    config = BertTokenizer(VOCABULARY, lowercase=False).get_config()
+    assert config["vocabulary"] == VOCABULARY
+    assert config["lowercase"] is False
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ([], "`vocabulary` must hold pieces, got a list that is empty"),
+        (VOCABULARY[:4] + ["a"], "`vocabulary` must hold the special tokens .* without \\[MASK\\]"),
+        (VOCABULARY + ["the"], "must hold each piece once, .* 1 pieces repeated: 'the'"),
+        (VOCABULARY + ["a\nb"], "neither empty nor broken over lines, got a list with 'a\\\\nb'"),
+    ],
+)
+def test_bad_vocabularies(vocabulary, message):
+    with pytest.raises(ValueError, match=message):
+        BertTokenizer(vocabulary)
+
+
+def test_bad_vocabulary_files_are_named(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"got .*vocab.txt that is empty"):
+        BertTokenizer(path)
+    path.write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"got .*vocab.txt without \[PAD\], \[UNK\]"):
+        BertTokenizer(path)
+    path.write_bytes(gzip.compress(b"a"))
+    with pytest.raises(ValueError, match=r"must be a UTF-8 file, got .*vocab.txt whose line 1"):
+        BertTokenizer(path)
+
+
+def test_bad_calls():
+    tokenizer = BertTokenizer(VOCABULARY)
+    with pytest.raises(ValueError, match=r"`text` must have the shape \[B\], got \(\)"):
+        tokenizer("one string")
+    with pytest.raises(ValueError, match="`text` must hold strings, got int32"):
+        tokenizer(tf.constant([3]))
+    with pytest.raises(
+        ValueError, match="`ids` must be ids below the vocabulary's size 13, got 13"
+    ):
+        tokenizer.pieces([[1, 13]])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow can")
+def test_functional_model_elsewhere_is_refused():
+    with pytest.raises(ValueError, match="needs the TensorFlow backend, got"):
+        BertTokenizer(VOCABULARY)(keras.Input(shape=(), dtype="string"))

@@ -1,0 +1,62 @@
+import subprocess
+import sys
+
+import pytest
+
+from keras_attn.data import read_vocabulary, train_vocabulary
+
+TEXTS = ["Low lower lowest.", "new newer newest, wide wider widest", "Größe 数据 数据库"] * 7
+
+
+def test_same_vocabulary_in_every_process_and_order():
+    here = train_vocabulary(TEXTS, 60, progress=False)
+    assert train_vocabulary(iter(TEXTS[::-1]), 60, progress=False) == here
+    program = (
+        "from keras_attn.data import train_vocabulary\n"
+        f"print(*train_vocabulary({TEXTS!r}, 60, progress=False), sep='|')"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, encoding="utf-8"
+    )
+    assert there.stdout.strip().split("|") == here
+
+
+def test_special_tokens_first_then_pieces_of_the_text():
+    vocabulary = train_vocabulary(TEXTS, 60, progress=False)
+    assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert len(set(vocabulary)) == len(vocabulary) <= 60
+    assert {"low", "new", "wide", "g", "数", "."} <= set(vocabulary)
+    assert "Low" not in vocabulary
+    assert "##数" not in vocabulary  # a Chinese character is a word: it never goes on
+
+
+def test_case_and_accents_stay_when_asked():
+    vocabulary = train_vocabulary(TEXTS, 80, lowercase=False, progress=False)
+    assert {"L", "##ö", "##ß"} <= set(vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "error", "message"),
+    [
+        ([], 60, ValueError, "`texts` must hold at least one word, got none"),
+        ([" \n"], 60, ValueError, "`texts` must hold at least one word, got none"),
+        ("one text", 60, TypeError, "`texts` must be an iterable of strings, got one string"),
+        (["a"], 5, ValueError, "`size` must be greater than the 5 special tokens, got 5"),
+    ],
+)
+def test_bad_input_of_the_trainer(texts, size, error, message):
+    with pytest.raises(error, match=message):
+        train_vocabulary(texts, size)
+
+
+def test_read_vocabulary_keeps_every_line(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("[PAD]\r\n##é\n\u2028\n".encode())
+    assert read_vocabulary(path) == ["[PAD]", "##é", "\u2028"]
+
+
+def test_vocabulary_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("[PAD]\nGröße\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"`vocabulary` must be a UTF-8 file, got .*latin.txt .*2"):
+        read_vocabulary(path)
