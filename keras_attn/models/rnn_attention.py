@@ -4,7 +4,6 @@ Letters: B batch, S source length, T target length, U units, A width of the atte
 target vocabulary.
 """
 
-
 import keras
 from keras import ops
 
@@ -130,17 +129,17 @@ def start(model: keras.Model) -> keras.Model:
 def step(model: keras.Model) -> keras.Model:
     """One step of decoding: a token and a state in, logits and the next state out.
 
-    Inputs: a dict of token_ids int `[B]` and state, the dict that `start` or the step before gave.
-    Outputs: a dict of logits `[B, V]`, state, and attention_scores `[B, S]`.
+    Inputs: a dict of token_ids int `[B]` and the tensors of the state, which `start` or the step
+    before gave. Outputs: a dict of logits `[B, V]` and the state's tensors under the same names,
+    attention_scores `[B, S]` among them.
 
     Args:
         model: from `encoder_decoder`; the layers and weights are shared with it.
 
     Example:
-    >>> import numpy as np
     >>> model = encoder_decoder(100, 90, embedding_dim=3, units=5)
-    >>> state = start(model)(np.array([[7, 11, 0]]))
-    >>> outputs = step(model)({"token_ids": np.array([1]), "state": state})
+    >>> state = start(model)(ops.convert_to_tensor([[7, 11, 0]]))
+    >>> outputs = step(model)({"token_ids": ops.convert_to_tensor([1]), **state})
     >>> outputs["logits"].shape, outputs["attention_scores"].shape
     (TensorShape([1, 90]), TensorShape([1, 3]))
     """
@@ -152,10 +151,6 @@ def step(model: keras.Model) -> keras.Model:
     }
     embedded = model.get_layer("target_embedding")(token_ids)  # [B, D]
     hidden, states = cell(embedded, [state[name] for name in cell.state_names])
-    after = dict(zip(cell.state_names, states, strict=True))
-    outputs = {
-        "logits": model.get_layer("logits")(model.get_layer("readout")(hidden)),
-        "state": after,
-        "attention_scores": after["weights"],
-    }
-    return keras.Model({"token_ids": token_ids, "state": state}, outputs, name="step")
+    logits = model.get_layer("logits")(model.get_layer("readout")(hidden))
+    outputs = {"logits": logits, **dict(zip(cell.state_names, states, strict=True))}
+    return keras.Model({"token_ids": token_ids, **state}, outputs, name="step")

@@ -62,7 +62,7 @@ def general(query: Any, key: Any, kernel: Any) -> Any:
 
     Source: Luong et al. 2015, section 3.1.
     """
-    return dot(ops.matmul(query, kernel), key)
+    return dot(project(query, kernel), key)
 
 
 def additive(
@@ -84,12 +84,12 @@ def additive(
 
     Source: Bahdanau et al. 2015, section A.1.2.
     """
-    projected_query = ops.matmul(query, query_kernel)  # [B, T, U]
-    projected_key = key if key_kernel is None else ops.matmul(key, key_kernel)  # [B, S, U]
+    projected_query = project(query, query_kernel)  # [B, T, U]
+    projected_key = key if key_kernel is None else project(key, key_kernel)  # [B, S, U]
     if bias is not None:
         projected_query = projected_query + bias
     hidden = ops.tanh(projected_query[:, :, None, :] + projected_key[:, None, :, :])
-    return ops.matmul(hidden, scale[:, None])[..., 0]  # [B, T, S]
+    return ops.sum(hidden * scale, axis=-1)  # [B, T, S]
 
 
 def concat(query: Any, key: Any, kernel: Any, scale: Any) -> Any:
@@ -132,7 +132,14 @@ def location(query: Any, key: Any, kernel: Any) -> Any:
         raise ValueError(
             f"`key` must be at most {longest} long, the width of `kernel`, got {key.shape[1]}"
         )
-    return ops.matmul(query, kernel)[:, :, : ops.shape(key)[1]]
+    return project(query, kernel)[:, :, : ops.shape(key)[1]]
+
+
+def project(inputs: Any, kernel: Any) -> Any:
+    """`x W` for inputs `[B, T, D]` and a kernel `[D, U]`."""
+    # TensorFlow makes a matmul of ranks 3 and 2 a Tensordot, whose gradient XLA cannot compile in
+    # the loop of a decoder.
+    return ops.einsum("btd,du->btu", inputs, kernel)
 
 
 _SCORES = {

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attn.ops import random
+from keras_attn.ops import random, recurrence, scores
 
 # Far below any real logit and finite, so that a row of nothing else stays a number.
 _MASKED = -1e30
@@ -163,9 +163,9 @@ def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
 
     Source: Luong et al. 2015, section 3.2, equation 9.
     """
-    hidden = ops.tanh(ops.matmul(query, kernel))
-    share = ops.sigmoid(_widen(ops.matmul(hidden, scale[:, None])))  # [B, T, 1]
-    return (share * ops.reshape(ops.cast(length, share.dtype), (-1, 1, 1)))[..., 0]
+    hidden = ops.tanh(scores.project(query, kernel))
+    share = ops.sigmoid(_widen(ops.sum(hidden * scale, axis=-1)))  # [B, T]
+    return share * ops.reshape(ops.cast(length, share.dtype), (-1, 1))
 
 
 def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "parallel") -> Any:
@@ -202,19 +202,14 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
         first = ops.equal(_positions(logits), 0)
         previous = ops.zeros_like(logits[:, 0]) + ops.cast(first, logits.dtype)  # [B, S]
 
-    def step(carry: Any, row: Any) -> tuple[Any, Any]:
-        last, _ = carry
-        row_stop, row_allowed = row
-        weights = steps[mode](row_stop, last)
+    def step(row: Any, states: list) -> tuple[Any, list]:
+        weights = steps[mode](row[:, 0], states[0])
         # A padded query neither walks nor forgets where the walk stands.
-        moved = ops.any(row_allowed, axis=-1, keepdims=True)
-        carry = (ops.where(moved, weights, last), weights)
-        return carry, carry
+        moved = ops.any(row[:, 1] > 0, axis=-1, keepdims=True)
+        return weights, [ops.where(moved, weights, states[0])]
 
-    rows = (ops.swapaxes(stop, 0, 1), ops.swapaxes(allowed, 0, 1))  # [T, B, S]
-    previous = ops.cast(previous, logits.dtype)
-    _, (_, weights) = ops.scan(step, (previous, ops.zeros_like(previous)), rows)
-    return ops.swapaxes(weights, 0, 1)  # [B, T, S]
+    rows = ops.stack([stop, ops.cast(allowed, stop.dtype)], axis=2)  # [B, T, 2, S]
+    return recurrence.recur(step, rows, [ops.cast(previous, stop.dtype)])
 
 
 _SELECTIONS = {
@@ -246,14 +241,13 @@ def _parallel_walk(stop: Any, previous: Any) -> Any:
 
 
 def _recursive_walk(stop: Any, previous: Any) -> Any:
-    def step(arriving: Any, key: Any) -> tuple[Any, Any]:
-        key_stop, key_previous = key
-        reached = arriving + key_previous
-        return (1 - key_stop) * reached, key_stop * reached
+    def step(key: Any, states: list) -> tuple[Any, list]:
+        stop_here, began_here = key[:, 0], key[:, 1]
+        reached = states[0] + began_here
+        return stop_here * reached, [(1 - stop_here) * reached]
 
-    keys = (ops.swapaxes(stop, 0, 1), ops.swapaxes(previous, 0, 1))  # [S, B]
-    _, weights = ops.scan(step, ops.zeros_like(stop[:, 0]), keys)
-    return ops.swapaxes(weights, 0, 1)  # [B, S]
+    keys = ops.stack([stop, previous], axis=-1)  # [B, S, 2]
+    return recurrence.recur(step, keys, [ops.zeros_like(stop[:, 0])])
 
 
 def _hard_walk(stop: Any, previous: Any) -> Any:

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attn._register import register
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
+from keras_attn.ops import recurrence
 
 _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
 
@@ -92,32 +93,33 @@ class AttentionDecoder(keras.layers.Layer):
         states, memory_states = states[:-_MEMORY], states[-_MEMORY:]
         if inputs_mask is None:
             inputs_mask = ops.ones_like(inputs[:, :, 0], dtype="bool")
+        inputs_mask = ops.cast(inputs_mask, "bool")
         seed = None
         if training:
             # A loop's body may draw no new seeds: it would carry the generator out of the graph.
             seed = self.seed_generator.next()
             self.cell.get_dropout_mask(inputs[:, 0])
 
-        def step(states: list, row: tuple) -> tuple[list, list]:
-            row_inputs, active = row
+        def step(row: Any, states: list) -> tuple[tuple, list]:
+            row_inputs, active = row[:, :-1], row[:, -1:] > 0
             _, after = self.cell(
                 row_inputs, [*states, *memory_states], seed=seed, training=training
             )
             after = [
-                ops.where(active[:, None], new, old)
+                ops.where(active, ops.cast(new, old.dtype), old)
                 for new, old in zip(after[:-_MEMORY], states, strict=True)
             ]
-            return after, after
+            return (after[0], after[-2]), after
 
-        rows = (ops.swapaxes(inputs, 0, 1), ops.swapaxes(ops.cast(inputs_mask, "bool"), 0, 1))
-        _, history = ops.scan(step, states, rows)
+        # The mask rides as a last column, for the loop takes one tensor.
+        column = ops.cast(inputs_mask, inputs.dtype)[:, :, None]
+        rows = ops.concatenate([inputs, column], axis=-1)  # [B, T, D + 1]
+        outputs, weights = recurrence.recur(step, rows, states)
         self.cell.reset_dropout_mask()
-        history = dict(zip(self.cell.state_names[:-_MEMORY], history, strict=True))
-        outputs = ops.swapaxes(history["output"], 0, 1)  # [B, T, A]
         if not return_attention_scores:
             return outputs
-        weights = ops.cast(ops.swapaxes(history["weights"], 0, 1), "float32")  # [B, T, S]
-        return outputs, ops.where(ops.cast(inputs_mask, "bool")[:, :, None], weights, 0.0)
+        weights = ops.cast(weights, "float32")  # [B, T, S]
+        return outputs, ops.where(inputs_mask[:, :, None], weights, 0.0)
 
     def compute_output_shape(self, inputs_shape: Any, memory_shape: Any) -> tuple:
         """Shape of the output without the weights."""

@@ -89,7 +89,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     def state_names(self) -> list[str]:
         """What stands where among the states: what changes first, the memory last."""
         inner = [f"cell_{i}" for i in range(len(tree.flatten(self.cell.state_size)))]
-        return ["output", *inner, "weights", "position", "memory", "keys", "memory_mask"]
+        memory = ["memory", "keys", "memory_mask"]
+        return ["output", *inner, "attention_scores", "position", *memory]
 
     @property
     def state_size(self) -> list:
@@ -136,7 +137,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
                 "`memory` must be given: pass `initial_state=cell.get_initial_state(memory=...)` "
                 "to keras.layers.RNN, or use AttentionDecoder"
             )
-        row = memory[:, :1, 0]  # [B, 1]
+        row = memory[:, 0, :1]  # [B, 1], of known width in a symbolic memory too
         inner = tree.flatten(cell)
         if cell is None:
             inner = [_zeros(row, size) for size in tree.flatten(self.cell.state_size)]

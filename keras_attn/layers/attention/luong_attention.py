@@ -139,7 +139,9 @@ class LuongAttention(MemoryAttention):
         if isinstance(self.combine, keras.layers.Layer):
             return self.combine([context, query])
         joined = ops.concatenate([context, query], axis=-1)  # [B, T, Dm + Dq]
-        return joined if self.combine == "concatenate" else ops.tanh(joined @ self.output_kernel)
+        if self.combine == "concatenate":
+            return joined
+        return ops.tanh(scores.project(joined, self.output_kernel))
 
     def compute_output_shape(self, query_shape: Any, memory_shape: Any) -> tuple:
         """Shape of the output without the weights."""

@@ -1,0 +1,142 @@
+"""LuongAttention against float64 numpy: scores, localities, combinations."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn.layers import LuongAttention
+
+B, T, S, DQ, DM = 2, 3, 7, 5, 11
+RNG = np.random.default_rng(0)
+QUERY, MEMORY = RNG.normal(size=(B, T, DQ)), RNG.normal(size=(B, S, DM))
+MEMORY_MASK = np.array([[1, 1, 1, 1, 0, 0, 0], [1] * 7], bool)
+
+
+def tensor(x, dtype="float32"):
+    return ops.convert_to_tensor(x, dtype)
+
+
+def array(x):
+    return np.float64(ops.convert_to_numpy(x))
+
+
+def call(layer, memory=MEMORY, mask=MEMORY_MASK, **kwargs):
+    outputs = layer(
+        tensor(QUERY),
+        tensor(memory),
+        memory_mask=tensor(mask, "bool"),
+        return_attention_scores=True,
+        **kwargs,
+    )
+    return [array(x) for x in outputs]
+
+
+def softmax(logits, mask):
+    weights = np.exp(logits) * mask
+    return weights / np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+
+
+def general(layer):
+    return np.einsum("btq,qd,bsd->bts", QUERY, array(layer.kernel), MEMORY)
+
+
+def test_global_general_concat():
+    layer = LuongAttention(units=13)
+    outputs, weights = call(layer)
+    want = softmax(general(layer), MEMORY_MASK[:, None])
+    np.testing.assert_allclose(weights, want, atol=1e-5)
+    context = np.einsum("bts,bsd->btd", want, MEMORY)
+    joined = np.concatenate([context, QUERY], -1)
+    np.testing.assert_allclose(outputs, np.tanh(joined @ array(layer.output_kernel)), atol=1e-5)
+
+
+def test_local_m_moves_with_the_query_and_its_offset():
+    layer = LuongAttention(locality="local_m", window=1)
+    for offset in (0, 2):
+        _, weights = call(layer, query_offset=offset)
+        places = np.arange(S)[None, None]
+        near = np.abs(places - (np.arange(T) + offset)[None, :, None]) <= 1
+        want = softmax(general(layer), MEMORY_MASK[:, None] & near)
+        np.testing.assert_allclose(weights, want, atol=1e-5)
+
+
+def test_local_p_centres_by_the_real_length():
+    layer = LuongAttention(locality="local_p", window=2)
+    _, weights = call(layer)
+    hidden = np.tanh(QUERY @ array(layer.center_kernel))
+    length = MEMORY_MASK.sum(-1)[:, None]
+    center = length / (1 + np.exp(-hidden @ array(layer.center_scale)))
+    distance = np.arange(S) - center[..., None]
+    inside = MEMORY_MASK[:, None] & (np.abs(distance) <= 2)
+    want = softmax(general(layer), inside) * np.exp(-(distance**2) / (2 * 1.0**2))
+    np.testing.assert_allclose(weights, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("locality", ["global", "local_m", "local_p"])
+def test_more_padding_changes_nothing(locality):
+    layer = LuongAttention(locality=locality, window=2)
+    outputs, weights = call(layer)
+    longer = np.concatenate([MEMORY, RNG.normal(size=(B, 4, DM))], axis=1)
+    mask = np.concatenate([MEMORY_MASK, np.zeros((B, 4), bool)], axis=1)
+    padded_outputs, padded_weights = call(layer, longer, mask)
+    np.testing.assert_allclose(padded_outputs, outputs, atol=1e-6)
+    np.testing.assert_allclose(padded_weights[:, :, :S], weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("score", ["dot", "scaled_dot", "cosine", "general", "additive", "concat"])
+def test_every_score_weighs_and_trains(score):
+    memory = MEMORY[..., :DQ]
+    layer = LuongAttention(score=score)
+    _, weights = call(layer, memory)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+    assert not weights[0, :, 4:].any()
+
+
+def test_location_ignores_what_stands_in_the_memory():
+    layer = LuongAttention(score="location", max_length=S + 2, combine="concatenate")
+    _, weights = call(layer)
+    want = softmax((QUERY @ array(layer.kernel))[..., :S], MEMORY_MASK[:, None])
+    np.testing.assert_allclose(weights, want, atol=1e-5)
+
+
+def test_combinations():
+    memory = MEMORY[..., :DQ]
+    context = np.einsum("bts,bsd->btd", call(LuongAttention(score="dot"), memory)[1], memory)
+    want = {
+        "sum": context + QUERY,
+        "concatenate": np.concatenate([context, QUERY], -1),
+        keras.layers.Multiply(): context * QUERY,
+    }
+    for combine, expected in want.items():
+        layer = LuongAttention(score="dot", combine=combine)
+        outputs, _ = call(layer, memory)
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+        shape = layer.compute_output_shape((None, None, DQ), (None, None, DQ))
+        assert tuple(shape) == (None, None, expected.shape[-1])
+
+
+def test_a_layer_of_the_users_comes_back_from_the_config():
+    layer = LuongAttention(score="dot", combine=keras.layers.Maximum())
+    again = LuongAttention.from_config(layer.get_config())
+    memory = MEMORY[..., :DQ]
+    np.testing.assert_array_equal(call(again, memory)[0], call(layer, memory)[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score": "dotty"}, "`score` must be one of dot, .*, got 'dotty'"),
+        ({"locality": "near"}, "`locality` must be one of global, local_m, local_p, got 'near'"),
+        ({"window": 0}, "`window` must be a positive integer, got 0"),
+        ({"combine": "add"}, "`combine` must be a layer or one of concat, .*, got 'add'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LuongAttention(**arguments)
+
+
+def test_widths_that_do_not_add():
+    with pytest.raises(ValueError, match='one width for combine="sum", got 5 and 11'):
+        call(LuongAttention(combine="sum"))

@@ -1,0 +1,226 @@
+"""Selections against float64 numpy written from the papers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn.ops import selection
+
+B, T, S = 2, 3, 7
+RNG = np.random.default_rng(1)
+LOGITS = RNG.normal(size=(B, T, S)) * 2
+MASK = np.ones((B, T, S), bool)
+MASK[0, :, 5:] = False
+MASK[1, 1] = False  # a query that may take nothing
+SEED = np.array([3, 5], "uint32")
+
+
+def tensor(x, dtype="float32"):
+    return ops.convert_to_tensor(np.asarray(x), dtype)
+
+
+def numpy_softmax(logits, mask):
+    weights = np.exp(logits - logits.max(-1, keepdims=True)) * mask
+    total = weights.sum(-1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+
+
+def run(name, *args, mask=MASK, **kwargs):
+    mask = None if mask is None else tensor(mask, "bool")
+    return selection.get(name)(tensor(LOGITS), *args, mask=mask, **kwargs)
+
+
+def array(x):
+    return ops.convert_to_numpy(x)
+
+
+def test_the_worked_example_of_the_notes():
+    weights = selection.soft(tensor([[[3.2, 5.1, -1.7]]]))
+    np.testing.assert_array_equal(np.round(array(weights)[0, 0], 2), np.float32([0.13, 0.87, 0]))
+
+
+def test_soft():
+    np.testing.assert_allclose(array(run("soft")), numpy_softmax(LOGITS, MASK), atol=1e-6)
+    np.testing.assert_allclose(
+        array(run("soft", mask=None)), numpy_softmax(LOGITS, np.ones_like(MASK)), atol=1e-6
+    )
+
+
+def test_greedy_takes_the_best_allowed_key():
+    weights = array(run("greedy"))
+    best = np.where(MASK, LOGITS, -np.inf).argmax(-1)
+    np.testing.assert_array_equal(weights.argmax(-1)[MASK.any(-1)], best[MASK.any(-1)])
+    np.testing.assert_array_equal(weights.sum(-1), MASK.any(-1))
+
+
+def test_hard_draws_as_often_as_the_softmax_says():
+    rows = 4000
+    logits, mask = LOGITS[:1, :1], MASK[:1, :1]
+    many = tensor(np.repeat(logits, rows, axis=1))
+    weights, log_probability = selection.hard(many, tensor(SEED, "uint32"), tensor(mask, "bool"))
+    expected = numpy_softmax(logits, mask)[0, 0]
+    np.testing.assert_allclose(array(weights)[0].mean(0), expected, atol=0.03)
+    chosen = np.log(expected[array(weights)[0].argmax(-1)])
+    np.testing.assert_allclose(array(log_probability)[0], chosen, atol=1e-5)
+
+
+def test_the_same_seed_draws_the_same_and_another_draws_anew():
+    draws = [array(run("hard", tensor(s, "uint32"))[0]) for s in (SEED, SEED, SEED + 1)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+
+
+def test_straight_through_is_hard_forward_and_soft_backward():
+    seed = tensor(SEED, "uint32")
+    np.testing.assert_array_equal(array(run("straight_through", seed)), array(run("hard", seed)[0]))
+    value = tensor(RNG.normal(size=(B, T, S)))
+    through = gradient(lambda x: selection.straight_through(x, seed, tensor(MASK, "bool")) * value)
+    soft = gradient(lambda x: selection.soft(x, tensor(MASK, "bool")) * value)
+    np.testing.assert_allclose(through, soft, atol=1e-6)
+    assert np.abs(soft).max() > 0
+
+
+def test_reinforce_gradient_is_one_hot_minus_softmax():
+    seed, mask = tensor(SEED, "uint32"), tensor(MASK, "bool")
+    grad = gradient(lambda x: selection.hard(x, seed, mask)[1])
+    weights = array(selection.hard(tensor(LOGITS), seed, mask)[0])
+    expected = (weights - numpy_softmax(LOGITS, MASK)) * MASK.any(-1, keepdims=True)
+    np.testing.assert_allclose(grad, expected, atol=1e-5)
+
+
+def test_gumbel_sharpens_with_the_temperature_and_sums_to_one():
+    seed = tensor(SEED, "uint32")
+    warm, cold = (array(run("gumbel", seed, temperature=t)) for t in (1.0, 0.01))
+    np.testing.assert_allclose(warm.sum(-1), MASK.any(-1), atol=1e-5)
+    np.testing.assert_array_equal(cold.argmax(-1), array(run("hard", seed)[0]).argmax(-1))
+    assert warm.max(-1)[0].max() < cold.max(-1)[0].min()
+
+
+@pytest.mark.parametrize("offset", [0, 2, [[1], [4]]])
+def test_local_monotonic(offset):
+    near = np.zeros((B, T, S), bool)
+    for b in range(B):
+        for t in range(T):
+            center = t + np.broadcast_to(np.reshape(offset, (-1, 1)), (B, 1))[b, 0]
+            near[b, t, max(center - 2, 0) : center + 3] = True
+    weights = run("local_monotonic", 2, query_offset=np.array(offset, "int32"))
+    np.testing.assert_allclose(array(weights), numpy_softmax(LOGITS, MASK & near), atol=1e-6)
+
+
+def test_local_predictive():
+    width, units, window = 5, 11, 3
+    query, kernel = RNG.normal(size=(B, T, width)), RNG.normal(size=(width, units))
+    scale, length = RNG.normal(size=units), np.array([5, 7])
+    center = selection.predicted_center(
+        tensor(query), tensor(kernel), tensor(scale), tensor(length)
+    )
+    expected = np.zeros((B, T, S))
+    for b in range(B):
+        for t in range(T):
+            p = length[b] / (1 + np.exp(-scale @ np.tanh(kernel.T @ query[b, t])))
+            np.testing.assert_allclose(array(center)[b, t], p, rtol=1e-5)
+            inside = MASK[b, t] & (np.abs(np.arange(S) - p) <= window)
+            align = numpy_softmax(LOGITS[b, t], inside)
+            expected[b, t] = align * np.exp(-((np.arange(S) - p) ** 2) / (2 * (window / 2) ** 2))
+    weights = run("local_predictive", center, window)
+    np.testing.assert_allclose(array(weights), expected, atol=1e-5)
+
+
+def numpy_monotonic(logits, mask):
+    """Algorithm of the paper in probabilities: q(j) arrives, p(j) stops."""
+    weights = np.zeros_like(logits)
+    for b in range(B):
+        previous = np.eye(S)[0]
+        for t in range(T):
+            arriving = 0.0
+            for s in range(S):
+                reached = arriving + previous[s]
+                stop = mask[b, t, s] / (1 + np.exp(-logits[b, t, s]))
+                weights[b, t, s], arriving = stop * reached, (1 - stop) * reached
+            previous = weights[b, t] if mask[b, t].any() else previous
+    return weights
+
+
+@pytest.mark.parametrize("mode", ["parallel", "recursive"])
+def test_monotonic_expectation(mode):
+    weights = array(run("monotonic", mode=mode))
+    np.testing.assert_allclose(weights, numpy_monotonic(LOGITS, MASK), atol=1e-5)
+
+
+def test_monotonic_step_by_step_is_the_whole():
+    whole = array(run("monotonic", mask=None))
+    previous = None
+    for t in range(T):
+        row = selection.monotonic(tensor(LOGITS[:, t : t + 1]), previous=previous)
+        np.testing.assert_allclose(array(row)[:, 0], whole[:, t], atol=1e-6)
+        previous = row[:, 0]
+
+
+def test_monotonic_hard_never_goes_back():
+    logits = [[[-1, 2, 3, -1, 5], [4, -2, -1, 1, 1], [9, 9, 9, -1, -1], [9, 9, 9, 9, 9]]]
+    weights = array(selection.monotonic(tensor(logits), mode="hard"))[0]
+    expected = [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(weights, expected)
+
+
+SELECTIONS = {
+    "soft": lambda x, m: selection.soft(x, m),
+    "greedy": lambda x, m: selection.greedy(x, m),
+    "hard": lambda x, m: selection.hard(x, tensor(SEED, "uint32"), m)[0],
+    "straight_through": lambda x, m: selection.straight_through(x, tensor(SEED, "uint32"), m),
+    "gumbel": lambda x, m: selection.gumbel(x, tensor(SEED, "uint32"), m),
+    "local_monotonic": lambda x, m: selection.local_monotonic(x, 2, m),
+    "local_predictive": lambda x, m: selection.local_predictive(x, ops.ones((B, T)), 2, m),
+    "monotonic": lambda x, m: selection.monotonic(x, m),
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_masked_keys_get_nothing_and_an_empty_row_no_gradient(name):
+    assert set(SELECTIONS) == set(selection._SELECTIONS)
+    mask = tensor(MASK, "bool")
+    weights = array(SELECTIONS[name](tensor(LOGITS), mask))
+    assert weights.dtype == "float32"
+    assert not weights[~MASK].any()
+    value = tensor(RNG.normal(size=(B, T, S)))
+    grad = gradient(lambda x: SELECTIONS[name](x, mask) * value)
+    assert np.isfinite(grad).all()
+    assert not grad[1, 1].any()
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_low_precision_is_finite_and_selects_in_float32(name, dtype):
+    huge = tensor(LOGITS * 1e4, dtype)
+    weights = SELECTIONS[name](huge, tensor(MASK, "bool"))
+    assert keras.backend.standardize_dtype(weights.dtype) == "float32"
+    assert np.isfinite(array(weights)).all()
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="`selection` must be one of soft, greedy, .*'softy'"):
+        selection.get("softy")
+    with pytest.raises(ValueError, match="`mode` must be one of parallel, recursive, hard, got"):
+        run("monotonic", mode="soft")
+
+
+def gradient(function, at=LOGITS):
+    """Gradient of the sum of what `function` gives."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.Variable(tensor(at))
+        with tf.GradientTape() as tape:
+            total = ops.sum(function(x))
+        grad = tape.gradient(total, x)
+        return np.zeros_like(at) if grad is None else grad.numpy()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda x: ops.sum(function(x)))(tensor(at)))
+    x = tensor(at).requires_grad_(True)
+    total = ops.sum(function(x))
+    if total.requires_grad:
+        total.backward()
+    return np.zeros_like(at) if x.grad is None else x.grad.cpu().numpy()
