@@ -87,9 +87,7 @@ class ScalarMix(keras.layers.Layer):
         }
 
     def _normalized(self, states: Any) -> Any:
-        # float32: the epsilon has no float16
-        mean, variance = keras.ops.moments(
-            keras.ops.cast(states, "float32"), axes=-1, keepdims=True
-        )
-        normalized = (states - mean) * keras.ops.rsqrt(variance + self.norm_epsilon)
+        precise = keras.ops.cast(states, "float32")  # the epsilon has no float16
+        mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)
+        normalized = (precise - mean) * keras.ops.rsqrt(variance + self.norm_epsilon)
         return keras.ops.cast(normalized, states.dtype)
