@@ -1,5 +1,5 @@
 """Functions that assemble layers into functional Keras models."""
 
-from keras_attn.models import bert, bert_tasks, sizes
+from keras_attn.models import bert, bert_tasks, gpt, rnn_attention, sizes, steps, transformer
 
-__all__ = ["bert", "bert_tasks", "sizes"]
+__all__ = ["bert", "bert_tasks", "gpt", "rnn_attention", "sizes", "steps", "transformer"]

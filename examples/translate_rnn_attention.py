@@ -1,0 +1,237 @@
+"""Translate with a recurrent network and attention, and look at what it attends to.
+
+    python examples/translate_rnn_attention.py                      # en->de, about five minutes
+    python examples/translate_rnn_attention.py --attention luong    # or local_p; default bahdanau
+    python examples/translate_rnn_attention.py --target zh          # any two of en, de, zh
+    python examples/translate_rnn_attention.py --data mine.tsv      # a table with named columns
+    python examples/translate_rnn_attention.py --resume             # go on where a run was stopped
+
+The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
+--output: checkpoints, the model, and the alignment of one sentence as a heat map.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib
+import numpy as np
+import sacrebleu
+import tensorflow as tf
+
+from keras_attn import data, training
+from keras_attn.models import rnn_attention
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+LANGUAGES = ("en", "de", "zh")
+
+VOCABULARY_SIZE = 8000
+LENGTHS = (12, 24, 40)  # pieces: the shapes of the batches; longer pairs are left out
+BATCH_SIZE = 64
+STEPS = 1500
+EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
+LEARNING_RATE = 2e-3
+WARMUP_SHARE = 0.1
+DROPOUT = 0.2
+HELD_OUT = 0.05
+SCORED = 300  # held-out pairs that are translated and scored
+FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei"]
+
+
+def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
+    """Pairs of paragraphs to learn from, and pairs of documents that are held out."""
+    documents = data.table_documents(data.read_table(path), source, target)
+    train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
+    return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
+
+
+def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Padded ids `[cls] pieces [sep]` of both sides, of the pairs that are short enough."""
+    rows = []
+    for side in zip(*pairs, strict=True):
+        ids = tokenizer(list(side)).to_list()
+        rows.append([[tokenizer.cls_id, *row, tokenizer.sep_id] for row in ids])
+    longest = LENGTHS[-1]
+    kept = [pair for pair in zip(*rows, strict=True) if max(map(len, pair)) <= longest]
+    padded = [
+        [row + [0] * (longest - len(row)) for row in side] for side in zip(*kept, strict=True)
+    ]
+    return tuple(np.array(side, "int32") for side in padded)
+
+
+def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int = 0):
+    """Batches of one length; an endless stream in an order of its own for each seed."""
+    lengths = np.maximum((source > 0).sum(1), (target > 0).sum(1))
+    buckets = np.searchsorted(LENGTHS, lengths)
+
+    def one_pass(random: np.random.Generator | None) -> list[np.ndarray]:
+        chosen = []
+        for bucket in range(len(LENGTHS)):
+            rows = np.flatnonzero(buckets == bucket)
+            if random is None:
+                chosen += [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)]
+            else:
+                rows = random.permutation(rows)[: len(rows) // BATCH_SIZE * BATCH_SIZE]
+                chosen += list(rows.reshape(-1, BATCH_SIZE))
+        return chosen if random is None else [chosen[i] for i in random.permutation(len(chosen))]
+
+    def stream():
+        step, turn = 0, 0
+        while True:
+            random = None if seed is None else np.random.default_rng((seed, turn))
+            for rows in one_pass(random):
+                if step >= start:
+                    length = LENGTHS[buckets[rows[0]]]
+                    ids = {"source_ids": source[rows, :length], "target_ids": target[rows, :length]}
+                    labels = np.pad(ids["target_ids"][:, 1:], ((0, 0), (0, 1)))
+                    yield ids, labels
+                step += 1
+            turn += 1
+            if random is None:
+                return
+
+    ids = tf.TensorSpec((None, None), "int32")
+    signature = ({"source_ids": ids, "target_ids": ids}, ids)
+    return tf.data.Dataset.from_generator(stream, output_signature=signature).prefetch(4)
+
+
+def translate(model: keras.Model, source: np.ndarray, begin: int, end: int):
+    """Greedy translations `[B, T]` and their alignments `[B, T, S]`."""
+    step = tf.function(rnn_attention.step(model), reduce_retracing=True)
+    state = rnn_attention.start(model)(source)
+    tokens, alignments = [np.full(len(source), begin, "int32")], []
+    done = np.zeros(len(source), bool)
+    while len(tokens) < 2 * LENGTHS[-1] and not done.all():
+        outputs = step({"token_ids": tf.constant(tokens[-1]), **state})
+        state = {name: outputs[name] for name in state}
+        best = outputs["logits"].numpy().argmax(-1).astype("int32")
+        tokens.append(np.where(done, end, best))
+        alignments.append(outputs["attention_scores"].numpy())
+        done |= best == end
+    return np.stack(tokens[1:], 1), np.stack(alignments, 1)
+
+
+def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
+    """Strings of rows of ids, each up to its [SEP], without the special pieces."""
+    specials = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id}
+    rows = []
+    for row in ids.tolist():
+        end = row.index(tokenizer.sep_id) if tokenizer.sep_id in row else len(row)
+        rows.append([i for i in row[:end] if i not in specials])
+    strings = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32)).numpy()
+    return [string.decode() for string in strings]
+
+
+def draw(weights: np.ndarray, rows: list[str], columns: list[str], path: pathlib.Path) -> None:
+    """Alignment heat map: a row for each target piece, a column for each source piece."""
+    plt.rcParams["font.family"] = FONTS
+    figure, axis = plt.subplots(figsize=(8, 8), layout="constrained")
+    axis.imshow(weights, cmap="Greys", vmin=0, vmax=1)
+    axis.set_xticks(range(len(columns)), columns, rotation=90)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(title="where the decoder looks", xlabel="source", ylabel="translation")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--attention", choices=("bahdanau", "luong", "local_p"), default="bahdanau")
+    parser.add_argument("--source", default="en")
+    parser.add_argument("--target", default="de")
+    parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
+    parser.add_argument("--size", type=int, default=192, help="width of embeddings and cells")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/translate_rnn"))
+    arguments = parser.parse_args()
+    output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
+    began = time.time()
+    keras.utils.set_random_seed(arguments.seed)
+    if not arguments.resume:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    # Text: pairs, one vocabulary for both languages, ids
+    train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
+    vocabulary = data.train_vocabulary(
+        (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
+    )
+    tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
+    train, held_out = encode(train_pairs, tokenizer), encode(held_out_pairs, tokenizer)
+    print(f"{len(train[0])} pairs to learn from, {len(held_out[0])} held out")
+    validation = batches(*held_out, seed=None).cache()
+
+    # Model
+    model = rnn_attention.encoder_decoder(
+        len(vocabulary),
+        embedding_dim=arguments.size,
+        units=arguments.size,
+        attention=arguments.attention,
+        dropout=DROPOUT,
+    )
+    steps = EPOCHS * steps_per_epoch
+    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
+    model.compile(
+        keras.optimizers.Adam(schedule, clipnorm=1.0),
+        {"logits": training.SmoothedCrossEntropy(ignore_class=0)},
+        weighted_metrics={"logits": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]},
+        jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+
+    # Training
+    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
+    step = checkpoint.restore(model, next(iter(validation)))
+    model.fit(
+        batches(*train, seed=arguments.seed, start=step),
+        epochs=EPOCHS,
+        initial_epoch=step // steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        callbacks=[checkpoint],
+    )
+    model.save(output / "model.keras")
+
+    # What it learned
+    source, target = (side[:SCORED] for side in held_out)
+    ids, alignments = translate(model, source, tokenizer.cls_id, tokenizer.sep_id)
+    sources, references, translations = (text(x, tokenizer) for x in (source, target, ids))
+    tokenize = "zh" if arguments.target == "zh" else "13a"
+    bleu, copied = (
+        sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize).score
+        for lines in (translations, sources)
+    )
+    for i in range(min(10, len(sources))):
+        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
+    lengths = (source > 0).sum(1)
+    shown = int(np.argmin(np.abs(lengths - 16)))
+    written = ids[shown].tolist()
+    rows = (
+        written[: written.index(tokenizer.sep_id) + 1] if tokenizer.sep_id in written else written
+    )
+    columns = source[shown, : lengths[shown]]
+    draw(
+        alignments[shown, : len(rows), : len(columns)],
+        [piece.decode() for piece in tokenizer.pieces(rows).numpy()],
+        [piece.decode() for piece in tokenizer.pieces(columns).numpy()],
+        output / "alignment.png",
+    )
+    print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")
+    print(
+        f"BLEU {bleu:.1f} on {len(sources)} pairs of held-out documents; "
+        f"copying the source gives {copied:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
