@@ -13,7 +13,6 @@ from keras_attn.models import bert
 from keras_attn.weights.bert_hf import ACTIVATIONS, ARCHITECTURES, FORMAT, PARTS
 from keras_attn.weights.source import path
 
-
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
 
 

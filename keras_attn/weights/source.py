@@ -74,14 +74,15 @@ def of_tensorflow(prefix: Path) -> Source:
     def read(name: str) -> np.ndarray:
         try:
             return reader.get_tensor(name)
-        except tf.errors.OpError as error:
-            raise ValueError(f"{prefix} is corrupt at {name}: {error.message}") from error
+        except (tf.errors.OpError, IndexError, RuntimeError) as error:
+            raise ValueError(f"{prefix} is truncated or corrupt at {name}: {error}") from error
 
     try:
         reader = tf.train.load_checkpoint(str(prefix))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise ValueError(f"{prefix} is no complete TensorFlow checkpoint: {error}") from error
     shapes = {name: tuple(s) for name, s in reader.get_variable_to_shape_map().items()}
+    read(max(shapes))  # the arrays lie in the order of their names: a short file lacks the last
     return Source(str(prefix), shapes, read)
 
 

@@ -1,0 +1,148 @@
+"""The task models: shared weights, masks, training, and life as a .keras file."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn.models import bert, bert_tasks
+
+B, T, C, V = 2, 7, 3, 23
+SIZE = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 17, "max_length": 19}
+BUILDERS = {
+    "classifier": lambda encoder: bert_tasks.classifier(encoder, 5),
+    "classifier_first": lambda encoder: bert_tasks.classifier(encoder, 5, pooling="first"),
+    "classifier_mean": lambda encoder: bert_tasks.classifier(encoder, 5, pooling="mean"),
+    "classifier_max": lambda encoder: bert_tasks.classifier(encoder, 5, pooling="max"),
+    "regressor": bert_tasks.regressor,
+    "tagger": lambda encoder: bert_tasks.tagger(encoder, 5),
+    "span": bert_tasks.span,
+    "multiple_choice": lambda encoder: bert_tasks.multiple_choice(encoder, C),
+    "masked_lm": bert_tasks.masked_lm,
+    "next_sentence": bert_tasks.next_sentence,
+}
+SHAPES = {
+    "classifier": (B, 5),
+    "regressor": (B, 1),
+    "tagger": (B, T, 5),
+    "span": {"start": (B, T), "end": (B, T)},
+    "multiple_choice": (B, C),
+    "masked_lm": (B, 2, V),
+    "next_sentence": (B, 2),
+}
+
+
+@pytest.fixture
+def encoder():
+    return bert.encoder("bert_tiny", vocabulary_size=V, **SIZE)
+
+
+def batch(name, padding=0):
+    rng = np.random.default_rng(0)
+    shape = (B, C, T) if name == "multiple_choice" else (B, T)
+    inputs = {
+        "token_ids": rng.integers(1, V, shape),
+        "segment_ids": np.broadcast_to(np.arange(T) > 2, shape).astype(int),
+        "padding_mask": np.broadcast_to(np.arange(T) < [[T], [5]], (B, T)),
+    }
+    if name == "multiple_choice":
+        inputs["padding_mask"] = np.stack([inputs["padding_mask"]] * C, axis=1)
+    widths = [(0, 0)] * (len(shape) - 1) + [(0, padding)]
+    inputs = {key: np.pad(value, widths) for key, value in inputs.items()}
+    if name == "masked_lm":
+        inputs["masked_positions"] = np.array([[1, 3], [0, 4]])
+    return inputs
+
+
+def run(model, inputs):
+    outputs = model(inputs, training=False)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+
+def equal(first, second, atol=0.0):
+    keras.tree.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=0), first, second
+    )
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_shapes_and_reload(name, encoder, tmp_path):
+    model = BUILDERS[name](encoder)
+    outputs = run(model, batch(name))
+    shapes = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape).shape, outputs)
+    assert shapes == SHAPES[name.split("_", 1)[0] if "classifier" in name else name]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    equal(run(again, batch(name)), outputs)
+    assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("tagger", "span")])
+def test_more_padding_changes_nothing(name, encoder):
+    model = BUILDERS[name](encoder)
+    equal(run(model, batch(name, padding=3)), run(model, batch(name)), atol=1e-5)
+
+
+def test_span_and_tags_at_padding(encoder):
+    inputs, longer = batch("span"), batch("span", padding=3)
+    seen = inputs["padding_mask"]
+    model = bert_tasks.tagger(encoder, 5)
+    equal(run(model, longer)[:, :T][seen], run(model, inputs)[seen], atol=1e-5)
+    logits = run(bert_tasks.span(encoder), longer)["start"]
+    allowed = longer["padding_mask"] & (longer["segment_ids"] == 1)
+    allowed[:, 0] = True  # [CLS]: no answer
+    np.testing.assert_array_equal(logits == -30000, ~allowed)
+
+
+def test_each_choice_is_scored_by_itself(encoder):
+    """One row of [B, C, T] equals the same sequences given one by one."""
+    model, inputs = bert_tasks.multiple_choice(encoder, C), batch("multiple_choice")
+    kernel, bias = model.get_layer("multiple_choice").get_weights()
+    expected = [
+        run(encoder, {key: value[:, choice] for key, value in inputs.items()})["pooled_output"]
+        @ kernel
+        + bias
+        for choice in range(C)
+    ]
+    equal(run(model, inputs), np.concatenate(expected, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_shares_the_encoder_and_gives_it_back(name, encoder):
+    model = BUILDERS[name](encoder)
+    token = encoder.get_layer("embedding").token_embedding
+    given = bert.encoder_of(model)
+    assert given.get_layer("embedding").token_embedding is token
+    expected = run(encoder, batch("encoder"))
+    actual = run(given, batch("encoder"))
+    assert ("pooled_output" in actual) == any("pooler" in weight.path for weight in model.weights)
+    equal(actual, {key: expected[key] for key in actual})
+
+
+def test_learns(encoder):
+    model, inputs = bert_tasks.classifier(encoder, 2, dropout=0.0), batch("classifier")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    losses = model.fit(inputs, np.array([0, 1]), epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_masked_lm_uses_the_token_matrix(encoder):
+    model = bert_tasks.masked_lm(encoder)
+    before = run(model, batch("masked_lm"))
+    matrix = encoder.get_layer("embedding").token_embedding.matrix
+    matrix.assign(matrix * 2)
+    assert not np.allclose(run(model, batch("masked_lm")), before)
+    assert not any("head" in weight.path for weight in encoder.weights)
+
+
+def test_encoder_without_pooler(encoder):
+    bare = keras.Model(encoder.input, {"sequence_output": encoder.output["sequence_output"]})
+    with pytest.raises(
+        ValueError, match="must have an output 'pooled_output', got sequence_output"
+    ):
+        bert_tasks.classifier(bare, 5)
+    assert bert_tasks.classifier(bare, 5, pooling="mean").output.shape == (None, 5)
+
+
+def test_unknown_pooling(encoder):
+    with pytest.raises(ValueError, match="`mode` must be one of first, mean, max, got 'last'"):
+        bert_tasks.classifier(encoder, 5, pooling="last")

@@ -1,0 +1,62 @@
+"""Small models of the library transformers, with random weights, and inputs of prime sizes."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 37,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 19,
+    "max_position_embeddings": 23,
+}
+BATCH, LENGTH, CHOICES = 2, 7, 3
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A function: class name and sizes -> (their model, its directory)."""
+
+    def make(architecture="BertModel", **overrides):
+        kind = getattr(transformers, architecture)
+        config = kind.config_class(**{**SIZES, **overrides})
+        torch.manual_seed(0)
+        model = kind(config).eval()
+        with torch.no_grad():  # biases and norms too: zeros and ones would hide a lost one
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+        model.save_pretrained(tmp_path)
+        return model, tmp_path
+
+    return make
+
+
+@pytest.fixture
+def inputs():
+    """Ours, [B, T]: two segments, and padding in the second row."""
+    ids = np.random.default_rng(0).integers(1, SIZES["vocab_size"], (BATCH, LENGTH))
+    segments = np.array([[0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 0]])
+    mask = np.array([[True] * 7, [True] * 5 + [False] * 2])
+    return {"token_ids": ids, "segment_ids": segments, "padding_mask": mask}
+
+
+@pytest.fixture
+def run_theirs():
+    """A function: their model and our inputs -> its outputs."""
+
+    def run(model, inputs, **renamed):
+        names = {
+            "input_ids": "token_ids",
+            "token_type_ids": "segment_ids",
+            "attention_mask": "padding_mask",
+            **renamed,
+        }
+        tensors = {n: torch.tensor(np.int64(inputs[ours])) for n, ours in names.items() if ours}
+        with torch.no_grad():
+            return model(**tensors)
+
+    return run

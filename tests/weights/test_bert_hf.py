@@ -1,0 +1,221 @@
+"""Parity with transformers for every head, and the names of older files."""
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from keras_attn import weights
+
+TOLERANCE = 1e-4  # absolute, float32
+
+
+def ours(model, inputs):
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(inputs, training=False))
+
+
+def close(actual, expected, where=...):
+    np.testing.assert_allclose(actual[where], expected.numpy()[where], atol=TOLERANCE, rtol=0)
+
+
+def rewrite(directory, change):
+    """Save the arrays again, under other names or without some."""
+    file = directory / "model.safetensors"
+    safetensors.numpy.save_file(change(safetensors.numpy.load_file(file)), file)
+
+
+def test_encoder(saved, inputs, run_theirs):
+    model, directory = saved("BertModel")
+    loaded = weights.load(directory, hidden_states=True)
+    actual, expected = ours(loaded.model, inputs), run_theirs(model, inputs)
+    seen = inputs["padding_mask"]
+    close(actual["sequence_output"], expected.last_hidden_state, seen)
+    close(actual["pooled_output"], expected.pooler_output)
+    assert len(actual["hidden_states"]) == 3
+    assert (loaded.skipped, loaded.fresh, loaded.vocabulary) == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "shape"),
+    [
+        ("BertForSequenceClassification", "classifier", (2, 5)),
+        ("BertForTokenClassification", "tagger", (2, 7, 5)),
+        ("BertForNextSentencePrediction", "next_sentence", (2, 2)),
+        ("RobertaForTokenClassification", "tagger", (2, 7, 5)),
+    ],
+)
+def test_logits(architecture, task, shape, saved, inputs, run_theirs):
+    sizes = {"num_labels": 5} if "Next" not in architecture else {}
+    if architecture.startswith("Roberta"):
+        sizes |= {"type_vocab_size": 2, "pad_token_id": 1}
+        inputs["token_ids"][inputs["token_ids"] == 1] = 2
+        inputs["token_ids"][~inputs["padding_mask"]] = 1
+    model, directory = saved(architecture, **sizes)
+    loaded = weights.load(directory, task)
+    actual, expected = ours(loaded.model, inputs), run_theirs(model, inputs).logits
+    assert actual.shape == shape
+    close(actual, expected, inputs["padding_mask"] if task == "tagger" else ...)
+    assert (loaded.skipped, loaded.fresh) == ((), ())
+
+
+def test_regressor(saved, inputs, run_theirs):
+    model, directory = saved("BertForSequenceClassification", num_labels=1)
+    loaded = weights.load(directory, "regressor")
+    close(ours(loaded.model, inputs), run_theirs(model, inputs).logits)
+
+
+def test_span(saved, inputs, run_theirs):
+    model, directory = saved("BertForQuestionAnswering")
+    actual = ours(weights.load(directory, "span").model, inputs)
+    expected = run_theirs(model, inputs)
+    allowed = inputs["padding_mask"] & (inputs["segment_ids"] == 1)
+    allowed[:, 0] = True
+    close(actual["start"], expected.start_logits, allowed)
+    close(actual["end"], expected.end_logits, allowed)
+    assert (actual["start"][~allowed] == -30000).all()
+
+
+def test_multiple_choice(saved, inputs, run_theirs):
+    model, directory = saved("BertForMultipleChoice")
+    choices = {key: np.stack([value, value[:, ::-1], value], 1) for key, value in inputs.items()}
+    choices["token_ids"][:, 2] = choices["token_ids"][:, 2] % 7 + 1
+    actual = ours(weights.load(directory, "multiple_choice", num_choices=3).model, choices)
+    assert actual.shape == (2, 3)
+    close(actual, run_theirs(model, choices).logits)
+
+
+@pytest.mark.parametrize("architecture", ["BertForMaskedLM", "RobertaForMaskedLM"])
+def test_masked_lm(architecture, saved, inputs, run_theirs):
+    sizes = {"type_vocab_size": 2, "pad_token_id": 1} if architecture[0] == "R" else {}
+    inputs["token_ids"] = np.maximum(inputs["token_ids"], 2)
+    if architecture[0] == "R":
+        inputs["token_ids"][~inputs["padding_mask"]] = 1
+    model, directory = saved(architecture, **sizes)
+    positions = np.array([[1, 4, 6], [0, 2, 3]])
+    actual = ours(
+        weights.load(directory, "masked_lm").model, {**inputs, "masked_positions": positions}
+    )
+    expected = run_theirs(model, inputs).logits.numpy()
+    np.testing.assert_allclose(
+        actual, np.take_along_axis(expected, positions[..., None], 1), atol=TOLERANCE, rtol=0
+    )
+
+
+def test_pretraining(saved, inputs, run_theirs):
+    model, directory = saved("BertForPreTraining")
+    loaded = weights.load(directory, "pretraining")
+    positions = np.array([[1, 4, 6], [0, 2, 3]])
+    actual, expected = (
+        ours(loaded.model, {**inputs, "masked_positions": positions}),
+        run_theirs(model, inputs),
+    )
+    np.testing.assert_allclose(
+        actual["masked_lm"],
+        np.take_along_axis(expected.prediction_logits.numpy(), positions[..., None], 1),
+        atol=TOLERANCE,
+        rtol=0,
+    )
+    close(actual["next_sentence"], expected.seq_relationship_logits)  # class 0: it follows
+    assert (loaded.skipped, loaded.fresh) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("activation", "other"), [("gelu_new", "gelu"), ("gelu_pytorch_tanh", "gelu"), ("relu", "gelu")]
+)
+def test_activation(activation, other, saved, inputs, run_theirs):
+    model, directory = saved("BertForMaskedLM", hidden_act=activation)
+    loaded = weights.load(directory, "masked_lm")
+    actual = ours(loaded.model, {**inputs, "masked_positions": np.arange(7)[None].repeat(2, 0)})
+    close(actual, run_theirs(model, inputs).logits, inputs["padding_mask"])
+
+
+def test_distilbert(saved, inputs, run_theirs):
+    inputs["segment_ids"] = 0 * inputs["segment_ids"]
+    sizes = {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}
+    model, directory = saved("DistilBertForTokenClassification", num_labels=5, **sizes)
+    loaded = weights.load(directory, "tagger")
+    expected = run_theirs(model, inputs, token_type_ids=None).logits
+    close(ours(loaded.model, inputs), expected, inputs["padding_mask"])
+
+    model, directory = saved("DistilBertForSequenceClassification", num_labels=5, **sizes)
+    loaded = weights.load(directory, "classifier", num_classes=5)
+    assert set(loaded.skipped) == {
+        f"{layer}.{weight}"
+        for layer in ("pre_classifier", "classifier")
+        for weight in ("weight", "bias")
+    }
+    assert loaded.fresh == (
+        "pooler/kernel",
+        "pooler/bias",
+        "classifier/output/kernel",
+        "classifier/output/bias",
+    )
+
+
+def test_roberta_classifier(saved, inputs, run_theirs):
+    inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
+    model, directory = saved(
+        "RobertaForSequenceClassification", num_labels=5, type_vocab_size=2, pad_token_id=1
+    )
+    close(
+        ours(weights.load(directory, "classifier").model, inputs), run_theirs(model, inputs).logits
+    )
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_old_names(prefix, saved, inputs, run_theirs):
+    """Older files say gamma and beta, and may or may not say `bert.`, and repeat tied weights."""
+    model, directory = saved("BertForPreTraining")
+
+    def old(arrays):
+        matrix = arrays["bert.embeddings.word_embeddings.weight"]
+        arrays["cls.predictions.decoder.weight"] = matrix.copy()
+        arrays["cls.predictions.decoder.bias"] = arrays["cls.predictions.bias"].copy()
+        arrays["bert.embeddings.position_ids"] = np.arange(23)[None]
+        names = {
+            name: name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            .replace("LayerNorm.bias", "LayerNorm.beta")
+            .removeprefix("" if prefix else "bert.")
+            for name in arrays
+        }
+        return {names[name]: array for name, array in arrays.items()}
+
+    rewrite(directory, old)
+    loaded = weights.load(directory, "next_sentence")
+    close(ours(loaded.model, inputs), run_theirs(model, inputs).seq_relationship_logits)
+    assert set(loaded.skipped) == {
+        f"{'bert.' if prefix else ''}embeddings.position_ids",
+        "cls.predictions.bias",
+        "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.dense.bias",
+        "cls.predictions.transform.LayerNorm.gamma",
+        "cls.predictions.transform.LayerNorm.beta",
+    }
+
+
+def test_head_of_another_task_is_skipped_though_it_has_the_same_name(saved):
+    _, directory = saved("BertForTokenClassification", num_labels=5)
+    loaded = weights.load(directory, "classifier", num_classes=5)
+    assert loaded.skipped == ("classifier.bias", "classifier.weight")
+    assert loaded.fresh == (
+        "pooler/kernel",
+        "pooler/bias",
+        "classifier/output/kernel",
+        "classifier/output/bias",
+    )
+
+
+def test_encoder_without_pooler_has_no_pooled_output(saved):
+    _, directory = saved("BertForTokenClassification")
+    loaded = weights.load(directory)
+    assert list(loaded.model.output) == ["sequence_output"]
+    assert loaded.fresh == ()
+
+
+def test_shards(saved, inputs, run_theirs):
+    model, directory = saved("BertModel")
+    (directory / "model.safetensors").unlink()
+    model.save_pretrained(directory, max_shard_size="3KB")
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+    actual = ours(weights.load(directory).model, inputs)
+    close(actual["pooled_output"], run_theirs(model, inputs).pooler_output)

@@ -1,0 +1,137 @@
+"""Out to transformers, and in again with not a bit changed."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from keras_attn import weights
+from keras_attn.models import bert, bert_tasks
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(32))]
+TASKS = {
+    "BertModel": None,
+    "BertForSequenceClassification": "classifier",
+    "BertForTokenClassification": "tagger",
+    "BertForQuestionAnswering": "span",
+    "BertForMultipleChoice": "multiple_choice",
+    "BertForMaskedLM": "masked_lm",
+    "BertForNextSentencePrediction": "next_sentence",
+    "BertForPreTraining": "pretraining",
+}
+
+
+@pytest.fixture
+def encoder():
+    size = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 19, "max_length": 23}
+    return bert.encoder("bert_tiny", vocabulary_size=37, **size)
+
+
+@pytest.mark.parametrize("architecture", TASKS)
+def test_in_and_out_changes_no_bit(architecture, saved, tmp_path):
+    _, directory = saved(architecture)
+    loaded = weights.load(directory, TASKS[architecture])
+    weights.save(loaded.model, tmp_path / "again")
+    first, second = (
+        safetensors.numpy.load_file(folder / "model.safetensors")
+        for folder in (directory, tmp_path / "again")
+    )
+    assert set(first) == set(second)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    old, new = (
+        json.loads((folder / "config.json").read_text())
+        for folder in (directory, tmp_path / "again")
+    )
+    assert {key: old.get(key, new[key]) for key in new} == new
+
+
+@pytest.mark.parametrize("architecture", TASKS)
+def test_transformers_loads_it(architecture, saved, tmp_path, inputs, run_theirs):
+    model, directory = saved(architecture)
+    loaded = weights.load(directory, TASKS[architecture])
+    weights.save(loaded.model, tmp_path / "again")
+    again, report = getattr(transformers, architecture).from_pretrained(
+        tmp_path / "again", output_loading_info=True
+    )
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    if architecture == "BertForMultipleChoice":
+        inputs = {key: np.stack([value] * 3, 1) for key, value in inputs.items()}
+    before, after = run_theirs(model, inputs), run_theirs(again.eval(), inputs)
+    for name, expected in before.items():
+        np.testing.assert_allclose(after[name].numpy(), expected.numpy(), atol=1e-6)
+
+
+def test_saved_after_keras_reloaded_it(encoder, tmp_path):
+    model = bert_tasks.multiple_choice(encoder, num_choices=2)
+    model.save(tmp_path / "model.keras")
+    weights.save(model, tmp_path / "first")
+    weights.save(keras.saving.load_model(tmp_path / "model.keras"), tmp_path / "second")
+    first, second = (
+        (tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")
+    )
+    assert first == second
+
+
+def test_vocabulary_and_case(encoder, tmp_path):
+    weights.save(encoder, tmp_path, vocabulary=VOCABULARY, lowercase=False)
+    loaded = weights.load(tmp_path)
+    assert (loaded.vocabulary, loaded.lowercase) == (VOCABULARY, False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("w0 W0 w31")["input_ids"] == [2, 5, 1, 36, 3]
+
+
+def test_approximate_gelu_comes_back(tmp_path, encoder):
+    model = bert.encoder(
+        "bert_tiny",
+        vocabulary_size=37,
+        hidden_dim=12,
+        num_heads=3,
+        feed_forward_dim=19,
+        activation="gelu_tanh",
+    )
+    weights.save(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["hidden_act"] == "gelu_new"
+    block = weights.load(tmp_path).model.get_layer("block_1")
+    assert block.activation.__name__ == "gelu_tanh"
+
+
+def test_vocabulary_of_another_size(encoder, tmp_path):
+    with pytest.raises(ValueError, match="`vocabulary` must have a piece for each of the 37 rows"):
+        weights.save(encoder, tmp_path, vocabulary=VOCABULARY[1:])
+
+
+def test_window(tmp_path):
+    model = bert.encoder("bert_tiny", vocabulary_size=37, window=3)
+    with pytest.raises(
+        ValueError, match="plain BERT blocks for transformers to load it, got windo"
+    ):
+        weights.save(model, tmp_path)
+
+
+def test_classifier_without_pooler(encoder, tmp_path):
+    model = bert_tasks.classifier(encoder, 3, pooling="mean")
+    with pytest.raises(ValueError, match="must have a pooler, as BERT's classifier has"):
+        weights.save(model, tmp_path)
+
+
+def test_foreign_model(tmp_path):
+    inputs = {
+        key: keras.Input((3,), name=key) for key in ("token_ids", "segment_ids", "padding_mask")
+    }
+    model = keras.Model(inputs, keras.layers.Dense(2, name="block_0")(inputs["token_ids"]))
+    with pytest.raises(
+        ValueError, match="must be one of keras_attn.models.bert or bert_tasks, got"
+    ):
+        weights.save(model, tmp_path)
+
+
+def test_further_weights(encoder, tmp_path):
+    outputs = keras.layers.Dense(2, name="mine")(encoder.output["pooled_output"])
+    model = keras.Model(encoder.input, outputs)
+    with pytest.raises(ValueError, match="got weights mine/kernel, mine/bias"):
+        weights.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
