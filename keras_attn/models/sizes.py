@@ -36,6 +36,57 @@ BERT_SIZES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class TransformerSize:
+    """The sizes of an encoder-decoder Transformer (Vaswani et al. 2017, table 3)."""
+
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    feed_forward_dim: int
+    vocabulary_size: int = 37_000
+    dropout: float = 0.1
+    norm_epsilon: float = 1e-6
+    activation: str = "relu"
+    norm_first: bool = False
+
+
+TRANSFORMER_TINY = TransformerSize(2, 128, 4, 512)
+TRANSFORMER_SMALL = TransformerSize(3, 256, 4, 1024)
+TRANSFORMER_BASE = TransformerSize(6, 512, 8, 2048)
+TRANSFORMER_BIG = TransformerSize(6, 1024, 16, 4096, dropout=0.3)
+
+TRANSFORMER_SIZES = {
+    "transformer_tiny": TRANSFORMER_TINY,
+    "transformer_small": TRANSFORMER_SMALL,
+    "transformer_base": TRANSFORMER_BASE,
+    "transformer_big": TRANSFORMER_BIG,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GptSize:
+    """The sizes of a GPT-2 (Radford et al. 2019, section 2.3)."""
+
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    feed_forward_dim: int
+    vocabulary_size: int = 50_257
+    max_length: int = 1024
+    dropout: float = 0.1
+    norm_epsilon: float = 1e-5
+    activation: str = "gelu_tanh"
+    initializer_range: float = 0.02
+
+
+GPT_TINY = GptSize(2, 128, 4, 512)
+GPT_MINI = GptSize(4, 256, 4, 1024)
+GPT_SMALL = GptSize(12, 768, 12, 3072)
+
+GPT_SIZES = {"gpt_tiny": GPT_TINY, "gpt_mini": GPT_MINI, "gpt_small": GPT_SMALL}
+
+
 def resolve(size: str | Size, known: dict[str, Size], overrides: dict) -> Size:
     """The record of that name, or the record itself, with some fields replaced."""
     if isinstance(size, str):

@@ -1,5 +1,8 @@
 """The key/value cache of decoding: plain tensors that go in and come out.
 
+A cache is any nest of tensors, batch first; those of attention are `{"key", "value"}`, laid out
+head by head, so that no step transposes what earlier steps wrote.
+
 Letters: B batch, L cache length, S new length, K key/value heads, H head width.
 """
 
@@ -10,20 +13,45 @@ from keras import ops
 
 
 def create(batch: Any, length: int, heads: int, width: int, dtype: str = "float32") -> dict:
-    """An empty cache, `{"key", "value"}`, each `[B, L, K, H]`."""
-    shape = (batch, length, heads, width)
+    """An empty cache, `{"key", "value"}`, each `[B, K, L, H]`."""
+    shape = (batch, heads, length, width)
     return {"key": ops.zeros(shape, dtype), "value": ops.zeros(shape, dtype)}
+
+
+def store(key: Any, value: Any) -> dict:
+    """`key` and `value` `[B, S, K, H]` as a cache that is full."""
+    return {"key": _swap(key), "value": _swap(value)}
 
 
 def append(cache: dict, key: Any, value: Any, index: Any) -> dict:
     """The cache with `key` and `value` `[B, S, K, H]` written from position `index` on."""
-    start = (0, index, 0, 0)
+    start = (0, 0, index, 0)
+    new = store(key, value)
     return {
-        "key": ops.slice_update(cache["key"], start, ops.cast(key, cache["key"].dtype)),
-        "value": ops.slice_update(cache["value"], start, ops.cast(value, cache["value"].dtype)),
+        name: ops.slice_update(cache[name], start, ops.cast(new[name], cache[name].dtype))
+        for name in ("key", "value")
     }
+
+
+def read(cache: dict) -> tuple[Any, Any]:
+    """Keys and values `[B, L, K, H]`, as `keras_attn.ops.attention` takes them."""
+    return _swap(cache["key"]), _swap(cache["value"])
+
+
+def length(cache: Any) -> int:
+    """L, of the first attention in the nest."""
+    return keras.tree.flatten(cache)[0].shape[2]
+
+
+def repeat(cache: Any, count: int) -> Any:
+    """The cache with each row `count` times in a row, as a beam search starts."""
+    return keras.tree.map_structure(lambda tensor: ops.repeat(tensor, count, axis=0), cache)
 
 
 def reorder(cache: Any, rows: Any) -> Any:
     """The cache of the rows `[B]` that a beam search goes on with; any nest of tensors."""
     return keras.tree.map_structure(lambda tensor: ops.take(tensor, rows, axis=0), cache)
+
+
+def _swap(tensor: Any) -> Any:
+    return ops.transpose(tensor, (0, 2, 1, 3))

@@ -12,8 +12,8 @@ from keras_attn import ops
 from keras_attn._register import register
 from keras_attn.layers.positional import positional
 from keras_attn.layers.projection import Projection
+from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
-from keras_attn.ops.cache import append
 from keras_attn.ops.masks import check_window, dense_mask
 
 
@@ -43,14 +43,15 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Call arguments:
         query: float `[B, T, D]`.
-        value: float `[B, S, Dv]`.
+        value: float `[B, S, Dv]`; None where the cache holds all keys and values already, such as
+            those of an encoder's output.
         key: float `[B, S, Dk]`; the value unless given.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         value_mask: bool `[B, S]`; nobody attends to a key where it is False.
         key_mask: bool `[B, S]`, the same as `value_mask`; both must allow a key.
         attention_mask: bool `[B, T, S]` or `[B, N, T, S]`, True where a query may attend to a key.
         sequence_ids: a pair of int `[B, T]` and `[B, S]`: a query sees only keys of its own id.
-        cache: `{"key": [B, L, K, H], "value": [B, L, K, H]}` of decoding, from
+        cache: `{"key": [B, K, L, H], "value": [B, K, L, H]}` of decoding, from
             `keras_attn.ops.cache`; the new keys are written into it at `cache_index`.
         cache_index: int or scalar tensor, position of the first query.
         return_attention_scores: whether to return the weights too.
@@ -153,7 +154,7 @@ class MultiHeadAttention(keras.layers.Layer):
     def call(
         self,
         query: Any,
-        value: Any,
+        value: Any = None,
         key: Any = None,
         query_mask: Any = None,
         value_mask: Any = None,
@@ -178,15 +179,15 @@ class MultiHeadAttention(keras.layers.Layer):
             query_offset=cache_index,
         )
         q = _heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
-        key_heads = self.num_key_value_heads or self.num_heads
-        k = _heads(self.key_projection(value if key is None else key), key_heads)
-        v = _heads(self.value_projection(value), key_heads)  # [B, S, K, H]
         if hasattr(self.position, "rotate"):
             q = self.position.rotate(q, offset=cache_index)
-            k = self.position.rotate(k, offset=cache_index)
+        if value is None and cache is None:
+            raise ValueError("`value` must be given where there is no `cache`, got None")
+        if value is not None:
+            k, v = self.keys_and_values(value, key, offset=cache_index)
+            cache = None if cache is None else caches.append(cache, k, v, cache_index)
         if cache is not None:
-            cache = append(cache, k, v, cache_index)
-            k, v = cache["key"], cache["value"]
+            k, v = caches.read(cache)
         dropout = self.dropout if training else 0.0
         context = ops.attention(
             q,
@@ -204,6 +205,15 @@ class MultiHeadAttention(keras.layers.Layer):
         if cache is not None:
             outputs = (*outputs, cache)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def keys_and_values(self, value: Any, key: Any = None, offset: Any = 0) -> tuple[Any, Any]:
+        """The projected heads `[B, S, K, H]`, rotated from position `offset` on."""
+        heads = self.num_key_value_heads or self.num_heads
+        k = _heads(self.key_projection(value if key is None else key), heads)
+        v = _heads(self.value_projection(value), heads)
+        if hasattr(self.position, "rotate"):
+            k = self.position.rotate(k, offset=offset)
+        return k, v
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """The query's mask; none for the weights."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_attn._register import register
 from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
+from keras_attn.layers.masking import own_mask
 
 
 @register()
@@ -26,7 +27,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id, so that
             several sequences can share a row.
-        cache: `{"key", "value"}` of decoding, each `[B, L, K, H]`, with `causal=True` only.
+        cache: `{"key", "value"}` of decoding, each `[B, K, L, H]`, with `causal=True` only.
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the weights too.
         training: whether dropout acts.
@@ -72,7 +73,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         return super().call(
             inputs,
             inputs,
-            value_mask=mask,
+            value_mask=own_mask(inputs, mask),
             attention_mask=attention_mask,
             sequence_ids=None if sequence_ids is None else (sequence_ids, sequence_ids),
             cache=cache,

@@ -10,7 +10,8 @@ import keras
 from keras_attn._register import register
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
-from keras_attn.layers.block.normalization import check_norm, make_norm
+from keras_attn.layers.masking import own_mask
+from keras_attn.layers.normalization import check_norm, make_norm
 from keras_attn.layers.positional import positional
 
 
@@ -148,22 +149,19 @@ class TransformerEncoderBlock(keras.layers.Layer):
         training: bool | None = None,
     ) -> Any:
         """Transform `inputs`."""
-        attended = self.self_attention(
-            self.self_attention_norm(inputs) if self.norm_first else inputs,
-            mask=mask,
+        hidden, *extras = self._sublayer(
+            self.self_attention,
+            self.self_attention_norm,
+            inputs,
+            training,
+            mask=own_mask(inputs, mask),
             attention_mask=attention_mask,
             sequence_ids=sequence_ids,
             cache=cache,
             cache_index=cache_index,
             return_attention_scores=return_attention_scores,
-            training=training,
         )
-        attended, *extras = attended if isinstance(attended, tuple) else (attended,)
-        hidden = self._add(inputs, attended, self.self_attention_norm, training)
-        transformed = self.feed_forward(
-            self.feed_forward_norm(hidden) if self.norm_first else hidden, training=training
-        )
-        outputs = self._add(hidden, transformed, self.feed_forward_norm, training)
+        (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
         return (outputs, *extras) if extras else outputs
 
     def get_config(self) -> dict:
@@ -189,6 +187,11 @@ class TransformerEncoderBlock(keras.layers.Layer):
     def _norm(self, name: str) -> keras.layers.Layer:
         return make_norm(self.norm, self.norm_epsilon, dtype=self.dtype_policy, name=name)
 
-    def _add(self, inputs: Any, outputs: Any, norm: Any, training: bool | None) -> Any:
+    def _sublayer(
+        self, layer: Any, norm: Any, inputs: Any, training: bool | None, **arguments: Any
+    ) -> tuple:
+        """What the layer returns, with the residual connection and the norm around its output."""
+        outputs = layer(norm(inputs) if self.norm_first else inputs, training=training, **arguments)
+        outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
         total = inputs + self.dropout_layer(outputs, training=training)
-        return total if self.norm_first else norm(total)
+        return (total if self.norm_first else norm(total), *extras)

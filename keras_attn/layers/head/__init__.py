@@ -2,6 +2,7 @@
 
 from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead
 from keras_attn.layers.head.classification_head import ClassificationHead
+from keras_attn.layers.head.language_model_head import LanguageModelHead
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.head.multiple_choice_head import MultipleChoiceHead
 from keras_attn.layers.head.next_sentence_head import NextSentenceHead
@@ -12,6 +13,7 @@ from keras_attn.layers.head.token_tagging_head import TokenTaggingHead
 __all__ = [
     "BertPretrainingHead",
     "ClassificationHead",
+    "LanguageModelHead",
     "MaskedLMHead",
     "MultipleChoiceHead",
     "NextSentenceHead",

@@ -45,7 +45,10 @@ def attention(
 def _scores(query: Any, key: Any) -> Any:
     batch, length, heads, width = ops.shape(query)
     rows = ops.transpose(query, (0, 2, 1, 3))  # [B, N, T, H]
-    columns = ops.transpose(key, (0, 2, 3, 1))  # [B, K, H, S]
+    # Two transpositions, not one: the first undoes that of `ops.cache.read`, the second becomes a
+    # flag of the product, so that TensorFlow copies no cache.
+    columns = ops.transpose(key, (0, 2, 1, 3))  # [B, K, S, H]
+    columns = ops.transpose(columns, (0, 1, 3, 2))  # [B, K, H, S]
     if heads == key.shape[2]:
         return ops.matmul(rows, columns)
     rows = ops.reshape(rows, (batch, key.shape[2], -1, width))  # [B, K, G T, H]

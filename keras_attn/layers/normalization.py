@@ -15,4 +15,6 @@ def check_norm(name: str) -> None:
 
 def make_norm(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
     """The layer of the norm `kind`."""
-    return NORMS[kind](epsilon=epsilon, **kwargs)
+    norm = NORMS[kind](epsilon=epsilon, **kwargs)
+    norm.supports_masking = True  # Keras' RMSNormalization would drop the mask, with a warning
+    return norm

@@ -1,0 +1,49 @@
+"""A block with its cache, for the step models of decoding.
+
+Letters: B batch, T new length, S context length, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+
+
+@register()
+class CachedBlock(keras.layers.Wrapper):
+    """A block of a trained model as one step of decoding calls it, with the block's own weights.
+
+    Keras lets a layer take part in several functional models only if it returns equally many
+    tensors in each; this wrapper returns the cache too.
+
+    Args:
+        layer: a `TransformerEncoderBlock` with `causal=True` or a `TransformerDecoderBlock`.
+
+    Call arguments:
+        inputs: float `[B, T, D]`, the new tokens.
+        cache: what the block takes: `{"key", "value"}` or `{"self", "context"}`.
+        index: int scalar, position of the first input.
+        context_mask: bool `[B, S]`, False at the context's padding.
+
+    Returns:
+        `[B, T, D]` and the cache.
+
+    Example:
+    >>> import keras
+    >>> from keras_attn.layers import TransformerEncoderBlock
+    >>> from keras_attn.ops import cache
+    >>> block = CachedBlock(TransformerEncoderBlock(2, 16, causal=True))
+    >>> outputs, _ = block(keras.ops.ones((3, 1, 8)), cache.create(3, 5, 2, 4), 0)
+    >>> outputs.shape
+    TensorShape([3, 1, 8])
+    """
+
+    def build(self, inputs_shape: Any, **_: Any) -> None:
+        """Build the block, which usually is built already."""
+        super().build(inputs_shape)
+
+    def call(self, inputs: Any, cache: dict, index: Any, context_mask: Any = None) -> Any:
+        """Run the block without dropout."""
+        masks = {} if context_mask is None else {"context_mask": context_mask}
+        return self.layer(inputs, cache=cache, cache_index=index, training=False, **masks)

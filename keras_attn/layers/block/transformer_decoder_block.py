@@ -1,0 +1,144 @@
+"""One layer of a Transformer decoder that attends to a context.
+
+Letters: B batch, T length, S context length, L cache length, N heads, H head width, D model width,
+C context width, F feed-forward width.
+"""
+
+from typing import Any
+
+from keras_attn._register import register
+from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
+from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
+from keras_attn.layers.masking import own_mask
+from keras_attn.ops.cache import store
+
+
+@register()
+class TransformerDecoderBlock(TransformerEncoderBlock):
+    """Causal self-attention, attention to a context, and a feed-forward network.
+
+    Each of the three has a residual connection and a norm, after the sum or, with `norm_first`,
+    before the sublayer, as in `TransformerEncoderBlock`. Without a context use that block with
+    `causal=True`.
+
+    Args:
+        num_heads: N, of both attentions.
+        feed_forward_dim: F.
+        **options: as in `TransformerEncoderBlock`: dropout, attention_dropout, activation, norm,
+            norm_epsilon, norm_first, window, position, kernel, kernel_initializer, seed; window and
+            position are those of the self-attention, which is causal.
+
+    Call arguments:
+        inputs: float `[B, T, D]`.
+        context: float `[B, S, C]`, such as an encoder's output; None where the cache holds its keys
+            and values already.
+        mask: bool `[B, T]`, False at padding, to which nobody attends.
+        context_mask: bool `[B, S]`, False at the context's padding.
+        attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where self-attention is allowed.
+        sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
+        cache: of decoding: `{"self": {"key", "value"}}`, each `[B, N, L, H]`; with a context its
+            keys and values come out beside it, `{"self", "context"}`, and serve every later step.
+        cache_index: int or scalar tensor, position of the first input.
+        return_attention_scores: whether to return the weights too.
+        training: whether dropout acts.
+
+    Masking: what stands at a padded position means nothing; the mask goes on.
+
+    Returns:
+        `[B, T, D]`; then, if asked for, the weights of the self-attention, float32 `[B, N, T, T]`,
+        and those over the context, `[B, N, T, S]`; then, if a cache came in, the cache.
+
+    Raises:
+        ValueError: as in `TransformerEncoderBlock`; neither a context nor its keys in the cache.
+
+    Source: Vaswani et al. 2017, section 3.1; norm first: Xiong et al. 2020.
+
+    Example:
+    >>> import keras
+    >>> block = TransformerDecoderBlock(num_heads=2, feed_forward_dim=16)
+    >>> block(keras.ops.ones((3, 5, 8)), keras.ops.ones((3, 7, 12))).shape
+    TensorShape([3, 5, 8])
+    """
+
+    def __init__(self, num_heads: int, feed_forward_dim: int, **options: Any) -> None:
+        super().__init__(num_heads, feed_forward_dim, causal=True, **options)
+        self.cross_attention = MultiHeadAttention(
+            num_heads,
+            dropout=self.attention_dropout,
+            kernel=self.kernel,
+            kernel_initializer=self.kernel_initializer.clone(),
+            seed=self.seed,
+            dtype=self.dtype_policy,
+            name="cross_attention",
+        )
+        self.cross_attention_norm = self._norm("cross_attention_norm")
+
+    def build(self, inputs_shape: Any, context_shape: Any = None, **_: Any) -> None:
+        """Build the sublayers."""
+        if context_shape is None:
+            raise ValueError("`context` must be given in the first call, got None")
+        super().build(inputs_shape)
+        self.cross_attention.build(inputs_shape, context_shape)
+        self.cross_attention_norm.build(inputs_shape)
+
+    def call(
+        self,
+        inputs: Any,
+        context: Any = None,
+        mask: Any = None,
+        context_mask: Any = None,
+        attention_mask: Any = None,
+        sequence_ids: Any = None,
+        cache: dict | None = None,
+        cache_index: Any = 0,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Transform `inputs` in the light of `context`."""
+        hidden, *extras = self._sublayer(
+            self.self_attention,
+            self.self_attention_norm,
+            inputs,
+            training,
+            mask=own_mask(inputs, mask),
+            attention_mask=attention_mask,
+            sequence_ids=sequence_ids,
+            cache=None if cache is None else cache["self"],
+            cache_index=cache_index,
+            return_attention_scores=return_attention_scores,
+        )
+        cached = None
+        if cache is not None:
+            cached = self._context_cache(cache) if context is None else self.store(context)
+        hidden, *context_extras = self._sublayer(
+            self.cross_attention,
+            self.cross_attention_norm,
+            hidden,
+            training,
+            value=context if cached is None else None,
+            value_mask=context_mask,
+            cache=cached,
+            return_attention_scores=return_attention_scores,
+        )
+        (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
+        weights = (extras[0], context_extras[0]) if return_attention_scores else ()
+        caches = () if cache is None else ({"self": extras[-1], "context": cached},)
+        return (outputs, *weights, *caches) if weights or caches else outputs
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        config = super().get_config()
+        del config["causal"]
+        return config
+
+    def store(self, context: Any) -> dict:
+        """The keys and values of a context, `{"key", "value"}`, which serve every step."""
+        return store(*self.cross_attention.keys_and_values(context))
+
+    def _context_cache(self, cache: dict) -> dict:
+        if "context" not in cache:
+            raise ValueError(
+                "`context` must be given where the cache has none, got a cache with "
+                f"{', '.join(cache)}"
+            )
+        return cache["context"]

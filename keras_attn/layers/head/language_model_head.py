@@ -1,0 +1,93 @@
+"""Predict the next token.
+
+Letters: B batch, T length, V vocabulary, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn import ops
+from keras_attn._register import register
+from keras_attn.layers.normalization import check_norm, make_norm
+
+
+@register()
+class LanguageModelHead(keras.layers.Layer):
+    """`norm(x) M^T + c`, with M the token embeddings; norm and c only where asked for.
+
+    Args:
+        norm: "layer" or "rms", for a decoder whose blocks have the norm first; None for none.
+        norm_epsilon: added to the variance.
+        use_bias: whether there is a bias for each token.
+
+    Call arguments:
+        inputs: float `[..., D]`, the decoder's output.
+        embedding_matrix: float `[V, D]`, the token embeddings, which the output shares.
+
+    Masking: the inputs' mask ends here; weigh the loss instead.
+
+    Returns:
+        logits `[..., V]`.
+
+    Raises:
+        ValueError: an unknown norm, or an embedding matrix of another rank or width.
+
+    Source: Press and Wolf 2017; Vaswani et al. 2017, section 3.4.
+
+    Example:
+    >>> import keras
+    >>> LanguageModelHead()(keras.ops.ones((2, 5, 4)), keras.ops.ones((11, 4))).shape
+    TensorShape([2, 5, 11])
+    """
+
+    def __init__(
+        self,
+        norm: str | None = None,
+        norm_epsilon: float = 1e-5,
+        use_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if norm is not None:
+            check_norm(norm)
+        self.norm = norm
+        self.norm_epsilon = norm_epsilon
+        self.use_bias = use_bias
+        self.supports_masking = True
+
+    def build(self, inputs_shape: Any, embedding_matrix_shape: Any) -> None:
+        """Create the norm and the bias."""
+        if len(embedding_matrix_shape) != 2 or embedding_matrix_shape[-1] != inputs_shape[-1]:
+            raise ValueError(
+                f"`embedding_matrix` must have shape [vocabulary, {inputs_shape[-1]}], "
+                f"got shape {tuple(embedding_matrix_shape)}"
+            )
+        self.norm_layer = None
+        if self.norm is not None:
+            self.norm_layer = make_norm(
+                self.norm, self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+            )
+            self.norm_layer.build(inputs_shape)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=(embedding_matrix_shape[0],), initializer="zeros", name="bias"
+            )
+
+    def call(self, inputs: Any, embedding_matrix: Any) -> Any:
+        """Predict the token after each position."""
+        hidden = inputs if self.norm_layer is None else self.norm_layer(inputs)
+        return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: a mask of the sequence says nothing about the predictions."""
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
+            "use_bias": self.use_bias,
+        }
