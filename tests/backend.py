@@ -52,21 +52,29 @@ def layer_gradients(layer: Any, inputs: dict, **options: Any) -> dict[str, np.nd
     """
     names, leaves = _names(inputs), tree.flatten(tensors(inputs))
     floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-    fixed = [variable.value for variable in layer.non_trainable_variables]
 
     def loss(*values: Any) -> Any:
         weights, given = values[: len(layer.trainable_variables)], list(leaves)
         for index, value in zip(floats, values[len(weights) :], strict=True):
             given[index] = value
         call = tree.pack_sequence_as(inputs, given)
-        outputs, _ = layer.stateless_call(list(weights), fixed, **call, **options)
-        return loss_of(outputs)
+        return loss_of(call_with(layer, weights, **call, **options))
 
     weights = [variable.value for variable in layer.trainable_variables]
     found = gradients(loss, *weights, *(leaves[i] for i in floats))
     labels = [weight_name(v) for v in layer.trainable_variables]
     labels += [f"input:{names[i]}" for i in floats]
     return dict(zip(labels, found, strict=True))
+
+
+def call_with(layer: Any, weights: Any, **inputs: Any) -> Any:
+    """`layer(**inputs)` with these values of its trainable weights.
+
+    Not `stateless_call`, which casts no inputs.
+    """
+    mapping = list(zip(layer.trainable_variables, weights, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return layer(**inputs)
 
 
 def compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:

@@ -103,11 +103,19 @@ class Case:
     causal: bool = False
     hides: dict[str, str] = dataclasses.field(default_factory=dict)
     zero_gradients: tuple[str, ...] = ()
+    # Arguments of the class above that this one does not take.
+    fixed: tuple[str, ...] = ()
     # A recurrent cell is called by another layer, whose case covers its behaviour.
     covered_by: type[keras.layers.Layer] | None = None
 
     def __str__(self) -> str:
         return self.layer.__name__ + (f"-{self.variant}" if self.variant else "")
+
+    @property
+    def training(self) -> dict[str, bool]:
+        """What to add to a call in training."""
+        takes = "training" in inspect.signature(self.layer.call).parameters
+        return {"training": True} if takes else {}
 
     def make(self, **changes: Any) -> keras.layers.Layer:
         """A new layer."""
@@ -138,7 +146,10 @@ class Case:
         for owner in (c for c in self.layer.__mro__ if "__init__" in vars(c)):
             own = dict(inspect.signature(owner.__init__).parameters)
             goes_on = own.pop("options", None) is not None
-            found = {**{k: p for k, p in own.items() if k not in ("self", "kwargs")}, **found}
+            found = {
+                **{k: p for k, p in own.items() if k not in ("self", "kwargs", *self.fixed)},
+                **found,
+            }
             if not goes_on:
                 break
         return found
@@ -208,7 +219,9 @@ CASES = [
             "use_bias": False,
             "causal": True,
             "window": 4,
-            "position": layers.RelativePositionBias(HEADS, num_buckets=8, max_distance=16),
+            "position": layers.RelativePositionBias(
+                HEADS, num_buckets=8, max_distance=16, initializer=_normal()
+            ),
             "kernel": "reference",
             "kernel_initializer": _normal(),
             "bias_initializer": _normal(),
@@ -303,7 +316,6 @@ CASES = [
             "norm": "rms",
             "norm_epsilon": 1e-3,
             "norm_first": True,
-            "causal": False,
             "window": 2,
             "position": layers.RotaryEmbedding(100.0, scaling=2.0, share=0.7),
             "kernel": "reference",
@@ -311,7 +323,9 @@ CASES = [
             "seed": 7,
         },
         {**_SELF_ATTENTION, **_CONTEXT},
+        fixed=("causal",),
         scores=True,
+        causal=True,
         hides={"mask": "inputs", "context_mask": "context"},
         zero_gradients=("cross_attention/key/bias",),
     ),
@@ -320,6 +334,7 @@ CASES = [
         lambda: {"num_heads": HEADS, "feed_forward_dim": 31, "dropout": 0.3},
         {"inputs": floats(B, T, D), "mask": padding(B, T), **_CONTEXT},
         variant="post_norm",
+        fixed=("causal",),
         scores=True,
         causal=True,
         hides={"mask": "inputs", "context_mask": "context"},
@@ -530,7 +545,7 @@ CASES = [
     ),
     Case(
         layers.SequencePooling,
-        lambda: {},
+        dict,
         {"inputs": floats(B, T, D), "mask": padding(B, T)},
         variant="mean",
         hides={"mask": "inputs"},

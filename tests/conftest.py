@@ -1,9 +1,9 @@
 """Settings of the whole suite; markers are declared in setup.cfg.
 
 `KERAS_BACKEND` chooses the backend of a run. A test that makes no sense on one says so by
-`@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, never passed over in
-silence; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder of shared data
-(KERAS_ATTN_SHARED, or `shared` beside the repository) is there.
+`@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, never passed over
+in silence; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder of shared
+data (KERAS_ATTN_SHARED, or `shared` beside the repository) is there.
 """
 
 import os
@@ -17,8 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # numbers are held to 1e-6: no TF32
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import keras
-import pytest
+import keras  # noqa: E402
+import pytest  # noqa: E402
 
 BACKEND = keras.backend.backend()
 

@@ -1,0 +1,124 @@
+"""What must change nothing, and what must change something."""
+
+import keras
+import numpy as np
+import pytest
+from keras import tree
+
+from tests.backend import arrays
+from tests.cases import CALLED, B, built
+
+HIDING = [(case, mask) for case in CALLED for mask in case.hides]
+HIDING_IDS = [f"{case}-{mask}" for case, mask in HIDING]
+EXTRA = 3
+
+
+def call(case, values, **options):
+    return arrays(built(case)(**values, **options))
+
+
+def assert_same(one, other, **tolerance):
+    tolerance = {"rtol": 1e-5, "atol": 1e-5, **tolerance}
+    for have, want in zip(tree.flatten(one), tree.flatten(other), strict=True):
+        np.testing.assert_allclose(have, want, **tolerance)
+
+
+def visible(outputs, mask):
+    """The outputs at the places that the mask leaves, where it speaks of the output's places."""
+    return [
+        output[mask] if output.shape[: mask.ndim] == mask.shape else output
+        for output in tree.flatten(outputs)
+    ]
+
+
+@pytest.mark.parametrize("case", [case for case in CALLED if case.scores], ids=str)
+def test_asking_for_scores_changes_no_output(case):
+    values = case.values()
+    assert_same(call(case, values, return_attention_scores=True)[0], call(case, values))
+
+
+@pytest.mark.parametrize("case", [c for c in CALLED if "dropout" in c.arguments()], ids=str)
+def test_dropout_changes_no_output_at_inference(case):
+    rates = {name: 0.0 for name in case.arguments() if name.endswith("dropout")}
+    without, values = case.make(**rates), case.values()
+    without(**values)
+    without.set_weights(built(case).get_weights())
+    for options in ({}, {"training": False}):
+        assert_same(call(case, values, **options), arrays(without(**values)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
+def test_what_stands_at_a_masked_place_changes_nothing_visible(case, mask):
+    before, after = case.values(), case.values()
+    name, shown = case.hides[mask], before[mask]
+    noise = np.random.default_rng(5).normal(size=before[name].shape).astype("float32")
+    after[name] = np.where(shown[..., None], before[name], 10 * noise)
+    assert_same(visible(call(case, after), shown), visible(call(case, before), shown), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
+def test_more_padding_changes_nothing(case, mask):
+    size = case.inputs[mask].shape[1]
+
+    def longer(value):
+        # Every axis of that length, for it is a prime that nothing else has.
+        widths = [(0, EXTRA if have == size else 0) for have in value.shape]
+        return np.pad(value, widths, constant_values=value.dtype.type(value.dtype != "bool"))
+
+    values = case.values()
+    padded = call(case, tree.map_structure(longer, values))
+    cut = [
+        output[tuple(slice(size) if n == size + EXTRA else slice(None) for n in output.shape)]
+        for output in tree.flatten(padded)
+    ]
+    assert_same(visible(cut, values[mask]), visible(call(case, values), values[mask]))
+
+
+@pytest.mark.parametrize("case", [case for case in CALLED if case.causal], ids=str)
+def test_the_future_changes_nothing(case):
+    before, after = case.values(), case.values()
+    first, cut = next(iter(before)), 2
+    after[first][:, cut:] += 3.0
+    assert_same(call(case, after)[:, :cut], call(case, before)[:, :cut])
+    assert not np.allclose(call(case, after), call(case, before))
+
+
+def _masks(case):
+    words = ("mask", "sequence_ids")
+    return [name for name in case.inputs if name.endswith(words)]
+
+
+MASKS = [(case, mask) for case in CALLED for mask in _masks(case)]
+
+
+@pytest.mark.parametrize(("case", "mask"), MASKS, ids=[f"{c}-{m}" for c, m in MASKS])
+def test_no_mask_is_ignored(case, mask):
+    others = {k: v for k, v in case.values().items() if k not in _masks(case)}
+    with_mask, without = call(case, {**others, mask: case.values()[mask]}), call(case, others)
+    pairs = zip(tree.flatten(with_mask), tree.flatten(without), strict=True)
+    assert any(not np.allclose(one, other, atol=1e-4) for one, other in pairs)
+
+
+KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(case.inputs))]
+
+
+@pytest.mark.parametrize(("case", "mask"), KERAS_MASKS, ids=[f"{c}-{m}" for c, m in KERAS_MASKS])
+def test_the_mask_that_travels_with_a_tensor_counts_as_the_explicit_one(case, mask):
+    values = case.values()
+    explicit = call(case, values)
+    travelling = {k: keras.ops.convert_to_tensor(v) for k, v in values.items() if k != mask}
+    first = travelling[case.hides[mask]]
+    keras.src.backend.set_keras_mask(first, keras.ops.convert_to_tensor(values[mask]))
+    assert_same(arrays(built(case)(**travelling)), explicit)
+
+
+@pytest.mark.parametrize("case", CALLED, ids=str)
+def test_a_row_does_not_see_the_other_rows(case):
+    values = case.values()
+    if any(spec.shape[0] != B for spec in tree.flatten(case.inputs)):
+        values = {k: v for k, v in values.items() if case.inputs[k].shape[0] == B}
+    if set(values) != set(case.inputs):
+        pytest.skip("an input of the layer has no batch axis")
+    swapped = tree.map_structure(lambda value: value[::-1].copy(), values)
+    back = tree.map_structure(lambda output: output[::-1], call(case, swapped))
+    assert_same(back, call(case, values))
