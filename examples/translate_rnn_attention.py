@@ -29,6 +29,7 @@ from keras_attn.models import rnn_attention
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib import font_manager  # noqa: E402
 
 CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 LANGUAGES = ("en", "de", "zh")
@@ -36,14 +37,14 @@ LANGUAGES = ("en", "de", "zh")
 VOCABULARY_SIZE = 8000
 LENGTHS = (12, 24, 40)  # pieces: the shapes of the batches; longer pairs are left out
 BATCH_SIZE = 64
-STEPS = 1500
+STEPS = 700
 EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
 LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.1
 DROPOUT = 0.2
 HELD_OUT = 0.05
 SCORED = 300  # held-out pairs that are translated and scored
-FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei"]
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # those that are installed
 
 
 def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
@@ -132,7 +133,7 @@ def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
 
 def draw(weights: np.ndarray, rows: list[str], columns: list[str], path: pathlib.Path) -> None:
     """Alignment heat map: a row for each target piece, a column for each source piece."""
-    plt.rcParams["font.family"] = FONTS
+    plt.rcParams["font.family"] = [name for name in FONTS if name in font_manager.get_font_names()]
     figure, axis = plt.subplots(figsize=(8, 8), layout="constrained")
     axis.imshow(weights, cmap="Greys", vmin=0, vmax=1)
     axis.set_xticks(range(len(columns)), columns, rotation=90)
@@ -208,7 +209,7 @@ def main() -> None:
     sources, references, translations = (text(x, tokenizer) for x in (source, target, ids))
     tokenize = "zh" if arguments.target == "zh" else "13a"
     bleu, copied = (
-        sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize).score
+        sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize, force=True).score
         for lines in (translations, sources)
     )
     for i in range(min(10, len(sources))):

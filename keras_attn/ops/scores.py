@@ -87,9 +87,9 @@ def additive(
     projected_query = project(query, query_kernel)  # [B, T, U]
     projected_key = key if key_kernel is None else project(key, key_kernel)  # [B, S, U]
     if bias is not None:
-        projected_query = projected_query + bias
-    hidden = ops.tanh(projected_query[:, :, None, :] + projected_key[:, None, :, :])
-    return ops.sum(hidden * scale, axis=-1)  # [B, T, S]
+        projected_query = ops.add(projected_query, bias)
+    hidden = ops.tanh(ops.add(projected_query[:, :, None, :], projected_key[:, None, :, :]))
+    return ops.sum(ops.multiply(hidden, scale), axis=-1)  # [B, T, S]
 
 
 def concat(query: Any, key: Any, kernel: Any, scale: Any) -> Any:

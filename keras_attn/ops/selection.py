@@ -164,7 +164,7 @@ def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
     Source: Luong et al. 2015, section 3.2, equation 9.
     """
     hidden = ops.tanh(scores.project(query, kernel))
-    share = ops.sigmoid(_widen(ops.sum(hidden * scale, axis=-1)))  # [B, T]
+    share = ops.sigmoid(_widen(ops.sum(ops.multiply(hidden, scale), axis=-1)))  # [B, T]
     return share * ops.reshape(ops.cast(length, share.dtype), (-1, 1))
 
 

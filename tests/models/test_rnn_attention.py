@@ -85,7 +85,7 @@ def test_it_survives_the_file_with_its_steps(tmp_path):
     np.testing.assert_allclose(array(outputs["logits"]), call(model)["logits"][:, 0], atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a SavedModel")
+@pytest.mark.backends("tensorflow", reason="a SavedModel")
 def test_the_step_is_served(tmp_path):
     import tensorflow as tf
 

@@ -1,6 +1,5 @@
 """The loop over steps: nested outputs, any batch and length, and a gradient under XLA."""
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -29,7 +28,7 @@ def test_it_is_the_recurrence(shape):
     np.testing.assert_allclose(ops.convert_to_numpy(squares), np.stack(expected, 1) ** 2, atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA of TensorFlow")
+@pytest.mark.backends("tensorflow", reason="XLA of TensorFlow")
 def test_its_gradient_compiles():
     import tensorflow as tf
 

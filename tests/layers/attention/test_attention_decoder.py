@@ -122,10 +122,8 @@ def test_a_functional_model_keeps_masks_and_survives_the_file(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bahdanau", "local_p"])
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, True] if keras.backend.backend() != "torch" else [False])
 def test_it_trains_in_fit_with_dropout_and_every_weight_moves(jit, name):
-    if keras.backend.backend() == "torch" and jit:
-        pytest.skip("torch.compile needs a C++ toolchain and minutes")
     attention, query = ATTENTIONS[name]
     cell = keras.layers.GRUCell(U, dropout=0.2, recurrent_dropout=0.2)
     decoder = AttentionDecoder(AttentionDecoderCell(cell, attention(), query))
@@ -157,7 +155,7 @@ def test_low_precision_is_finite(policy):
     assert keras.backend.standardize_dtype(weights.dtype) == "float32"
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a TensorFlow graph")
+@pytest.mark.backends("tensorflow", reason="a TensorFlow graph")
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_eager_graph_xla_and_saved_model_agree(name, tmp_path):
     import tensorflow as tf
