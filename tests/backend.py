@@ -89,12 +89,7 @@ def compiled(function: Callable[..., Any], xla: bool) -> Callable[..., Any]:
 
 
 def _names(inputs: dict) -> list[str]:
-    names = []
-    for name in sorted(inputs):  # the order in which a nest of dicts is flattened
-        value = inputs[name]
-        count = len(value) if isinstance(value, list | tuple) else None
-        names += [name] if count is None else [f"{name}:{i}" for i in range(count)]
-    return names
+    return [":".join(map(str, path)) for path, _ in tree.flatten_with_path(inputs)]
 
 
 def _array(tensor: Any) -> np.ndarray:

@@ -63,6 +63,11 @@ def ids(count: int, *shape: int) -> Spec:
     return Spec(shape, "int32", lambda rng: rng.integers(0, count, shape, dtype="int32"))
 
 
+def scalar(value: int) -> Spec:
+    """A number."""
+    return Spec((), "int32", lambda rng: np.array(value, "int32"))
+
+
 def positions(length: int) -> Spec:
     """0, 1, 2, ..."""
     return Spec((length,), "int32", lambda rng: np.arange(length, dtype="int32"))
@@ -133,9 +138,9 @@ class Case:
         )
 
     def model(self, layer: keras.layers.Layer) -> keras.Model:
-        """A functional model of one layer."""
+        """A functional model of one layer, whose inputs are the flat list of those of the call."""
         inputs = self.symbols()
-        return keras.Model(inputs, layer(**inputs))
+        return keras.Model(tree.flatten(inputs), layer(**inputs))
 
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The constructor's arguments, without those of every Keras layer.
@@ -201,8 +206,9 @@ _DROPOUT_HEAD = {"dropout": 0.3, "seed": 7}
 
 
 def _decoder_cell() -> keras.layers.Layer:
+    # Keras' orthogonal initializer has no bfloat16.
     return layers.AttentionDecoderCell(
-        keras.layers.GRUCell(8), layers.LuongAttention(9), query="current"
+        keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"), layers.LuongAttention(9), query="current"
     )
 
 
@@ -338,6 +344,16 @@ CASES = [
         scores=True,
         causal=True,
         hides={"mask": "inputs", "context_mask": "context"},
+        zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.CachedBlock,
+        lambda: {"layer": layers.TransformerEncoderBlock(HEADS, 31, dropout=0.3, causal=True)},
+        {
+            "inputs": floats(B, 1, D),
+            "cache": {name: floats(B, HEADS, S, D // HEADS) for name in ("key", "value")},
+            "index": scalar(4),
+        },
         zero_gradients=("key/bias",),
     ),
     Case(

@@ -1,0 +1,62 @@
+"""A small functional model of our layers trains with model.fit, saves and reloads."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import layers
+
+V, T, D = 17, 7, 12
+PADDING = 0
+
+
+def classifier():
+    tokens = keras.Input((None,), dtype="int32")
+    hidden = layers.TokenEmbedding(V, D, padding_id=PADDING, initializer="normal")(tokens)
+    hidden = layers.SinusoidalPositionEncoding()(hidden)
+    hidden = layers.TransformerEncoderBlock(2, 19, dropout=0.1, position=layers.ALiBi(2))(hidden)
+    hidden = layers.MultiHeadSelfAttention(2, position=layers.RotaryEmbedding())(hidden)
+    return keras.Model(tokens, layers.ClassificationHead(2)(layers.SequencePooling()(hidden)))
+
+
+def examples():
+    """Whether token 3 is there."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(4, V, (64, T))
+    tokens[::2, 2] = 3
+    tokens[::3, 5:] = PADDING
+    return tokens, (tokens == 3).any(axis=1).astype("int32")
+
+
+# Keras compiles nothing on torch, whose one mode is eager.
+MODES = [False] if keras.backend.backend() == "torch" else [False, True]
+
+
+@pytest.mark.parametrize("jit_compile", MODES)
+def test_a_model_learns_saves_and_reloads(jit_compile, tmp_path):
+    model, (tokens, labels) = classifier(), examples()
+    model.compile(
+        keras.optimizers.Adam(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=jit_compile,
+    )
+    history = model.fit(tokens, labels, epochs=12, batch_size=32, verbose=0).history
+    assert history["loss"][-1] < 0.3 * history["loss"][0]
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    expected = model.predict(tokens, verbose=0)
+    np.testing.assert_allclose(again.predict(tokens, verbose=0), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        again.evaluate(tokens, labels, verbose=0),
+        model.evaluate(tokens, labels, verbose=0),
+        rtol=1e-4,
+    )
+
+
+def test_the_mask_of_padding_reaches_every_layer_of_a_functional_model():
+    model, (tokens, _) = classifier(), examples()
+    longer = np.pad(tokens, [(0, 0), (0, 4)], constant_values=PADDING)
+    np.testing.assert_allclose(
+        model.predict(longer, verbose=0), model.predict(tokens, verbose=0), rtol=1e-4, atol=1e-5
+    )
