@@ -26,6 +26,8 @@ class CachedBlock(keras.layers.Wrapper):
         index: int scalar, position of the first input.
         context_mask: bool `[B, S]`, False at the context's padding.
 
+    Masking: a masked place of the context is never attended to.
+
     Returns:
         `[B, T, D]` and the cache.
 
