@@ -1,0 +1,9 @@
+"""From logits to text: searches that know a step function, not a model."""
+
+from keras_attn.decoding.beam import beam_search
+from keras_attn.decoding.greedy import greedy
+from keras_attn.decoding.loop import decode
+from keras_attn.decoding.sampling import sample
+from keras_attn.ops.compilation import compiled
+
+__all__ = ["beam_search", "compiled", "decode", "greedy", "sample"]

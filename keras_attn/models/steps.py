@@ -185,7 +185,8 @@ def _context_function(model: keras.Model) -> Callable[..., dict]:
             source_padding_mask = ops.ones_like(source_ids, dtype="bool")
         mask = ops.convert_to_tensor(source_padding_mask, "bool")
         context = encoder({"source_ids": source_ids, "source_padding_mask": mask}, training=False)
-        return {"padding_mask": mask, **{block.name: block.store(context) for block in blocks}}
+        # In the order of the step's inputs: on torch Keras tells nested inputs apart by it.
+        return {**{block.name: block.store(context) for block in blocks}, "padding_mask": mask}
 
     return encode
 

@@ -36,7 +36,7 @@ class CachedBlock(keras.layers.Wrapper):
     >>> from keras_attn.layers import TransformerEncoderBlock
     >>> from keras_attn.ops import cache
     >>> block = CachedBlock(TransformerEncoderBlock(2, 16, causal=True))
-    >>> outputs, _ = block(keras.ops.ones((3, 1, 8)), cache.create(3, 5, 2, 4), 0)
+    >>> outputs, _ = block(keras.ops.ones((3, 1, 8)), cache.create(3, 5, 2, 4), index=0)
     >>> outputs.shape
     TensorShape([3, 1, 8])
     """

@@ -1,0 +1,121 @@
+"""Sampling with temperature, top-k and top-p, seeded row by row.
+
+Letters: B batch, V vocabulary, k candidates.
+"""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_attn.decoding.loop import decode
+from keras_attn.decoding.prompts import Step
+
+
+def sample(
+    step: Step,
+    prompt_ids: Any,
+    *,
+    seeds: Any,
+    temperature: Any = 1.0,
+    top_k: int | None = None,
+    top_p: Any = None,
+    **options: Any,
+) -> dict:
+    """Go on from prompts with tokens drawn from the model's distribution.
+
+    Each draw depends on the row's seed and the position alone: a row gives the same text whatever
+    else is in the batch. With `top_k` only the k likeliest tokens can be drawn; with `top_p` only
+    the fewest whose probabilities, after temperature and top-k, reach p together.
+
+    Args:
+        step: as in `decode`.
+        prompt_ids: int `[B, P]`, padded on the right.
+        seeds: int `[B]`, one for each row.
+        temperature: divides the logits; a float or a tensor `[B]`, above 0.
+        top_k: k, or None for the whole vocabulary.
+        top_p: p in (0, 1], a float or a tensor `[B]`; None draws from all.
+        **options: cache, max_new_tokens, prompt_lengths, context, stop_token_ids, padding_id, as in
+            `decode`.
+
+    Returns:
+        `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.
+
+    Raises:
+        ValueError: a temperature, k or p out of its range; otherwise as `decode`.
+
+    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1.
+
+    Example:
+    >>> from keras_attn.ops import cache
+    >>> def evenly(token_ids, index, cache, context):
+    ...     return ops.zeros((2, 9)), cache
+    >>> rows = sample(
+    ...     evenly, [[3], [3]], seeds=[11, 11], cache=cache.create(2, 4, 1, 1), max_new_tokens=3)
+    >>> bool(ops.all(rows["token_ids"][0] == rows["token_ids"][1]))
+    True
+    """
+    _check_range("temperature", temperature, float("inf"))
+    if top_k is not None and top_k <= 0:
+        raise ValueError(f"`top_k` must be positive or None, got {top_k}")
+    if top_p is not None:
+        _check_range("top_p", top_p, 1.0)
+    seeds = ops.cast(ops.convert_to_tensor(seeds), "int32")
+
+    def choose(logits: Any, position: Any) -> Any:
+        logits = ops.cast(logits, "float32") / _column(temperature)
+        size = logits.shape[-1]
+        if top_k is None and top_p is None:
+            return draw(ops.softmax(logits), uniform(seeds, position))
+        logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
+        probabilities = ops.softmax(logits)
+        if top_p is not None:
+            before = ops.cumsum(probabilities, axis=-1) - probabilities
+            probabilities = ops.where(before < _column(top_p), probabilities, 0.0)
+        drawn = draw(probabilities, uniform(seeds, position))
+        return ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
+
+    return decode(step, choose, prompt_ids, **options)
+
+
+def draw(probabilities: Any, uniform: Any) -> Any:
+    """The index at which the cumulative probability passes `uniform` `[B]` of the whole."""
+    cumulative = ops.cumsum(probabilities, axis=-1)
+    passed = cumulative <= uniform[:, None] * cumulative[:, -1:]
+    drawn = ops.sum(ops.cast(passed, "int32"), axis=-1)
+    # Rounding can pass the last token of any probability, never beyond it.
+    possible = ops.cast(probabilities > 0, "int32") * ops.arange(probabilities.shape[-1])
+    return ops.minimum(drawn, ops.max(possible, axis=-1))
+
+
+def uniform(seeds: Any, position: Any) -> Any:
+    """A number in [0, 1) for each seed `[B]` at that position, the same on every backend.
+
+    Backends draw for a batch as a whole, so that a row's draw depends on its neighbours; this
+    mixes the bits of seed and position instead (the finalizer of MurmurHash3, twice).
+    """
+    mixed = _mix(_mix(seeds) + ops.cast(position, "int32"))
+    return ops.cast(ops.bitwise_and(mixed, 0xFFFFFF), "float32") / float(1 << 24)
+
+
+def _mix(bits: Any) -> Any:
+    for shift, factor in ((16, -2048144789), (13, -1028477387), (16, 1)):
+        unsigned = ops.bitwise_and(ops.right_shift(bits, shift), (1 << (32 - shift)) - 1)
+        bits = ops.bitwise_xor(bits, unsigned) * factor
+    return bits
+
+
+def _column(value: Any) -> Any:
+    value = ops.cast(ops.convert_to_tensor(value), "float32")
+    return value[:, None] if len(value.shape) else value
+
+
+def _check_range(name: str, value: Any, most: float) -> None:
+    try:
+        values = np.asarray(value, "float64").reshape(-1)
+    except Exception:  # a tensor inside compiled code, which can raise nothing
+        return
+    for number in values:
+        if not 0 < number <= most:
+            bounds = "positive" if most == float("inf") else f"in (0, {most:g}]"
+            raise ValueError(f"`{name}` must be {bounds}, got {number:g}")
