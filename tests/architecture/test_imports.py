@@ -1,0 +1,68 @@
+"""What an import brings along, seen in a fresh process."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+
+HEAVY = ("tensorflow_text", "keras_hub", "keras_nlp", "matplotlib", "safetensors", "transformers")
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+for name in ("tensorflow", "tensorflow_text", "keras_hub", "keras_nlp"):
+    sys.modules[name] = None  # as if it were not installed
+
+import importlib, pkgutil
+import keras, keras_attn, numpy as np
+import keras_attn.training
+
+for room in ("ops", "layers", "models", "training"):
+    package = importlib.import_module(f"keras_attn.{room}")
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith(("_tf", "_tensorflow", "_jax", "_torch")):
+            importlib.import_module(module.name)
+
+model = keras_attn.models.bert.pretraining(
+    "bert_tiny", num_layers=1, hidden_dim=8, num_heads=2, feed_forward_dim=12, vocabulary_size=17
+)
+rows = np.ones((4, 5), "int32")
+inputs = {"token_ids": rows, "segment_ids": rows, "padding_mask": rows == 1,
+          "masked_positions": rows[:, :2]}
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("adam", {"masked_lm": loss, "next_sentence": loss})
+history = model.fit(
+    inputs, {"masked_lm": rows[:, :2], "next_sentence": rows[:, 0]}, epochs=2, verbose=0
+).history["loss"]
+assert history[1] < history[0], history
+"""
+
+
+def run(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_importing_the_package_brings_nothing_heavy():
+    # Keras itself takes matplotlib where it finds it.
+    code = f"""
+import sys, keras
+before = set(sys.modules)
+import keras_attn
+print([name for name in {HEAVY!r} if name in set(sys.modules) - before])
+"""
+    assert run(code).strip() == "[]"
+
+
+@pytest.mark.backends("jax", "torch", reason="TensorFlow must be absent")
+def test_layers_models_and_training_run_without_tensorflow():
+    run(WITHOUT_TENSORFLOW)

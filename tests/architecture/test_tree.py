@@ -1,0 +1,115 @@
+"""The tree is as the floor plan has it."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import keras_attn
+from tests.cases import CASES
+
+SOURCE = pathlib.Path(keras_attn.__file__).parent
+ROOT = SOURCE.parent
+FILES = sorted(SOURCE.rglob("*.py"))
+TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
+# These folders of tests look at more than one file.
+WIDE = ("contract", "architecture", "examples")
+# Tests of several files of their folder.
+TOPICS = ("test_task_heads", "test_loading_errors", "test_real_checkpoint")
+# These rooms may name a backend (weights reads TensorFlow's checkpoints); elsewhere only a file
+# that carries its name.
+BACKEND_ROOMS = ("data", "export", "weights")
+BACKENDS = {"tensorflow": ("tf", "tensorflow"), "jax": ("jax",), "torch": ("torch",)}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_file_is_longer_than_300_lines(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_a_test_stands_where_its_source_stands(path):
+    room, *_ = path.relative_to(ROOT / "tests").parts
+    if room not in WIDE:
+        folder = SOURCE / path.relative_to(ROOT / "tests").parent
+        assert folder.is_dir()
+        source = folder / path.stem.removeprefix("test_")
+        assert path.stem in TOPICS or source.with_suffix(".py").is_file() or source.is_dir()
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_backend_is_named_only_by_its_kernels_and_the_rooms_of_tensorflow(path):
+    if path.relative_to(SOURCE).parts[0] in BACKEND_ROOMS:
+        return
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.split(".")[0])
+    for backend, suffixes in BACKENDS.items():
+        if backend in imported:
+            assert path.stem.endswith(tuple(f"_{suffix}" for suffix in suffixes))
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_everything_public_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    if path.name != "__init__.py" or path.read_text().strip():
+        assert ast.get_docstring(tree), "the module"
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    for node in [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]:
+        assert ast.get_docstring(node), node.name
+        for inner in [n for n in node.body if isinstance(n, ast.FunctionDef)]:
+            if isinstance(node, ast.ClassDef) and not inner.name.startswith("_"):
+                assert ast.get_docstring(inner), f"{node.name}.{inner.name}"
+
+
+@pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
+def test_the_docstring_of_a_layer_has_its_sections(case):
+    text = inspect.getdoc(case.layer)
+    sections = ["Call arguments:", "Returns:", "Example:"]
+    if case.parameters():
+        sections.append("Args:")
+    if any(name.endswith("mask") for name in inspect.signature(case.layer.call).parameters):
+        sections.append("Masking:")
+    for section in sections:
+        assert section in text, section
+    others = "as in `" in text  # arguments that another layer explains
+    inherited = case.layer.call.__module__.startswith("keras.")
+    call = () if inherited else inspect.signature(case.layer.call).parameters
+    for name in [*case.parameters(), *call]:
+        if name != "self" and not others:
+            assert re.search(rf"\b{name}\b", text), name
+
+
+@pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
+def test_one_public_layer_a_file_named_for_it(case):
+    module = importlib.import_module(case.layer.__module__)
+    public = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and name[0] != "_"
+    ]
+    assert public == [case.layer.__name__]
+    compact = module.__name__.rsplit(".", 1)[-1].replace("_", "")
+    assert compact == case.layer.__name__.lower()
+
+
+def test_every_layer_is_saved_under_the_name_of_the_package():
+    import keras
+
+    for case in CASES:
+        name = keras.saving.get_registered_name(case.layer)
+        assert name == f"keras_attn>{case.layer.__name__}"
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (SOURCE / "py.typed").is_file()
