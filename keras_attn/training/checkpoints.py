@@ -35,7 +35,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             directory holds files and `restore` was not called.
 
     Example:
-
     >>> import keras, numpy as np, tempfile
     >>> inputs = keras.Input((3,))
     >>> model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(inputs)))
@@ -50,7 +49,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     ...         step = checkpoint.restore(model, next(batches(0)))
     ...         history = model.fit(
     ...             batches(step), steps_per_epoch=5, initial_epoch=step // 5, epochs=epochs,
-    ...             callbacks=[checkpoint], verbose=0)
+    ...             callbacks=[checkpoint], shuffle=False, verbose=0)
     >>> step, history.epoch
     (5, [0, 1, 2])
     """

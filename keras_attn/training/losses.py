@@ -43,7 +43,6 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     Source: Vaswani et al. 2017, section 5.4.
 
     Example:
-
     >>> loss = SmoothedCrossEntropy(label_smoothing=0.1, ignore_class=0)
     >>> round(float(loss([[1, 0]], [[[0.0, 2.0], [5.0, 1.0]]])), 4)
     0.2269
@@ -66,8 +65,9 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss, reduced over the positions that count."""
         if self.ignore_class is not None:
+            y_true = ops.convert_to_tensor(y_true)
             counts = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
-            sample_weight = counts if sample_weight is None else counts * sample_weight
+            sample_weight = counts if sample_weight is None else ops.multiply(counts, sample_weight)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

@@ -37,9 +37,9 @@ class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
     tasks".
 
     Example:
-
+    >>> import numpy as np
     >>> metric = Perplexity(from_logits=True)
-    >>> metric.update_state([1, 3], [[2.0] * 7, [5.0] * 7])
+    >>> metric.update_state(np.array([1, 3]), np.zeros((2, 7)))
     >>> round(float(metric.result()), 4)
     7.0
     """

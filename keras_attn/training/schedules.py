@@ -32,7 +32,6 @@ class TransformerSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Source: Vaswani et al. 2017, section 5.3.
 
     Example:
-
     >>> schedule = TransformerSchedule(model_dim=512, warmup_steps=4000)
     >>> round(float(schedule(3999)), 6)
     0.000699
@@ -86,7 +85,6 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     Source: Devlin et al. 2019, appendix A.2.
 
     Example:
-
     >>> schedule = WarmupLinearDecay(peak=1e-4, warmup_steps=10, total_steps=110)
     >>> [round(float(schedule(step)), 6) for step in (0, 9, 10, 60, 110)]
     [1e-05, 0.0001, 0.0001, 5e-05, 0.0]

@@ -44,7 +44,7 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict]:
         ValueError: the file is damaged, or no file of ours.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             described, record = header["variables"], header["record"]
             values = [

@@ -42,7 +42,7 @@ def test_keras_own_accuracy_is_the_mean_over_masked_positions():
 
 def test_even_guess_hesitates_among_all():
     metric = Perplexity(from_logits=True)
-    metric.update_state([[3, 5]], np.zeros((1, 2, 7)))
+    metric.update_state(np.array([[3, 5]]), np.zeros((1, 2, 7)))
     np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
 
 
