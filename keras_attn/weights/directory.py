@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_attn.data import read_vocabulary
-from keras_attn.weights import bert_google, bert_hf, distilbert_hf, keras_hub, roberta_hf
+from keras_attn.weights import bert_google, bert_hf, distilbert_hf, gpt2_hf, keras_hub, roberta_hf
 from keras_attn.weights.rule import Format
 from keras_attn.weights.source import (
     INDEX,
@@ -20,6 +20,7 @@ FORMATS = {
     "bert": bert_hf.FORMAT,
     "distilbert": distilbert_hf.FORMAT,
     "roberta": roberta_hf.FORMAT,
+    "gpt2": gpt2_hf.FORMAT,
 }
 
 
@@ -118,14 +119,15 @@ def _preset(directory: Path) -> Checkpoint:
 
 
 def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
-    """The pieces, from vocab.txt or a WordPiece tokenizer.json, and whether they are lower case."""
+    """The pieces, from whichever file has them, and whether text is lower-cased."""
     lowercase = None
     if (directory / "tokenizer_config.json").exists():
         lowercase = read_json(directory / "tokenizer_config.json").get("do_lower_case")
     if (directory / "vocab.txt").exists():
         return read_vocabulary(directory / "vocab.txt"), lowercase
-    if (directory / "tokenizer.json").exists():
+    ids = None
+    if (directory / "vocab.json").exists():
+        ids = read_json(directory / "vocab.json")
+    elif (directory / "tokenizer.json").exists():
         ids = read_json(directory / "tokenizer.json").get("model", {}).get("vocab")
-        if isinstance(ids, dict):
-            return sorted(ids, key=ids.get), lowercase
-    return None, lowercase
+    return sorted(ids, key=ids.get) if isinstance(ids, dict) else None, lowercase

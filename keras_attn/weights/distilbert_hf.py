@@ -1,6 +1,6 @@
 """DistilBERT as the library transformers saves it: no segments, no pooler."""
 
-from keras_attn.weights.rule import Format, Rule, Value, dense, norm
+from keras_attn.weights.rule import Format, Rule, dense, norm
 
 FORMAT = Format(
     name="distilbert",
@@ -11,7 +11,7 @@ FORMAT = Format(
         "feed_forward_dim": "hidden_dim",
         "vocabulary_size": "vocab_size",
         "max_length": "max_position_embeddings",
-        "num_segments": Value(1),
+        "num_segments": lambda _: 1,
         "dropout": "dropout",
         "activation": "activation",
         "initializer_range": "initializer_range",

@@ -1,7 +1,7 @@
 """The weights of keras-hub's BertBackbone."""
 
 from keras_attn.weights.keras_attention import RULES as ATTENTION
-from keras_attn.weights.rule import Format, Rule, Value
+from keras_attn.weights.rule import Format, Rule
 
 
 def _pair(
@@ -23,7 +23,7 @@ FORMAT = Format(
         "max_length": "max_sequence_length",
         "num_segments": "num_segments",
         "dropout": "dropout",
-        "activation": Value("gelu_tanh"),
+        "activation": lambda _: "gelu_new",
     },
     trunk=(
         Rule("token_embedding/embeddings", "embedding/token/matrix"),

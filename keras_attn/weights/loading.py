@@ -8,12 +8,11 @@ from typing import Any
 
 import keras
 
-from keras_attn.models import bert, bert_tasks
-from keras_attn.models.sizes import BertSize
+from keras_attn.models import bert, bert_tasks, gpt
+from keras_attn.models.sizes import BertSize, GptSize
 from keras_attn.weights.bert_hf import ACTIVATIONS
 from keras_attn.weights.directory import Checkpoint, of_backbone, open_checkpoint
 from keras_attn.weights.fit import fit, saved_parts
-from keras_attn.weights.rule import Key, Value
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
     "classifier": bert_tasks.classifier,
@@ -57,17 +56,18 @@ def load(
     dtype: Any = None,
     **head_options: Any,
 ) -> Loaded:
-    """Read a checkpoint of BERT or its kin, whichever kind it is.
+    """Read a checkpoint of BERT or its kin, or of GPT-2, whichever kind it is.
 
-    Kinds: a directory of transformers with safetensors (model_type bert, roberta, distilbert);
-    Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub BertBackbone, as an object
-    or a preset directory. Nothing is fetched, and no pickle is opened.
+    Kinds: a directory of transformers with safetensors, of model_type bert, roberta, distilbert or
+    gpt2; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub BertBackbone, as an
+    object or a preset directory. Nothing is fetched, and no pickle is opened.
 
     Args:
         source: the directory, or the keras-hub backbone.
-        task: None gives the encoder, without pooled_output where the checkpoint has no pooler;
-            classifier, regressor, tagger, span, multiple_choice, masked_lm, next_sentence and
-            pretraining give that model, whose head is read if it is there and new if not.
+        task: None gives the encoder (without pooled_output where the checkpoint has no pooler), of
+            GPT-2 the language model; classifier, regressor, tagger, span, multiple_choice,
+            masked_lm, next_sentence and pretraining give that model, whose head is read if it is
+            there and new if not.
         hidden_states: and window, kernel, dtype: as in `keras_attn.models.bert.encoder`.
         window: as there.
         kernel: as there.
@@ -89,15 +89,19 @@ def load(
         of_backbone(source) if isinstance(source, keras.Model) else open_checkpoint(Path(source))
     )
     _check_vocabulary(checkpoint)
-    size = read_size(checkpoint)
-    model = bert.encoder(
-        size, hidden_states=hidden_states, window=window, kernel=kernel, dtype=dtype
-    )
-    if task is not None:
-        model = TASKS[task](model, **_with_num_classes(checkpoint, task, head_options))
-    elif "pooler" not in saved_parts(checkpoint.source, checkpoint.format, None):
-        outputs = {key: value for key, value in model.output.items() if key != "pooled_output"}
-        model = keras.Model(model.input, outputs, name=model.name)
+    options = {"window": window, "kernel": kernel, "dtype": dtype}
+    if checkpoint.format.family == "gpt":
+        if task is not None or hidden_states:
+            raise ValueError(
+                f"`task` and `hidden_states` are for BERT and its kin, got {task!r} and "
+                f"{hidden_states!r} for {checkpoint.format.name}"
+            )
+        size = read_size(checkpoint, GptSize)
+        model = gpt.decoder(size, **options)
+    else:
+        size = read_size(checkpoint, BertSize)
+        model = bert.encoder(size, hidden_states=hidden_states, **options)
+        model = _with_task(checkpoint, model, task, head_options)
     fitted = fit(
         checkpoint.source,
         checkpoint.format,
@@ -109,8 +113,8 @@ def load(
     return Loaded(model, checkpoint.vocabulary, checkpoint.lowercase, fitted.skipped, fitted.fresh)
 
 
-def read_size(checkpoint: Checkpoint) -> BertSize:
-    """Our size, from a checkpoint's configuration.
+def read_size(checkpoint: Checkpoint, kind: type) -> BertSize | GptSize:
+    """Our size of that kind, from a checkpoint's configuration.
 
     Raises:
         ValueError: a key that is missing, or a value for which there is no layer here.
@@ -120,26 +124,25 @@ def read_size(checkpoint: Checkpoint) -> BertSize:
         if config.get(key, value) != value:
             raise ValueError(f"{title}: `{key}` must be {value!r}, got {config[key]!r}")
     fields = {}
-    for field in dataclasses.fields(BertSize):
+    for field in dataclasses.fields(kind):
         where = format.size.get(field.name)
-        if isinstance(where, Value):
-            fields[field.name] = where.value
-            continue
-        key, minus = where if isinstance(where, Key) else (where, 0)
-        if key in config:
-            fields[field.name] = config[key] - minus if minus else config[key]
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{title}: the configuration must have `{key}`, got no such key")
+        try:
+            fields[field.name] = where(config) if callable(where) else config[where]
+        except KeyError:
+            if field.default is dataclasses.MISSING:
+                raise ValueError(
+                    f"{title}: the configuration must have `{where}`, got no such key"
+                ) from None
     activation = fields.get("activation", "gelu")
-    if activation not in {**ACTIVATIONS, "gelu_tanh": "gelu_tanh"}:
+    if activation not in ACTIVATIONS:
         raise ValueError(
             f"{title}: the activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         )
-    return BertSize(**{**fields, "activation": ACTIVATIONS.get(activation, activation)})
+    return kind(**{**fields, "activation": ACTIVATIONS[activation]})
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    matrix = next(r.source for r in checkpoint.format.trunk if r.target == "embedding/token/matrix")
+    matrix = checkpoint.format.trunk[0].source  # the token matrix comes first in every format
     shapes = {checkpoint.format.rename(n): s for n, s in checkpoint.source.shapes.items()}
     rows = shapes.get(matrix, (None,))[0]
     if None not in (rows, checkpoint.vocabulary) and rows != len(checkpoint.vocabulary):
@@ -147,6 +150,17 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
             f"{checkpoint.source.title}: the vocabulary must have a piece for each of the {rows} "
             f"rows of {matrix}, got {len(checkpoint.vocabulary)}"
         )
+
+
+def _with_task(
+    checkpoint: Checkpoint, encoder: keras.Model, task: str | None, options: dict
+) -> keras.Model:
+    if task is not None:
+        return TASKS[task](encoder, **_with_num_classes(checkpoint, task, options))
+    if "pooler" in saved_parts(checkpoint.source, checkpoint.format, None):
+        return encoder
+    outputs = {key: value for key, value in encoder.output.items() if key != "pooled_output"}
+    return keras.Model(encoder.input, outputs, name=encoder.name)
 
 
 def _with_num_classes(checkpoint: Checkpoint, task: str, options: dict) -> dict:

@@ -1,14 +1,14 @@
 """RoBERTa as the library transformers saves it: BERT's encoder with other names around it."""
 
 from keras_attn.weights.bert_hf import BLOCKS, REQUIRES, SIZE
-from keras_attn.weights.rule import Change, Format, Key, Rule, dense, norm
+from keras_attn.weights.rule import Change, Format, Rule, dense, norm
 
 # Positions count from padding's id + 1 = 2, so two rows of the table are never read.
 WITHOUT_TWO_ROWS = Change(lambda table: table[2:])
 
 FORMAT = Format(
     name="roberta",
-    size={**SIZE, "max_length": Key("max_position_embeddings", minus=2)},
+    size={**SIZE, "max_length": lambda config: config["max_position_embeddings"] - 2},
     trunk=(
         Rule("embeddings.word_embeddings.weight", "embedding/token/matrix"),
         Rule("embeddings.token_type_embeddings.weight", "embedding/segment/matrix"),

@@ -6,7 +6,7 @@ Letters: N heads, H head width, D model width.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Change:
 
 AS_IS = Change(lambda array: array, lambda array: array)
 TRANSPOSED = Change(np.transpose, np.transpose)
+THIRDS = tuple(
+    Change(lambda array, part=part: np.split(array, 3, axis=-1)[part]) for part in range(3)
+)  # of a kernel that is query, key and value side by side
 MERGED_LAST = Change(lambda array: array.reshape(len(array), -1))  # [D, N, H] to [D, N H]
 MERGED_FIRST = Change(lambda array: array.reshape(-1, array.shape[-1]))  # [N, H, D] to [N H, D]
 FLAT = Change(lambda array: array.reshape(-1))  # [N, H] to [N H]
@@ -46,26 +49,13 @@ class Rule:
         ]
 
 
-class Value(NamedTuple):
-    """What a kind of checkpoint always has, and does not write down."""
-
-    value: Any
-
-
-class Key(NamedTuple):
-    """A number under a key of the configuration, from which something is to be taken away."""
-
-    key: str
-    minus: int
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
     """One kind of checkpoint.
 
     Args:
         name: as error texts call it.
-        size: for each field of our size the key of the configuration, or a `Value`, or a `Key`.
+        size: for each field of our size the key of the configuration, or a function of the whole.
         trunk: rules of what every such checkpoint has.
         parts: rules of what it may have: the pooler and the heads, by the name that they have in
             our models.
@@ -73,19 +63,21 @@ class Format:
         ignored: regular expressions of names that mean nothing to us, such as optimizer slots.
         tied: names that must repeat the array of another name.
         zeros: our weights that the architecture lacks, and that do nothing as zeros.
+        family: of our models, "bert" or "gpt".
         requires: what the configuration must say under a key, if it says anything.
         architectures: which parts a model class of the source saves; the names of the others'
             parts may be the same.
     """
 
     name: str
-    size: Mapping[str, "str | Value | Key"]
+    size: Mapping[str, str | Callable[[dict], Any]]
     trunk: tuple[Rule, ...]
     parts: Mapping[str, tuple[Rule, ...]]
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: tuple[str, ...] = ()
+    family: str = "bert"
     requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     architectures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 

@@ -1,0 +1,67 @@
+"""Parity with transformers' GPT-2."""
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from keras_attn import weights
+
+SIZES = {"vocab_size": 37, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 23}
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    """A function: options -> (their model with random weights, its directory)."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+
+    def make(architecture="GPT2LMHeadModel", **overrides):
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(**{**SIZES, **overrides})
+        model = getattr(transformers, architecture)(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+        model.save_pretrained(tmp_path)
+        return model, tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("inner", [None, 19])
+def test_logits(inner, gpt2, inputs, run_theirs):
+    model, directory = gpt2(n_inner=inner)
+    loaded = weights.load(directory)
+    del inputs["segment_ids"]
+    outputs = keras.ops.convert_to_numpy(loaded.model(inputs, training=False))
+    expected = run_theirs(model, inputs, token_type_ids=None).logits.numpy()
+    seen = inputs["padding_mask"]
+    np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
+    assert (loaded.skipped, loaded.fresh) == ((), ())
+
+
+def test_old_names(gpt2):
+    """The first files name no `transformer.`, and hold the causal mask."""
+    _, directory = gpt2("GPT2Model")
+    file = directory / "model.safetensors"
+    arrays = safetensors.numpy.load_file(file)
+    assert "h.0.ln_1.weight" in arrays
+    arrays["h.0.attn.bias"] = np.tril(np.ones((1, 1, 23, 23), bool))
+    safetensors.numpy.save_file(arrays, file)
+    assert weights.load(directory).skipped == ("h.0.attn.bias",)
+
+
+def test_no_task(gpt2):
+    _, directory = gpt2()
+    text = "`task` and `hidden_states` are for BERT and its kin, got 'tagger' and False for gpt2"
+    with pytest.raises(ValueError, match=text):
+        weights.load(directory, "tagger", num_classes=2)
+
+
+def test_another_scale(gpt2):
+    _, directory = gpt2(scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(
+        ValueError, match="`scale_attn_by_inverse_layer_idx` must be False, got True"
+    ):
+        weights.load(directory)
