@@ -3,8 +3,8 @@
 Importing it registers every layer, loss, metric and schedule that a saved file may need.
 """
 
-from keras_attn import layers, models, ops
+from keras_attn import data, decoding, layers, models, ops, training
 
-__all__ = ["layers", "models", "ops"]
+__all__ = ["data", "decoding", "layers", "models", "ops", "training"]
 
 __version__ = "0.1.0"
