@@ -15,6 +15,7 @@ from keras_attn.layers.projection import Projection
 from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
 from keras_attn.ops.masks import check_window, dense_mask
+from keras_attn.ops.random import check_rate
 
 
 @register()
@@ -103,8 +104,7 @@ class MultiHeadAttention(keras.layers.Layer):
                 "`num_heads` must be positive and a multiple of `num_key_value_heads`, "
                 f"got {num_heads} and {num_key_value_heads}"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}")
+        check_rate("dropout", dropout)
         check_window(window)
         kernels.check_name(kernel)
         self.num_heads = num_heads

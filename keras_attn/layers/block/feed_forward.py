@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._register import register
 from keras_attn.layers.projection import Projection
+from keras_attn.ops.random import check_rate
 
 
 @register()
@@ -32,7 +33,7 @@ class FeedForward(keras.layers.Layer):
         `[..., D]`.
 
     Raises:
-        ValueError: `hidden_dim` is not positive.
+        ValueError: `hidden_dim` is not positive, or dropout outside [0, 1).
 
     Source: Vaswani et al. 2017, section 3.3.
 
@@ -54,6 +55,7 @@ class FeedForward(keras.layers.Layer):
         super().__init__(**kwargs)
         if hidden_dim <= 0:
             raise ValueError(f"`hidden_dim` must be positive, got {hidden_dim!r}")
+        check_rate("dropout", dropout)
         self.hidden_dim = hidden_dim
         self.activation = keras.activations.get(activation)
         self.dropout = dropout

@@ -13,6 +13,7 @@ from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.normalization import check_norm, make_norm
 from keras_attn.layers.positional import positional
+from keras_attn.ops.random import check_rate
 
 
 @register()
@@ -87,6 +88,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_norm(norm)
+        check_rate("dropout", dropout)
+        check_rate("attention_dropout", attention_dropout)
         self.num_heads = num_heads
         self.feed_forward_dim = feed_forward_dim
         self.dropout = dropout

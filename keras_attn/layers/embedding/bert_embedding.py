@@ -10,6 +10,7 @@ import keras
 from keras_attn._register import register
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
+from keras_attn.ops.random import check_rate
 
 
 @register()
@@ -41,7 +42,8 @@ class BertEmbedding(keras.layers.Layer):
         `[B, T, D]`; with `return_matrix` also the matrix `[V, D]`.
 
     Raises:
-        ValueError: eager ids out of range, a sequence longer than `max_length`.
+        ValueError: eager ids out of range, a sequence longer than `max_length`, dropout outside
+            [0, 1).
 
     Source: Devlin et al. 2019, section 3 and figure 2.
 
@@ -66,6 +68,7 @@ class BertEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_rate("dropout", dropout)
         self.vocabulary_size = vocabulary_size
         self.dim = dim
         self.max_length = max_length

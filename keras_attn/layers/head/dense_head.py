@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn.layers.projection import Projection
+from keras_attn.ops.random import check_rate
 
 
 class DenseHead(keras.layers.Layer):
@@ -26,6 +27,7 @@ class DenseHead(keras.layers.Layer):
         self, units: int, dropout: float, kernel_initializer: Any, seed: int | None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        check_rate("dropout", dropout)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
