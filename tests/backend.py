@@ -123,3 +123,14 @@ def _torch(function: Any, inputs: list) -> list:
 
 
 _GRADIENTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def weights_of(layer: Any) -> dict[str, np.ndarray]:
+    """A layer's weights by name."""
+    return {weight_name(variable): _array(variable.value) for variable in layer.weights}
+
+
+def within(weights: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The weights under `prefix/`, without it."""
+    start = f"{prefix}/"
+    return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}

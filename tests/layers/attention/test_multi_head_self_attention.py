@@ -1,0 +1,70 @@
+"""Decoding with a cache, windows and packed rows are the one full call seen in parts."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from keras_attn.ops import cache as caches
+from tests import oracles
+from tests.backend import arrays, weights_of
+
+B, T, D, N, K = 2, 7, 12, 6, 3
+INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+
+POSITIONS = {
+    "none": lambda: None,
+    "rotary": lambda: layers.RotaryEmbedding(),
+    "partial_rotary": lambda: layers.RotaryEmbedding(100.0, share=0.5, scaling=3.0),
+    "alibi": lambda: layers.ALiBi(N),
+    "t5": lambda: layers.RelativePositionBias(
+        N, bidirectional=False, num_buckets=6, max_distance=9, initializer="normal"
+    ),
+}
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_cached_calls_are_the_full_call(kind, window):
+    layer = layers.MultiHeadSelfAttention(
+        N, key_dim=4, num_key_value_heads=K, causal=True, window=window, position=POSITIONS[kind]()
+    )
+    expected = arrays(layer(INPUTS))
+    cache, found = caches.create(B, T + 3, K, 4), []
+    for start, stop in ((0, 3), (3, 4), (4, 5), (5, 7)):
+        outputs, cache = layer(INPUTS[:, start:stop], cache=cache, cache_index=start)
+        found.append(arrays(outputs))
+    np.testing.assert_allclose(np.concatenate(found, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_sequences_are_the_sequences_by_themselves(causal):
+    layer = layers.MultiHeadSelfAttention(N, causal=causal)
+    ids = np.repeat([[0, 1]], B, 0).repeat([3, 4], axis=1)
+    whole = arrays(layer(INPUTS, sequence_ids=ids))
+    parts = [arrays(layer(part)) for part in (INPUTS[:, :3], INPUTS[:, 3:])]
+    np.testing.assert_allclose(whole, np.concatenate(parts, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_is_the_band_of_that_width(causal):
+    layer = layers.MultiHeadSelfAttention(N, causal=causal, window=2)
+    outputs = layer(INPUTS)
+    distance = np.arange(T)[:, None] - np.arange(T)
+    allowed = (abs(distance) <= 2) & ((distance >= 0) | (not causal))
+    expected, _ = oracles.attention(INPUTS, INPUTS, INPUTS, weights_of(layer), N, allowed)
+    np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rotary_logits_depend_on_the_distance_alone():
+    layer = layers.MultiHeadSelfAttention(N, key_dim=4, position=layers.RotaryEmbedding())
+    same = np.repeat(INPUTS[:, :1], T, axis=1)
+    _, scores = layer(same, return_attention_scores=True)
+    logits = np.log(arrays(scores))
+    steps = logits[..., 1:, 1:] - logits[..., :-1, :-1]
+    np.testing.assert_allclose(steps, np.broadcast_to(steps[..., :1], steps.shape), atol=1e-4)
+
+
+def test_a_cache_needs_a_causal_layer():
+    layer = layers.MultiHeadSelfAttention(N)
+    with pytest.raises(ValueError, match="`cache` needs a layer with `causal=True`, got causal=Fa"):
+        layer(INPUTS, cache=caches.create(B, T, N, 2))

@@ -1,0 +1,32 @@
+"""FeedForward against the paper in numpy."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests import oracles
+from tests.backend import arrays, weights_of
+
+INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"), [("relu", lambda x: np.maximum(x, 0)), ("gelu", oracles.gelu)]
+)
+def test_it_is_the_paper(activation, function):
+    layer = layers.FeedForward(11, activation=activation)
+    outputs = arrays(layer(INPUTS))
+    expected = oracles.feed_forward(INPUTS, weights_of(layer), function)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"hidden_dim": 0}, "`hidden_dim` must be positive, got 0"),
+        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_arguments_are_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        layers.FeedForward(**{"hidden_dim": 11, **options})

@@ -1,0 +1,91 @@
+"""The encoder block against the paper in numpy and against torch's."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests import oracles
+from tests.backend import arrays, weights_of, within
+
+B, T, D, N, F = 2, 5, 12, 3, 31
+INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+MASK = np.arange(T) < np.array([[5], [3]])
+
+
+def block(**options):
+    layer = layers.TransformerEncoderBlock(N, F, **options)
+    layer(INPUTS)
+    rng = np.random.default_rng(1)
+    layer.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in layer.get_weights()])
+    return layer
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_paper(norm_first):
+    layer = block(norm_first=norm_first, norm_epsilon=1e-3)
+    weights = weights_of(layer)
+
+    def norm(x, name):
+        parameters = within(weights, name)
+        return oracles.layer_norm(x, parameters["gamma"], parameters["beta"], 1e-3)
+
+    def attend(x):
+        own = within(weights, "self_attention")
+        return oracles.attention(x, x, x, own, N, MASK[:, None])[0]
+
+    def feed(x):
+        return oracles.feed_forward(x, within(weights, "feed_forward"), oracles.gelu)
+
+    x = INPUTS.astype("float64")
+    if norm_first:
+        x = x + attend(norm(x, "self_attention_norm"))
+        x = x + feed(norm(x, "feed_forward_norm"))
+    else:
+        x = norm(x + attend(x), "self_attention_norm")
+        x = norm(x + feed(x), "feed_forward_norm")
+    np.testing.assert_allclose(arrays(layer(INPUTS, mask=MASK)), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_layer_of_torch_with_the_same_weights(norm_first):
+    import torch
+
+    layer = block(norm_first=norm_first, activation="relu")
+    weights = {name: torch.tensor(value) for name, value in weights_of(layer).items()}
+    theirs = torch.nn.TransformerEncoderLayer(
+        D, N, F, dropout=0.0, batch_first=True, norm_first=norm_first
+    )
+    rows = [within(weights, f"self_attention/{name}") for name in ("query", "key", "value")]
+    theirs.load_state_dict(
+        {
+            "self_attn.in_proj_weight": torch.cat([row["kernel"].T for row in rows]),
+            "self_attn.in_proj_bias": torch.cat([row["bias"] for row in rows]),
+            "self_attn.out_proj.weight": weights["self_attention/output/kernel"].T,
+            "self_attn.out_proj.bias": weights["self_attention/output/bias"],
+            "linear1.weight": weights["feed_forward/hidden/kernel"].T,
+            "linear1.bias": weights["feed_forward/hidden/bias"],
+            "linear2.weight": weights["feed_forward/output/kernel"].T,
+            "linear2.bias": weights["feed_forward/output/bias"],
+            "norm1.weight": weights["self_attention_norm/gamma"],
+            "norm1.bias": weights["self_attention_norm/beta"],
+            "norm2.weight": weights["feed_forward_norm/gamma"],
+            "norm2.bias": weights["feed_forward_norm/beta"],
+        }
+    )
+    with torch.no_grad():
+        expected = theirs.train()(  # in training mode it takes the plain path
+            torch.tensor(INPUTS), src_key_padding_mask=torch.tensor(~MASK)
+        )
+    found = arrays(layer(INPUTS, mask=MASK))
+    np.testing.assert_allclose(found[MASK], expected.cpu().numpy()[MASK], rtol=1e-5, atol=1e-5)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="`norm` must be one of layer, rms, got 'batch'"):
+        layers.TransformerEncoderBlock(N, F, norm="batch")
+    with pytest.raises(ValueError, match="`hidden_dim` must be positive, got 0"):
+        layers.TransformerEncoderBlock(N, 0)
+    with pytest.raises(ValueError, match=r"`dropout` must be in \[0, 1\), got 1.5"):
+        layers.TransformerEncoderBlock(N, F, dropout=1.5)
+    with pytest.raises(ValueError, match=r"`attention_dropout` must be in \[0, 1\), got 1.5"):
+        layers.TransformerEncoderBlock(N, F, attention_dropout=1.5)

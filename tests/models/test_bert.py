@@ -1,0 +1,157 @@
+"""BERT against transformers' with the same random weights, and its sizes against the paper."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import models
+from tests.backend import arrays
+
+B, T, P, V, D, F, N, L = 2, 7, 3, 23, 12, 31, 3, 2
+SIZE = models.sizes.BertSize(L, D, N, F, vocabulary_size=V, max_length=11)
+RNG = np.random.default_rng(0)
+INPUTS = {
+    "token_ids": RNG.integers(0, V, (B, T)).astype("int32"),
+    "segment_ids": (np.arange(T) >= np.array([[3], [4]])).astype("int32"),
+    "padding_mask": np.arange(T) < np.array([[7], [5]]),
+}
+POSITIONS = np.array([[1, 4, 6], [0, 2, 3]], "int32")
+OURS_TO_THEIRS = {
+    "embedding/token/matrix": "bert.embeddings.word_embeddings.weight",
+    "embedding/segment/matrix": "bert.embeddings.token_type_embeddings.weight",
+    "embedding/position/table": "bert.embeddings.position_embeddings.weight",
+    "embedding/norm/gamma": "bert.embeddings.LayerNorm.weight",
+    "embedding/norm/beta": "bert.embeddings.LayerNorm.bias",
+    "pooler/kernel": "bert.pooler.dense.weight",
+    "pooler/bias": "bert.pooler.dense.bias",
+    "head/masked_lm/transformation/kernel": "cls.predictions.transform.dense.weight",
+    "head/masked_lm/transformation/bias": "cls.predictions.transform.dense.bias",
+    "head/masked_lm/norm/gamma": "cls.predictions.transform.LayerNorm.weight",
+    "head/masked_lm/norm/beta": "cls.predictions.transform.LayerNorm.bias",
+    "head/masked_lm/bias": "cls.predictions.bias",
+    "head/next_sentence/kernel": "cls.seq_relationship.weight",
+    "head/next_sentence/bias": "cls.seq_relationship.bias",
+}
+BLOCK_TO_THEIRS = {
+    "self_attention/query": "attention.self.query",
+    "self_attention/key": "attention.self.key",
+    "self_attention/value": "attention.self.value",
+    "self_attention/output": "attention.output.dense",
+    "self_attention_norm": "attention.output.LayerNorm",
+    "feed_forward/hidden": "intermediate.dense",
+    "feed_forward/output": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+PARTS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+
+
+def their_name(path):
+    if path in OURS_TO_THEIRS:
+        return OURS_TO_THEIRS[path]
+    block, *middle, part = path.split("/")
+    index = block.removeprefix("block_")
+    return f"bert.encoder.layer.{index}.{BLOCK_TO_THEIRS['/'.join(middle)]}.{PARTS[part]}"
+
+
+@pytest.fixture(scope="module")
+def twins():
+    """Our pre-training model and theirs, with the same weights."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=V,
+        hidden_size=D,
+        num_hidden_layers=L,
+        num_attention_heads=N,
+        intermediate_size=F,
+        max_position_embeddings=11,
+        attn_implementation="eager",
+    )
+    theirs = transformers.BertForPreTraining(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    state = {k: v.detach().cpu().numpy() for k, v in theirs.state_dict().items()}
+    ours = models.bert.pretraining(SIZE)
+    for variable in ours.trainable_variables:
+        value = state[their_name(variable.path)]
+        variable.assign(value.T if variable.path.endswith("kernel") else value)
+    return ours, theirs
+
+
+def of_theirs(theirs):
+    import torch
+
+    with torch.no_grad():
+        inputs = {
+            "input_ids": torch.tensor(INPUTS["token_ids"]).long(),
+            "token_type_ids": torch.tensor(INPUTS["segment_ids"]).long(),
+            "attention_mask": torch.tensor(INPUTS["padding_mask"]).long(),
+        }
+        encoded = theirs.bert(**inputs, output_hidden_states=True)
+        heads = theirs(**inputs)
+    return {
+        "sequence_output": encoded.last_hidden_state.numpy(),
+        "pooled_output": encoded.pooler_output.numpy(),
+        "hidden_states": [state.numpy() for state in encoded.hidden_states],
+        "masked_lm": heads.prediction_logits.numpy(),
+        "next_sentence": heads.seq_relationship_logits.numpy(),
+    }
+
+
+def test_it_is_the_model_of_transformers(twins):
+    ours, theirs = twins
+    expected = of_theirs(theirs)
+    outputs = arrays(ours({**INPUTS, "masked_positions": POSITIONS}))
+    logits = np.take_along_axis(expected["masked_lm"], POSITIONS[..., None], 1)
+    np.testing.assert_allclose(outputs["masked_lm"], logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["next_sentence"], expected["next_sentence"], rtol=1e-4, atol=1e-5
+    )
+    shown = INPUTS["padding_mask"]
+    encoded = arrays(models.bert.encoder_of(ours)(INPUTS))
+    np.testing.assert_allclose(
+        encoded["sequence_output"][shown], expected["sequence_output"][shown], rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        encoded["pooled_output"], expected["pooled_output"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_hidden_states_are_theirs_on_request(twins):
+    ours, theirs = twins
+    encoder = models.bert.encoder(SIZE, hidden_states=True)
+    encoder.set_weights(models.bert.encoder_of(ours).get_weights())
+    shown, states = INPUTS["padding_mask"], arrays(encoder(INPUTS))["hidden_states"]
+    expected = of_theirs(theirs)["hidden_states"]
+    assert len(states) == len(expected) == L + 1
+    for state, want in zip(states, expected, strict=True):
+        np.testing.assert_allclose(state[shown], want[shown], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [("bert_base", 109_482_240), ("bert_large", 335_141_888)]
+)
+def test_the_sizes_have_the_parameters_of_the_paper(size, count):
+    # A stateless scope defers the weights, which then are shapes without memory.
+    with keras.StatelessScope():
+        model = models.bert.encoder(size)
+        found = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert found == count
+
+
+def test_the_embedding_and_the_output_are_one_matrix(twins):
+    ours, _ = twins
+    encoder = models.bert.encoder_of(ours)
+    head = sum(np.prod(w.shape) for w in ours.get_layer("head").weights)
+    assert ours.count_params() == encoder.count_params() + head
+    assert head < V * D + V + D * D + 3 * D + 2 * D + 2
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="`size` must be one of bert_tiny.*got 'bert_huge'"):
+        models.bert.encoder("bert_huge")
+    with pytest.raises(ValueError, match="a size has the fields num_layers, .*got 'layers'"):
+        models.bert.encoder("bert_tiny", layers=3)
