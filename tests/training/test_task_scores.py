@@ -1,0 +1,159 @@
+"""Entity F1 against seqeval, correlations against scipy, answers against numbers by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn.training import (
+    PredictionScores,
+    best_spans,
+    correlation_scores,
+    entities,
+    entity_scores,
+    exact_match,
+    span_scores,
+    token_f1,
+)
+
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "I-LOC-X", "E-PER", "S-LOC"]
+
+
+def rows(seed, tags, count=200):
+    rng = np.random.default_rng(seed)
+    return [list(rng.choice(tags, size=rng.integers(1, 12))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("tags", [TAGS[:5], TAGS])
+def test_entities_equal_seqeval(tags):
+    labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
+    for row in rows(0, tags):
+        row = [str(tag) for tag in row]
+        assert entities(row) == set(labeling.get_entities(row)), row
+
+
+@pytest.mark.parametrize("tags", [TAGS[:5], TAGS])
+def test_scores_equal_seqeval(tags):
+    seqeval = pytest.importorskip("seqeval.metrics")
+    true = [[str(tag) for tag in row] for row in rows(1, tags)]
+    rng = np.random.default_rng(2)
+    predicted = [
+        [tag if rng.random() < 0.7 else str(rng.choice(tags)) for tag in row] for row in true
+    ]
+    scores = entity_scores(true, predicted)
+    assert 0 < scores["f1"] < 1
+    for name in ("precision", "recall", "f1"):
+        expected = getattr(seqeval, f"{name}_score")(true, predicted)
+        assert scores[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_entity():
+    assert entity_scores([["O"]], [["O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_rows_of_unequal_length():
+    with pytest.raises(
+        ValueError, match=r"`predicted` must have rows as long as those of `true`, "
+    ):
+        entity_scores([["O", "O"]], [["O"]])
+
+
+@pytest.mark.parametrize("tag", ["PER", "X-PER", "B-", ""])
+def test_unknown_tag(tag):
+    with pytest.raises(
+        ValueError, match=f"a tag must be O, or B-, I-, E- or S- and a type, got '{tag}'"
+    ):
+        entities([tag])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "exact", "f1"),
+    [
+        ("The Eiffel Tower!", "eiffel tower", 1, 1),
+        ("tower", "the Eiffel Tower", 0, 2 / 3),
+        ("in Paris, in France", "in in in", 0, 4 / 7),  # of the three "in" two count
+        ("an anthem", "anthem", 1, 1),
+        ("U.S.", "us", 1, 1),
+        ("", "", 1, 1),
+        ("the", "", 1, 1),
+        ("word", "", 0, 0),
+        ("left", "right", 0, 0),
+    ],
+)
+def test_one_answer(prediction, answer, exact, f1):
+    assert exact_match(prediction, answer) == exact
+    assert token_f1(prediction, answer) == pytest.approx(f1)
+
+
+def test_the_best_of_the_answers_counts_and_no_answer_is_an_answer():
+    predictions = ["tower", "", "", "Paris"]
+    answers = [["house", "the Eiffel Tower", "tower of"], [], ["Rome"], ["the"]]
+    scores = span_scores(predictions, answers)
+    assert scores["exact_match"] == pytest.approx(1 / 4)
+    assert scores["f1"] == pytest.approx((2 / 3 + 1) / 4)
+
+
+def test_questions_and_answers_of_unequal_number():
+    with pytest.raises(ValueError, match="must be of one number, and some, got 1 and 2"):
+        span_scores(["a"], [["a"], ["b"]])
+    with pytest.raises(ValueError, match="got 0 and 0"):
+        span_scores([], [])
+
+
+def test_best_spans_equal_a_search_through_all():
+    rng = np.random.default_rng(0)
+    for length, longest in ((1, 3), (7, 3), (11, 20)):
+        start, end = rng.normal(size=(2, length))
+        spans = [
+            (first, last, start[first] + end[last])
+            for first in range(length)
+            for last in range(first, min(length, first + longest))
+        ]
+        expected = sorted(spans, key=lambda span: -span[2])[:5]
+        assert best_spans(start, end, max_length=longest, n_best=5) == expected
+
+
+def test_best_spans_bad_arguments():
+    with pytest.raises(ValueError, match=r"rows of one length, got shapes \(2,\), \(3,\)"):
+        best_spans(np.zeros(2), np.zeros(3))
+    with pytest.raises(ValueError, match="must be positive, got 0 and 1"):
+        best_spans(np.zeros(2), np.zeros(2), max_length=0)
+
+
+def test_correlations_equal_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 5, 53).astype(float)  # with ties
+    predicted = true + rng.normal(0, 2, 53)
+    scores = correlation_scores(true, predicted[:, None])
+    assert scores["pearson"] == pytest.approx(stats.pearsonr(true, predicted).statistic, abs=1e-12)
+    expected = stats.spearmanr(true, predicted).statistic
+    assert scores["spearman"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_correlation_of_equal_numbers():
+    assert np.isnan(correlation_scores([1, 1], [1, 2])["pearson"])
+
+
+def test_correlation_of_one_number():
+    with pytest.raises(ValueError, match="two numbers or more, and equally many, got 1 and 1"):
+        correlation_scores([1], [1])
+
+
+def test_scores_are_logged_and_stop_the_training():
+    """EarlyStopping behind it sees the number, which falls after the second epoch."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    x, y = np.ones((5, 3)), np.ones((5, 1))
+    numbers = iter([0.1, 0.2, 0.0, 0.3])
+    seen = []
+
+    def score(predictions):
+        seen.append(predictions.shape)
+        return {"best": next(numbers)}
+
+    stop = keras.callbacks.EarlyStopping("val_best", patience=1, mode="max")
+    callbacks = [PredictionScores(x, score, batch_size=2), stop]
+    history = model.fit(x, y, epochs=4, verbose=0, callbacks=callbacks)
+    assert history.history["val_best"] == [0.1, 0.2, 0.0]
+    assert seen == [(5, 1)] * 3
