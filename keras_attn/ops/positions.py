@@ -33,7 +33,7 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any
     if dim <= 0 or dim % 2:
         raise ValueError(f"`dim` must be a positive even number, got {dim!r}")
     frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype("float32")
-    angles = ops.cast(positions, "float32")[..., None] * frequencies  # [..., D / 2]
+    angles = ops.cast(positions, "float32")[..., None] * ops.convert_to_tensor(frequencies)
     pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # [..., D / 2, 2]
     return ops.reshape(pairs, (*ops.shape(positions), dim))
 
