@@ -1,5 +1,6 @@
 """Text to tensors with tf.data and tensorflow-text, inside the graph, so that export reuses it."""
 
+from keras_attn.data.bert_preprocessor import BertPreprocessor
 from keras_attn.data.documents import (
     read_documents,
     read_table,
@@ -8,6 +9,8 @@ from keras_attn.data.documents import (
     tokenize_documents,
 )
 from keras_attn.data.masked_lm import TokenMasker
+from keras_attn.data.masked_lm_postprocessor import MaskedLMPostprocessor
+from keras_attn.data.masked_lm_preprocessor import MaskedLMPreprocessor
 from keras_attn.data.packing import pack
 from keras_attn.data.pipelines import pretraining_dataset, rows_of
 from keras_attn.data.sentence_pairs import SentencePairs
@@ -15,7 +18,10 @@ from keras_attn.data.tokenizer import BertTokenizer
 from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
 
 __all__ = [
+    "BertPreprocessor",
     "BertTokenizer",
+    "MaskedLMPostprocessor",
+    "MaskedLMPreprocessor",
     "SentencePairs",
     "TokenMasker",
     "pack",

@@ -1,0 +1,84 @@
+"""The logits of a masked language model to the best pieces, as strings.
+
+B batch, P masks of the row that has the most, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_attn._register import register
+from keras_attn.data._imports import tf
+from keras_attn.data.tokenizer import BertTokenizer
+
+
+@register()
+class MaskedLMPostprocessor(keras.layers.Layer):
+    """The `top` likeliest pieces of each mask with their probabilities, the likeliest first.
+
+    Args:
+        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
+        top: how many pieces for a mask.
+
+    Call arguments:
+        outputs: logits `[B, P, V]`, or a dict that has them as "masked_lm".
+        features: what `MaskedLMPreprocessor` returned.
+
+    Returns:
+        A dict: `pieces` strings and `probabilities` float32, each `[B, P, top]`: "" and 0 where a
+        row has fewer masks than P.
+
+    Raises:
+        ValueError: `top` is not between 1 and the size of the vocabulary.
+
+    Example:
+    >>> import numpy as np
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
+    >>> logits = np.log([[[0.01, 0.01, 0.01, 0.01, 0.01, 0.2, 0.7, 0.05]]])
+    >>> answer = MaskedLMPostprocessor(vocabulary, top=2)(logits, {"masked_weights": [[1.0]]})
+    >>> answer["pieces"].numpy().tolist()
+    [[[b'##ing', b'play']]]
+    """
+
+    def __init__(
+        self,
+        tokenizer: BertTokenizer | Sequence[str] | str | os.PathLike,
+        top: int = 5,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        if not isinstance(tokenizer, keras.layers.Layer):
+            tokenizer = BertTokenizer(tokenizer)
+        size = len(tokenizer.vocabulary)
+        if not 1 <= top <= size:
+            raise ValueError(f"`top` must be from 1 to the vocabulary's size {size}, got {top}")
+        self.tokenizer = tokenizer
+        self.top = top
+        self.built = True
+
+    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
+        best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
+        real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
+        return {
+            "pieces": tf.where(real, self.tokenizer.pieces(best.indices), ""),
+            "probabilities": tf.where(real, best.values, 0.0),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
+            "top": self.top,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MaskedLMPostprocessor:
+        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
+        return cls(**{**config, "tokenizer": tokenizer})

@@ -1,0 +1,72 @@
+"""A script, not a module to import: runs a SavedModel where Keras cannot be imported.
+
+Reads pickled `(path, [(signature, {input: array}), ...])` from stdin and writes a pickled list to
+stdout: for each request its outputs, or the text of its error. The graph is loaded and run in a
+session, the way TF Serving does it.
+"""
+
+import glob
+import importlib.util
+import os
+import pickle
+import sys
+
+BLOCKED = ("keras", "keras_attn", "keras_hub", "keras_nlp", "tf_keras")
+
+
+class _Blocker:
+    """Finds the blocked packages, as tensorflow asks for keras' place, but cannot run them."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            return importlib.util.spec_from_loader(name, _Blocker, is_package=True)
+        return None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module):
+        raise ImportError(f"{module.__name__} cannot be imported here")
+
+
+def run(path, requests):
+    """The outputs of each request, or what went wrong with it."""
+    import tensorflow as tf
+
+    text = importlib.util.find_spec("tensorflow_text")  # importing it would import keras
+    if text is not None:
+        folder = os.path.join(os.path.dirname(text.origin), "python", "ops")
+        for library in sorted(glob.glob(os.path.join(folder, "_*.so"))):
+            tf.load_op_library(library)
+    answers = []
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
+        for name, inputs in requests:
+            try:
+                answers.append(_answer(session, signatures, name, inputs))
+            except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
+                answers.append(f"{type(error).__name__}: {error}")
+    return answers
+
+
+def _answer(session, signatures, name, inputs):
+    if name not in signatures:
+        raise KeyError(f"no signature {name!r}, there are {', '.join(sorted(signatures))}")
+    signature = signatures[name]
+    if set(inputs) != set(signature.inputs):
+        raise ValueError(
+            f"{name} takes {', '.join(sorted(signature.inputs))}, got {', '.join(sorted(inputs))}"
+        )
+    feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
+    fetches = {key: tensor.name for key, tensor in signature.outputs.items()}
+    return session.run(fetches, feeds)
+
+
+if __name__ == "__main__":
+    answers_to = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    sys.meta_path.insert(0, _Blocker)
+    answers_to.write(pickle.dumps(run(*pickle.load(sys.stdin.buffer))))
