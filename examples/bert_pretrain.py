@@ -2,7 +2,8 @@
 
     python examples/bert_pretrain.py                    # English, about five minutes on two cores
     python examples/bert_pretrain.py --language zh      # or de, or all
-    python examples/bert_pretrain.py --text mine.txt    # a line a paragraph, blank line = new document
+    python examples/bert_pretrain.py --text mine.txt    # a line a paragraph, a blank line between
+                                                        # documents
     python examples/bert_pretrain.py --resume           # go on where a run was interrupted
 
 The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
@@ -22,6 +23,7 @@ import matplotlib
 import numpy as np
 
 from keras_attn import data, export, models, training
+from keras_attn.ops.positions import sinusoids
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -30,16 +32,17 @@ CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 LANGUAGES = ("en", "de", "zh")
 
 VOCABULARY_SIZE = 8000
-LENGTH = 128
+LENGTH = 64
 BATCH_SIZE = 32
-STEPS = 1500
+STEPS = 2400
 EPOCHS = 10  # parts of the run, each ends in a look at the held-out documents
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 4e-3
+POSITION_SCALE = 0.3  # of the sinusoids that the learned positions start from
 WARMUP_SHARE = 0.1
 SIZE = models.sizes.BertSize(
     num_layers=2,
     hidden_dim=128,
-    num_heads=2,
+    num_heads=4,
     feed_forward_dim=512,
     vocabulary_size=VOCABULARY_SIZE,
     max_length=LENGTH,
@@ -58,13 +61,18 @@ def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
     table = data.read_table(CORPUS)
     languages = LANGUAGES if language == "all" else (language,)
     return [
-        paragraphs for name in languages for paragraphs in data.table_documents(table, name).values()
+        paragraphs
+        for name in languages
+        for paragraphs in data.table_documents(table, name).values()
     ]
 
 
 def build(size: models.sizes.BertSize, steps: int) -> keras.Model:
     """The pre-training model, compiled with both losses and their metrics."""
     model = models.bert.pretraining(size)
+    # Neighbours are a linear map apart in sinusoids, which attention learns sooner than in noise.
+    positions = model.get_layer("embedding").position_embedding.table
+    positions.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
     compile_model(model, steps)
     return model
 
@@ -232,9 +240,12 @@ def main() -> None:
     # What it learned
     result = model.evaluate(held_out, return_dict=True, verbose=0)
     baselines = guesses(train_ids, held_out, len(vocabulary))
-    rows = {**baselines, "this model": (result["masked_lm_accuracy"], result["masked_lm_perplexity"])}
+    rows = {
+        **baselines,
+        "this model": (result["masked_lm_accuracy"], result["masked_lm_perplexity"]),
+    }
     print(f"\n{'on held-out documents':24}{'masked accuracy':>16}{'perplexity':>12}")
-    for name, (accuracy, perplexity) in rows.items():
+    for name, (accuracy, perplexity) in {**baselines, "this model": reached}.items():
         print(f"{name:24}{accuracy:16.1%}{perplexity:12.1f}")
     print(f"next sentence {result['next_sentence_accuracy']:.1%}, a coin 50 %")
     draw(history, baselines, output / "curves.png")
@@ -258,8 +269,7 @@ def main() -> None:
     print(f"\ncurves: {output / 'curves.png'}; logs: tensorboard --logdir {output / 'logs'}")
     print(f"{time.time() - began:.0f} s in all")
     print(
-        f"held-out masked accuracy {result['masked_lm_accuracy']:.1%}"
-        f" (the default run should reach {EXPECTED:.0%})"
+        f"held-out masked accuracy {reached[0]:.1%} (the default run should reach {EXPECTED:.0%})"
     )
 
 
