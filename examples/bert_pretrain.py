@@ -240,10 +240,7 @@ def main() -> None:
     # What it learned
     result = model.evaluate(held_out, return_dict=True, verbose=0)
     baselines = guesses(train_ids, held_out, len(vocabulary))
-    rows = {
-        **baselines,
-        "this model": (result["masked_lm_accuracy"], result["masked_lm_perplexity"]),
-    }
+    reached = result["masked_lm_accuracy"], result["masked_lm_perplexity"]
     print(f"\n{'on held-out documents':24}{'masked accuracy':>16}{'perplexity':>12}")
     for name, (accuracy, perplexity) in {**baselines, "this model": reached}.items():
         print(f"{name:24}{accuracy:16.1%}{perplexity:12.1f}")
