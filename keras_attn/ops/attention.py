@@ -4,7 +4,10 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 """
 
 import math
+import numbers
 from typing import Any
+
+from keras import ops
 
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import PositionBias
@@ -65,6 +68,9 @@ def attention(
     6.0
     """
     mask = mask or AttentionMask()
+    if block_size is not None and not (isinstance(block_size, numbers.Integral) and block_size > 0):
+        raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
+    query, key, value = map(ops.convert_to_tensor, (query, key, value))
     _check(query, key, value, mask, bias, dropout, seed)
     request = kernels.Request.of(
         query,
@@ -117,7 +123,14 @@ def _check(
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     if mask.dense is not None:
         _check_broadcast("attention_mask", mask.dense.shape, lengths)
-    if bias is not None and not isinstance(bias, PositionBias):
+    if isinstance(bias, PositionBias):
+        for parameter in bias.parameters:
+            if len(parameter.shape) == 0 or parameter.shape[0] != query.shape[2]:
+                raise ValueError(
+                    f"each parameter of `bias` must have the query's {query.shape[2]} heads as its "
+                    f"first axis, got shape {tuple(parameter.shape)}"
+                )
+    elif bias is not None:
         _check_broadcast("bias", bias.shape, lengths)
     for name, length in (
         ("key_padding", lengths[3]),

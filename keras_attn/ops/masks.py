@@ -80,6 +80,15 @@ class AttentionMask:
         """Whether some query might have no key at all; being causal alone never does that."""
         return bool(self.structure - {"causal"})
 
+    @property
+    def shifted(self) -> bool:
+        """Whether the first query might not be at the first key."""
+        return not (isinstance(self.query_offset, int) and self.query_offset == 0)
+
+    def without_query_padding(self) -> tuple:
+        """The query padding, and the mask without it: padded queries are cheaper put out later."""
+        return self.query_padding, dataclasses.replace(self, query_padding=None)
+
     def block(self, batch: tuple, heads: tuple, rows: tuple, keys: tuple) -> "AttentionMask":
         """The mask of one block of the matrix; each argument is `(start, size)` of one axis."""
         return dataclasses.replace(

@@ -6,6 +6,7 @@ backend are imported on use.
 """
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,16 @@ from keras_attn.ops.masks import AttentionMask
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What one call asks of a kernel; lengths that are not known statically are None."""
+    """What one call asks of a kernel.
+
+    `query`, `key` and `value` are shapes, with None for a length that is not known statically.
+    """
 
     backend: str
     dtype: str
-    query_length: int | None
-    key_length: int | None
+    query: tuple
+    key: tuple
+    value: tuple
     mask: AttentionMask
     bias: Any
     dropout: float
@@ -35,50 +40,70 @@ class Request:
         return cls(
             backend=keras.backend.backend(),
             dtype=keras.backend.standardize_dtype(query.dtype),
-            query_length=query.shape[1],
-            key_length=key.shape[1],
+            query=tuple(query.shape),
+            key=tuple(key.shape),
+            value=tuple(value.shape),
             **asked,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One kernel's declaration: where it runs, why it refuses a request, when it is the best."""
+    """One kernel's declaration: where it runs, what it cannot do, and when it is the best.
+
+    The module has `attention`, and `refusal(request)` if there is something it cannot do.
+    """
 
     name: str
     module: str
-    backends: tuple[str, ...]
-    refusal: Callable[[Request], str | None]
-    preferred: Callable[[Request], bool]
+    backend: str | None = None
+    has_weights: bool = False
+    has_blocks: bool = False
+    preferred: Callable[[Request], bool] = lambda request: True
 
     def why_not(self, request: Request) -> str | None:
         """The reason why this kernel cannot serve the request, or None."""
-        if request.backend not in self.backends:
-            return f"it runs on {', '.join(self.backends)}, not on {request.backend}"
-        return self.refusal(request)
+        if self.backend not in (None, request.backend):
+            return f"it runs on {self.backend}, not on {request.backend}"
+        if request.weights and not self.has_weights:
+            return "it never has the weights"
+        if request.block_size is not None and not self.has_blocks:
+            return "it has no blocks"
+        refusal = getattr(_load(self.module), "refusal", lambda request: None)
+        return refusal(request)
 
     def load(self) -> Callable[..., Any]:
         """The kernel's function; imports its module."""
-        return importlib.import_module(f"keras_attn.ops.kernels.{self.module}").attention
+        return _load(self.module).attention
+
+
+def _long(request: Request) -> bool:
+    """Whether the logits of one head are so many that holding all of them costs more time.
+
+    Measured by benchmarks/attention_kernels.py; a length that is not known counts as long,
+    and so does one for which blocks are asked.
+    """
+    lengths = request.query[1], request.key[1]
+    return request.block_size or None in lengths or lengths[0] * lengths[1] >= LONG[request.backend]
 
 
 # In order of preference; the reference kernel does everything and comes last.
 KERNELS = (
-    Kernel(
-        name="chunked",
-        module="chunked_tf",
-        backends=("tensorflow",),
-        refusal=lambda request: "it never has the weights" if request.weights else None,
-        preferred=lambda request: False,
-    ),
-    Kernel(
-        name="reference",
-        module="reference",
-        backends=("tensorflow", "jax", "torch"),
-        refusal=lambda request: "it has no blocks" if request.block_size else None,
-        preferred=lambda request: True,
-    ),
+    Kernel("fused", "fused_jax", "jax"),
+    Kernel("fused", "fused_torch", "torch"),
+    Kernel("chunked", "chunked_tf", "tensorflow", has_blocks=True, preferred=_long),
+    Kernel("chunked", "chunked_jax", "jax", has_blocks=True, preferred=_long),
+    Kernel("chunked", "chunked_torch", "torch", has_blocks=True, preferred=_long),
+    Kernel("reference", "reference", has_weights=True),
 )
+
+# From how many logits a head on the chunked kernel takes no longer than the reference kernel.
+LONG = {"tensorflow": 512 * 512, "jax": 1024 * 1024, "torch": 1024 * 1024}
+
+
+@functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings
+def _load(module: str) -> Any:
+    return importlib.import_module(f"keras_attn.ops.kernels.{module}")
 
 
 def check_name(name: str) -> None:

@@ -67,7 +67,7 @@ class DenseTiles(NoBias):
         d_bias = tf.reshape(d_bias, (-1, keys))
         d_bias = tf.pad(d_bias, ((0, 0), (0, size(bias, 3) - keys)))
         d_bias = tf.roll(d_bias, key, 1)  # the keys before the tile's
-        return (add_rows(total, tf.reshape(places, (-1,)), d_bias),)
+        return (tf.tensor_scatter_nd_add(total, tf.reshape(places, (-1, 1)), d_bias),)
 
 
 class PositionTiles(NoBias):
@@ -107,11 +107,6 @@ class PositionTiles(NoBias):
             total + tf.cast(tf.convert_to_tensor(part), "float32")
             for total, part in zip(gradients, parts, strict=True)
         )
-
-
-def add_rows(total: Any, rows: Any, part: Any) -> Any:
-    """`total` with `part` added to some of its rows."""
-    return tf.tensor_scatter_nd_add(total, rows[:, None], part)
 
 
 def _ranges(tile: Any, bias: Any) -> list[tuple]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attn.ops.kernels.bias_tiles_tf import add_rows, bias_of
+from keras_attn.ops.kernels.bias_tiles_tf import bias_of
 from keras_attn.ops.kernels.plan_tf import Plan, Span
 from keras_attn.ops.kernels.tiles_tf import Tile
 from keras_attn.ops.masks import AttentionMask
@@ -35,6 +35,7 @@ def attention(
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     bias = bias_of(bias)
     inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value, *bias.parameters)]
+    seed = None if seed is None else tf.cast(seed, "int32")
     numbers = {"scale": scale, "dropout": dropout, "seed": seed}
     plan = Plan.of(*inputs[:2], mask=mask, bias=bias, block_size=block_size, **numbers)
 
@@ -75,16 +76,17 @@ def _backward(
             d_key, d_value, d_parameters = carry
             tile = Tile(span, index, query, parameters)
             d_query, more_key, more_value, d_logits = tile.gradients(d_context, context)
-            d_key = add_rows(d_key, tile.key_rows, more_key)
-            d_value = add_rows(d_value, tile.key_rows, more_value)
+            d_key = tile.add_keys(d_key, more_key)
+            d_value = tile.add_keys(d_value, more_value)
             d_parameters = plan.bias.accumulate(d_parameters, tile, parameters, d_logits)
             return (d_key, d_value, d_parameters), (tf.cast(d_query, query.dtype),)
 
         start = (span.zeros(key), span.zeros(value), d_parameters)
         carry, (d_query,) = _loop(plan.blocks, block, start, (query.dtype,))
         d_key, d_value, d_parameters = carry
+        d_key, d_value = (tf.transpose(total, (1, 0, 2)) for total in (d_key, d_value))
         d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
-        return d_parameters, (plan.join(d_query), span.unfold(d_key), span.unfold(d_value))
+        return d_parameters, (plan.join(d_query), d_key, d_value)
 
     dtypes = (query.dtype, key.dtype, value.dtype)
     d_parameters, parts = _loop(plan.spans, span, plan.bias.zeros(parameters), dtypes)

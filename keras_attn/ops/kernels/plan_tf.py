@@ -89,13 +89,8 @@ class Span:
         self.value = self._heads_first(value)  # [k, S, Hv]
 
     def zeros(self, like: Any) -> Any:
-        """An accumulator for the gradient of these keys or values, `[k S, H]`."""
-        return tf.zeros((self.plan.heads * self.plan.keys, like.shape[-1]), "float32")
-
-    def unfold(self, gradient: Any) -> Any:
-        """`[S, k, H]` from an accumulator."""
-        shape = (self.plan.heads, self.plan.keys, gradient.shape[-1])
-        return tf.transpose(tf.reshape(gradient, shape), (1, 0, 2))
+        """An accumulator for the gradient of these keys or values, `[k, S, H]`."""
+        return tf.zeros((self.plan.heads, self.plan.keys, like.shape[-1]), "float32")
 
     def _heads_first(self, tensor: Any) -> Any:
         shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])

@@ -36,9 +36,13 @@ def attention(
     logits = ops.cast(_scores(query * scale, key), "float32")
     if bias is not None:
         logits = logits + _bias(bias, mask, query_length, key_length)
-    weights = _softmax(logits, allowed)  # [B, N, T, S]
+    weights = _softmax(logits if allowed is None else logits + ops.where(allowed, 0.0, MASKED))
     dropped = random.dropout(weights, dropout, seed) if dropout else weights
     context = _context(ops.cast(dropped, value.dtype), value)
+    if mask.may_empty_rows:
+        some = ops.any(allowed, axis=-1, keepdims=True)  # [B or 1, N or 1, T or 1, 1]
+        context = ops.where(ops.transpose(some, (0, 2, 1, 3)), context, 0.0)
+        weights = ops.where(some, weights, 0.0) if return_weights else None
     return (context, weights) if return_weights else context
 
 
@@ -72,9 +76,7 @@ def _bias(bias: Any, mask: AttentionMask, query_length: Any, key_length: Any) ->
     return bias.materialize(query_positions, ops.arange(key_length, dtype="int32"))[None]
 
 
-def _softmax(logits: Any, allowed: Any) -> Any:
-    if allowed is None:
-        return ops.softmax(logits, axis=-1)
-    weights = ops.softmax(ops.where(allowed, logits, MASKED), axis=-1)
-    some = ops.any(allowed, axis=-1, keepdims=True)
-    return ops.where(some, weights, 0.0)
+def _softmax(logits: Any) -> Any:
+    if logits.shape[-1] == 1:
+        return ops.exp(logits - logits)  # Keras warns of a softmax over one
+    return ops.softmax(logits, axis=-1)

@@ -4,7 +4,6 @@ Letters: B batch, T query length, N query heads, G heads in a group, H head widt
 in a tile: k key/value heads, r rows, s keys.
 """
 
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
@@ -37,11 +36,18 @@ class Tile:
         rows = tf.range(self.plan.rows) + (self.row + self.plan.mask.query_offset)
         return rows, tf.range(self.keys) + self.first_key
 
-    @property
-    def key_rows(self) -> Any:
-        """Where these keys are in the span's accumulator, `[k s]`."""
-        heads = tf.range(self.plan.heads) * self.plan.keys
-        return tf.reshape(heads[:, None] + self.positions[1][None], (-1,))
+    def add_keys(self, total: Any, part: Any) -> Any:
+        """A span's accumulator `[k, S, H]` with the tile's share `[k, s, H]` added."""
+        if self.keys is self.plan.keys:
+            return total + part
+        if self.plan.mask.window is None:
+            rest = self.plan.keys - self.first_key - self.keys
+            return total + tf.pad(part, ((0, 0), (self.first_key, rest), (0, 0)))
+        # Slower for each row, but it leaves the rows outside of the band alone.
+        heads, keys = tf.range(self.plan.heads), self.positions[1]
+        return tf.tensor_scatter_nd_add(
+            total, tf.stack(tf.meshgrid(heads, keys, indexing="ij"), -1), part
+        )
 
     def context(self) -> Any:
         """`[r, k G, Hv]`."""
@@ -51,7 +57,7 @@ class Tile:
         return self._rows_first(context if self.alive is None else context * self.alive)
 
     def gradients(self, d_context: Any, context: Any) -> tuple:
-        """Of query `[r, k G, H]`, key and value `[k s, ...]`, and logits `[k, G, r, s]`."""
+        """Of query `[r, k G, H]`, key and value `[k, s, ...]`, and logits `[k, G, r, s]`."""
         fresh = tf.range(self.plan.rows) + self.row >= self.index * self.plan.rows
         fresh = tf.cast(fresh, "float32")[:, None]
         counts = fresh if self.alive is None else fresh * self.alive
@@ -65,9 +71,7 @@ class Tile:
         products = tf.cast(d_logits, kind)
         d_key = tf.matmul(products, self.query, transpose_a=True)
         d_query = tf.cast(tf.matmul(products, self.key), "float32") * self.plan.scale
-        d_key, d_value = (
-            tf.cast(tf.reshape(part, (-1, part.shape[-1])), "float32") for part in (d_key, d_value)
-        )
+        d_key, d_value = tf.cast(d_key, "float32"), tf.cast(d_value, "float32")
         return self._rows_first(self.by_head(d_query)), d_key, d_value, self.by_head(d_logits)
 
     def by_head(self, tensor: Any) -> Any:
@@ -112,8 +116,7 @@ class Tile:
         """What is added to the logits, and 1.0 for each row that has a key; both may be None."""
         rows, keys = (self.row, self.plan.rows), (self.first_key, self.keys)
         block = self.plan.mask.block((self.span.batch, 1), self.heads, rows, keys)
-        rows = block.query_padding
-        block = dataclasses.replace(block, query_padding=None)
+        rows, block = block.without_query_padding()
         allowed = block.materialize(self.plan.rows, self.keys)  # [1, 1 or k G, 1 or r, s]
         alive = None if rows is None else tf.cast(rows, "float32")[:, None, :, None]
         masked = None

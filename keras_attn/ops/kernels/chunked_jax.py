@@ -1,0 +1,111 @@
+"""Exact attention on JAX in memory linear in length: the reference kernel, a block at a time.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
+Hv value width; in a block: r rows, s keys.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.kernels import reference
+from keras_attn.ops.kernels.blocks import rows_of_block, shifted
+from keras_attn.ops.masks import AttentionMask
+
+# The shapes in a loop are fixed. A causal call runs in this many loops, each of which cuts the keys
+# at its own end, so that they compute 1/2 + 1/(2 STAGES) of the logits.
+STAGES = 4
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: AttentionMask,
+    bias: Any,
+    scale: float,
+    dropout: float,
+    seed: Any,
+    return_weights: bool,
+    block_size: int | None,
+) -> Any:
+    """See `keras_attn.ops.attention`; memory grows with T + S."""
+    query, key, value = map(jnp.asarray, (query, key, value))
+    length = query.shape[1]
+    rows = rows_of_block(query, key.shape[1], mask.window, block_size)
+    seed = None if seed is None else jnp.asarray(seed, "uint32")
+    parts = []
+    for start, stop, keys in _stages(mask, length, key.shape[1], rows):
+        band = _band(mask, rows, keys)
+        columns = {"key": key[:, :keys], "value": value[:, :keys]}
+
+        def cut(index: Any, keys: int = keys, band: int = band, columns: dict = columns) -> tuple:
+            """Where a block starts, and its parts of the tensors that have a gradient."""
+            row = jnp.minimum(index * rows, length - rows)
+            first = jnp.clip(row + mask.query_offset - (mask.window or 0), 0, keys - band)
+            part = {"query": _slice(query, {1: (row, rows)})}
+            if band < keys:
+                part |= {name: _slice(c, {1: (first, band)}) for name, c in columns.items()}
+            if bias is not None and not isinstance(bias, PositionBias):
+                part["bias"] = _slice(bias, {2: (row, rows), 3: (first, band)})
+            return index, row, first, part
+
+        @jax.checkpoint
+        def block(cuts: tuple, columns: dict = columns, band: int = band) -> Any:
+            index, row, first, part = cuts
+            part = {**columns, "bias": bias, **part}
+            if isinstance(bias, PositionBias):
+                part["bias"] = shifted(bias, first, first)
+            batch, heads = (0, query.shape[0]), (0, query.shape[2])
+            return reference.attention(
+                **part,
+                mask=mask.block(batch, heads, (row, rows), (first, band)),
+                scale=scale,
+                dropout=dropout,
+                seed=None if seed is None else jax.random.fold_in(seed, index),
+                return_weights=False,
+                block_size=None,
+            )
+
+        # The cuts are made before the loop: the gradient of a cut inside it would be as long as the
+        # whole tensor in each block.
+        parts.append(jax.lax.map(block, jax.vmap(cut)(jnp.arange(start, stop))))
+    return _join(jnp.concatenate(parts), length)
+
+
+def _stages(mask: AttentionMask, length: int, keys: int, rows: int) -> list[tuple]:
+    """Runs of blocks `(start, stop, keys)`, each with the number of keys that it may see."""
+    blocks = -(-length // rows)
+    known = isinstance(mask.query_offset, int)
+    if not mask.causal or mask.window is not None or not known or blocks == 1:
+        return [(0, blocks, keys)]
+    stops = [blocks * (stage + 1) // STAGES for stage in range(STAGES)]
+    return [
+        (start, stop, min(keys, min(stop * rows, length) + mask.query_offset))
+        for start, stop in zip([0, *stops], stops, strict=False)
+        if start < stop
+    ]
+
+
+def _band(mask: AttentionMask, rows: int, keys: int) -> int:
+    if mask.window is None:
+        return keys
+    return min(keys, rows + mask.window * (1 if mask.causal else 2))
+
+
+def _slice(tensor: Any, ranges: dict) -> Any:
+    """The ranges `{axis: (start, size)}` of a tensor; axes of length 1 stay, to be broadcast."""
+    for axis, (start, size) in ranges.items():
+        if tensor.shape[axis] != 1:
+            tensor = jax.lax.dynamic_slice_in_dim(tensor, start, size, axis)
+    return tensor
+
+
+def _join(blocks: Any, length: int) -> Any:
+    """`[B, T, ...]` from `[blocks, B, r, ...]`, whose last block overlaps the one before."""
+    whole = jnp.moveaxis(blocks[:-1], 0, 1)  # [B, blocks - 1, r, ...]
+    whole = whole.reshape(whole.shape[0], -1, *whole.shape[3:])
+    return jnp.concatenate([whole, blocks[-1][:, whole.shape[1] - length :]], 1)

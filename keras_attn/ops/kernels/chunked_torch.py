@@ -1,0 +1,87 @@
+"""Exact attention on torch in memory linear in length: the reference kernel, a block at a time.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
+Hv value width; in a block: r rows, s keys.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.kernels import reference
+from keras_attn.ops.kernels.blocks import rows_of_block, shifted
+from keras_attn.ops.masks import AttentionMask
+
+# Odd, so that the blocks of two calls with neighbouring seeds draw different numbers.
+STRIDE = 1_000_003
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: AttentionMask,
+    bias: Any,
+    scale: float,
+    dropout: float,
+    seed: Any,
+    return_weights: bool,
+    block_size: int | None,
+) -> Any:
+    """See `keras_attn.ops.attention`; memory grows with T + S."""
+    keys = key.shape[1]
+    rows = rows_of_block(query, keys, mask.window, block_size)
+    key_parts, value_parts = key.split(rows, 1), value.split(rows, 1)
+    contexts = []
+    for index, part in enumerate(query.split(rows, 1)):
+        row = index * rows
+        start, stop = _key_range(mask, row, part.shape[1], keys)
+        # Whole parts of the keys: the gradient of joined parts is their pieces, that of a slice
+        # would be as long as the keys in each block.
+        first, last = start // rows, max(-(-stop // rows), start // rows + 1)
+        start, stop = first * rows, min(last * rows, keys)
+        size = (row, part.shape[1]), (start, stop - start)
+        contexts.append(
+            checkpoint(
+                reference.attention,
+                part,
+                torch.cat(key_parts[first:last], 1),
+                torch.cat(value_parts[first:last], 1),
+                mask=mask.block((0, query.shape[0]), (0, query.shape[2]), *size),
+                bias=_bias(bias, *size),
+                scale=scale,
+                dropout=dropout,
+                seed=None if seed is None else seed + index * STRIDE,
+                return_weights=False,
+                block_size=None,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        )
+    return torch.cat(contexts, 1)
+
+
+def _key_range(mask: AttentionMask, row: int, rows: int, keys: int) -> tuple[int, int]:
+    """From which key on and up to which the rows may see."""
+    first = row + int(mask.query_offset)
+    start, stop = 0, keys
+    if mask.causal:
+        stop = min(stop, first + rows)
+    if mask.window is not None:
+        start = max(start, first - mask.window)
+        stop = min(stop, first + rows + mask.window)
+    return min(start, keys - 1), stop
+
+
+def _bias(bias: Any, rows: tuple, keys: tuple) -> Any:
+    if isinstance(bias, PositionBias):
+        return shifted(bias, keys[0], keys[0])
+    if bias is None:
+        return None
+    for axis, (start, size) in ((2, rows), (3, keys)):
+        if bias.shape[axis] != 1:
+            bias = bias.narrow(axis, start, size)
+    return bias

@@ -1,0 +1,180 @@
+"""The grid on which every kernel is held to float64 numpy: masks, biases, shapes, and the oracle.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
+Hv value width.
+"""
+
+import dataclasses
+
+import numpy as np
+from keras import ops as kops
+
+from keras_attn.ops import AttentionMask
+from keras_attn.ops.biases import PositionBias, alibi, alibi_slopes
+
+B, T, S, H, HV = 2, 13, 17, 5, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of one call."""
+
+    batch: int = B
+    length: int = T
+    keys: int = S
+    heads: int = 6
+    key_heads: int = 6
+    width: int = H
+    value_width: int = HV
+
+
+def draw(shape, seed=0):
+    """Query, key and value, float64."""
+    rng = np.random.default_rng(seed)
+    s = shape
+    return (
+        rng.normal(size=(s.batch, s.length, s.heads, s.width)),
+        rng.normal(size=(s.batch, s.keys, s.key_heads, s.width)),
+        rng.normal(size=(s.batch, s.keys, s.key_heads, s.value_width)),
+    )
+
+
+def _padding(shape, rng):
+    padding = rng.random((shape.batch, shape.keys)) < 0.7
+    padding[-1] = False  # a row of the batch with nothing in it
+    return padding
+
+
+def _ids(shape, rng):
+    ids = [
+        np.sort(rng.integers(low, low + 4, (shape.batch, n)), 1)
+        for low, n in ((0, shape.length), (1, shape.keys))
+    ]
+    return {
+        "query_sequence_ids": ids[0].astype("int32"),
+        "key_sequence_ids": ids[1].astype("int32"),
+    }
+
+
+MASKS = {
+    "none": lambda s, rng: {},
+    "causal": lambda s, rng: {"causal": True},
+    "window": lambda s, rng: {"window": 3},
+    "causal_window": lambda s, rng: {"causal": True, "window": 2},
+    "key_padding": lambda s, rng: {"key_padding": _padding(s, rng)},
+    "causal_padding": lambda s, rng: {"causal": True, "key_padding": _padding(s, rng)},
+    "query_padding": lambda s, rng: {"query_padding": rng.random((s.batch, s.length)) < 0.7},
+    "sequence_ids": _ids,
+    "unsorted_ids": lambda s, rng: {
+        "query_sequence_ids": rng.integers(0, 5, (s.batch, s.length)).astype("int32"),
+        "key_sequence_ids": rng.integers(1, 6, (s.batch, s.keys)).astype("int32"),
+        "key_padding": _padding(s, rng),
+    },
+    "dense": lambda s, rng: {"dense": rng.random((s.batch, s.heads, s.length, s.keys)) < 0.2},
+    "dense_broadcast": lambda s, rng: {
+        "dense": rng.random((1, 1, s.length, s.keys)) < 0.3,
+        "causal": True,
+    },
+    "offset": lambda s, rng: {"causal": True, "window": 4, "query_offset": 3},
+}
+
+
+def _buckets(query_positions, key_positions, table):
+    distance = kops.clip(key_positions[None, :] - query_positions[:, None], -2, 2) + 2
+    return kops.take(table, distance, axis=1)
+
+
+# Each bias: the arrays it is made of, and how it is made from them.
+BIASES = {
+    "none": (lambda s, rng: (), lambda: None),
+    "dense": (lambda s, rng: (rng.normal(size=(s.batch, s.heads, s.length, s.keys)),), lambda b: b),
+    "rows": (lambda s, rng: (rng.normal(size=(s.batch, 1, s.length, 1)),), lambda b: b),
+    "keys": (lambda s, rng: (rng.normal(size=(1, s.heads, 1, s.keys)),), lambda b: b),
+    "alibi": (lambda s, rng: (), lambda heads: PositionBias(alibi, (alibi_slopes(heads),))),
+    "buckets": (
+        lambda s, rng: (rng.normal(size=(s.heads, 5)),),
+        lambda table: PositionBias(_buckets, (table,)),
+    ),
+}
+
+
+def mask_parts(name, shape):
+    """The arguments of an AttentionMask, in numpy."""
+    return MASKS[name](shape, np.random.default_rng(1))
+
+
+def bias_arrays(name, shape):
+    """The arrays with a gradient that a bias is made of, float64."""
+    return BIASES[name][0](shape, np.random.default_rng(2))
+
+
+def bias_from(name, shape, arrays):
+    """The bias as `ops.attention` takes it."""
+    make = BIASES[name][1]
+    return make(shape.heads) if name == "alibi" else make(*arrays)
+
+
+def mask_from(parts):
+    """The AttentionMask of some parts in numpy."""
+    tensors = {
+        n: kops.convert_to_tensor(p) if isinstance(p, np.ndarray) else p for n, p in parts.items()
+    }
+    return AttentionMask(**tensors)
+
+
+def allowed(parts, shape):
+    """Who may attend to whom, written pair by pair from the definition."""
+    s = shape
+    matrix = np.ones((s.batch, s.heads, s.length, s.keys), bool)
+    dense = parts.get("dense")
+    dense = matrix if dense is None else np.broadcast_to(dense, matrix.shape)
+    for b, n, i, j in np.ndindex(matrix.shape):
+        position = i + parts.get("query_offset", 0)
+        rules = [dense[b, n, i, j]]
+        if parts.get("causal"):
+            rules.append(j <= position)
+        if "window" in parts:
+            rules.append(abs(position - j) <= parts["window"])
+        if "key_padding" in parts:
+            rules.append(parts["key_padding"][b, j])
+        if "query_padding" in parts:
+            rules.append(parts["query_padding"][b, i])
+        if "query_sequence_ids" in parts:
+            rules.append(parts["query_sequence_ids"][b, i] == parts["key_sequence_ids"][b, j])
+        matrix[b, n, i, j] = all(rules)
+    return matrix
+
+
+def oracle(query, key, value, parts, bias_name, arrays, shape, d_context):
+    """Context and gradients (query, key, value, bias arrays) in float64, from the formulas."""
+    s = shape
+    group = s.heads // s.key_heads
+    k, v = np.repeat(key, group, 2), np.repeat(value, group, 2)
+    scale = s.width**-0.5
+    logits = np.einsum("btnh,bsnh->bnts", query, k) * scale
+    distance = np.arange(s.keys)[None] - np.arange(s.length)[:, None] - parts.get("query_offset", 0)
+    if bias_name == "alibi":
+        logits = logits - alibi_slopes(s.heads)[:, None, None] * abs(distance)
+    elif bias_name == "buckets":
+        logits = logits + arrays[0][:, np.clip(distance, -2, 2) + 2]
+    elif arrays:
+        logits = logits + arrays[0]
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True)) * allowed(parts, s)
+    sums = exponentials.sum(-1, keepdims=True)
+    weights = exponentials / np.where(sums == 0, 1, sums)
+    context = np.einsum("bnts,bsnh->btnh", weights, v)
+    d_weights = np.einsum("btnh,bsnh->bnts", d_context, v)
+    d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True))
+    grouped = (s.batch, s.keys, s.key_heads, group, -1)
+    gradients = [
+        np.einsum("bnts,bsnh->btnh", d_logits, k) * scale,
+        np.einsum("bnts,btnh->bsnh", d_logits, query).reshape(grouped).sum(3) * scale,
+        np.einsum("bnts,btnh->bsnh", weights, d_context).reshape(grouped).sum(3),
+    ]
+    if bias_name == "buckets":
+        bucket = np.clip(distance, -2, 2) + 2
+        gradients.append(np.stack([d_logits[..., bucket == i].sum((0, 2)) for i in range(5)], -1))
+    elif arrays:
+        axes = tuple(a for a in range(4) if arrays[0].shape[a] == 1)
+        gradients.append(d_logits.sum(axes, keepdims=True))
+    return context, gradients

@@ -1,0 +1,171 @@
+"""The kernels behind the one door: dropout, choice, bad input, and where they run."""
+
+import numpy as np
+import pytest
+from keras import ops as kops
+
+from keras_attn import ops
+from keras_attn.ops import AttentionMask, kernels
+from keras_attn.ops.biases import PositionBias, alibi
+from tests.backend import BACKEND, arrays, gradients
+
+B, T, N, H = 2, 13, 3, 5
+RATE = 0.25
+WITH_DROPOUT = ["chunked", "reference"]
+
+
+def _inputs(length=T, heads=N, width=H, dtype="float32"):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(B, length, heads, width)).astype(dtype) for _ in range(3)]
+
+
+def _seed(number=7):
+    return kops.convert_to_tensor(np.array([3, number], "uint32"))
+
+
+@pytest.mark.parametrize("kernel", WITH_DROPOUT)
+def test_dropout_keeps_the_expectation(kernel):
+    query, key, value = _inputs(heads=1)
+    value = np.ones_like(value)  # then the context is the sum of the weights that are kept
+    sums = [
+        arrays(ops.attention(query, key, value, dropout=RATE, seed=_seed(i), kernel=kernel))
+        for i in range(60)
+    ]
+    assert np.std(sums) > 0.05
+    np.testing.assert_allclose(np.mean(sums), 1, atol=0.02)
+
+
+@pytest.mark.parametrize("kernel", WITH_DROPOUT)
+def test_dropout_depends_on_the_seed_alone(kernel):
+    def run(number):
+        return arrays(ops.attention(*_inputs(), dropout=RATE, seed=_seed(number), kernel=kernel))
+
+    np.testing.assert_array_equal(run(1), run(1))
+    assert np.abs(run(1) - run(2)).max() > 0.1
+
+
+def test_blocks_draw_different_numbers():
+    key = np.ones((1, 60, 1, H), "float32")
+    value = np.random.default_rng(0).normal(size=key.shape).astype("float32")
+    context = ops.attention(
+        key[:, :12], key, value, dropout=RATE, seed=_seed(), kernel="chunked", block_size=1
+    )
+    rows = arrays(context)[0, :, 0]
+    assert len(np.unique(rows.round(4), axis=0)) == 12
+
+
+@pytest.mark.parametrize("kernel", WITH_DROPOUT)
+def test_dropout_gradients_by_finite_differences(kernel):
+    inputs = _inputs(length=5, heads=1, width=3)
+    weights = kops.convert_to_tensor(_inputs(length=5, heads=1, width=3)[0])
+    blocks = {"block_size": 2} if kernel == "chunked" else {}
+
+    def loss(*given):
+        mask = AttentionMask(causal=True)
+        options = {"mask": mask, "dropout": RATE, "seed": _seed(), "kernel": kernel, **blocks}
+        return kops.sum(kops.sin(ops.attention(*given, **options)) * weights)
+
+    direction = np.random.default_rng(5)
+    for index, gradient in enumerate(gradients(loss, *inputs)):
+        step = 1e-2 * direction.normal(size=gradient.shape).astype("float32")
+        up, down = (
+            [x + sign * step * (i == index) for i, x in enumerate(inputs)] for sign in (1, -1)
+        )
+        slope = (float(loss(*up)) - float(loss(*down))) / 2
+        np.testing.assert_allclose(slope, (gradient * step).sum(), rtol=0.02, atol=2e-4)
+
+
+def _chosen(length, **options):
+    return kernels.choose("auto", _request(length, **options)).__module__.split(".")[-1]
+
+
+def _request(length, dtype="float32", **options):
+    given = {"mask": AttentionMask(), "bias": None, "dropout": 0.0, "weights": False}
+    tensors = [kops.zeros((1, length, 2, 4), dtype) for _ in range(3)]
+    return kernels.Request.of(*tensors, **{**given, "block_size": None, **options})
+
+
+def test_auto_takes_the_reference_kernel_for_the_weights_and_for_short_rows():
+    assert _chosen(4096, weights=True) == "reference"
+    if BACKEND != "torch":
+        assert _chosen(16) == "reference"
+
+
+def test_auto_takes_the_chunked_kernel_for_long_rows():
+    name = {"tensorflow": "chunked_tf", "jax": "chunked_jax", "torch": "chunked_torch"}[BACKEND]
+    assert _chosen(4096, dropout=0.1) == name
+    assert _chosen(4096, mask=AttentionMask(window=3)) == name
+    assert _chosen(16, block_size=4) == name
+
+
+@pytest.mark.backends("torch", reason="the fused kernel of torch")
+def test_auto_takes_the_fused_kernel_on_torch():
+    assert _chosen(16) == _chosen(4096, mask=AttentionMask(causal=True)) == "fused_torch"
+
+
+def _fails(message, **options):
+    with pytest.raises(ValueError, match=message):
+        ops.attention(*_inputs(), **options)
+
+
+def test_errors_name_the_argument():
+    _fails("`kernel` must be one of auto, fused, chunked, reference, got 'fast'", kernel="fast")
+    _fails(
+        "'chunked' cannot run here: .*never has the weights", kernel="chunked", return_weights=True
+    )
+    _fails("'reference' cannot run here: it has no blocks", kernel="reference", block_size=2)
+    for size in (0, -3, 2.5, "4"):
+        _fails("`block_size` must be a positive integer or None", kernel="chunked", block_size=size)
+
+
+@pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")
+def test_the_fused_kernel_says_why_it_cannot_run():
+    message = {"tensorflow": "not on tensorflow", "jax": "cuDNN needs a GPU"}[BACKEND]
+    _fails(message, kernel="fused")
+
+
+@pytest.mark.backends("torch", reason="the fused kernel of torch")
+def test_the_fused_kernel_of_torch_says_why_it_cannot_run():
+    _fails("takes no seed", kernel="fused", dropout=0.1, seed=_seed())
+    _fails("whole mask for window", kernel="fused", mask=AttentionMask(window=2))
+    bias = PositionBias(alibi, (np.ones(N, "float32"),))
+    _fails("bias of all positions", kernel="fused", bias=bias)
+
+
+def test_a_position_bias_has_the_heads_first():
+    bias = PositionBias(alibi, (np.ones(N + 1, "float32"),))
+    _fails("must have the query's 3 heads as its first axis", bias=bias)
+
+
+@pytest.mark.backends("jax", reason="lowering for machines that are not here")
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("mask", [AttentionMask(causal=True), AttentionMask(window=100)])
+def test_chunked_lowers_for_other_machines(platform, mask):
+    import jax
+
+    def loss(query, key, value, seed):
+        options = {"mask": mask, "dropout": 0.1, "seed": seed, "kernel": "chunked"}
+        return ops.attention(query, key, value, **options).astype("float32").sum()
+
+    shape = jax.ShapeDtypeStruct((2, 1025, 4, 64), "bfloat16")
+    seed = jax.ShapeDtypeStruct((2,), "uint32")
+    function = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    exported = jax.export.export(function, platforms=[platform])(shape, shape, shape, seed)
+    assert exported.platforms == (platform,)
+
+
+@pytest.mark.backends("jax", reason="XLA tells how much memory a program takes")
+@pytest.mark.parametrize("window", [None, 64])
+def test_memory_is_linear_on_jax(window):
+    import jax
+
+    def peak(length):
+        def loss(*given):
+            mask = AttentionMask(window=window)
+            return ops.attention(*given, mask=mask, kernel="chunked", block_size=64).sum()
+
+        shape = jax.ShapeDtypeStruct((1, length, 2, 8), "float32")
+        program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(shape, shape, shape).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert peak(8192) < 2.2 * peak(4096)
