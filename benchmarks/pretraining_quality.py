@@ -71,7 +71,7 @@ def hub_model(size, steps: int) -> keras.Model:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=example.STEPS)
     results = ROOT / "benchmarks" / "results" / "pretraining_quality.jsonl"
     parser.add_argument("--results", type=pathlib.Path, default=results)
@@ -91,7 +91,7 @@ def main() -> None:
         **shape,
     ).cache()
 
-    for seed in range(1, arguments.seeds + 1):
+    for seed in arguments.seeds:
         for name, build in (("keras_attn", example.build), ("keras_hub", hub_model)):
             keras.utils.set_random_seed(seed)
             model = build(example.SIZE, arguments.steps)

@@ -134,7 +134,7 @@ def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float,
 
 def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
     """The curves of the run as a PNG."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     steps = np.arange(1, len(history["loss"]) + 1)
     left.plot(steps, history["masked_lm_loss"], label="training")
     left.plot(steps, history["val_masked_lm_loss"], label="held out")
@@ -147,7 +147,7 @@ def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
     right.set(title="Accuracy", xlabel="part of the run", ylim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -233,6 +233,7 @@ def main() -> None:
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
+        shuffle=False,  # the stream is
         validation_data=held_out,
         callbacks=[keras.callbacks.TensorBoard(output / "logs"), checkpoint],
     ).history
