@@ -1,6 +1,7 @@
 """Text to tensors with tf.data and tensorflow-text, inside the graph, so that export reuses it."""
 
 from keras_attn.data.bert_preprocessor import BertPreprocessor
+from keras_attn.data.choice_preprocessor import ChoicePreprocessor
 from keras_attn.data.documents import (
     read_documents,
     read_table,
@@ -12,22 +13,31 @@ from keras_attn.data.masked_lm import TokenMasker
 from keras_attn.data.masked_lm_postprocessor import MaskedLMPostprocessor
 from keras_attn.data.masked_lm_preprocessor import MaskedLMPreprocessor
 from keras_attn.data.packing import pack
+from keras_attn.data.pair_preprocessor import PairPreprocessor
 from keras_attn.data.pipelines import pretraining_dataset, rows_of
 from keras_attn.data.sentence_pairs import SentencePairs
+from keras_attn.data.span_preprocessor import SpanPreprocessor
+from keras_attn.data.tag_file import read_tags
 from keras_attn.data.tokenizer import BertTokenizer
 from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
+from keras_attn.data.words_preprocessor import WordsPreprocessor
 
 __all__ = [
     "BertPreprocessor",
     "BertTokenizer",
+    "ChoicePreprocessor",
     "MaskedLMPostprocessor",
     "MaskedLMPreprocessor",
+    "PairPreprocessor",
     "SentencePairs",
+    "SpanPreprocessor",
     "TokenMasker",
+    "WordsPreprocessor",
     "pack",
     "pretraining_dataset",
     "read_documents",
     "read_table",
+    "read_tags",
     "read_vocabulary",
     "rows_of",
     "split_documents",

@@ -7,7 +7,7 @@ import pytest
 from keras_attn.models import bert, bert_tasks
 
 B, T, C, V = 2, 7, 3, 23
-SIZE = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 17, "max_length": 19}
+SIZE = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 17, "max_length": 97}
 BUILDERS = {
     "classifier": lambda encoder: bert_tasks.classifier(encoder, 5),
     "classifier_first": lambda encoder: bert_tasks.classifier(encoder, 5, pooling="first"),

@@ -12,7 +12,7 @@ from keras_attn.models import bert
 
 tf = pytest.importorskip("tensorflow")
 
-V, D, F, L, T = 37, 12, 19, 2, 23
+V, D, F, L, T = 37, 12, 19, 2, 97
 CONFIG = {
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",

@@ -171,7 +171,7 @@ def test_old_names(prefix, saved, inputs, run_theirs):
         matrix = arrays["bert.embeddings.word_embeddings.weight"]
         arrays["cls.predictions.decoder.weight"] = matrix.copy()
         arrays["cls.predictions.decoder.bias"] = arrays["cls.predictions.bias"].copy()
-        arrays["bert.embeddings.position_ids"] = np.arange(23)[None]
+        arrays["bert.embeddings.position_ids"] = np.arange(97)[None]
         names = {
             name: name.replace("LayerNorm.weight", "LayerNorm.gamma")
             .replace("LayerNorm.bias", "LayerNorm.beta")

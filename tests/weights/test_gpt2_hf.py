@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from keras_attn import weights
 
-SIZES = {"vocab_size": 37, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 23}
+SIZES = {"vocab_size": 37, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 97}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_old_names(gpt2):
     file = directory / "model.safetensors"
     arrays = safetensors.numpy.load_file(file)
     assert "h.0.ln_1.weight" in arrays
-    arrays["h.0.attn.bias"] = np.tril(np.ones((1, 1, 23, 23), bool))
+    arrays["h.0.attn.bias"] = np.tril(np.ones((1, 1, 97, 97), bool))
     safetensors.numpy.save_file(arrays, file)
     assert weights.load(directory).skipped == ("h.0.attn.bias",)
 

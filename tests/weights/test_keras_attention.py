@@ -26,12 +26,14 @@ def test_same_outputs(use_bias, value_dim, rng):
     theirs = keras.layers.MultiHeadAttention(N, H, **options)
     ours = layers.MultiHeadAttention(N, H, **options)
     query, value = np.float32(rng.normal(size=(B, T, D))), np.float32(rng.normal(size=(B, S, DV)))
-    theirs(query, value), ours(query, value)
+    theirs(query, value, return_attention_scores=True), ours(query, value)
     randomize(theirs, rng)
     weights.copy_keras_attention(theirs, ours)
+    # With scores: Keras' fused path on JAX fails where value_dim is not key_dim.
+    expected, _ = theirs(query, value, return_attention_scores=True)
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(ours(query, value)),
-        keras.ops.convert_to_numpy(theirs(query, value)),
+        keras.ops.convert_to_numpy(expected),
         rtol=1e-5,
         atol=1e-4,
     )

@@ -17,7 +17,7 @@ def backbone():
         num_heads=3,
         hidden_dim=12,
         intermediate_dim=19,
-        max_sequence_length=23,
+        max_sequence_length=97,
     )
     rng = np.random.default_rng(0)
     for weight in model.weights:

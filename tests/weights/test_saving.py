@@ -27,7 +27,7 @@ TASKS = {
 
 @pytest.fixture
 def encoder():
-    size = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 19, "max_length": 23}
+    size = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 19, "max_length": 97}
     return bert.encoder("bert_tiny", vocabulary_size=37, **size)
 
 

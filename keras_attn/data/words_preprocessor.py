@@ -1,0 +1,129 @@
+"""Words with tags to the inputs and labels of a tagger.
+
+B batch, W words, T pieces of the longest row in the batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_attn._register import register
+from keras_attn.data._imports import tf
+from keras_attn.data._require import require
+from keras_attn.data.bert_preprocessor import BertPreprocessor
+from keras_attn.data.tokenizer import BertTokenizer
+
+ONE_TAG = "`tags` must have one tag for each word"
+
+
+@register()
+class WordsPreprocessor(BertPreprocessor):
+    """Lists of words to BERT's rows; the tag of a word stands at the first of its pieces.
+
+    A word in which nothing is left to see becomes [UNK], so that every word has a piece.
+
+    Args:
+        tokenizer: and `length`, as in `BertPreprocessor`; words that do not fit are lost.
+        length: as there.
+        tags: the names of the tags, in the order of their numbers.
+
+    Call arguments:
+        words: strings, ragged `[B, (W)]`.
+        tags: strings, ragged `[B, (W)]`, or None to predict.
+
+    Returns:
+        without `tags` a dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each
+        `[B, T]`; with `tags` that, the numbers int32 `[B, T]` and the weights float32 `[B, T]`,
+        which are 1 at the first piece of each word: what `model.fit` takes.
+
+    Raises:
+        ValueError: no tags, or one twice; words of the wrong shape; in a call, tags that are not
+            one for each word, or not among `tags` (in a graph an InvalidArgumentError).
+
+    Example:
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
+    >>> layer = WordsPreprocessor(vocabulary, length=8, tags=["O", "B-ACT"])
+    >>> features, tags, weights = layer([["playing", "!"]], [["B-ACT", "O"]])
+    >>> features["token_ids"].numpy().tolist(), tags.numpy().tolist(), weights.numpy().tolist()
+    ([[2, 5, 6, 7, 3]], [[0, 1, 0, 0, 0]], [[0.0, 1.0, 0.0, 1.0, 0.0]])
+
+    Reference: Devlin et al. 2018, "BERT", section 5.3, https://arxiv.org/abs/1810.04805
+    """
+
+    text_inputs = ("words",)
+
+    def __init__(
+        self,
+        tokenizer: BertTokenizer | Sequence[str] | str | os.PathLike,
+        length: int,
+        tags: Sequence[str],
+        **kwargs: Any,
+    ):
+        super().__init__(tokenizer, length, **kwargs)
+        if not tags or len(set(tags)) < len(tags):
+            raise ValueError(f"`tags` must be names, each once, got {list(tags)}")
+        self.tags = list(tags)
+
+    def call(self, words: Any, tags: Any = None) -> Any:
+        pieces = self._pieces(words)  # [B, (W), (pieces)]
+        rows = pieces.merge_dims(1, 2)
+        features = self._pack([rows])
+        if tags is None:
+            return features
+        words, tags = _ragged("words", words), _ragged("tags", tags)
+        equal = tags.row_lengths() == pieces.row_lengths()
+        with require(equal, tf.strings.reduce_join(words, -1, separator=" "), ONE_TAG):
+            tags = tags.with_values(tf.identity(tags.values))
+        word = pieces.values.value_rowids()  # the number of each piece's word in the batch
+        numbers = tf.gather(self._numbers(tags.flat_values), word)
+        first = self._first(pieces)
+        numbers = self._place(rows.with_values(tf.where(first, numbers, 0)))
+        return features, numbers, self._place(rows.with_values(tf.cast(first, tf.float32)))
+
+    def first_pieces(self, words: Any) -> tf.Tensor:
+        """Where in each row, bool `[B, T]`, the words begin: there a prediction is a word's."""
+        pieces = self._pieces(words)
+        return self._place(pieces.merge_dims(1, 2).with_values(self._first(pieces)))
+
+    def examples(self, pieces: int, batch: int) -> dict[str, list]:
+        """Words of about that many pieces in all."""
+        return {"words": [text.split() for text in super().examples(pieces, batch)["words"]]}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "tags": self.tags}
+
+    def _pieces(self, words: Any) -> tf.RaggedTensor:
+        pieces = self.tokenizer(_ragged("words", words))
+        empty = tf.cast(pieces.values.row_lengths() == 0, tf.int64)
+        unknown = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(empty)], self.tokenizer.unk_id), empty
+        )
+        return pieces.with_values(tf.concat([pieces.values, unknown], axis=1))
+
+    def _first(self, pieces: tf.RaggedTensor) -> tf.Tensor:
+        starts = pieces.values.row_starts()
+        place = tf.range(tf.size(pieces.flat_values, tf.int64))
+        return place == tf.gather(starts, pieces.values.value_rowids())
+
+    def _place(self, row: tf.RaggedTensor) -> tf.Tensor:
+        """Cut and padded as the pieces are, with nothing at [CLS] and [SEP]."""
+        return tf.pad(row[:, : self.length - 2].to_tensor(), [[0, 0], [1, 1]])  # [B, T]
+
+    def _numbers(self, tags: tf.Tensor) -> tf.Tensor:
+        same = tags[:, None] == tf.constant(self.tags)[None]  # [words, tags]
+        known = tf.reduce_any(same, axis=1)
+        with require(known, tags, f"`tags` must be among {', '.join(self.tags)}"):
+            return tf.cast(tf.argmax(tf.cast(same, tf.int32), axis=1), tf.int32)
+
+
+def _ragged(name: str, strings: Any) -> tf.RaggedTensor:
+    if not isinstance(strings, tf.RaggedTensor):
+        if not tf.is_tensor(strings):
+            strings = tf.ragged.constant(strings, dtype=tf.string, ragged_rank=1)
+        elif strings.shape.rank == 2:
+            strings = tf.RaggedTensor.from_tensor(strings)
+    if strings.shape.rank != 2:
+        raise ValueError(f"`{name}` must have the shape [B, (W)], got {strings.shape}")
+    return strings
