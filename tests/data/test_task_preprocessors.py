@@ -257,3 +257,23 @@ def test_every_answer_of_xquad_comes_back(shared):
             assert answer.strip() in text.decode()
             exact += text.decode() == answer
     assert exact >= 0.97 * len(rows)
+
+
+PREPROCESSORS = {
+    "pair": (lambda: PairPreprocessor(VOCABULARY, 9), [(), ()]),
+    "choice": (lambda: ChoicePreprocessor(VOCABULARY, 9), [(), (2,)]),
+    "words": (words_layer, [(None,)]),
+    "span": (span_layer, [(), ()]),
+}
+
+
+@pytest.mark.backends("tensorflow", reason="the others have no strings in a functional model")
+@pytest.mark.parametrize("name", PREPROCESSORS)
+def test_in_a_model_that_was_saved(name, tmp_path):
+    make, shapes = PREPROCESSORS[name]
+    inputs = [keras.Input(shape, dtype="string") for shape in shapes]
+    model = keras.Model(inputs, make()(*inputs))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    batch = [tf.fill([3, *(size or 2 for size in shape)], "who sang") for shape in shapes]
+    same(again(batch), make()(*batch))
