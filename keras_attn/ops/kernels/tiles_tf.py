@@ -151,4 +151,4 @@ class Tile:
     def _rows_first(self, tensor: Any) -> Any:
         """`[r, k G, H]` from `[k, G, r, H]`."""
         rows = tf.transpose(tensor, (2, 0, 1, 3))
-        return tf.reshape(rows, (self.plan.rows, -1, tensor.shape[-1]))
+        return tf.reshape(rows, (self.plan.rows, self.heads[1], tensor.shape[-1]))
