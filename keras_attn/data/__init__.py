@@ -2,6 +2,7 @@
 
 from keras_attn.data.bert_preprocessor import BertPreprocessor
 from keras_attn.data.choice_preprocessor import ChoicePreprocessor
+from keras_attn.data.classification_postprocessor import ClassificationPostprocessor
 from keras_attn.data.documents import (
     read_documents,
     read_table,
@@ -16,8 +17,10 @@ from keras_attn.data.packing import pack
 from keras_attn.data.pair_preprocessor import PairPreprocessor
 from keras_attn.data.pipelines import pretraining_dataset, rows_of
 from keras_attn.data.sentence_pairs import SentencePairs
+from keras_attn.data.span_postprocessor import SpanPostprocessor
 from keras_attn.data.span_preprocessor import SpanPreprocessor
 from keras_attn.data.tag_file import read_tags
+from keras_attn.data.tagging_postprocessor import TaggingPostprocessor
 from keras_attn.data.tokenizer import BertTokenizer
 from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
 from keras_attn.data.words_preprocessor import WordsPreprocessor
@@ -26,11 +29,14 @@ __all__ = [
     "BertPreprocessor",
     "BertTokenizer",
     "ChoicePreprocessor",
+    "ClassificationPostprocessor",
     "MaskedLMPostprocessor",
     "MaskedLMPreprocessor",
     "PairPreprocessor",
     "SentencePairs",
+    "SpanPostprocessor",
     "SpanPreprocessor",
+    "TaggingPostprocessor",
     "TokenMasker",
     "WordsPreprocessor",
     "pack",

@@ -9,15 +9,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
 from keras_attn._register import register
 from keras_attn.data._imports import tf
+from keras_attn.data.postprocessor import Postprocessor
 from keras_attn.data.tokenizer import BertTokenizer
 
 
 @register()
-class MaskedLMPostprocessor(keras.layers.Layer):
+class MaskedLMPostprocessor(Postprocessor):
     """The `top` likeliest pieces of each mask with their probabilities, the likeliest first.
 
     Args:
@@ -50,17 +49,11 @@ class MaskedLMPostprocessor(keras.layers.Layer):
         top: int = 5,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
-        if not isinstance(tokenizer, keras.layers.Layer):
-            tokenizer = BertTokenizer(tokenizer)
-        size = len(tokenizer.vocabulary)
+        super().__init__(tokenizer, **kwargs)
+        size = len(self.tokenizer.vocabulary)
         if not 1 <= top <= size:
             raise ValueError(f"`top` must be from 1 to the vocabulary's size {size}, got {top}")
-        self.tokenizer = tokenizer
         self.top = top
-        self.built = True
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
@@ -72,13 +65,4 @@ class MaskedLMPostprocessor(keras.layers.Layer):
         }
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
-            "top": self.top,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MaskedLMPostprocessor:
-        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
-        return cls(**{**config, "tokenizer": tokenizer})
+        return {**super().get_config(), "top": self.top}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,14 @@ import keras
 import tensorflow as tf
 
 from keras_attn.export.check import check
+from keras_attn.export.compatibility import check_operations, operations_of
+from keras_attn.export.guide import write_guide
+from keras_attn.export.precision import in_precision
 from keras_attn.export.servable import Servable, Tensor
-from keras_attn.export.signature import (
-    DEFAULT,
-    Signature,
-    check_name,
-    model_signature,
-    text_signature,
-)
+from keras_attn.export.signature import DEFAULT, Signature, check_name
+from keras_attn.export.signatures import automatic
 from keras_attn.export.versions import check_version, commit, prune, written_beside
-
-_LENGTHS = (5, 16)
+from keras_attn.export.warmup import write_warmup
 
 
 def publish(
@@ -30,26 +28,39 @@ def publish(
     *,
     preprocessor: keras.layers.Layer | None = None,
     postprocessor: keras.layers.Layer | None = None,
-    signatures: Mapping[str, Signature] | None = None,
+    signatures: Mapping[str, Signature] | Sequence[str] | None = None,
     version: int | None = None,
+    warmup: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    server: str = "2.20",
+    compute_dtype: str | None = None,
     jit_compile: bool = False,
     keep: int | None = None,
 ) -> Servable:
     """Writes `base_dir/<next integer>`, checked, as TF Serving wants it.
 
-    It is written beside under a name that is no version, loaded in a fresh process in which keras
-    and keras_attn cannot be imported, its answers are compared with Keras', and only then it is
-    renamed: whatever happens, a server never sees half of it. Other versions are not touched.
+    It is written beside under a name that is no version. Every operation in it is compared with
+    what the server has; it is loaded in a fresh process in which keras and keras_attn cannot be
+    imported, and its answers are compared with Keras'. Only then it is renamed: whatever happens, a
+    server never sees half of it. Other versions are not touched.
+
+    With a preprocessor the signatures are `serving_default`, from strings to answers; `tokens`, the
+    same from token_ids and lengths; `attention`, the weights of every layer and head with the
+    pieces; `embed`, vectors of a text. Without one, `serving_default` takes the model's inputs.
+    Numbers come out as float32 or int64.
 
     Args:
         model: a functional model.
         base_dir: the servable's folder, which holds its versions.
         preprocessor: a layer from strings to a dict with the model's inputs, such as
-            `data.MaskedLMPreprocessor`. Without one, `serving_default` takes the model's inputs.
+            `data.MaskedLMPreprocessor`.
         postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
             answers, such as `data.MaskedLMPostprocessor`.
-        signatures: further ones by name, or others instead of those made here.
+        signatures: names, to have only these; or a dict of further ones, or others, by name.
         version: the number; by default one more than the highest there is.
+        warmup: batches for the server to run before it is ready, in place of examples of every
+            length: a dict from a signature's name to them, each a dict from input to rows.
+        server: the ModelServer that shall run it.
+        compute_dtype: "bfloat16" to compute in it; inputs and outputs stay what they are.
         jit_compile: compile the numeric core with XLA, once for each shape of its inputs.
         keep: how many versions to keep, this one included; all of them by default.
 
@@ -57,9 +68,10 @@ def publish(
         A `Servable`: path, version, signatures with names, types and shapes.
 
     Raises:
-        ValueError: a part of the model that is not built or not tracked, a signature name that a
-            server refuses, an answer that differs from Keras', a folder that cannot be written to;
-            it names what is wrong, and nothing is left behind.
+        ValueError: a part of the model that is not built or not tracked, a vocabulary that is not
+            the model's, a signature name that a server refuses, an operation that it lacks, an
+            answer that differs from Keras', a folder that cannot be written to; it names what is
+            wrong, and nothing is left behind.
 
     Example:
     >>> import tempfile
@@ -72,43 +84,72 @@ def publish(
     ...     folder.name,
     ...     preprocessor=data.MaskedLMPreprocessor(vocabulary, length=16),
     ...     postprocessor=data.MaskedLMPostprocessor(vocabulary, top=2),
+    ...     signatures=["serving_default"],
     ... )
     >>> servable.version, servable.signatures["serving_default"][1]["pieces"]
     (1, Tensor(dtype='string', shape=(None, None, 2)))
     >>> folder.cleanup()
     """
-    base_dir = Path(base_dir)
+    base_dir = Path(base_dir).absolute()
     if version is not None:
         check_version(base_dir, version)
     if keep is not None and keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}")
-    for name in signatures or {}:
-        check_name(name)
-    core = _core(model, jit_compile)
-    if preprocessor is None:
-        default = model_signature(model, core, _LENGTHS)
-    else:
-        default = text_signature(model, core, preprocessor, postprocessor, _LENGTHS)
-    signatures = {DEFAULT: default, **(signatures or {})}
+    operations_of(server)
+    _check_model(model, preprocessor)
+    if compute_dtype is not None:
+        model = in_precision(model, compute_dtype)
+    made = _select(automatic(model, preprocessor, postprocessor, jit_compile), signatures)
     with written_beside(base_dir) as folder:
-        described = _write(signatures, [model, preprocessor, postprocessor], folder)
-        check(folder, signatures, tolerance=1e-4)
+        described = _write(made, [model, preprocessor, postprocessor], folder)
+        check_operations(folder, server)
+        half = compute_dtype not in (None, "float32")
+        check(folder, made, tolerance=2e-2 if half else 1e-4)
+        write_warmup(folder, base_dir.name, _with_warmup(made, warmup))
         path = commit(folder, version)
+    servable = Servable(path, int(path.name), described)
+    write_guide(servable, made, server)
     if keep is not None:
-        prune(base_dir, keep, int(path.name))
-    return Servable(path, int(path.name), described)
+        prune(base_dir, keep, servable.version)
+    return servable
 
 
-def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
-    """The numbers between the strings: all that XLA can compile."""
+def _check_model(model: keras.Model, preprocessor: Any) -> None:
+    if not isinstance(model, keras.Model) or not hasattr(model, "inputs") or not model.built:
+        raise ValueError(f"`model` must be a functional model that is built, got {model!r}")
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    # The largest, as segments have an embedding too.
+    sizes = [getattr(layer, "vocabulary_size", 0) for layer in model._flatten_layers()]
+    if tokenizer is not None and max(sizes) not in (0, len(tokenizer.vocabulary)):
+        raise ValueError(
+            f"`preprocessor` must have the model's vocabulary of {max(sizes)} pieces, got "
+            f"{len(tokenizer.vocabulary)}"
+        )
 
-    def core(features: dict[str, Any]) -> Any:
-        if not isinstance(model.input, dict):
-            features = [features[tensor.name] for tensor in model.inputs]
-            features = features if len(features) > 1 else features[0]
-        return model(features, training=False)
 
-    return tf.function(core, jit_compile=True, autograph=False) if jit_compile else core
+def _select(made: Mapping[str, Any], wanted: Any) -> dict[str, Signature]:
+    """The signatures to write, `serving_default` first."""
+    if wanted is None or isinstance(wanted, Mapping):
+        own = wanted or {}
+        for name in own:
+            check_name(name)
+        chosen = {name: make() for name, make in made.items() if name not in own}
+        return {DEFAULT: own[DEFAULT] if DEFAULT in own else chosen[DEFAULT], **chosen, **own}
+    for name in wanted:
+        if name not in made:
+            raise ValueError(f"`signatures` must be among {', '.join(made)}, got {name!r}")
+    return {name: make() for name, make in made.items() if name in wanted or name == DEFAULT}
+
+
+def _with_warmup(made: Mapping[str, Signature], warmup: Mapping | None) -> dict[str, Signature]:
+    if warmup is None:
+        return dict(made)
+    for name in warmup:
+        if name not in made:
+            raise ValueError(f"`warmup` must be for {', '.join(made)}, got {name!r}")
+    return {
+        name: dataclasses.replace(made[name], examples=batches) for name, batches in warmup.items()
+    }
 
 
 def _write(signatures: Mapping[str, Signature], tracked: list, folder: Path) -> dict:
@@ -125,7 +166,10 @@ def _write(signatures: Mapping[str, Signature], tracked: list, folder: Path) -> 
         described[name] = (_describe(signature.inputs), _describe(graph.structured_outputs))
     # A server takes no gradients: their functions would only make the graph larger.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    archive.write_out(str(folder), options=options, verbose=False)
+    try:
+        archive.write_out(str(folder), options=options, verbose=False)
+    except AssertionError as error:
+        raise ValueError(f"a signature uses what `model` does not track: {error}") from error
     return described
 
 

@@ -1,0 +1,89 @@
+"""Has a ModelServer every operation that a SavedModel uses?
+
+`operations/VERSION.json` holds what each version has registered; `operations/make.py` made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LISTS = Path(__file__).parent / "operations"
+
+
+def check_operations(path: str | os.PathLike, server: str) -> None:
+    """Raises a ValueError that names the operations which ModelServer `server` does not know.
+
+    Args:
+        path: a SavedModel's folder.
+        server: a version such as "2.20" or "2.19.1". A version between two lists is held to the
+            older one.
+    """
+    known = operations_of(server)
+    problems = {}
+    for function, node in _nodes(path):
+        problem = _problem(node, known)
+        if problem:
+            problems.setdefault(problem, f"in {function}, node {node.name}")
+    if problems:
+        listed = "; ".join(f"{problem} ({where})" for problem, where in sorted(problems.items()))
+        raise ValueError(f"`server` {server} cannot run this model: {listed}")
+
+
+def operations_of(server: str) -> dict[str, dict[str, list | None]]:
+    """Operations of a ModelServer: name to attributes, each with its allowed values or None.
+
+    Raises:
+        ValueError: the version is no number, or older than the oldest list.
+    """
+    lists = {_number(file.stem): file for file in _LISTS.glob("*.json")}
+    wanted = _number(server)
+    older = [number for number in lists if wanted is not None and number <= wanted]
+    if not older:
+        names = ", ".join(".".join(map(str, number)) for number in sorted(lists))
+        raise ValueError(f"`server` must be a ModelServer version from {names} on, got {server!r}")
+    return json.loads(lists[max(older)].read_text())
+
+
+def _number(version: str) -> tuple[int, int] | None:
+    parts = str(version).split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1])
+
+
+def _nodes(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """Every node of the graph and its functions, with the name of where it stands."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = saved_model_pb2.SavedModel.FromString(Path(path, "saved_model.pb").read_bytes())
+    (meta_graph,) = model.meta_graphs
+    functions = {function.signature.name for function in meta_graph.graph_def.library.function}
+    for node in meta_graph.graph_def.node:
+        if node.op not in functions:
+            yield "the graph", node
+    for function in meta_graph.graph_def.library.function:
+        for node in function.node_def:
+            if node.op not in functions:
+                yield function.signature.name, node
+
+
+def _problem(node: Any, known: dict[str, dict[str, list | None]]) -> str | None:
+    from tensorflow.core.framework import types_pb2
+
+    if node.op not in known:
+        return f"it has no operation {node.op}"
+    attributes = known[node.op]
+    for name, value in node.attr.items():
+        if name.startswith("_"):
+            continue  # hints to the runtime, which any version may ignore
+        if name not in attributes:
+            return f"its operation {node.op} has no attribute {name}"
+        allowed = attributes[name]
+        given = types_pb2.DataType.Name(value.type) if value.type else value.s.decode("latin-1")
+        if allowed and given and given not in allowed:
+            return f"its operation {node.op} does not take {name}={given}"
+    return None

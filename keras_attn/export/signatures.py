@@ -1,0 +1,223 @@
+"""The signatures that a model gets by itself: from strings, from tokens, weights, vectors.
+
+B batch, T length, N heads, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_attn import models
+from keras_attn.visualization import attention_model
+from keras_attn.export.signature import DEFAULT, Signature
+
+CHECKED_LENGTH, CHECKED_ROWS = 11, 3
+
+
+def automatic(
+    model: keras.Model, preprocessor: Any, postprocessor: Any, jit_compile: bool
+) -> dict[str, Callable[[], Signature]]:
+    """Name to a function that makes the signature; those that make sense for this model."""
+    core = _core(model, jit_compile)
+    if preprocessor is None:
+        return {DEFAULT: lambda: _from_inputs(model, core)}
+
+    def answer(features: dict[str, Any]) -> dict[str, Any]:
+        outputs = core(features)
+        return outputs if postprocessor is None else postprocessor(outputs, features)
+
+    made = {DEFAULT: lambda: _from_text(preprocessor, answer, model)}
+    if hasattr(preprocessor, "from_tokens"):
+        made["tokens"] = lambda: _from_tokens(preprocessor, answer, model)
+        weights = attention_model(model)
+        if weights is not None:
+            made["attention"] = lambda: _from_text(
+                preprocessor, _with_pieces(_core(weights, jit_compile), preprocessor), weights
+            )
+        if _has_encoder(model):
+            encoder = models.bert.encoder_of(model)
+            made["embed"] = lambda: _from_text(
+                preprocessor, _vectors(_core(encoder, jit_compile)), encoder
+            )
+    return made
+
+
+def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
+    """The inputs of a functional model by name."""
+    tensors = model.input
+    if not isinstance(tensors, dict):
+        tensors = {tensor.name: tensor for tensor in model.inputs}
+    return {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
+    """Outputs by name: a dict's keys, or the names that Keras gave; lists are numbered."""
+    if not isinstance(outputs, dict):
+        values = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        outputs = dict(zip(model.output_names, values, strict=True))
+    flat = {}
+    for name, value in outputs.items():
+        if isinstance(value, (list, tuple)):
+            flat |= {f"{name}_{index}": item for index, item in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
+    """The numbers between the strings: all that XLA can compile."""
+    specs = input_specs(model)
+
+    def core(features: dict[str, Any]) -> Any:
+        inputs = features
+        if not isinstance(model.input, dict):
+            inputs = list(features.values()) if len(specs) > 1 else features[next(iter(specs))]
+        return model(inputs, training=False)
+
+    compiled = tf.function(core, jit_compile=True, autograph=False) if jit_compile else core
+
+    def run(features: dict[str, Any]) -> Any:
+        inputs = {name: tf.convert_to_tensor(features[name]) for name in specs}
+        first = next(iter(inputs))
+        extra = inputs[first].shape.rank - specs[first].shape.rank
+        if not extra:
+            return compiled(inputs)
+        # Windows of one context are rows to the model, and stay together in the answer.
+        outer = tf.shape(inputs[first])[: 1 + extra]
+        outputs = compiled({name: _join(value, extra) for name, value in inputs.items()})
+        return tf.nest.map_structure(
+            lambda value: tf.reshape(value, tf.concat([outer, tf.shape(value)[1:]], 0)), outputs
+        )
+
+    return run
+
+
+def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
+    """Makes one axis of the first and the `extra` ones after it."""
+    return tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[1 + extra :]], 0))
+
+
+def _from_inputs(model: keras.Model, core: Callable) -> Signature:
+    specs = input_specs(model)
+    return Signature(
+        function=lambda **inputs: named(core(inputs), model),
+        inputs=specs,
+        examples=[{name: _example(spec, seed) for seed, (name, spec) in enumerate(specs.items())}],
+    )
+
+
+def _from_text(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
+    def function(**texts: Any) -> dict[str, Any]:
+        features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
+        return named(answer({**texts, **features}), model)
+
+    examples = _texts(preprocessor, model)
+    shapes = {name: np.shape(value) for name, value in examples[0].items()}
+    return Signature(
+        function=function,
+        inputs={
+            name: tf.TensorSpec([None, *shapes[name][1:]], tf.string)
+            for name in preprocessor.text_inputs
+        },
+        examples=examples,
+    )
+
+
+def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
+    spec = input_specs(model)["token_ids"].shape
+    extra = spec.rank - 2
+
+    def function(token_ids: Any, lengths: Any) -> dict[str, Any]:
+        rows = preprocessor.from_tokens(_join(token_ids, extra), tf.reshape(lengths, [-1]))
+        outer = tf.shape(token_ids)[: 1 + extra]
+        features = {
+            name: tf.reshape(value, tf.concat([outer, tf.shape(value)[1:]], 0))
+            for name, value in rows.items()
+        }
+        return named(answer(features), model)
+
+    examples = []
+    for texts in _texts(preprocessor, model):
+        features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
+        token_ids, mask = features["token_ids"].numpy(), features["padding_mask"].numpy()
+        if token_ids.ndim > spec.rank:  # the first window of each context
+            token_ids, mask = token_ids[:, 0], mask[:, 0]
+        examples.append({"token_ids": token_ids, "lengths": mask.sum(-1, dtype="int32")})
+    return Signature(
+        function=function,
+        inputs={
+            "token_ids": tf.TensorSpec(spec, tf.int32),
+            "lengths": tf.TensorSpec(spec[:-1], tf.int32),
+        },
+        examples=examples,
+    )
+
+
+def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
+    """Some rows to check with, then one of each length for warming up."""
+    choices = input_specs(model)["token_ids"].shape[1:-1]
+    batches = [preprocessor.examples(min(CHECKED_LENGTH, preprocessor.length), CHECKED_ROWS)]
+    batches += [preprocessor.examples(length, 1) for length in _buckets(preprocessor.length)]
+    return [
+        {
+            # The preprocessor does not know how many choices the model has.
+            name: [row[:1] * choices[0] if np.ndim(row) else row for row in rows]
+            for name, rows in batch.items()
+        }
+        for batch in batches
+    ]
+
+
+def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
+    """The weights of every layer, [B, N, T, T] each, with the pieces that they are about."""
+
+    def answer(features: dict[str, Any]) -> dict[str, Any]:
+        pieces = preprocessor.tokenizer.pieces(features["token_ids"])
+        return {"pieces": tf.where(features["padding_mask"], pieces, ""), **core(features)}
+
+    return answer
+
+
+def _vectors(core: Callable) -> Callable:
+    """The mean of a text's pieces, [B, D], and what the pooler makes of [CLS]."""
+
+    def answer(features: dict[str, Any]) -> dict[str, Any]:
+        outputs = core(features)
+        pieces = tf.cast(outputs["sequence_output"], tf.float32)
+        weights = tf.cast(features["padding_mask"], tf.float32)[..., None]
+        sums = tf.reduce_sum(pieces * weights, axis=-2)
+        mean = tf.math.divide_no_nan(sums, tf.reduce_sum(weights, axis=-2))
+        vectors = {"mean": mean}
+        if "pooled_output" in outputs:
+            vectors["pooled"] = outputs["pooled_output"]
+        return vectors
+
+    return answer
+
+
+def _has_encoder(model: keras.Model) -> bool:
+    """Whether this is a BERT, with one row for each example."""
+    own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
+    return own and any(layer.name.startswith("block_") for layer in model.layers)
+
+
+def _buckets(length: int) -> Sequence[int]:
+    """Powers of two, and the whole length: what a server should have seen before it is ready."""
+    powers = [2**exponent for exponent in range(4, 12) if 2**exponent < length]
+    return [*powers, length]
+
+
+def _example(spec: tf.TensorSpec, seed: int) -> np.ndarray:
+    """A few rows of an input; integers stay below 2, which every vocabulary has."""
+    shape = [CHECKED_ROWS, *(size or CHECKED_LENGTH for size in spec.shape[1:])]
+    rng = np.random.default_rng(seed)
+    if spec.dtype.is_floating:
+        return rng.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
+    if spec.dtype.is_bool:
+        return np.ones(shape, bool)
+    return rng.integers(2, size=shape).astype(spec.dtype.as_numpy_dtype)
