@@ -182,11 +182,12 @@ def test_windows():
 
 
 def test_labels():
-    answers, starts = ["the loud", ""], [CONTEXTS[0].index("the"), 0]
+    """The first window ends within the answer, and does not have it."""
+    answers, starts = ["— the", ""], [CONTEXTS[0].index("—"), 0]
     arguments = (["who sang the", "who"], CONTEXTS, answers, starts)
     _, labels, weights = span_layer()(*arguments)
-    assert lists(labels["start"]) == [[0, 6, 0], [0, 0, 0]]
-    assert lists(labels["end"]) == [[0, 7, 0], [0, 0, 0]]
+    assert lists(labels["start"]) == [[0, 5, 0], [0, 0, 0]]
+    assert lists(labels["end"]) == [[0, 6, 0], [0, 0, 0]]
     assert lists(weights) == [[1, 1, 1], [1, 0, 0]]
     same(in_graph(span_layer(), *map(tf.constant, arguments))[1], labels)
 

@@ -108,8 +108,10 @@ def test_best_spans_equal_a_search_through_all():
             for first in range(length)
             for last in range(first, min(length, first + longest))
         ]
-        expected = sorted(spans, key=lambda span: -span[2])[:5]
-        assert best_spans(start, end, max_length=longest, n_best=5) == expected
+        expected = sorted(spans, key=lambda span: -span[2])
+        for n_best in (1, 5, 1000):
+            found = best_spans(start, end, max_length=longest, n_best=n_best)
+            assert found == expected[:n_best]
 
 
 def test_best_spans_bad_arguments():
