@@ -133,6 +133,14 @@ class BertEmbedding(keras.layers.Layer):
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors
 
+    def compute_output_spec(
+        self, token_ids: Any, *_: Any, return_matrix: bool = False, **__: Any
+    ) -> Any:
+        """`[B, T, D]`, and `[V, D]` if the matrix is asked for."""
+        vectors = keras.KerasTensor((*token_ids.shape, self.dim), self.compute_dtype)
+        matrix = keras.KerasTensor((self.vocabulary_size, self.dim), self.compute_dtype)
+        return (vectors, matrix) if return_matrix else vectors
+
     def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:
         """False at padding."""
         return self.token_embedding.compute_mask(token_ids)
