@@ -1,10 +1,32 @@
 """Attention and Transformer layers for Keras 3.
 
-Importing it registers every layer, loss, metric and schedule that a saved file may need.
+Importing it registers every layer, loss, metric and schedule that a saved file may need. The rooms
+`export` and `visualization`, which need more than Keras, are imported on use.
 """
 
-from keras_attn import data, decoding, layers, models, ops, training
+import importlib
+from types import ModuleType
 
-__all__ = ["data", "decoding", "layers", "models", "ops", "training"]
+from keras_attn import data, decoding, layers, models, ops, training, weights
+from keras_attn.models.upgrade import upgrade
+
+__all__ = [
+    "data",
+    "decoding",
+    "export",
+    "layers",
+    "models",
+    "ops",
+    "training",
+    "upgrade",
+    "visualization",
+    "weights",
+]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in ("export", "visualization"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,255 @@
+"""Our layer for an attention layer of Keras, or for a Transformer block of keras-hub.
+
+Letters: K key/value heads, N query heads, H head width, D model width.
+"""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from keras_attn import layers
+
+Calls = list[dict[str, Any]]
+
+_ATTENTION_ARGUMENTS = (
+    *("query", "value", "key", "query_mask", "value_mask", "key_mask"),
+    *("attention_mask", "return_attention_scores", "training"),
+)
+_ENCODER_ARGUMENTS = {
+    "inputs": "inputs",
+    "padding_mask": "mask",
+    "attention_mask": "attention_mask",
+    "return_attention_scores": "return_attention_scores",
+    "training": "training",
+}
+_DECODER_ARGUMENTS = {
+    "decoder_sequence": "inputs",
+    "decoder_padding_mask": "mask",
+    "decoder_attention_mask": "attention_mask",
+    "encoder_sequence": "context",
+    "encoder_padding_mask": "context_mask",
+    "training": "training",
+}
+
+
+class CannotReplaceError(Exception):
+    """Why a layer must stay as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Counterpart:
+    """Our layer, built and with the weights of a foreign one.
+
+    Args:
+        layer: ours.
+        arguments: what each call argument of theirs is called in ours.
+    """
+
+    layer: keras.layers.Layer
+    arguments: dict[str, str]
+
+    def translate(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of ours, for a call of theirs."""
+        ours = {
+            self.arguments[name]: value for name, value in call.items() if name in self.arguments
+        }
+        if len(getattr(ours.get("attention_mask"), "shape", ())) == 2:  # [T, S]
+            ours["attention_mask"] = keras.ops.expand_dims(ours["attention_mask"], 0)
+        return ours
+
+
+def is_foreign(layer: Any) -> bool:
+    """Whether the layer is of a class, or of a subclass of one, that we have a counterpart for."""
+    return isinstance(layer, tuple(_makers()))
+
+
+def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of one call of the layer, by name."""
+    return dict(inspect.signature(layer.call).bind(*args, **kwargs).arguments)
+
+
+def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart:
+    """Our layer for a foreign one that a model calls in these ways.
+
+    Raises:
+        CannotReplaceError: ours would not compute the same; the text says why.
+    """
+    make = _makers().get(type(layer))
+    _refuse(
+        (make is None, f"{type(layer).__name__} may change what its base class computes"),
+        (not layer.built, "it is not built: call the model once"),
+        (not calls, "the model does not call it"),
+        (
+            isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap),
+            "its parts have dtype policies of their own",
+        ),
+    )
+    for part in layer._flatten_layers():
+        _refuse(
+            (getattr(part, "lora_enabled", False), "it has LoRA weights"),
+            (getattr(part, "quantization_mode", None) is not None, "it is quantized"),
+        )
+    part = make(layer, calls)
+    if not layer.trainable:
+        part.layer.trainable = False
+    return part
+
+
+def _makers() -> dict[type, Callable[..., Counterpart]]:
+    makers = {
+        keras.layers.MultiHeadAttention: _from_multi_head,
+        keras.layers.GroupQueryAttention: _from_grouped,
+    }
+    hub = sys.modules.get("keras_hub")  # a model of keras-hub's needs it loaded
+    if hub is not None:
+        makers[hub.layers.TransformerEncoder] = _from_encoder
+        makers[hub.layers.TransformerDecoder] = _from_decoder
+    return makers
+
+
+def _from_multi_head(layer: keras.layers.MultiHeadAttention, calls: Calls) -> Counterpart:
+    width = layer.get_config()["output_shape"] or (None,)
+    _refuse(
+        (len(width) > 1, f"its output has more than one axis, {tuple(width)}"),
+        (tuple(layer.attention_axes) != (1,), f"it attends over the axes {layer.attention_axes}"),
+    )
+    heads = {
+        "num_heads": layer.num_heads,
+        "key_dim": layer.key_dim,
+        "value_dim": layer.value_dim,
+        "output_shape": width[0],
+    }
+    return _from_attention(layer, calls, heads)
+
+
+def _from_grouped(layer: keras.layers.GroupQueryAttention, calls: Calls) -> Counterpart:
+    heads = {
+        "num_heads": layer.num_query_heads,
+        "key_dim": layer.head_dim,
+        "num_key_value_heads": layer.num_key_value_heads,
+    }
+    return _from_attention(layer, calls, heads)
+
+
+def _from_attention(layer: keras.layers.Layer, calls: Calls, heads: dict) -> Counterpart:
+    config = layer.get_config()
+    extras = [
+        name
+        for name, value in config.items()
+        if name.endswith(("_regularizer", "_constraint")) and value is not None
+    ]
+    window = config["sliding_window"]
+    ranks = {len(call[name].shape) for call in calls for name in ("query", "value")}
+    _refuse(
+        (ranks != {3}, f"its inputs have rank {', '.join(map(str, sorted(ranks - {3})))}, not 3"),
+        (config.get("use_gate"), "ours has no gate"),
+        (extras, f"ours has no {', '.join(extras)}"),
+        (window == 1, "sliding_window=1 lets a position see only itself"),
+    )
+    ours = layers.MultiHeadAttention(
+        **heads,
+        causal=_causal(calls, default=False),
+        window=None if window is None else window - 1,  # Keras' window has no distance `window`
+        dtype=layer.dtype_policy,
+        **{name: config[name] for name in ("name", "dropout", "use_bias", "seed")},
+        **{name: config[name] for name in ("kernel_initializer", "bias_initializer")},
+    )
+    call = calls[0]
+    keys = call.get("key")
+    ours.build(call["query"].shape, call["value"].shape, None if keys is None else keys.shape)
+    _copy_attention(layer, ours)
+    return Counterpart(ours, {name: name for name in _ATTENTION_ARGUMENTS})
+
+
+def _from_encoder(layer: Any, calls: Calls) -> Counterpart:
+    ours = _block(layers.TransformerEncoderBlock, layer, calls[0]["inputs"].shape)
+    return Counterpart(ours, _ENCODER_ARGUMENTS)
+
+
+def _from_decoder(layer: Any, calls: Calls) -> Counterpart:
+    known = (*_DECODER_ARGUMENTS, "use_causal_mask")
+    unknown = [
+        name
+        for call in calls
+        for name, value in call.items()
+        if name not in known and value is not None
+    ]
+    causal = _causal(calls, default=True)
+    context = calls[0].get("encoder_sequence")
+    _refuse(
+        (unknown, f"ours takes no {', '.join(dict.fromkeys(unknown))}"),
+        (context is not None and not causal, "ours is causal where it has a context"),
+    )
+    shape = calls[0]["decoder_sequence"].shape
+    if context is None:
+        ours = _block(layers.TransformerEncoderBlock, layer, shape, causal=causal)
+        return Counterpart(ours, _DECODER_ARGUMENTS)
+    ours = _block(layers.TransformerDecoderBlock, layer, shape, context.shape)
+    _copy_attention(_part(layer, "_cross_attention_layer"), ours.cross_attention)
+    _copy(_part(layer, "_cross_attention_layer_norm"), ours.cross_attention_norm)
+    return Counterpart(ours, _DECODER_ARGUMENTS)
+
+
+def _block(kind: type, layer: Any, *shapes: Any, **options: Any) -> keras.layers.Layer:
+    """Our block with the weights that encoder and decoder both have."""
+    _refuse(
+        (
+            shapes[0][-1] % layer.num_heads,
+            f"its width {shapes[0][-1]} is no multiple of its {layer.num_heads} heads",
+        )
+    )
+    ours = kind(
+        layer.num_heads,
+        layer.intermediate_dim,
+        dropout=layer.dropout,
+        attention_dropout=layer.dropout,
+        activation=layer.activation,
+        norm_epsilon=layer.layer_norm_epsilon,
+        norm_first=layer.normalize_first,
+        kernel_initializer=layer.kernel_initializer.clone(),
+        dtype=layer.dtype_policy,
+        name=layer.name,
+        **options,
+    )
+    ours.build(*shapes)
+    _copy_attention(_part(layer, "_self_attention_layer"), ours.self_attention)
+    _copy(_part(layer, "_self_attention_layer_norm"), ours.self_attention_norm)
+    _copy(_part(layer, "_feedforward_intermediate_dense"), ours.feed_forward.hidden_projection)
+    _copy(_part(layer, "_feedforward_output_dense"), ours.feed_forward.output_projection)
+    _copy(_part(layer, "_feedforward_layer_norm"), ours.feed_forward_norm)
+    return ours
+
+
+def _copy_attention(theirs: Any, ours: layers.MultiHeadAttention) -> None:
+    for name in ("query", "key", "value", "output"):
+        _copy(_part(theirs, f"_{name}_dense"), getattr(ours, f"{name}_projection"))
+
+
+def _copy(theirs: Any, ours: Any) -> None:
+    """Theirs are [D, N, H] where ours are [D, N H]: the same numbers in the same order."""
+    for source, target in zip(theirs.weights, ours.weights, strict=True):
+        target.assign(keras.ops.reshape(source, target.shape))
+    ours.trainable = theirs.trainable
+
+
+def _part(layer: Any, name: str) -> Any:
+    """A sublayer; neither library has a public name for all of them."""
+    part = getattr(layer, name, None)
+    _refuse((part is None, f"this version of {type(layer).__name__} has no {name}"))
+    return part
+
+
+def _causal(calls: Calls, default: bool) -> bool:
+    values = {bool(call.get("use_causal_mask", default)) for call in calls}
+    _refuse((len(values) > 1, "it is called with use_causal_mask=True and with False"))
+    return values.pop()
+
+
+def _refuse(*reasons: Iterable) -> None:
+    for refused, reason in reasons:
+        if refused:
+            raise CannotReplaceError(reason)

@@ -1,0 +1,432 @@
+"""Models of Keras and keras-hub with our attention in them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_attn
+from keras_attn import layers
+from tests.backend import arrays
+
+B, T, S, D, N, K, H, V = 2, 7, 5, 12, 6, 3, 5, 23
+
+IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
+CONTEXT = np.array([[8, 9, 7, 9, 3], [2, 3, 0, 0, 0]], "int32")
+REAL = IDS > 0
+
+DROPS_MASKS = pytest.mark.filterwarnings("ignore:(?s).*of type EinsumDense")  # in the original
+
+
+def randomize(model):
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape) / 4)
+
+
+def embed(name="ids", mask_zero=True):
+    ids = keras.Input((None,), dtype="int32", name=name)
+    return ids, kl.Embedding(V, D, mask_zero=mask_zero, name=f"{name}_embedding")(ids)
+
+
+def model_of(inputs, outputs, **options):
+    model = keras.Model(inputs, outputs, **options)
+    randomize(model)
+    return model
+
+
+def check(model, *inputs, real=None, replaced=None, left=None):
+    """Upgrade; equal outputs, also after reload."""
+    expected = arrays(model(*inputs))
+    result = keras_attn.upgrade(model)
+    if replaced is not None:
+        assert result.replaced == replaced
+    assert result.left == (left or {})
+    assert_equal(result.model, inputs, expected, real)
+    assert_equal(model, inputs, expected, real)
+    return result.model
+
+
+def assert_equal(model, inputs, expected, real):
+    got = arrays(model(*inputs))
+    for ours, theirs in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+        if real is not None:
+            ours, theirs = ours[real], theirs[real]
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def reload(model, path):
+    model.save(path)
+    return keras.models.load_model(path)
+
+
+# Attention layers
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_self_attention_with_padding(causal, dropout, tmp_path):
+    ids, hidden = embed()
+    value_dim = H if BACKEND == "jax" else 3  # Keras can do no other there
+    attention = kl.MultiHeadAttention(N, H, value_dim, dropout, name="attention")
+    model = model_of(ids, attention(hidden, hidden, use_causal_mask=causal))
+    upgraded = check(model, IDS, real=REAL, replaced=("attention",))
+    layer = upgraded.get_layer("attention")
+    assert type(layer) is layers.MultiHeadAttention
+    assert (layer.causal, layer.dropout, layer.value_dim) == (causal, dropout, value_dim)
+    assert_equal(reload(upgraded, tmp_path / "m.keras"), (IDS,), arrays(upgraded(IDS)), None)
+
+
+def test_cross_attention_with_key_and_scores():
+    ids, hidden = embed()
+    context_ids, context = embed("context")
+    attention = kl.MultiHeadAttention(N, H, output_shape=11, use_bias=False)
+    keys = kl.Dense(4)(context)
+    outputs = attention(hidden, context, key=keys, return_attention_scores=True)
+    check(
+        model_of([ids, context_ids], outputs[0]),
+        [IDS, CONTEXT],
+        real=REAL,
+        replaced=(attention.name,),
+    )
+
+
+def test_scores():
+    inputs = keras.Input((T, D))
+    outputs = kl.MultiHeadAttention(N, H)(inputs, inputs, return_attention_scores=True)
+    check(model_of(inputs, outputs), np.random.default_rng(0).normal(size=(B, T, D)))
+
+
+@pytest.mark.parametrize("shape", [(T, T), (1, T, T), (1, N, T, T)])
+def test_constant_attention_mask(shape):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 2, size=shape) | np.eye(T, dtype=int)
+    inputs = keras.Input((T, D))
+    outputs = kl.MultiHeadAttention(N, H)(inputs, inputs, attention_mask=mask, use_causal_mask=True)
+    check(model_of(inputs, outputs), rng.normal(size=(B, T, D)))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
+def test_attention_mask(dtype):
+    rng = np.random.default_rng(0)
+    mask = (rng.integers(0, 2, size=(B, T, T)) | np.eye(T, dtype=int)).astype(dtype)
+    inputs, masks = keras.Input((T, D)), keras.Input((T, T), dtype=dtype)
+    outputs = kl.MultiHeadAttention(N, H)(inputs, inputs, attention_mask=masks)
+    check(model_of([inputs, masks], outputs), [rng.normal(size=(B, T, D)), mask])
+
+
+@DROPS_MASKS
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [2, 3, None])
+def test_grouped_query_attention_and_window(causal, window):
+    ids, hidden = embed()
+    attention = kl.GroupQueryAttention(H, N, K, sliding_window=window)
+    model = model_of(ids, attention(hidden, hidden, use_causal_mask=causal))
+    upgraded = check(model, IDS, real=REAL, replaced=(attention.name,))
+    ours = upgraded.get_layer(attention.name)
+    assert (ours.num_key_value_heads, ours.window) == (K, None if window is None else window - 1)
+
+
+def test_window_of_multi_head_attention():
+    ids, hidden = embed()
+    outputs = kl.MultiHeadAttention(N, H, sliding_window=3)(hidden, hidden)
+    check(model_of(ids, outputs), IDS, real=REAL)
+
+
+def test_masks_that_keras_loses_stay():
+    """Keras' second attention reads padding: the mask of what the first has read is gone."""
+    ids, hidden = embed()
+    context_ids, context = embed("context")
+    for _ in range(2):
+        attended = kl.MultiHeadAttention(N, H)(hidden, context)
+        hidden = kl.LayerNormalization()(kl.Add()([hidden, attended]))
+        hidden = kl.MultiHeadAttention(N, H)(hidden, hidden)
+    model = model_of([ids, context_ids], hidden)
+    upgraded = keras_attn.upgrade(model).model
+    expected = arrays(model([IDS[1:, :4], CONTEXT[1:, :2]]))
+    padded = arrays(upgraded([IDS, CONTEXT]))
+    np.testing.assert_allclose(padded[1:, :4], expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(padded[:1], arrays(model([IDS[:1], CONTEXT[:1]])), atol=1e-5)
+
+
+# Models
+
+
+def test_sequential_and_nested_models_share_layers():
+    inputs = keras.Input((None, D))
+    attention = kl.MultiHeadAttention(N, H, name="attention")
+    inner = keras.Model(inputs, inputs + attention(inputs, inputs), name="inner")
+    middle = keras.Sequential([keras.Input((None, D)), kl.Dense(D), inner], name="middle")
+    outer = keras.Input((None, D), name="outer")
+    hidden = inner(middle(outer))
+    model = model_of(outer, [attention(hidden, hidden), hidden])
+    batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    upgraded = check(model, batch, replaced=("middle/inner/attention",))
+    assert upgraded.get_layer("inner").get_layer("attention") is upgraded.get_layer("attention")
+    assert upgraded.get_layer("middle").layers[0] is middle.layers[0]
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_nested_model_reloads(twice, tmp_path):
+    inputs = keras.Input((None, D))
+    outputs = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
+    inner = keras.Model(inputs, outputs, name="inner")
+    outer = keras.Input((None, D))
+    model = model_of(outer, inner(inner(outer) if twice else outer))
+    batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    upgraded = check(model, batch, replaced=("inner/attention",))
+    loaded = reload(upgraded, tmp_path / "m.keras")
+    assert_equal(loaded, (batch,), arrays(upgraded(batch)), None)
+
+
+def test_compiled_and_frozen():
+    ids, hidden = embed()
+    attention = kl.MultiHeadAttention(N, H, name="attention")
+    model = model_of(ids, kl.GlobalAveragePooling1D()(attention(hidden, hidden)))
+    attention.trainable = False
+    model.compile("sgd", "mse")
+    upgraded = check(model, IDS)
+    assert len(upgraded.trainable_weights) == len(model.trainable_weights) == 1
+    upgraded.fit(IDS, np.zeros((B, D)), verbose=0)
+
+
+def test_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    ids, hidden = embed()
+    model = model_of(ids, kl.MultiHeadAttention(N, H)(hidden, hidden))
+    upgraded = keras_attn.upgrade(model).model
+    assert upgraded.layers[-1].dtype_policy.name == "mixed_bfloat16"
+    np.testing.assert_allclose(
+        arrays(upgraded(IDS))[REAL], arrays(model(IDS))[REAL], atol=0.1, rtol=0.05
+    )
+
+
+@pytest.mark.backends("tensorflow", reason="a SavedModel is TensorFlow's")
+def test_saved_model(tmp_path):
+    import tensorflow as tf
+
+    ids, hidden = embed()
+    attention = kl.MultiHeadAttention(N, H)
+    model = model_of(ids, attention(hidden, hidden, use_causal_mask=True))
+    expected = arrays(model(IDS))
+    keras_attn.upgrade(model).model.export(tmp_path / "servable", verbose=False)
+    servable = tf.saved_model.load(tmp_path / "servable")
+    np.testing.assert_allclose(
+        servable.serve(IDS).numpy()[REAL], expected[REAL], atol=1e-5, rtol=1e-5
+    )
+
+
+# What stays, and why
+
+
+class Subclass(kl.MultiHeadAttention):
+    """One that could compute anything."""
+
+
+class Custom(kl.Layer):
+    """Attention behind code that no graph shows."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = kl.MultiHeadAttention(N, H, name="hidden")
+
+    def build(self, shape):
+        self.inner.build(shape, shape)
+
+    def call(self, inputs):
+        return self.inner(inputs, inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_gate": True}, "ours has no gate"),
+        ({"sliding_window": 1}, "sliding_window=1 lets a position see only itself"),
+        ({"kernel_regularizer": "l2"}, "ours has no kernel_regularizer"),
+        ({"bias_constraint": "non_neg"}, "ours has no bias_constraint"),
+        ({"output_shape": (3, 2)}, "its output has more than one axis, (3, 2)"),
+    ],
+)
+def test_options_that_stay(options, reason):
+    inputs = keras.Input((T, D))
+    attention = kl.MultiHeadAttention(N, H, name="attention", **options)
+    model = keras.Model(inputs, attention(inputs, inputs))
+    result = keras_attn.upgrade(model)
+    assert result.model is model
+    assert (result.replaced, result.left) == ((), {"attention": reason})
+
+
+def test_other_axes_stay():
+    inputs = keras.Input((4, T, D))
+    attention = kl.MultiHeadAttention(N, H, attention_axes=2, name="attention")
+    result = keras_attn.upgrade(keras.Model(inputs, attention(inputs, inputs)))
+    assert result.left == {"attention": "it attends over the axes (2,)"}
+
+
+def test_one_layer_called_in_two_ways_stays():
+    inputs = keras.Input((T, D))
+    attention = kl.MultiHeadAttention(N, H, name="attention")
+    hidden = attention(inputs, inputs, use_causal_mask=True)
+    model = keras.Model(inputs, attention(hidden, inputs))
+    reason = "it is called with use_causal_mask=True and with False"
+    assert keras_attn.upgrade(model).left == {"attention": reason}
+
+
+def test_lora_and_quantized_stay():
+    inputs = keras.Input((T, D))
+    for change, reason in (
+        (lambda layer: layer.query_dense.enable_lora(2), "it has LoRA weights"),
+        (lambda layer: layer.query_dense.quantize("int8"), "it is quantized"),
+    ):
+        attention = kl.MultiHeadAttention(N, H, name="attention")
+        model = keras.Model(inputs, attention(inputs, inputs))
+        change(attention)
+        assert keras_attn.upgrade(model).left == {"attention": reason}
+
+
+def test_subclasses_and_custom_layers_stay_beside_what_is_replaced():
+    inputs = keras.Input((T, D))
+    hidden = Subclass(N, H, name="subclass")(inputs, inputs)
+    hidden = Custom(name="custom")(hidden)
+    model = model_of(inputs, kl.MultiHeadAttention(N, H, name="plain")(hidden, hidden))
+    check(
+        model,
+        np.random.default_rng(0).normal(size=(B, T, D)),
+        replaced=("plain",),
+        left={
+            "subclass": "Subclass may change what its base class computes",
+            "custom/hidden": "inside 'custom': its own code calls it",
+        },
+    )
+
+
+def test_subclassed_and_unbuilt_models_stay():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.custom = Custom()
+
+        def call(self, inputs):
+            return self.custom(inputs)
+
+    model = Model()
+    result = keras_attn.upgrade(model)
+    assert result.model is model
+    assert result.left == {"mine/hidden": "inside 'mine': its own code calls it"}
+    inputs = keras.Input((T, D))
+    inner = keras.Model(inputs, kl.MultiHeadAttention(N, H, name="a")(inputs, inputs))
+    result = keras_attn.upgrade(keras.Sequential([kl.Dense(D), inner], name="late"))
+    assert result.left == {"late/a": "inside 'late': it is not built: call the model once"}
+
+
+def test_wrong_type():
+    with pytest.raises(TypeError, match="`model` must be a keras.Model, got Dense"):
+        keras_attn.upgrade(kl.Dense(1))
+
+
+# keras-hub
+
+
+@pytest.fixture(scope="module")
+def hub():
+    return pytest.importorskip("keras_hub").layers
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_encoder(hub, first, explicit, tmp_path):
+    ids, hidden = embed(mask_zero=not explicit)
+    masks = {"padding_mask": keras.ops.not_equal(ids, 0)} if explicit else {}
+    for index in range(2):
+        block = hub.TransformerEncoder(
+            17, 3, activation="gelu", normalize_first=first, name=f"block_{index}"
+        )
+        hidden = block(hidden, **masks)
+    pooled = kl.GlobalAveragePooling1D()(hidden)  # reads the mask, if one comes
+    model = model_of(ids, [hidden, kl.Dense(2)(pooled)])
+    expected = arrays(model(IDS))
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("block_0", "block_1")
+    assert type(result.model.get_layer("block_0")) is layers.TransformerEncoderBlock
+    for upgraded in (result.model, reload(result.model, tmp_path / "m.keras")):
+        got = arrays(upgraded(IDS))
+        np.testing.assert_allclose(got[0][REAL], expected[0][REAL], atol=1e-5, rtol=1e-5)
+        rows = slice(1) if explicit else slice(None)  # without its mask the pooling reads padding
+        np.testing.assert_allclose(got[1][rows], expected[1][rows], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@DROPS_MASKS
+def test_decoder_without_context(hub, causal):
+    ids, hidden = embed()
+    for index in range(2):
+        block = hub.TransformerDecoder(17, 3, normalize_first=bool(index), name=f"block_{index}")
+        hidden = block(hidden, use_causal_mask=causal)
+    check(model_of(ids, hidden), IDS, real=REAL, replaced=("block_0", "block_1"))
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@DROPS_MASKS
+def test_decoder_with_context(hub, explicit, tmp_path):
+    ids, hidden = embed()
+    context_ids, context = embed("context", mask_zero=not explicit)
+    masks = {"encoder_padding_mask": keras.ops.not_equal(context_ids, 0)} if explicit else {}
+    for index in range(2):
+        hidden = hub.TransformerDecoder(17, 3, name=f"block_{index}")(hidden, context, **masks)
+    model = model_of([ids, context_ids], hidden)
+    upgraded = check(model, [IDS, CONTEXT], real=REAL, replaced=("block_0", "block_1"))
+    loaded = reload(upgraded, tmp_path / "m.keras")
+    assert_equal(loaded, ([IDS, CONTEXT],), arrays(upgraded([IDS, CONTEXT])), None)
+
+
+@DROPS_MASKS
+def test_blocks_in_a_sequential_model(hub):
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            kl.Embedding(V, D, mask_zero=True),
+            hub.TransformerDecoder(17, 3, name="block"),
+        ]
+    )
+    randomize(model)
+    check(model, IDS, real=REAL, replaced=("block",))
+
+
+def test_backbone(hub, tmp_path):
+    import keras_hub
+
+    model = keras_hub.models.BertBackbone(V, 2, 3, D, 17, max_sequence_length=11)
+    randomize(model)
+    batch = {"token_ids": IDS, "segment_ids": IDS % 2, "padding_mask": REAL.astype("int32")}
+    expected = arrays(model(batch))
+    upgraded = keras_attn.upgrade(model).model
+    for ours in (upgraded, reload(upgraded, tmp_path / "m.keras")):
+        got = arrays(ours(batch))
+        np.testing.assert_allclose(got["pooled_output"], expected["pooled_output"], atol=1e-5)
+        np.testing.assert_allclose(
+            got["sequence_output"][REAL], expected["sequence_output"][REAL], atol=1e-5
+        )
+
+
+def test_blocks_that_stay(hub):
+    inputs, context = keras.Input((T, D)), keras.Input((S, D))
+    block = hub.TransformerDecoder(17, 3, name="block")
+    model = keras.Model([inputs, context], block(inputs, context, use_causal_mask=False))
+    reason = "ours is causal where it has a context"
+    assert keras_attn.upgrade(model).left == {"block": reason}
+    block = hub.TransformerDecoder(17, 3, name="block")
+    mask = np.ones((1, T, S), "int32")
+    model = keras.Model([inputs, context], block(inputs, context, encoder_attention_mask=mask))
+    assert keras_attn.upgrade(model).left == {"block": "ours takes no encoder_attention_mask"}
+    block = hub.TransformerEncoder(17, 5, name="block")
+    model = keras.Model(inputs, block(inputs))
+    assert keras_attn.upgrade(model).left == {"block": "its width 12 is no multiple of its 5 heads"}
+
+
+def test_another_version_of_a_block_stays(hub):
+    inputs = keras.Input((T, D))
+    block = hub.TransformerEncoder(17, 3, name="block")
+    model = keras.Model(inputs, block(inputs))
+    del block._feedforward_layer_norm
+    reason = "this version of TransformerEncoder has no _feedforward_layer_norm"
+    assert keras_attn.upgrade(model).left == {"block": reason}
