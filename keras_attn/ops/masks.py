@@ -105,12 +105,15 @@ class AttentionMask:
         """The whole matrix, bool, broadcastable to `[B, N, T, S]`; None if it would be all True."""
         parts = []
         if self.causal or self.window is not None:
-            distance = self._distance(query_length, key_length)  # [T, S]
+            rows = ops.arange(query_length, dtype="int32")[:, None] + self.query_offset
+            keys = ops.arange(key_length, dtype="int32")[None]
             if self.causal:
-                parts.append(distance >= 0)
+                parts.append(keys <= rows)
             if self.window is not None:
-                parts.append(ops.abs(distance) <= self.window)
-            parts = [part[None, None] for part in parts]
+                parts.append(keys >= rows - self.window)
+                if not self.causal:
+                    parts.append(keys <= rows + self.window)
+            parts = [part[None, None] for part in parts]  # [1, 1, T, S]
         if self.key_padding is not None:
             parts.append(_boolean(self.key_padding)[:, None, None, :])
         if self.query_padding is not None:
@@ -128,11 +131,6 @@ class AttentionMask:
         for part in parts[1:]:
             allowed = ops.logical_and(allowed, part)
         return allowed  # [B or 1, N or 1, T or 1, S]
-
-    def _distance(self, query_length: Any, key_length: Any) -> Any:
-        query_positions = ops.arange(query_length, dtype="int32") + self.query_offset
-        key_positions = ops.arange(key_length, dtype="int32")
-        return query_positions[:, None] - key_positions[None, :]
 
 
 def check_window(window: int | None) -> None:
