@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_attn.export.check import check
 from keras_attn.export.compatibility import check_operations, operations_of
 from keras_attn.export.guide import write_guide
+from keras_attn.export.other_backend import publish_under_tensorflow
 from keras_attn.export.precision import in_precision
 from keras_attn.export.servable import Servable, Tensor
 from keras_attn.export.signature import DEFAULT, Signature, check_name
@@ -43,6 +44,8 @@ def publish(
     imported, and its answers are compared with Keras'. Only then it is renamed: whatever happens, a
     server never sees half of it. Other versions are not touched.
 
+    A model of JAX or torch is saved, and published by a child process under TensorFlow.
+
     With a preprocessor the signatures are `serving_default`, from strings to answers; `tokens`, the
     same from token_ids and lengths; `attention`, the weights of every layer and head with the
     pieces; `embed`, vectors of a text. Without one, `serving_default` takes the model's inputs.
@@ -55,7 +58,8 @@ def publish(
             `data.MaskedLMPreprocessor`.
         postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
             answers, such as `data.MaskedLMPostprocessor`.
-        signatures: names, to have only these; or a dict of further ones, or others, by name.
+        signatures: names, to have only these; or a dict of further ones, or others, by name (on
+            TensorFlow).
         version: the number; by default one more than the highest there is.
         warmup: batches for the server to run before it is ready, in place of examples of every
             length: a dict from a signature's name to them, each a dict from input to rows.
@@ -97,6 +101,25 @@ def publish(
         raise ValueError(f"`keep` must be at least 1, got {keep}")
     operations_of(server)
     _check_model(model, preprocessor)
+    if keras.backend.backend() != "tensorflow":
+        if isinstance(signatures, Mapping):
+            raise ValueError(
+                "`signatures` must be names on other backends than TensorFlow, got functions"
+            )
+        return publish_under_tensorflow(
+            model,
+            base_dir,
+            {"preprocessor": preprocessor, "postprocessor": postprocessor},
+            {
+                "signatures": signatures,
+                "version": version,
+                "warmup": warmup,
+                "server": server,
+                "compute_dtype": compute_dtype,
+                "jit_compile": jit_compile,
+                "keep": keep,
+            },
+        )
     if compute_dtype is not None:
         model = in_precision(model, compute_dtype)
     made = _select(automatic(model, preprocessor, postprocessor, jit_compile), signatures)

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn import models
-from keras_attn.visualization import attention_model
 from keras_attn.export.signature import DEFAULT, Signature
+from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
 
@@ -34,12 +34,13 @@ def automatic(
     made = {DEFAULT: lambda: _from_text(preprocessor, answer, model)}
     if hasattr(preprocessor, "from_tokens"):
         made["tokens"] = lambda: _from_tokens(preprocessor, answer, model)
-        weights = attention_model(model)
+        one_row = input_specs(model)["token_ids"].shape.rank == 2
+        weights = attention_model(model) if one_row else None
         if weights is not None:
             made["attention"] = lambda: _from_text(
                 preprocessor, _with_pieces(_core(weights, jit_compile), preprocessor), weights
             )
-        if _has_encoder(model):
+        if one_row and _has_encoder(model):
             encoder = models.bert.encoder_of(model)
             made["embed"] = lambda: _from_text(
                 preprocessor, _vectors(_core(encoder, jit_compile)), encoder
@@ -201,7 +202,7 @@ def _vectors(core: Callable) -> Callable:
 
 
 def _has_encoder(model: keras.Model) -> bool:
-    """Whether this is a BERT, with one row for each example."""
+    """Whether this is a BERT."""
     own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
     return own and any(layer.name.startswith("block_") for layer in model.layers)
 

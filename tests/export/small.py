@@ -1,0 +1,19 @@
+"""A model that is quick to publish."""
+
+from keras_attn import data, models
+
+WORDS = ["play", "##ing", "!", "the", "cat", "sat", "on", "a", "mat", "."]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+LENGTH = 19
+SIZE = models.sizes.BertSize(
+    2, 12, 3, 20, vocabulary_size=len(VOCABULARY), max_length=LENGTH, initializer_range=0.4
+)
+
+
+def masked_lm_layers():
+    """A preprocessor and a postprocessor."""
+    tokenizer = data.BertTokenizer(VOCABULARY)
+    return {
+        "preprocessor": data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
+        "postprocessor": data.MaskedLMPostprocessor(tokenizer, top=2),
+    }

@@ -1,0 +1,217 @@
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_serving")
+
+from tensorflow_serving.apis import predict_pb2  # noqa: E402
+
+from keras_attn.export import client, isolation  # noqa: E402
+from tests.export.serving_double import Double  # noqa: E402
+
+pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
+
+TEXTS = ["the [MASK] sat on a [MASK].", "", "Playing!", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def server(servable):
+    with Double(servable.path.parent) as double:
+        yield double
+
+
+@pytest.fixture(scope="module", params=["grpc", "http"])
+def ask(request, server):
+    """A client over each transport."""
+    port = server.grpc_port if request.param == "grpc" else server.rest_port
+    made = client.Client(f"{request.param}://127.0.0.1:{port}", server.name)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def expected(servable):
+    (answer,) = isolation.run(
+        servable.path, [("serving_default", {"text": isolation.as_array(TEXTS)})]
+    )
+    return answer
+
+
+def test_the_warm_up_file_has_every_signature_and_length(server, servable):
+    # three rows of 11 pieces, then one row each of 16 and of the whole length, 19
+    assert server.warmed == 3 * len(servable.signatures)
+
+
+def test_the_client_gets_what_the_graph_gives(ask, expected):
+    got = ask(text=TEXTS)
+    assert got["pieces"] == [
+        [[piece.decode() for piece in mask] for mask in row] for row in expected["pieces"].tolist()
+    ]
+    np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
+
+
+def test_the_client_knows_the_signatures(ask):
+    inputs, outputs = ask.signatures()["tokens"]
+    assert inputs == {"token_ids": "int32", "lengths": "int32"}
+    assert outputs == {"pieces": "string", "probabilities": "float32"}
+
+
+def test_numbers_go_and_come_back(ask):
+    got = ask("tokens", token_ids=[[2, 4, 3], [2, 3, 0]], lengths=[3, 2])
+    assert len(got["pieces"]) == 2
+    assert got["pieces"][1] == [["", ""]]
+    weights = ask("attention", text=["the cat"])["block_0"]
+    assert np.shape(weights) == (1, 3, 4, 4)
+
+
+def test_errors_come_in_the_servers_words(ask):
+    with pytest.raises(client.ServingError, match="vocabulary of 15"):
+        ask("tokens", token_ids=[[2, 99]], lengths=[2])
+    with pytest.raises(client.ServingError, match=r"takes \['text'\], got \['words'\]"):
+        ask(words=["a"])
+    with pytest.raises(client.ServingError, match="`signature` must be one of .*embed"):
+        ask("nothing", text=["a"])
+
+
+def test_a_busy_server_is_asked_again(ask, server):
+    server.busy = 2
+    assert ask(text=["a"])["pieces"] == [[]]
+    assert server.busy == 0
+
+
+def test_a_server_that_is_not_there_is_an_error_in_time():
+    for scheme in ("grpc", "http"):
+        nobody = client.Client(f"{scheme}://127.0.0.1:9", "bert", timeout=1.0, retries=1)
+        with pytest.raises(client.ServingError, match="no answer"):
+            nobody(text=["a"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the cat " * 12_800,  # 100 kB
+        b"\xff\xfe the [MASK] \x80",
+        "猫が座った \U0001f600 кошка",
+        "\x00\x07\u200b",
+        "[MASK] " * 40,
+    ],
+    ids=["empty", "long", "not UTF-8", "other scripts", "controls", "masks"],
+)
+def test_odd_texts_get_an_answer(ask, text):
+    alone = ask(text=[text])
+    beside = ask(text=[text, "the [MASK] sat"])
+    (alone,) = alone["probabilities"]
+    beside = beside["probabilities"][0][: len(alone)]
+    assert len(beside) == len(alone)
+    np.testing.assert_allclose(np.ravel(beside), np.ravel(alone), atol=1e-4)
+
+
+def test_eight_threads_get_their_own_answers(ask, expected):
+    wrong = []
+
+    def work(seed):
+        rng = random.Random(seed)
+        for _ in range(12):
+            chosen = rng.sample(range(len(TEXTS)), rng.randint(1, len(TEXTS)))
+            got = ask(text=[TEXTS[row] for row in chosen])["probabilities"]
+            for row, mine in zip(chosen, got, strict=True):
+                if mine and not np.allclose(mine, expected["probabilities"][row, : len(mine)]):
+                    wrong.append((row, mine))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_rows_and_columns_of_rest_agree_over_plain_curl(server):
+    if shutil.which("curl") is None:
+        pytest.skip("no curl")
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/{server.name}:predict"
+
+    def curl(body):
+        done = subprocess.run(["curl", "-s", "-d", json.dumps(body), url], capture_output=True)
+        return json.loads(done.stdout)
+
+    columns = curl({"inputs": {"text": TEXTS}})["outputs"]
+    rows = curl({"instances": [{"text": text} for text in TEXTS]})["predictions"]
+    assert [row["pieces"] for row in rows] == columns["pieces"]
+    assert curl({"instances": TEXTS})["predictions"] == rows
+
+
+def test_the_readmes_curl_line_works(server, servable):
+    readme = (servable.path.parent / "README.md").read_text()
+    (body,) = re.findall(r"curl .* -d '(.*)'", readme)
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/{server.name}:predict"
+    done = subprocess.run(["curl", "-s", "-d", body, url], capture_output=True)
+    assert "pieces" in json.loads(done.stdout)["outputs"]
+    assert "tensorflow/serving:2.19.0" in readme
+
+
+def test_requests_are_read_by_the_real_messages():
+    ours = client.predict_request(
+        {"name": "bert", "version": {"value": 7}, "signature_name": "s"},
+        {"t": ["a", b"\xff"], "n": [[1, -2, 3]], "f": [0.5], "b": [True]},
+        {"t": "string", "n": "int64", "f": "float32", "b": "bool"},
+    )
+    real = predict_pb2.PredictRequest.FromString(ours.SerializeToString())
+    assert (real.model_spec.name, real.model_spec.version.value) == ("bert", 7)
+    assert real.model_spec.signature_name == "s"
+    assert tf.make_ndarray(real.inputs["t"]).tolist() == [b"a", b"\xff"]
+    assert tf.make_ndarray(real.inputs["n"]).tolist() == [[1, -2, 3]]
+    assert tf.make_ndarray(real.inputs["f"]).tolist() == [0.5]
+    assert tf.make_ndarray(real.inputs["b"]).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype="float32").reshape(2, 3),
+        np.arange(6, dtype="int64").reshape(3, 2, 1),
+        np.array([["a"], [b"\xff"]], object),
+        np.zeros((2, 0, 3), "float32"),
+        np.float64(2.5),
+        np.full((4,), 7, "int32"),
+    ],
+    ids=["matrix", "rank 3", "strings", "empty", "scalar", "equal values"],
+)
+def test_real_tensors_are_read_back(array):
+    wire = tf.make_tensor_proto(array).SerializeToString()
+    got = client.from_tensor(client.message("Tensor").FromString(wire))
+    assert got == [["a"], [b"\xff"]] if array.dtype == object else got == array.tolist()
+
+
+def test_what_cannot_be_sent_is_named():
+    with pytest.raises(client.ServingError, match="rows of one length"):
+        client.to_tensor([[1, 2], [3]], "int32")
+    with pytest.raises(client.ServingError, match="a value is not of type int32"):
+        client.to_tensor(["a"], "int32")
+    with pytest.raises(ValueError, match="`address` must be"):
+        client.Client("localhost:8500", "bert")
+
+
+def test_the_client_is_a_file_that_stands_alone(tmp_path, server):
+    shutil.copy(client.__file__, tmp_path / "client.py")
+    script = f"""
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = sys.modules["numpy"] = None
+from client import Client
+for address in ("grpc://127.0.0.1:{server.grpc_port}", "http://127.0.0.1:{server.rest_port}"):
+    print(Client(address, "{server.name}")(text=["the [MASK]"])["pieces"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first == second

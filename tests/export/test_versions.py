@@ -1,0 +1,101 @@
+"""A version is there whole or not at all, whenever its writer is killed."""
+
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_attn import export
+from keras_attn.export import versions
+
+pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
+
+# Writes versions without end, each of 40 files in two folders; loads the module by its path, so
+# that a process starts in milliseconds.
+WRITER = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("versions", sys.argv[1])
+versions = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(versions)
+base_dir = pathlib.Path(sys.argv[2])
+print("started", flush=True)
+while True:
+    with versions.written_beside(base_dir) as folder:
+        (folder / "variables").mkdir()
+        for index in range(40):
+            (folder / "variables" / str(index)).write_bytes(b"x" * 1000)
+        (folder / "saved_model.pb").write_bytes(b"x" * 1000)
+        path = versions.commit(folder, None)
+    versions.prune(base_dir, 3, int(path.name))
+"""
+
+PUBLISHER = """
+import sys, keras
+from keras_attn import export
+inputs = keras.Input((3,), name="numbers")
+model = keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
+print("started", flush=True)
+while True:
+    export.publish(model, sys.argv[1], keep=2)
+"""
+
+
+def kill_after(arguments, seconds):
+    """Starts Python, waits for its first line and that long, and kills it."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"started\n"
+        time.sleep(seconds)
+        process.kill()
+
+
+def complete(version):
+    sizes = [file.stat().st_size for file in version.rglob("*") if file.is_file()]
+    return sizes == [1000] * 41
+
+
+def test_killed_at_any_moment_no_version_is_half_written(tmp_path):
+    rng, half_written = random.Random(0), 0
+    for _ in range(40):
+        kill_after(["-c", WRITER, versions.__file__, str(tmp_path)], rng.uniform(0, 0.05))
+        found = versions.versions(tmp_path)
+        assert all(complete(tmp_path / str(number)) for number in found)
+        half_written = len([p for p in tmp_path.iterdir() if not p.name.isdecimal()])
+    assert found[-1] >= 5
+    assert half_written  # kills that came in the middle of writing
+
+
+@pytest.mark.slow
+def test_a_killed_publish_leaves_only_versions_that_load(tmp_path):
+    rng = random.Random(0)
+    for _ in range(8):
+        kill_after(["-c", PUBLISHER, str(tmp_path)], rng.uniform(0.1, 6))
+        for number in versions.versions(tmp_path):
+            answer = export.ask(tmp_path / str(number), numbers=[[1.0, 2.0, 3.0]])
+            assert answer["scores"].shape == (1, 2)
+
+
+def test_two_writers_get_two_numbers(tmp_path):
+    arguments = ["-c", WRITER, versions.__file__, str(tmp_path)]
+    processes = [subprocess.Popen([sys.executable, *arguments]) for _ in range(2)]
+    time.sleep(0.6)
+    assert [process.poll() for process in processes] == [None, None]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_an_error_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError), versions.written_beside(tmp_path / "new") as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError
+    assert not (tmp_path / "new").exists()
+
+
+def test_pruning_keeps_the_highest_and_the_newest(tmp_path):
+    for number in (1, 3, 8, 20):
+        (tmp_path / str(number)).mkdir()
+    (tmp_path / "notes").mkdir()
+    versions.prune(tmp_path, keep=2, newest=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["20", "3", "8", "notes"]
