@@ -1,0 +1,7 @@
+"""To look at attention."""
+
+from keras_attn.visualization.capture import attention_model
+from keras_attn.visualization.heatmap import heatmap
+from keras_attn.visualization.page import page
+
+__all__ = ["attention_model", "heatmap", "page"]

@@ -1,0 +1,101 @@
+"""The captured weights are those of the layers, wherever they stand."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn import layers
+from keras_attn.models import bert, bert_tasks, rnn_attention, sizes, transformer
+from keras_attn.visualization import attention_model
+
+TINY = sizes.BertSize(
+    num_layers=2, hidden_dim=12, num_heads=3, feed_forward_dim=7, vocabulary_size=29, max_length=11
+)
+
+
+def bert_inputs(shape=(2, 7)):
+    ids = np.random.default_rng(3).integers(29, size=shape)
+    return {
+        "token_ids": ids,
+        "segment_ids": 0 * ids,
+        "padding_mask": np.arange(shape[-1]) < ids + 4,
+    }
+
+
+def test_weights_of_an_encoder_are_those_that_its_blocks_give():
+    model = bert.encoder(TINY)
+    inputs = bert_inputs()
+    captured = attention_model(model)(inputs)
+    hidden = model.get_layer("embedding")(inputs["token_ids"], inputs["segment_ids"])
+    for name in ("block_0", "block_1"):
+        hidden, expected = model.get_layer(name)(
+            hidden, mask=ops.convert_to_tensor(inputs["padding_mask"]), return_attention_scores=True
+        )
+        assert captured[name].shape == (2, 3, 7, 7)
+        np.testing.assert_allclose(captured[name], expected, atol=1e-6)
+    np.testing.assert_allclose(hidden, model(inputs)["sequence_output"], atol=1e-6)
+
+
+def test_a_model_inside_a_model_is_opened():
+    encoder = bert.encoder(TINY)
+    model = bert_tasks.multiple_choice(encoder, num_choices=5)
+    inputs = bert_inputs((2, 5, 7))
+    captured = attention_model(model)(inputs)
+    rows = {name: np.swapaxes(x, 0, 1).reshape(10, 7) for name, x in inputs.items()}
+    expected = attention_model(encoder)(rows)
+    assert set(captured) == {"bert_encoder_block_0", "bert_encoder_block_1"}
+    for name in expected:
+        np.testing.assert_allclose(captured[f"bert_encoder_{name}"], expected[name], atol=1e-6)
+
+
+def test_an_encoder_with_a_decoder_gives_three_kinds():
+    model = transformer.encoder_decoder(
+        "transformer_tiny", vocabulary_size=31, num_layers=1, dropout=0.0
+    )
+    inputs = {"source_ids": np.full((2, 5), 7), "target_ids": np.full((2, 3), 11)}
+    inputs["source_padding_mask"] = np.array([[True] * 5, [True] * 4 + [False]])
+    captured = {name: ops.convert_to_numpy(w) for name, w in attention_model(model)(inputs).items()}
+    assert {name: weights.shape for name, weights in captured.items()} == {
+        "encoder_block_0": (2, 4, 5, 5),
+        "decoder_block_0": (2, 4, 3, 3),
+        "decoder_block_0_1": (2, 4, 3, 5),
+    }
+    assert np.all(np.triu(captured["decoder_block_0"], 1) == 0)
+    assert np.all(captured["decoder_block_0_1"][1, ..., 4] == 0)
+
+
+def test_a_layer_that_gives_its_weights_already_is_no_trouble():
+    model = rnn_attention.encoder_decoder(31, embedding_dim=4, units=6, attention_scores=True)
+    source = np.array([[7, 7, 7, 7, 7], [7, 7, 7, 0, 0]])
+    inputs = {"source_ids": source, "target_ids": np.full((2, 3), 11)}
+    expected = model(inputs)["attention_scores"]
+    np.testing.assert_allclose(attention_model(model)(inputs)["decoder"], expected, atol=1e-6)
+
+
+def test_keras_own_attention():
+    inputs = keras.Input((5, 4))
+    outputs = keras.layers.MultiHeadAttention(2, 3, name="own")(inputs, inputs)
+    model = attention_model(keras.Model(inputs, outputs))
+    weights = model(np.ones((1, 5, 4), "float32"))["own"]
+    np.testing.assert_allclose(weights, np.full((1, 2, 5, 5), 0.2), atol=1e-6)
+
+
+def test_a_sequential_model_with_keras_masks():
+    embedding = keras.layers.Embedding(13, 6, mask_zero=True)
+    attention = layers.MultiHeadSelfAttention(2, name="own")
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), embedding, attention])
+    weights = attention_model(model)(np.array([[7, 11, 3, 0, 0]]))["own"]
+    assert np.all(ops.convert_to_numpy(weights)[..., 3:] == 0)
+
+
+def test_a_model_without_attention_gives_none():
+    inputs = keras.Input((4,))
+    assert attention_model(keras.Model(inputs, keras.layers.Dense(3)(inputs))) is None
+
+
+def test_a_model_without_known_inputs_is_refused():
+    with pytest.raises(
+        ValueError, match="must be functional, or sequential and built, got the Seq"
+    ):
+        attention_model(keras.Sequential([layers.MultiHeadSelfAttention(2)]))

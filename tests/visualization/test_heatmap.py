@@ -1,0 +1,67 @@
+"""The picture is a PNG as large as its tokens need; bad arguments are named."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from keras_attn.visualization.heatmap import DPI, heatmap
+
+QUERIES = ["[CLS]", "the", "$x$", "_a", "$\\bad{"]  # a dollar is no formula
+KEYS = ["[CLS]", "ein", "Wort"]
+
+
+def size_of(path):
+    """Width and height in pixels, read from the file as the PNG specification lays it out."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[12:16] == b"IHDR"
+    assert zlib.crc32(content[12:29]) == struct.unpack(">I", content[29:33])[0]
+    return struct.unpack(">II", content[16:24])
+
+
+def weights(*shape):
+    return np.random.default_rng(0).dirichlet(np.ones(shape[-1]), size=shape[:-1])
+
+
+def test_one_head(tmp_path):
+    heatmap(tmp_path / "a.png", weights(5, 3), QUERIES, KEYS, title="one")
+    width, height = size_of(tmp_path / "a.png")
+    assert width > 3 * 0.2 * DPI and height > 5 * 0.2 * DPI
+
+
+def test_the_grid_grows_with_heads_and_tokens(tmp_path):
+    def size(heads, queries, columns):
+        path = tmp_path / "b.png"
+        heatmap(path, weights(heads, queries, 3), ["q"] * queries, KEYS, columns=columns)
+        return np.array(size_of(path))
+
+    two, five, longer = size(2, 5, 2), size(5, 5, 2), size(2, 12, 2)
+    assert five[0] == two[0] and five[1] > 2 * two[1]
+    assert longer[0] == two[0] and longer[1] - two[1] == pytest.approx(7 * 0.2 * DPI, abs=1)
+
+
+def test_the_greatest_weight_is_the_darkest(tmp_path):
+    from matplotlib.image import imread
+
+    def darkest(values):
+        heatmap(tmp_path / "c.png", values, ["a", "b"], ["c", "d"])
+        return np.argwhere(imread(tmp_path / "c.png")[..., 0] < 0.1).mean(0)
+
+    top, bottom = darkest([[0.0, 0.9], [0.0, 0.0]]), darkest([[0.0, 0.0], [0.9, 0.0]])
+    assert top[0] < bottom[0] and top[1] > bottom[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "queries", "keys", "titles", "message"),
+    [
+        ((3,), QUERIES, KEYS, None, r"`weights` must be \[T, S\] or \[N, T, S\], got shape \(3,\)"),
+        ((5, 3), KEYS, KEYS, None, r"`queries` must be 5, .* got 3"),
+        ((3, 5), KEYS, None, None, r"`keys` must be 5, .* got 3"),
+        ((2, 5, 3), QUERIES, KEYS, ["a"], r"`titles` must be 2, .* got 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, shape, queries, keys, titles, message):
+    with pytest.raises(ValueError, match=message):
+        heatmap(tmp_path / "d.png", np.ones(shape), queries, keys, titles=titles)
