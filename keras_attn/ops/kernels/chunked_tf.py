@@ -8,6 +8,7 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r rows, s keys.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def attention(
         context = _forward(plan, *inputs)
 
         def gradient(d_context: Any) -> tuple:
-            return _once(lambda given: _backward(plan, given, context, *inputs))(d_context)
+            return _once(functools.partial(_backward, plan))(d_context, context, *inputs)
 
         return context, gradient
 
@@ -124,4 +125,4 @@ def _once(backward: Callable) -> Callable:
             'give `kernel="reference"` where one is needed'
         )
 
-    return tf.custom_gradient(lambda d_context: (backward(d_context), refuse))
+    return tf.custom_gradient(lambda *given: (backward(*given), refuse))

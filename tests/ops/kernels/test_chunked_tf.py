@@ -1,0 +1,146 @@
+"""Where the chunked kernel runs on TensorFlow: graphs, XLA, SavedModels, strategies."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from keras import ops as kops
+
+from keras_attn import ops
+from keras_attn.ops import AttentionMask
+from tests.backend import arrays
+from tests.ops.kernels.cases import (
+    BIASES,
+    MASKS,
+    Shape,
+    bias_arrays,
+    bias_from,
+    draw,
+    mask_from,
+    mask_parts,
+)
+
+pytestmark = pytest.mark.backends("tensorflow", reason="it is TensorFlow's kernel")
+
+
+def _gradients(shape, mask, bias, inputs, extra, **options):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch((inputs, extra))
+        made = bias_from(bias, shape, extra)
+        context = ops.attention(*inputs, mask=mask, bias=made, **options)
+        loss = tf.reduce_sum(tf.sin(context))
+    return [
+        context,
+        *map(tf.convert_to_tensor, tf.nest.flatten(tape.gradient(loss, (inputs, extra)))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mask", "bias", "xla"),
+    [
+        *((mask, "none", False) for mask in MASKS),
+        *(("causal_window", bias, False) for bias in BIASES),
+        *((mask, "none", True) for mask in ("causal_padding", "window", "unsorted_ids")),
+        *(("causal_window", bias, True) for bias in ("dense", "buckets")),
+    ],
+)
+def test_compiled(mask, bias, xla):
+    import tensorflow as tf
+
+    shape = Shape(key_heads=3)
+    inputs = [tf.constant(x, "float32") for x in draw(shape)]
+    extra = [tf.constant(x, "float32") for x in bias_arrays(bias, shape)]
+    parts = mask_from(mask_parts(mask, shape))
+    options = {"kernel": "chunked", "block_size": 4}
+    call = functools.partial(_gradients, shape, parts, bias, inputs, extra, **options)
+    found = tf.function(lambda: call(), jit_compile=xla, autograph=False)()
+    expected = _gradients(shape, parts, bias, inputs, extra, kernel="reference")
+    for have, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(have, want, atol=5e-5)
+
+
+def test_dynamic_batch_and_length_in_a_saved_model(tmp_path):
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((None, None, 2, 4), "float32")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[spec, tf.TensorSpec((None, None), "bool")])
+        def attend(self, rows, padding):
+            mask = AttentionMask(causal=True, key_padding=padding)
+            return ops.attention(rows, rows, rows, mask=mask, kernel="chunked")
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    attend = tf.saved_model.load(str(tmp_path)).attend
+    for batch, length in ((1, 1), (3, 11), (2, 1030)):
+        rows = np.random.default_rng(0).normal(size=(batch, length, 2, 4)).astype("float32")
+        padding = np.arange(length)[None] < np.arange(1, batch + 1)[:, None] * 5
+        mask = AttentionMask(causal=True, key_padding=kops.convert_to_tensor(padding))
+        expected = ops.attention(rows, rows, rows, mask=mask, kernel="reference")
+        np.testing.assert_allclose(attend(rows, padding), expected, atol=2e-6)
+
+
+def test_second_order_gradients_fail_clearly():
+    import tensorflow as tf
+
+    rows = tf.ones((1, 3, 1, 2))
+    with (
+        pytest.raises(NotImplementedError, match='give `kernel="reference"`'),
+        tf.GradientTape() as outer,
+    ):  # noqa: E501
+        outer.watch(rows)
+        with tf.GradientTape() as inner:
+            inner.watch(rows)
+            context = ops.attention(rows, rows, rows, kernel="chunked")
+        first = inner.gradient(context, rows)
+        outer.gradient(first, rows)
+
+
+def test_fit_under_a_mirrored_strategy():
+    script = """
+        import keras, numpy as np, tensorflow as tf
+        from keras_attn import layers
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        halves = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, halves)
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(8, 11, 6)).astype("float32")
+        y = rng.normal(size=(8, 11, 6)).astype("float32")
+
+        def fit(kernel, strategy):
+            keras.utils.set_random_seed(1)
+            with strategy.scope():
+                inputs = keras.Input((None, 6))
+                layer = layers.MultiHeadSelfAttention(2, causal=True, kernel=kernel)
+                model = keras.Model(inputs, layer(inputs))
+                model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+            history = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
+            return history.history["loss"]
+
+        two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        one = tf.distribute.get_strategy()
+        np.testing.assert_allclose(fit("chunked", two), fit("reference", one), rtol=1e-5)
+        print("equal")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert child.stdout.strip().endswith("equal"), child.stderr[-2000:]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tiles_of_many_sizes(dtype):
+    """Lengths at which several heads, one head, or part of the rows make a tile."""
+    rng = np.random.default_rng(0)
+    for length, window in ((700, None), (1500, None), (1500, 40)):
+        inputs = [kops.cast(rng.normal(size=(1, length, 4, 8)), dtype) for _ in range(3)]
+        mask = AttentionMask(causal=True, window=window)
+        have, want = (
+            arrays(ops.attention(*inputs, mask=mask, kernel=kernel))
+            for kernel in ("chunked", "reference")
+        )
+        np.testing.assert_allclose(have, want, atol=2e-6 if dtype == "float32" else 3e-2)
