@@ -178,7 +178,8 @@ def _with_warmup(made: Mapping[str, Signature], warmup: Mapping | None) -> dict[
 def _write(signatures: Mapping[str, Signature], tracked: list, folder: Path) -> dict:
     """Writes the SavedModel, and describes its signatures."""
     archive = keras.export.ExportArchive()
-    for part in tracked:
+    resources = [part for signature in signatures.values() for part in signature.resources]
+    for part in [*tracked, *resources]:
         if part is not None:
             archive.track(part)
     described = {}

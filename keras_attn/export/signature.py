@@ -27,11 +27,13 @@ class Signature:
             the server as float32, integers and booleans as int64.
         inputs: name to `tf.TensorSpec`, with None where a size may vary.
         examples: batches, each name to list or array; the first checks, all of them warm up.
+        resources: layers and tables that `function` uses, besides the model.
     """
 
     function: Callable[..., dict[str, Any]]
     inputs: dict[str, tf.TensorSpec]
     examples: Sequence[dict[str, Any]]
+    resources: Sequence[Any] = ()
 
     def __call__(self, **inputs: Any) -> dict[str, tf.Tensor]:
         """The named outputs in the types that a server can write as JSON."""

@@ -33,12 +33,6 @@ def answers(model, texts):
     return layers["postprocessor"](outputs, features)
 
 
-@pytest.fixture(scope="session")
-def loader(tmp_path_factory):
-    """The C++ program that loads as ModelServer does."""
-    return cpp_loader.build(tmp_path_factory.mktemp("cpp"))
-
-
 def test_names_types_and_shapes_are_told(servable):
     assert servable.version == 1
     assert servable.path.name == "1"
