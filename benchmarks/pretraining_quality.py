@@ -72,6 +72,7 @@ def hub_model(size, steps: int) -> keras.Model:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--blocks", nargs="+", default=["keras_attn", "keras_hub"])
     parser.add_argument("--steps", type=int, default=example.STEPS)
     results = ROOT / "benchmarks" / "results" / "pretraining_quality.jsonl"
     parser.add_argument("--results", type=pathlib.Path, default=results)
@@ -92,7 +93,8 @@ def main() -> None:
     ).cache()
 
     for seed in arguments.seeds:
-        for name, build in (("keras_attn", example.build), ("keras_hub", hub_model)):
+        for name in arguments.blocks:
+            build = {"keras_attn": example.build, "keras_hub": hub_model}[name]
             keras.utils.set_random_seed(seed)
             model = build(example.SIZE, arguments.steps)
             stream = data.pretraining_dataset(train_ids, tokenizer, seed=seed, **shape)
@@ -112,6 +114,7 @@ def main() -> None:
                 "tensorflow": tf.__version__,
             }
             print(json.dumps(record), flush=True)
+            arguments.results.parent.mkdir(exist_ok=True)
             with arguments.results.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
