@@ -7,7 +7,7 @@ from keras import layers as kl
 
 import keras_attn
 from keras_attn import layers
-from tests.backend import arrays
+from tests.backend import BACKEND, arrays
 
 B, T, S, D, N, K, H, V = 2, 7, 5, 12, 6, 3, 5, 23
 

@@ -1,0 +1,216 @@
+"""Classify whole help documents, up to 8192 pieces a row, which the plain kernel cannot hold.
+
+    python examples/long_documents.py                  # about four minutes on two cores
+    python examples/long_documents.py --epochs 8
+
+The corpus is LibreOffice Help (examples/data): the paragraphs of a document are joined, and the
+class is its module (Writer, Calc, Basic, ...). The same encoder learns twice, with attention over
+the whole document and with a window. Then one training step on a row of 8192 pieces tells the peak
+memory, each side in a process of its own: whole, window, and whole with the plain kernel.
+"""
+
+import argparse
+import collections
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+
+from keras_attn import data, models, training
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+
+VOCABULARY_SIZE = 4000
+MAX_LENGTH = 8192
+SHORTEST = 64  # rows are padded to this times a power of two, so that few shapes are traced
+PIECES_PER_BATCH = 4096  # many short rows, or a single long one
+WINDOW = 256
+EPOCHS = 5
+LEARNING_RATE = 2e-3
+WARMUP_SHARE = 0.1
+SIZE = models.sizes.BertSize(
+    num_layers=2,
+    hidden_dim=64,
+    num_heads=2,
+    feed_forward_dim=128,
+    vocabulary_size=VOCABULARY_SIZE,
+    max_length=MAX_LENGTH,
+    num_segments=1,
+    dropout=0.1,
+)
+HELD_OUT = 0.2
+SIDES = {  # name: window, kernel
+    "whole": (None, "auto"),
+    "window": (WINDOW, "auto"),
+    "plain": (None, "reference"),
+}
+EXPECTED = None  # held-out accuracy of the default run, the better side
+
+
+class Batches(keras.utils.PyDataset):
+    """Rows of like length, padded; a new order in every epoch."""
+
+    def __init__(self, rows: list[np.ndarray], labels: list[int], seed: int = 0) -> None:
+        super().__init__()
+        self.rows, self.labels = rows, np.array(labels)
+        self.rng = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple:
+        length, chosen = self.batches[index]
+        return features([self.rows[row] for row in chosen], length), self.labels[chosen]
+
+    def on_epoch_end(self) -> None:
+        """Deal the rows out anew."""
+        buckets = collections.defaultdict(list)
+        for row in self.rng.permutation(len(self.rows)):
+            doublings = math.ceil(math.log2(max(1, len(self.rows[row]) / SHORTEST)))
+            buckets[SHORTEST * 2**doublings].append(row)
+        self.batches = []
+        for length, members in sorted(buckets.items()):
+            size = max(1, PIECES_PER_BATCH // length)
+            self.batches += [
+                (length, members[start : start + size]) for start in range(0, len(members), size)
+            ]
+        self.rng.shuffle(self.batches)
+
+
+def features(rows: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """The encoder's three inputs, `[B, length]`."""
+    token_ids = np.zeros((len(rows), length), "int32")
+    padding_mask = np.zeros((len(rows), length), bool)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)], padding_mask[index, : len(row)] = row, True
+    return {
+        "token_ids": token_ids,
+        "segment_ids": np.zeros_like(token_ids),
+        "padding_mask": padding_mask,
+    }
+
+
+def read() -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """All documents as (module, paragraphs), and the modules, the commonest first."""
+    documents = data.table_documents(data.read_table(CORPUS), "en")
+    labelled = [(name.split("/")[0], paragraphs) for name, paragraphs in documents.items()]
+    modules = collections.Counter(module for module, _ in labelled)
+    return labelled, [module for module, _ in modules.most_common()]
+
+
+def tokenize(documents: list, tokenizer: data.BertTokenizer) -> list[np.ndarray]:
+    """Each document as one row of ids: [CLS], its paragraphs, [SEP]."""
+    ragged = data.tokenize_documents([paragraphs for _, paragraphs in documents], tokenizer)
+    return [
+        np.array([tokenizer.cls_id, *sum(ids, [])[: MAX_LENGTH - 2], tokenizer.sep_id], "int32")
+        for ids in ragged.to_list()
+    ]
+
+
+def build(side: str, classes: int, steps: int) -> keras.Model:
+    """An encoder whose outputs are averaged over the real positions, and a class from the mean."""
+    window, kernel = SIDES[side]
+    encoder = models.bert.encoder(SIZE, window=window, kernel=kernel)
+    model = models.bert_tasks.classifier(encoder, classes, pooling="mean")
+    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
+    model.compile(
+        keras.optimizers.AdamW(schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def peak(side: str) -> None:
+    """Print by how many bytes a training step on the longest row raises this process' peak."""
+    model = build(side, classes=2, steps=10)
+    levels = []
+    for length in (SHORTEST, MAX_LENGTH):  # the short row loads the libraries
+        row = np.ones(length, "int32")
+        model.train_on_batch(features([row], length), np.array([1]))
+        status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+        levels.append(1024 * int(status.split("VmHWM:")[1].split()[0]))
+    print("peak", levels[1] - levels[0])
+
+
+def peaks() -> dict[str, float]:
+    """Peak memory of each side in MB, by `peak` in processes of their own."""
+    found = {}
+    for side in SIDES:
+        done = subprocess.run(
+            [sys.executable, __file__, "--peak", side], capture_output=True, text=True, check=False
+        )
+        words = done.stdout.split()
+        found[side] = int(words[-1]) / 1e6 if done.returncode == 0 else math.inf  # out of memory
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--peak", choices=SIDES, help="only measure one training step's memory")
+    arguments = parser.parse_args()
+    if arguments.peak:
+        return peak(arguments.peak)
+    began = time.time()
+
+    # Text: documents, a vocabulary, rows
+    documents, modules = read()
+    train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
+    vocabulary = data.train_vocabulary(
+        (paragraph for _, paragraphs in train_documents for paragraph in paragraphs),
+        VOCABULARY_SIZE,
+    )
+    tokenizer = data.BertTokenizer(vocabulary)
+    train_rows, held_out_rows = (
+        tokenize(part, tokenizer) for part in (train_documents, held_out_documents)
+    )
+    train_labels, held_out_labels = (
+        [modules.index(module) for module, _ in part]
+        for part in (train_documents, held_out_documents)
+    )
+    lengths = np.array([len(row) for row in train_rows + held_out_rows])
+    print(
+        f"{len(train_rows)} documents to learn from, {len(held_out_rows)} held out, of "
+        f"{np.median(lengths):.0f} pieces in the median and {lengths.max()} at most"
+    )
+
+    # Models: the whole document, and a window
+    accuracy = {"the commonest class": np.mean(np.array(held_out_labels) == 0)}
+    for side in ("whole", "window"):
+        keras.utils.set_random_seed(arguments.seed)
+        batches = Batches(train_rows, train_labels, arguments.seed)
+        model = build(side, len(modules), arguments.epochs * len(batches))
+        start = time.time()
+        model.fit(batches, epochs=arguments.epochs, verbose=2)
+        result = model.evaluate(
+            Batches(held_out_rows, held_out_labels), return_dict=True, verbose=0
+        )
+        accuracy[side] = result["accuracy"]
+        print(f"{side}: {model.count_params():,} weights, {time.time() - start:.0f} s\n")
+
+    # What it took
+    memory = peaks()
+    print(f"{'':24}{'accuracy':>10}{f'peak memory at {MAX_LENGTH} pieces':>32}")
+    for name in ("the commonest class", *SIDES):
+        right = f"{accuracy[name]:.1%}" if name in accuracy else ""
+        used = f"{memory[name]:,.0f} MB" if name in memory else ""
+        print(f"{name:24}{right:>10}{used:>32}")
+    print("(plain: the whole document, with the kernel that holds all logits; the same numbers)")
+    print(f"\n{time.time() - began:.0f} s in all")
+    best = max(accuracy["whole"], accuracy["window"])
+    print(f"held-out accuracy {best:.1%} (the default run should reach {EXPECTED:.0%})")
+    return None
+
+
+if __name__ == "__main__":
+    main()
