@@ -24,7 +24,8 @@ FONTS = (
     "Arial Unicode MS",
 )
 DPI = 120
-_CELL, _LETTER, _GAP = 0.2, 0.08, 0.45  # inches
+CELL = 0.22  # inches
+_NARROWEST, _GAP, _TITLE = 0.9, 0.2, 0.35  # inches
 
 
 def heatmap(
@@ -85,20 +86,28 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
     from matplotlib.figure import Figure  # not pyplot: no window, nothing kept
 
     rows = math.ceil(len(heads) / columns)
-    beside, below = (_GAP + _LETTER * max(map(len, tokens)) for tokens in (queries, keys))
-    width = beside + columns * (_CELL * len(keys) + _GAP) + 2 * _GAP
-    height = below + rows * (_CELL * len(queries) + _GAP) + _GAP * bool(title)
+    wide, high = CELL * len(keys), CELL * len(queries)
+    across, down = max(wide, _NARROWEST) + _GAP, high + _TITLE
+    width, height = columns * across, rows * down
     with matplotlib.rc_context({**fonts(), "font.size": 8}):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis in axes.flat[len(heads) :]:
-            axis.set_axis_off()
-        for index, (axis, head) in enumerate(zip(axes.flat, heads, strict=False)):
-            image = axis.imshow(head, cmap="Blues", vmin=0, vmax=heads.max())
+        figure = Figure(figsize=(width, height), dpi=DPI)
+
+        def place(left: float, bottom: float, width_: float, height_: float) -> Any:
+            return figure.add_axes(
+                (left / width, bottom / height, width_ / width, height_ / height)
+            )
+
+        for index, head in enumerate(heads):
+            row, column = divmod(index, columns)
+            axis = place(column * across, height - row * down - high, wide, high)
+            image = axis.imshow(head, cmap="Blues", vmin=0, vmax=heads.max(), aspect="auto")
             axis.set_title(titles[index], parse_math=False)
             axis.set_yticks(range(len(queries)), queries, parse_math=False)
             axis.set_xticks(range(len(keys)), keys, rotation=90, parse_math=False)
-            axis.tick_params(length=0, labelbottom=index + columns >= len(heads))
-        figure.suptitle(title, parse_math=False)
-        figure.colorbar(image, ax=axes, aspect=40, pad=0.01)
-        figure.savefig(path, format="png")
+            lowest = index + columns >= len(heads)
+            axis.tick_params(length=0, labelleft=column == 0, labelbottom=lowest)
+        bottom = height - (rows - 1) * down - high
+        figure.colorbar(image, cax=place(width, bottom, 0.1, height - bottom))
+        figure.text(0, 1 + _TITLE / height, title, fontsize=10, parse_math=False)
+        # The labels hang over the figure's edge: the file is as large as all of them need.
+        figure.savefig(path, format="png", bbox_inches="tight")

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from keras_attn.visualization.heatmap import DPI, heatmap
+from keras_attn.visualization.heatmap import CELL, DPI, heatmap
 
 QUERIES = ["[CLS]", "the", "$x$", "_a", "$\\bad{"]  # a dollar is no formula
 KEYS = ["[CLS]", "ein", "Wort"]
@@ -28,18 +28,18 @@ def weights(*shape):
 def test_one_head(tmp_path):
     heatmap(tmp_path / "a.png", weights(5, 3), QUERIES, KEYS, title="one")
     width, height = size_of(tmp_path / "a.png")
-    assert width > 3 * 0.2 * DPI and height > 5 * 0.2 * DPI
+    assert width > 3 * CELL * DPI and height > 5 * CELL * DPI
 
 
 def test_the_grid_grows_with_heads_and_tokens(tmp_path):
     def size(heads, queries, columns):
         path = tmp_path / "b.png"
-        heatmap(path, weights(heads, queries, 3), ["q"] * queries, KEYS, columns=columns)
+        heatmap(path, np.ones((heads, queries, 3)), ["q"] * queries, KEYS, columns=columns)
         return np.array(size_of(path))
 
     two, five, longer = size(2, 5, 2), size(5, 5, 2), size(2, 12, 2)
-    assert five[0] == two[0] and five[1] > 2 * two[1]
-    assert longer[0] == two[0] and longer[1] - two[1] == pytest.approx(7 * 0.2 * DPI, abs=1)
+    assert five[0] == two[0] and five[1] > two[1] + 2 * 5 * CELL * DPI
+    assert longer[0] == two[0] and longer[1] - two[1] == pytest.approx(7 * CELL * DPI, abs=2)
 
 
 def test_the_greatest_weight_is_the_darkest(tmp_path):
