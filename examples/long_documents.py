@@ -17,11 +17,13 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_attn import data, models, training
 
@@ -54,35 +56,38 @@ SIDES = {  # name: window, kernel
 EXPECTED = None  # held-out accuracy of the default run, the better side
 
 
-class Batches(keras.utils.PyDataset):
+def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data.Dataset:
     """Rows of like length, padded; a new order in every epoch."""
+    rng = np.random.default_rng(seed)
+    buckets = collections.defaultdict(list)
+    for index, row in enumerate(rows):
+        doublings = math.ceil(math.log2(max(1, len(row) / SHORTEST)))
+        buckets[SHORTEST * 2**doublings].append(index)
 
-    def __init__(self, rows: list[np.ndarray], labels: list[int], seed: int = 0) -> None:
-        super().__init__()
-        self.rows, self.labels = rows, np.array(labels)
-        self.rng = np.random.default_rng(seed)
-        self.on_epoch_end()
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> tuple:
-        length, chosen = self.batches[index]
-        return features([self.rows[row] for row in chosen], length), self.labels[chosen]
-
-    def on_epoch_end(self) -> None:
-        """Deal the rows out anew."""
-        buckets = collections.defaultdict(list)
-        for row in self.rng.permutation(len(self.rows)):
-            doublings = math.ceil(math.log2(max(1, len(self.rows[row]) / SHORTEST)))
-            buckets[SHORTEST * 2**doublings].append(row)
-        self.batches = []
-        for length, members in sorted(buckets.items()):
+    def deal() -> list[tuple]:
+        dealt = []
+        for length, members in buckets.items():
             size = max(1, PIECES_PER_BATCH // length)
-            self.batches += [
-                (length, members[start : start + size]) for start in range(0, len(members), size)
-            ]
-        self.rng.shuffle(self.batches)
+            order = rng.permutation(members)
+            dealt += [(length, order[start : start + size]) for start in range(0, len(order), size)]
+        return [dealt[place] for place in rng.permutation(len(dealt))]
+
+    def generate() -> Iterator[tuple]:
+        for length, chosen in deal():
+            inputs = features([rows[index] for index in chosen], length)
+            yield inputs, np.array([labels[index] for index in chosen], "int32")
+
+    matrix, vector = (None, None), (None,)
+    signature = (
+        {
+            "token_ids": tf.TensorSpec(matrix, tf.int32),
+            "segment_ids": tf.TensorSpec(matrix, tf.int32),
+            "padding_mask": tf.TensorSpec(matrix, tf.bool),
+        },
+        tf.TensorSpec(vector, tf.int32),
+    )
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(deal())))
 
 
 def features(rows: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
@@ -188,13 +193,12 @@ def main() -> None:
     accuracy = {"the commonest class": np.mean(np.array(held_out_labels) == 0)}
     for side in ("whole", "window"):
         keras.utils.set_random_seed(arguments.seed)
-        batches = Batches(train_rows, train_labels, arguments.seed)
-        model = build(side, len(modules), arguments.epochs * len(batches))
+        stream = batches(train_rows, train_labels, arguments.seed)
+        model = build(side, len(modules), arguments.epochs * len(stream))
         start = time.time()
-        model.fit(batches, epochs=arguments.epochs, verbose=2)
-        result = model.evaluate(
-            Batches(held_out_rows, held_out_labels), return_dict=True, verbose=0
-        )
+        model.fit(stream, epochs=arguments.epochs, shuffle=False, verbose=2)
+        held_out = batches(held_out_rows, held_out_labels)
+        result = model.evaluate(held_out, return_dict=True, verbose=0)
         accuracy[side] = result["accuracy"]
         print(f"{side}: {model.count_params():,} weights, {time.time() - start:.0f} s\n")
 
