@@ -67,6 +67,7 @@ class BertPreprocessor(keras.layers.Layer):
         self.built = True
 
     def call(self, text: Any) -> dict[str, tf.Tensor]:
+        """Rows of `text`."""
         return self._pack([self.tokenizer(text)])
 
     def from_tokens(self, token_ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -123,6 +124,7 @@ class BertPreprocessor(keras.layers.Layer):
         }
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {
             **super().get_config(),
             "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),

@@ -41,6 +41,7 @@ class ChoicePreprocessor(PairPreprocessor):
     text_inputs = ("prompt", "choices")
 
     def call(self, prompt: Any, choices: Any) -> dict[str, tf.Tensor]:
+        """Rows of each choice."""
         try:
             choices = tf.convert_to_tensor(choices)
         except (TypeError, ValueError) as error:

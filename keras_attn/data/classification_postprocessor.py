@@ -45,9 +45,11 @@ class ClassificationPostprocessor(Postprocessor):
         self.labels = list(labels)
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The labels and their probabilities."""
         return self._likeliest(tf.convert_to_tensor(outputs), "label")
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {**super().get_config(), "labels": self.labels}
 
     def _likeliest(self, logits: tf.Tensor, name: str) -> dict[str, tf.Tensor]:

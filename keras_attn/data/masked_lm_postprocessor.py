@@ -56,6 +56,7 @@ class MaskedLMPostprocessor(Postprocessor):
         self.top = top
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The best pieces at each mask."""
         logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
         best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
         real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
@@ -65,4 +66,5 @@ class MaskedLMPostprocessor(Postprocessor):
         }
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {**super().get_config(), "top": self.top}

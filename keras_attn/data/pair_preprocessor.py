@@ -42,4 +42,5 @@ class PairPreprocessor(BertPreprocessor):
     text_inputs = ("first", "second")
 
     def call(self, first: Any, second: Any) -> dict[str, tf.Tensor]:
+        """Rows of the pairs."""
         return self._pack([self.tokenizer(first), self.tokenizer(second)])

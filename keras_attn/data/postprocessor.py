@@ -31,6 +31,7 @@ class Postprocessor(keras.layers.Layer):
         """None: answers know their own padding."""
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         config = super().get_config()
         if self.tokenizer is not None:
             config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)

@@ -53,6 +53,7 @@ class SpanPostprocessor(Postprocessor):
         self.longest = longest
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The answers in the text."""
         start, end = (tf.cast(outputs[name], tf.float32) for name in ("start", "end"))
         batch, length = tf.shape(start)[0], tf.shape(start)[-1]
         allowed = _allowed(features)
@@ -81,6 +82,7 @@ class SpanPostprocessor(Postprocessor):
         return answer
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {**super().get_config(), "longest": self.longest}
 
 

@@ -88,6 +88,7 @@ class SpanPreprocessor(BertPreprocessor):
     def call(
         self, question: Any, context: Any, answer: Any = None, answer_start: Any = None
     ) -> Any:
+        """Rows of windows."""
         context = tf.convert_to_tensor(context)
         question = self.tokenizer(question)[:, : self.question_length]
         pieces, begins, ends = self._pieces(context)  # [B, (P)] each
@@ -141,6 +142,7 @@ class SpanPreprocessor(BertPreprocessor):
         return tf.strings.substr(context, tf.maximum(first, 0), size)
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {
             **super().get_config(),
             "question_length": self.question_length,

@@ -44,6 +44,7 @@ class TaggingPostprocessor(ClassificationPostprocessor):
         super().__init__(labels, tokenizer=tokenizer, **kwargs)
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A tag for each word."""
         answer = self._likeliest(tf.convert_to_tensor(outputs), "tags")
         real = features["padding_mask"]
         pieces = self.tokenizer.pieces(features["token_ids"])

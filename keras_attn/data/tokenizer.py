@@ -92,26 +92,32 @@ class BertTokenizer(keras.layers.Layer):
 
     @property
     def vocabulary(self) -> list[str]:
+        """The pieces, in the order of their ids."""
         return self._pieces.split("\n")
 
     @property
     def pad_id(self) -> int:
+        """The id of [PAD]."""
         return self._special_ids["[PAD]"]
 
     @property
     def unk_id(self) -> int:
+        """The id of [UNK]."""
         return self._special_ids["[UNK]"]
 
     @property
     def cls_id(self) -> int:
+        """The id of [CLS]."""
         return self._special_ids["[CLS]"]
 
     @property
     def sep_id(self) -> int:
+        """The id of [SEP]."""
         return self._special_ids["[SEP]"]
 
     @property
     def mask_id(self) -> int:
+        """The id of [MASK]."""
         return self._special_ids["[MASK]"]
 
     @functools.cached_property
@@ -120,6 +126,7 @@ class BertTokenizer(keras.layers.Layer):
         return {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
 
     def call(self, text: Any) -> tf.RaggedTensor:
+        """The ids of `text`."""
         if not isinstance(text, tf.RaggedTensor):
             text = tf.convert_to_tensor(text)
         if text.dtype != tf.string:
@@ -157,6 +164,7 @@ class BertTokenizer(keras.layers.Layer):
         return tf.strings.regex_replace(text, " ##", "")
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
+        """The symbolic outputs."""
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 "BertTokenizer in a functional model needs the TensorFlow backend, got "
@@ -167,6 +175,7 @@ class BertTokenizer(keras.layers.Layer):
         return keras.KerasTensor(shape, "int32", ragged=True, ragged_rank=rank)
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {
             **super().get_config(),
             "vocabulary": self.vocabulary,

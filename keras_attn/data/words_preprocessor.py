@@ -67,6 +67,7 @@ class WordsPreprocessor(BertPreprocessor):
         self.tags = list(tags)
 
     def call(self, words: Any, tags: Any = None) -> Any:
+        """Rows of the words."""
         pieces = self._pieces(words)  # [B, (W), (pieces)]
         rows = pieces.merge_dims(1, 2)
         features = self._pack([rows])
@@ -92,6 +93,7 @@ class WordsPreprocessor(BertPreprocessor):
         return {"words": [text.split() for text in super().examples(pieces, batch)["words"]]}
 
     def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
         return {**super().get_config(), "tags": self.tags}
 
     def _pieces(self, words: Any) -> tf.RaggedTensor:
