@@ -80,8 +80,8 @@ class Kernel:
 def _long(request: Request) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
-    Measured by benchmarks/attention_kernels.py; a length that is not known counts as long,
-    and so does one for which blocks are asked.
+    Measured by benchmarks/attention_kernels.py; blocks that are asked for count as long,
+    and so does a length that is not known: the kernel then looks at run time.
     """
     lengths = request.query[1], request.key[1]
     if request.block_size or None in lengths:
@@ -102,7 +102,7 @@ KERNELS = (
 )
 
 # From how many logits a head on the chunked kernel takes no longer than the reference kernel.
-LONG = {"tensorflow": 512 * 512, "jax": 1024 * 1024, "torch": 1024 * 1024}
+LONG = {"tensorflow": 1536 * 1536, "jax": 1024 * 1024, "torch": 1024 * 1024}
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings

@@ -14,8 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_attn.ops import kernels
 from keras_attn.ops.kernels.bias_tiles_tf import bias_of
-from keras_attn.ops.kernels.plan_tf import Plan, Span
+from keras_attn.ops.kernels.plan_tf import Plan, Span, under_xla
+from keras_attn.ops.kernels.reference import attention as reference_attention
 from keras_attn.ops.kernels.tiles_tf import Tile
 from keras_attn.ops.masks import AttentionMask
 
@@ -34,10 +36,25 @@ def attention(
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
+    inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value)]
+    options = {"mask": mask, "bias": bias, "scale": scale, "dropout": dropout, "seed": seed}
+    chunked = functools.partial(_attention, *inputs, block_size=block_size, **options)
+    if block_size or None not in (query.shape[1], key.shape[1]) or under_xla():
+        return chunked()
+    # The lengths show at run time only; then is when short rows go to the faster kernel, except
+    # under XLA, which has no gradient of such a choice.
+    plain = {"return_weights": False, "block_size": None}
+    reference = functools.partial(reference_attention, *inputs, **options, **plain)
+    logits = tf.shape(query)[1] * tf.shape(key)[1]
+    return tf.cond(logits >= kernels.LONG["tensorflow"], chunked, reference)
+
+
+def _attention(
+    *inputs: Any, mask: AttentionMask, bias: Any, seed: Any, block_size: int | None, **numbers: Any
+) -> Any:
     bias = bias_of(bias)
-    inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value, *bias.parameters)]
-    seed = None if seed is None else tf.cast(seed, "int32")
-    numbers = {"scale": scale, "dropout": dropout, "seed": seed}
+    inputs = [*inputs, *map(tf.convert_to_tensor, bias.parameters)]
+    numbers["seed"] = None if seed is None else tf.cast(seed, "int32")
     plan = Plan.of(*inputs[:2], mask=mask, bias=bias, block_size=block_size, **numbers)
 
     @tf.custom_gradient

@@ -58,7 +58,7 @@ class Plan:
             runs=key.shape[2] // heads,
             heads=heads,
             rows=rows,
-            fixed=GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()),
+            fixed=under_xla(),
             **asked,
         )
 
@@ -105,6 +105,11 @@ class Span:
         shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])
         part = tf.slice(tensor, (self.batch, 0, self.head, 0), shape)[0]
         return tf.transpose(product_type(part), (1, 0, 2))
+
+
+def under_xla() -> bool:
+    """Whether the graph that is being built is for XLA (`jit_compile=True`)."""
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def size(tensor: Any, axis: int) -> Any:
