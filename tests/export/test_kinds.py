@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_attn import data, export, models
 from tests.export import cpp_loader
@@ -63,7 +64,8 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path):
         server="2.19",
     )
     got = cpp_loader.run(loader, made.path, "serving_default", texts)
-    features = preprocessor(*texts.values())
+    tensors = {name: tf.constant(value) for name, value in texts.items()}
+    features = preprocessor(*tensors.values())
     # One row at a time, and one window of a context at a time, put together by hand.
     rank = len(next(iter(model.input.values())).shape)
     inputs = {name: features[name].numpy() for name in model.input}
@@ -72,7 +74,7 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path):
     outputs = model(inputs)
     if isinstance(outputs, dict):
         outputs = {n: np.reshape(v, (*lead, *v.shape[1:])) for n, v in outputs.items()}
-    expected = postprocessor(outputs, {**texts, **features})
+    expected = postprocessor(outputs, {**tensors, **features})
     assert set(got) == set(expected)
     for name, value in expected.items():
         value = value.numpy()
