@@ -1,0 +1,56 @@
+"""AttentionMask: what it allows is its definition; structure, blocks, errors."""
+
+import numpy as np
+import pytest
+from keras import ops as kops
+
+from keras_attn.ops import AttentionMask
+from keras_attn.ops.masks import dense_mask
+from tests.backend import arrays
+from tests.ops.kernels.cases import MASKS, Shape, allowed, mask_from, mask_parts
+
+SHAPE = Shape()
+WHOLE = (SHAPE.batch, SHAPE.heads, SHAPE.length, SHAPE.keys)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_matrix_is_that_of_the_definition(name):
+    parts = mask_parts(name, SHAPE)
+    matrix = mask_from(parts).materialize(SHAPE.length, SHAPE.keys)
+    if name == "none":
+        assert matrix is None
+    else:
+        found = np.broadcast_to(arrays(matrix), WHOLE)
+        np.testing.assert_array_equal(found, allowed(parts, SHAPE))
+
+
+@pytest.mark.parametrize("name", sorted(set(MASKS) - {"none"}))
+def test_a_block_is_a_part_of_the_matrix(name):
+    parts = mask_parts(name, SHAPE)
+    block = mask_from(parts).block((1, 1), (2, 3), (4, 5), (6, 7)).materialize(5, 7)
+    expected = allowed(parts, SHAPE)[1:2, 2:5, 4:9, 6:13]
+    np.testing.assert_array_equal(np.broadcast_to(arrays(block), expected.shape), expected)
+
+
+def test_structure_names_the_parts_in_use():
+    assert AttentionMask().empty and not AttentionMask().may_empty_rows
+    causal = AttentionMask(causal=True, query_offset=3)
+    assert causal.structure == {"causal"} and causal.shifted and not causal.may_empty_rows
+    assert AttentionMask(window=2).structure == {"window"}
+    assert AttentionMask(window=2).may_empty_rows  # of a query further than 2 beyond the keys
+
+
+def test_bad_parts_are_named():
+    for window in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="`window` must be a positive integer or None"):
+            AttentionMask(window=window)
+    ids = kops.zeros((2, 3), "int32")
+    with pytest.raises(ValueError, match="must be given together, got only one"):
+        AttentionMask(query_sequence_ids=ids)
+    with pytest.raises(ValueError, match=r"`key_padding` must have rank 2.*got shape \(3,\)"):
+        AttentionMask(key_padding=kops.ones((3,), "bool"))
+    with pytest.raises(ValueError, match="`dense` must have rank 4"):
+        AttentionMask(dense=kops.ones((2, 3), "bool"))
+    with pytest.raises(ValueError, match="`attention_mask` must have shape"):
+        dense_mask(kops.ones((2, 3), "bool"))
+    assert dense_mask(kops.ones((2, 3, 5), "bool")).shape == (2, 1, 3, 5)
