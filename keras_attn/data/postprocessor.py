@@ -39,6 +39,7 @@ class Postprocessor(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Postprocessor:
+        """The layer that `get_config` describes."""
         if "tokenizer" in config:
             tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
             config = {**config, "tokenizer": tokenizer}

@@ -122,7 +122,8 @@ def start(model: keras.Model) -> keras.Model:
         memory_mask=ops.not_equal(source_ids, 0),
         cell=[bridge(first) for bridge in bridges],
     )
-    outputs = dict(zip(cell.state_names, states, strict=True))
+    # An operation leaves Keras' mask behind: a state carries none, memory_mask is part of it.
+    outputs = {name: ops.copy(state) for name, state in zip(cell.state_names, states, strict=True)}
     return keras.Model(source_ids, outputs, name="start")
 
 

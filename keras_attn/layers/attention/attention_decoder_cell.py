@@ -75,6 +75,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         cell = _layer(cell)
         if not hasattr(cell, "state_size") or not callable(cell):
             raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
@@ -203,6 +204,9 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
 
     def reset_recurrent_dropout_mask(self) -> None:
         """Nothing is left to forget after `reset_dropout_mask`."""
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: a step has no mask to hand on."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""
