@@ -255,6 +255,7 @@ def main() -> None:
         output / "servable",
         preprocessor=data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
         postprocessor=data.MaskedLMPostprocessor(tokenizer, top=3),
+        signatures=["serving_default"],
     )
     asked = questions(held_out_ids, tokenizer)
     print(f"\nasking {published.path} in a process without keras:")
