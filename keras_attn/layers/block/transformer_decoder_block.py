@@ -10,6 +10,7 @@ from keras_attn._register import register
 from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
 from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
 from keras_attn.layers.masking import own_mask
+from keras_attn.layers.recomputation import recomputable
 from keras_attn.ops.cache import store
 
 
@@ -25,8 +26,8 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
         num_heads: N, of both attentions.
         feed_forward_dim: F.
         **options: as in `TransformerEncoderBlock`: dropout, attention_dropout, activation, norm,
-            norm_epsilon, norm_first, window, position, kernel, kernel_initializer, seed; window and
-            position are those of the self-attention, which is causal.
+            norm_epsilon, norm_first, window, position, kernel, kernel_initializer, remat, seed;
+            window and position are those of the self-attention, which is causal.
 
     Call arguments:
         inputs: float `[B, T, D]`.
@@ -81,6 +82,7 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
         self.cross_attention.build(inputs_shape, context_shape)
         self.cross_attention_norm.build(inputs_shape)
 
+    @recomputable
     def call(
         self,
         inputs: Any,

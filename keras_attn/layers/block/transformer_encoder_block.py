@@ -13,6 +13,7 @@ from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.normalization import check_norm, make_norm
 from keras_attn.layers.positional import positional
+from keras_attn.layers.recomputation import recomputable
 from keras_attn.ops.random import check_rate
 
 
@@ -38,6 +39,8 @@ class TransformerEncoderBlock(keras.layers.Layer):
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         kernel_initializer: of all matrices.
+        remat: whether training keeps only the inputs of the block and computes the rest again in
+            the backward pass: the same numbers for less memory and more time.
         seed: of the dropouts; drawn anew unless given.
 
     Call arguments:
@@ -83,6 +86,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
         position: keras.layers.Layer | None = None,
         kernel: str = "auto",
         kernel_initializer: Any = "glorot_uniform",
+        remat: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,6 +107,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
         self.position = positional(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.remat = remat
         self.seed = seed
         self.supports_masking = True
         self.self_attention = MultiHeadSelfAttention(
@@ -140,6 +145,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
         ):
             layer.build(input_shape)
 
+    @recomputable
     def call(
         self,
         inputs: Any,
@@ -184,6 +190,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
             "position": keras.saving.serialize_keras_object(self.position),
             "kernel": self.kernel,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "remat": self.remat,
             "seed": self.seed,
         }
 

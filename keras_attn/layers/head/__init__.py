@@ -3,6 +3,7 @@
 from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead
 from keras_attn.layers.head.classification_head import ClassificationHead
 from keras_attn.layers.head.language_model_head import LanguageModelHead
+from keras_attn.layers.head.linear_cross_entropy import LinearCrossEntropy
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.head.multiple_choice_head import MultipleChoiceHead
 from keras_attn.layers.head.next_sentence_head import NextSentenceHead
@@ -14,6 +15,7 @@ __all__ = [
     "BertPretrainingHead",
     "ClassificationHead",
     "LanguageModelHead",
+    "LinearCrossEntropy",
     "MaskedLMHead",
     "MultipleChoiceHead",
     "NextSentenceHead",

@@ -77,8 +77,11 @@ class LanguageModelHead(keras.layers.Layer):
 
     def call(self, inputs: Any, embedding_matrix: Any) -> Any:
         """Predict the token after each position."""
-        hidden = inputs if self.norm_layer is None else self.norm_layer(inputs)
-        return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
+        return ops.dense(self.hidden(inputs), keras.ops.transpose(embedding_matrix), self.bias)
+
+    def hidden(self, inputs: Any) -> Any:
+        """What is multiplied by the embeddings, `[..., D]`."""
+        return inputs if self.norm_layer is None else self.norm_layer(inputs)
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a mask of the sequence says nothing about the predictions."""

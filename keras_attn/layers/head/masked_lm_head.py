@@ -81,10 +81,14 @@ class MaskedLMHead(keras.layers.Layer):
 
     def call(self, inputs: Any, embedding_matrix: Any, masked_positions: Any = None) -> Any:
         """Predict the tokens at `masked_positions`."""
+        hidden = self.hidden(inputs, masked_positions)
+        return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
+
+    def hidden(self, inputs: Any, masked_positions: Any = None) -> Any:
+        """What is multiplied by the embeddings, `[B, P, E]` or `[B, T, E]`."""
         if masked_positions is not None:
             inputs = gather(inputs, masked_positions)
-        hidden = self.norm(self.transformation(inputs))
-        return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
+        return self.norm(self.transformation(inputs))
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a mask of the sequence says nothing about the predictions."""

@@ -1,0 +1,106 @@
+"""The loss of predicting tokens, without the logits.
+
+Letters: B batch, T length, P predicted positions, V vocabulary, D model width, E embedding width.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn._register import register
+from keras_attn.ops.cross_entropy import linear_cross_entropy
+
+
+@register()
+class LinearCrossEntropy(keras.layers.Wrapper):
+    """The cross entropy of a head's logits, made for a chunk of positions at a time.
+
+    The layer adds the mean over the positions that count to the model's losses, so that
+    `compile(optimizer)` and `fit` need no other: labels and weights are inputs of the model. The
+    head, whose weights it trains, gives the logits elsewhere.
+
+    Args:
+        layer: a `LanguageModelHead` or `MaskedLMHead`.
+        label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1).
+
+    Call arguments:
+        inputs: float `[B, T, D]`, those of the head.
+        embedding_matrix: float `[V, E]`, the token embeddings.
+        labels: int `[B, T]`; a position with a negative label does not count.
+        weights: float `[B, T]`, or None for 1; a position of weight 0 does not count.
+        masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; labels and weights
+            then are `[B, P]`.
+
+    Masking: the inputs' mask ends here; give weights instead.
+
+    Returns:
+        weighted losses float32 `[B, T]`, or `[B, P]`; 0 where a position does not count.
+
+    Raises:
+        ValueError: as the head; labels outside of the vocabulary or no integers.
+
+    Source: Szegedy et al. 2016, section 7 (smoothing).
+
+    Example: train a GPT, whose weights are those of `model`.
+    >>> import keras
+    >>> from keras_attn import models
+    >>> model = models.gpt.decoder("gpt_tiny", vocabulary_size=11)
+    >>> head = model.get_layer("head")
+    >>> labels = keras.Input((None,), dtype="int32")
+    >>> losses = LinearCrossEntropy(head)(*head.input, labels=labels)
+    >>> trained = keras.Model({**model.input, "labels": labels}, losses)
+    >>> trained.compile("adam")
+    """
+
+    def __init__(
+        self, layer: keras.layers.Layer, label_smoothing: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(layer, **kwargs)
+        self.label_smoothing = label_smoothing
+        self.supports_masking = True
+
+    def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
+        """Build the head, which may be built already."""
+        if not self.layer.built:
+            self.layer.build(inputs_shape, embedding_matrix_shape)
+            self.layer.built = True
+
+    def call(
+        self,
+        inputs: Any,
+        embedding_matrix: Any,
+        labels: Any,
+        weights: Any = None,
+        masked_positions: Any = None,
+    ) -> Any:
+        """The loss of each position."""
+        places = {} if masked_positions is None else {"masked_positions": masked_positions}
+        hidden = self.layer.hidden(inputs, **places)
+        losses = linear_cross_entropy(
+            ops.reshape(hidden, (-1, hidden.shape[-1])),
+            embedding_matrix,
+            self.layer.bias,
+            ops.reshape(labels, (-1,)),
+            None if weights is None else ops.reshape(weights, (-1,)),
+            label_smoothing=self.label_smoothing,
+        )
+        counts = ops.cast(labels >= 0, "float32")
+        if weights is not None:
+            counts = counts * ops.cast(weights, "float32")
+        count = ops.sum(counts)
+        self.add_loss(ops.sum(losses) / ops.where(count == 0, 1.0, count))
+        return ops.reshape(losses, ops.shape(labels))
+
+    def compute_output_spec(
+        self, inputs: Any, embedding_matrix: Any, labels: Any, *_: Any, **__: Any
+    ) -> keras.KerasTensor:
+        """One loss for each label; JAX cannot divide a length that it does not know into chunks."""
+        return keras.KerasTensor(labels.shape, "float32")
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: a mask of the sequence says nothing about the predictions."""
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}

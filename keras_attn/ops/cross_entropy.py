@@ -1,0 +1,183 @@
+"""Softmax cross entropy of a linear layer over a vocabulary, without ever holding all its logits.
+
+Letters: R rows, D model width, V vocabulary; r rows of one chunk, c chunks.
+"""
+
+import importlib
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_attn.ops.ids import check_ids
+
+_loop = importlib.import_module(f"keras_attn.ops.kernels.loop_{keras.backend.backend()}").loop
+
+
+def linear_cross_entropy(
+    hidden: Any,
+    matrix: Any,
+    bias: Any,
+    labels: Any,
+    weights: Any = None,
+    *,
+    label_smoothing: float = 0.0,
+    chunk_size: int = 1024,
+) -> Any:
+    """The cross entropy of `x = hidden @ matrix.T + bias` with integer labels, row by row.
+
+    `w (logsumexp(x) - (1 - s) x[label] - s mean(x))` with weight w and smoothing s. The logits are
+    made for a chunk of rows at a time, and once more in the backward pass. The products have the
+    inputs' dtype; softmax, losses and the sums over chunks are float32.
+
+    Args:
+        hidden: float `[R, D]`.
+        matrix: float `[V, D]`.
+        bias: float `[V]`, or None.
+        labels: int `[R]`; a row with a negative label does not count.
+        weights: float `[R]`, or None for 1; a row of weight 0 does not count.
+        label_smoothing: the share of the target spread evenly over the vocabulary, in [0, 1).
+        chunk_size: the most rows in a chunk; from as many on, a chunk has at least half of them.
+            Fewer than 512 cost time, as each chunk adds to the gradient `[V, D]`.
+
+    Returns:
+        float32 `[R]`, 0 where a row does not count, which then has no gradient.
+
+    Raises:
+        ValueError: shapes that do not fit, labels outside of the vocabulary, no integer labels, a
+            smoothing outside [0, 1), a chunk size that is no positive integer.
+
+    Source: Szegedy et al. 2016, section 7 (smoothing).
+
+    Example:
+    >>> losses = linear_cross_entropy(
+    ...     ops.ones((2, 3)), ops.zeros((4, 3)), None, ops.convert_to_tensor([1, -1])
+    ... )
+    >>> [round(float(loss), 4) for loss in losses]
+    [1.3863, 0.0]
+    """
+    _check(hidden, matrix, bias, labels, label_smoothing, chunk_size)
+    labels = ops.cast(labels, "int32")
+    counts = labels >= 0
+    if weights is not None:
+        weights = ops.cast(weights, "float32")
+        counts = ops.logical_and(counts, weights != 0)
+    # Whatever stands in a row that does not count, even NaN, stays there.
+    hidden = ops.where(counts[:, None], hidden, ops.zeros_like(hidden))
+    labels = check_ids("labels", ops.where(counts, labels, 0), matrix.shape[0])
+    losses = _losses(hidden, matrix, bias, labels, label_smoothing, chunk_size)
+    losses = ops.where(counts, losses, 0.0)
+    return losses if weights is None else losses * weights
+
+
+def _losses(
+    hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
+) -> Any:
+    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
+    rows = ops.shape(hidden)[0]
+    chunks = rows // chunk_size + 1
+
+    @ops.custom_gradient
+    def run(*tensors: Any) -> tuple:
+        hidden, *parameters = tensors
+
+        def forward(index: Any, carry: tuple) -> tuple:
+            logits = _logits(hidden_parts[index], *parameters, dtype=dtype)  # [r, V]
+            total = ops.logsumexp(logits, axis=-1)
+            own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
+            loss = total - (1 - smoothing) * own
+            if smoothing:
+                loss = loss - smoothing * ops.mean(logits, axis=-1)
+            return carry, (loss, total)
+
+        hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
+        _, (losses, totals) = _loop(chunks, forward, (), ("float32", "float32"))
+
+        # TensorFlow and JAX give the gradient alone, torch the inputs before it.
+        def gradient(*args: Any, upstream: Any = None) -> tuple:
+            d_losses = args[0] if upstream is None else upstream
+            return _backward(d_losses, totals, *tensors, labels=labels, smoothing=smoothing)
+
+        return ops.reshape(losses, (-1,))[:rows], gradient
+
+    # A reshape makes a tensor of a variable, which TensorFlow's custom gradients do not take.
+    given = (tensor for tensor in (hidden, matrix, bias) if tensor is not None)
+    return run(*(ops.reshape(tensor, ops.shape(tensor)) for tensor in given))
+
+
+def _backward(
+    d_losses: Any,
+    totals: Any,
+    hidden: Any,
+    *parameters: Any,
+    labels: Any,
+    smoothing: float,
+) -> tuple:
+    matrix, *bias = parameters
+    vocabulary = matrix.shape[0]
+    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
+    precise = ops.cast(matrix, "float32")
+    scaled = d_losses[:, None] * ops.cast(hidden, "float32")  # [R, D]
+
+    def of_target(rows: Any) -> Any:
+        """What the target, of which the logits are no part, adds to a gradient `[V, ...]`."""
+        own = ops.segment_sum(rows, labels, num_segments=vocabulary)
+        return -(1 - smoothing) * own - smoothing / vocabulary * ops.sum(rows, axis=0)
+
+    def chunk(index: Any, carry: tuple) -> tuple:
+        logits = _logits(hidden_parts[index], *parameters, dtype=dtype)
+        shares = ops.exp(logits - totals[index][:, None])  # softmax [r, V]
+        d_matrix, *d_bias = carry
+        d_bias = [d + ops.matmul(d_loss_parts[index], shares) for d in d_bias]
+        shares = ops.cast(shares, dtype)
+        more = ops.matmul(ops.transpose(shares), ops.cast(scaled_parts[index], dtype))
+        d_hidden = ops.matmul(shares, ops.cast(matrix, dtype))
+        return (d_matrix + ops.cast(more, "float32"), *d_bias), (ops.cast(d_hidden, "float32"),)
+
+    chunks = ops.shape(totals)[0]
+    hidden_parts, scaled_parts = _split(hidden, chunks), _split(scaled, chunks)
+    d_loss_parts = _split(d_losses, chunks)
+    start = (of_target(scaled), *(of_target(d_losses) for _ in bias))
+    d_parameters, (d_hidden,) = _loop(chunks, chunk, start, ("float32",))
+    d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
+    target = (1 - smoothing) * ops.take(precise, labels, axis=0)
+    target = target + smoothing * ops.mean(precise, axis=0)
+    d_hidden = d_losses[:, None] * (d_hidden - target)
+    given = (hidden, *parameters)
+    found = (d_hidden, *d_parameters)
+    return tuple(ops.cast(d, tensor.dtype) for d, tensor in zip(found, given, strict=True))
+
+
+def _logits(hidden: Any, matrix: Any, bias: Any = None, *, dtype: str) -> Any:
+    logits = ops.matmul(ops.cast(hidden, dtype), ops.transpose(ops.cast(matrix, dtype)))
+    logits = ops.cast(logits, "float32")
+    return logits if bias is None else logits + ops.cast(bias, "float32")
+
+
+def _split(tensor: Any, chunks: Any) -> Any:
+    """`[c, r, ...]` from `[R, ...]`, with zeros at the end of the last chunk."""
+    rows, *rest = ops.shape(tensor)
+    size = -(-rows // chunks)
+    tensor = ops.pad(tensor, [(0, chunks * size - rows), *((0, 0) for _ in rest)])
+    return ops.reshape(tensor, (chunks, size, *rest))
+
+
+def _check(
+    hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
+) -> None:
+    if len(hidden.shape) != 2:
+        raise ValueError(f"`hidden` must have shape [rows, width], got {tuple(hidden.shape)}")
+    width, vocabulary = hidden.shape[1], matrix.shape[0]
+    if len(matrix.shape) != 2 or matrix.shape[1] != width:
+        raise ValueError(
+            f"`matrix` must have shape [vocabulary, {width}], got {tuple(matrix.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (vocabulary,):
+        raise ValueError(f"`bias` must have shape [{vocabulary}], got {tuple(bias.shape)}")
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if "int" not in dtype:
+        raise ValueError(f"`labels` must be integers, got {dtype}")
+    if not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"`label_smoothing` must be in [0, 1), got {smoothing}")
+    if not isinstance(chunk_size, int) or chunk_size <= 0:
+        raise ValueError(f"`chunk_size` must be a positive integer, got {chunk_size!r}")

@@ -1,0 +1,79 @@
+"""Training on chunked losses is training on logits."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import layers, models
+from keras_attn.training import SmoothedCrossEntropy
+from tests.backend import arrays
+
+B, T, V = 4, 5, 31
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, V, (3 * B, T)).astype("int32")
+LABELS = RNG.integers(0, V, (3 * B, T)).astype("int32")
+WEIGHTS = RNG.uniform(0.5, 2, (3 * B, T)).astype("float32")
+LABELS[:, -1] = -1
+INPUTS = {"token_ids": TOKENS, "padding_mask": np.ones_like(TOKENS, bool)}
+TRAINED_INPUTS = {**INPUTS, "labels": LABELS, "weights": WEIGHTS}
+
+
+def gpt():
+    keras.utils.set_random_seed(1)
+    return models.gpt.decoder(
+        "gpt_tiny", vocabulary_size=V, num_layers=1, hidden_dim=8, num_heads=2, dropout=0.0
+    )
+
+
+def with_loss(model, smoothing=0.0):
+    labels = keras.Input((None,), dtype="int32", name="labels")
+    weights = keras.Input((None,), name="weights")
+    layer = layers.LinearCrossEntropy(model.get_layer("head"), smoothing)
+    losses = layer(*model.get_layer("head").input, labels=labels, weights=weights)
+    return keras.Model({**model.input, "labels": labels, "weights": weights}, losses)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_fit_gives_the_losses_and_the_weights_of_a_loss_on_logits(smoothing):
+    plain, other = gpt(), gpt()
+    trained = with_loss(other, smoothing)
+    plain.compile(keras.optimizers.SGD(0.5), SmoothedCrossEntropy(smoothing, ignore_class=-1))
+    trained.compile(keras.optimizers.SGD(0.5))
+    options = {"batch_size": B, "epochs": 2, "shuffle": False, "verbose": 0}
+    want = plain.fit(INPUTS, LABELS, sample_weight=WEIGHTS, **options).history["loss"]
+    have = trained.fit(TRAINED_INPUTS, **options).history["loss"]
+    np.testing.assert_allclose(have, want, rtol=1e-5)
+    for one, two in zip(other.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_a_saved_model_has_the_same_losses(tmp_path):
+    trained = with_loss(gpt(), 0.2)
+    trained.compile("sgd")
+    trained.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        again.evaluate(TRAINED_INPUTS, verbose=0),
+        trained.evaluate(TRAINED_INPUTS, verbose=0),
+        rtol=1e-6,
+    )
+
+
+def test_masked_positions_have_the_losses_of_their_logits():
+    rng = np.random.default_rng(0)
+    inputs, matrix = rng.normal(size=(B, T, 6)), rng.normal(size=(V, 7))
+    labels, places = rng.integers(0, V, (B, 3)), rng.integers(0, T, (B, 3))
+    head = layers.MaskedLMHead()
+    logits = head(inputs, matrix, masked_positions=places)
+    want = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    layer = layers.LinearCrossEntropy(head)
+    have = layer(inputs, matrix, labels=labels, masked_positions=places)
+    np.testing.assert_allclose(arrays(have), arrays(want(labels, logits)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(arrays(layer.losses[0]), arrays(have).mean(), rtol=1e-5)
+
+
+def test_no_position_that_counts_is_no_loss():
+    layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
+    ones = np.ones((B, T, 6), "float32")
+    losses = layer(ones, np.ones((V, 6), "float32"), labels=np.full((B, T), -1))
+    assert not arrays(losses).any() and arrays(layer.losses[0]) == 0

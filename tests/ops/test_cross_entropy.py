@@ -1,0 +1,202 @@
+"""Chunked cross entropy against float64 numpy, Keras' own, and the memory that it takes."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.special import logsumexp
+
+from keras_attn.ops.cross_entropy import linear_cross_entropy
+from tests.backend import arrays, gradients, tensors
+
+R, V, D = 37, 29, 7
+RNG = np.random.default_rng(0)
+HIDDEN = RNG.normal(size=(R, D)).astype("float32")
+MATRIX = RNG.normal(size=(V, D)).astype("float32")
+BIAS = RNG.normal(size=V).astype("float32")
+LABELS = RNG.integers(0, V, R).astype("int32")
+LABELS[[3, 11, R - 1]] = -1
+WEIGHTS = RNG.uniform(0.5, 2, R).astype("float32")
+WEIGHTS[[0, 20]] = 0
+UPSTREAM = RNG.normal(size=R).astype("float32")
+COUNTS = (LABELS >= 0) & (WEIGHTS != 0)
+CHUNKS = pytest.mark.parametrize("chunk_size", [1, 5, R, 1024])
+
+
+def expected(smoothing, bias=BIAS):
+    """Losses, and gradients of `UPSTREAM @ losses`, in float64."""
+    hidden, matrix = HIDDEN.astype("float64"), MATRIX.astype("float64")
+    logits = hidden @ matrix.T + bias
+    log_shares = logits - logsumexp(logits, axis=1, keepdims=True)
+    target = np.full((R, V), smoothing / V)
+    target[np.arange(R), LABELS] += 1 - smoothing
+    factor = np.where(COUNTS, WEIGHTS, 0.0)
+    losses = -factor * (target * log_shares).sum(1)
+    d_logits = (UPSTREAM * factor)[:, None] * (np.exp(log_shares) - target)
+    return losses, [d_logits @ matrix, d_logits.T @ hidden, d_logits.sum(0)]
+
+
+def chunked(hidden=HIDDEN, matrix=MATRIX, bias=BIAS, labels=LABELS, weights=WEIGHTS, **options):
+    given = (None if t is None else tensors(t) for t in (hidden, matrix, bias, labels, weights))
+    return linear_cross_entropy(*given, **options)
+
+
+def total(hidden, matrix, bias, **options):
+    losses = linear_cross_entropy(
+        hidden, matrix, bias, tensors(LABELS), tensors(WEIGHTS), **options
+    )
+    return ops.sum(losses * tensors(UPSTREAM))
+
+
+@CHUNKS
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_losses_and_gradients_are_those_of_numpy(label_smoothing, chunk_size):
+    options = {"label_smoothing": label_smoothing, "chunk_size": chunk_size}
+    losses, wanted = expected(label_smoothing)
+    np.testing.assert_allclose(arrays(chunked(**options)), losses, rtol=1e-5, atol=1e-5)
+    found = gradients(lambda *given: total(*given, **options), HIDDEN, MATRIX, BIAS)
+    for have, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_the_loss_of_keras_where_every_row_counts():
+    labels = np.abs(LABELS)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    want = loss(labels, HIDDEN @ MATRIX.T)
+    have = chunked(bias=None, labels=labels, weights=None, chunk_size=8)
+    np.testing.assert_allclose(arrays(have), arrays(want), rtol=1e-5, atol=1e-5)
+
+
+def test_no_bias_is_a_bias_of_zero():
+    found = gradients(lambda h, m: total(h, m, None, chunk_size=8), HIDDEN, MATRIX)
+    _, wanted = expected(0.0, bias=0.0)
+    for have, want in zip(found, wanted, strict=False):
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_that_does_not_count_may_hold_anything():
+    hidden = np.where(COUNTS[:, None], HIDDEN, np.nan)
+    losses = arrays(chunked(hidden, chunk_size=8))
+    np.testing.assert_allclose(losses, expected(0.0)[0], rtol=1e-5, atol=1e-5)
+    assert not losses[~COUNTS].any()
+    found = gradients(lambda *given: total(*given, chunk_size=8), hidden, MATRIX, BIAS)
+    assert not found[0][~COUNTS].any()
+    for have, want in zip(found, expected(0.0)[1], strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kinds", [("bfloat16", "bfloat16"), ("float16", "float32")], ids=str)
+def test_half_precision_gives_float32_losses_and_gradients_of_each_dtype(kinds):
+    hidden, matrix = (ops.cast(x, kind) for x, kind in zip((HIDDEN, MATRIX), kinds, strict=True))
+    losses = linear_cross_entropy(
+        hidden, matrix, tensors(BIAS), tensors(LABELS), tensors(WEIGHTS), chunk_size=8
+    )
+    assert keras.backend.standardize_dtype(losses.dtype) == "float32"
+    np.testing.assert_allclose(arrays(losses), expected(0.0)[0], rtol=0.02, atol=0.05)
+
+    def of_halves(h, m, b):
+        return total(ops.cast(h, kinds[0]), ops.cast(m, kinds[1]), b, chunk_size=8)
+
+    for have, want in zip(
+        gradients(of_halves, HIDDEN, MATRIX, BIAS), expected(0.0)[1], strict=True
+    ):
+        assert np.linalg.norm(have - want) < 0.02 * np.linalg.norm(want)
+
+
+@pytest.mark.backends("tensorflow", "jax", reason="Keras compiles nothing on torch")
+@pytest.mark.parametrize("mode", ["xla", "dynamic"])
+def test_compiled_with_gradients_it_is_the_same(mode):
+    losses, wanted = expected(0.3)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        run = jax.jit(jax.grad(lambda h: total(h, MATRIX, BIAS, label_smoothing=0.3, chunk_size=8)))
+        np.testing.assert_allclose(run(HIDDEN), wanted[0], rtol=1e-4, atol=1e-5)
+        return
+    import tensorflow as tf
+
+    def step(hidden, labels, weights, upstream):
+        matrix = tf.constant(MATRIX)
+        with tf.GradientTape() as tape:
+            tape.watch([hidden, matrix])
+            found = linear_cross_entropy(
+                hidden, matrix, BIAS, labels, weights, label_smoothing=0.3, chunk_size=8
+            )
+            loss = tf.reduce_sum(found * upstream)
+        return found, tape.gradient(loss, [hidden, matrix])
+
+    rows = None if mode == "dynamic" else R
+    signature = [tf.TensorSpec((rows, D)), tf.TensorSpec((rows,), "int32")]
+    signature += [tf.TensorSpec((rows,)), tf.TensorSpec((rows,))]
+    run = tf.function(step, input_signature=signature, jit_compile=mode == "xla")
+    found, (d_hidden, d_matrix) = run(HIDDEN, LABELS, WEIGHTS, UPSTREAM)
+    np.testing.assert_allclose(found, losses, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(d_hidden, wanted[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(d_matrix, wanted[1], rtol=1e-4, atol=1e-5)
+
+
+def test_bad_arguments_are_named():
+    for message, arguments in {
+        r"`hidden` must have shape \[rows, width\], got \(37,\)": {"hidden": HIDDEN[:, 0]},
+        r"`matrix` must have shape \[vocabulary, 7\], got \(29, 6\)": {"matrix": MATRIX[:, 1:]},
+        r"`bias` must have shape \[29\], got \(28,\)": {"bias": BIAS[1:]},
+        "`labels` must be integers, got float32": {"labels": WEIGHTS},
+        r"`labels` must be in \[0, 29\), got 29": {"labels": np.full(R, V)},
+        r"`label_smoothing` must be in \[0, 1\), got 1.0": {"label_smoothing": 1.0},
+        "`chunk_size` must be a positive integer, got 0": {"chunk_size": 0},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            chunked(**arguments)
+
+
+CHILD = """
+import resource, sys
+import numpy as np
+from keras import ops
+from keras_attn.ops.cross_entropy import linear_cross_entropy
+from tests.backend import gradients
+
+R, V, D = 8192, 30522, 64
+
+def whole(hidden, matrix):
+    logits = ops.matmul(hidden, ops.transpose(matrix))
+    return ops.sum(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+
+def chunked(hidden, matrix):
+    return ops.sum(linear_cross_entropy(hidden, matrix, None, labels))
+
+def run(function, rows):
+    rng = np.random.default_rng(0)
+    global labels
+    labels = ops.convert_to_tensor(rng.integers(0, V, rows).astype("int32"))
+    inputs = rng.normal(size=(rows, D)), rng.normal(size=(V, D))
+    gradients(function, *(x.astype("float32") for x in inputs))
+
+function = {"whole": whole, "chunked": chunked}[sys.argv[1]]
+run(function, 8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(function, R)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def peak(name):
+    """Megabytes that the losses and gradients of a large case take beyond those of a small one."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, name],
+        env=os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_peak_is_a_small_share_of_that_with_all_logits():
+    assert peak("chunked") < peak("whole") / 3

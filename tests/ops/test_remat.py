@@ -1,0 +1,220 @@
+"""Recomputed blocks: the same numbers, bit for bit where the backend allows, for less memory."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn import layers
+from keras_attn.ops.remat import remat
+from tests.backend import BACKEND, arrays, gradients, layer_gradients, tensors
+
+B, T, S, D, N, F = 3, 5, 7, 12, 3, 31
+RNG = np.random.default_rng(0)
+INPUTS = {"inputs": RNG.normal(size=(B, T, D)).astype("float32"), "mask": RNG.random((B, T)) < 0.8}
+CONTEXT = {"context": RNG.normal(size=(B, S, D)).astype("float32")}
+BLOCKS = pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        (layers.TransformerEncoderBlock, INPUTS),
+        (layers.TransformerDecoderBlock, {**INPUTS, **CONTEXT}),
+    ],
+    ids=["encoder", "decoder"],
+)
+DROPOUTS = {"dropout": 0.3, "attention_dropout": 0.2, "seed": 5}
+
+
+def pair(kind, inputs, **options):
+    """Two blocks of the same weights and seeds, the second with `remat`."""
+    blocks = [kind(N, F, remat=remat, **DROPOUTS, **options) for remat in (False, True)]
+    for block in blocks:
+        block(**inputs)
+    blocks[1].set_weights(blocks[0].get_weights())
+    return blocks
+
+
+def seeds(block):
+    return [arrays(v.value) for v in block.variables if "seed" in v.path]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@BLOCKS
+def test_outputs_and_gradients_are_the_same_with_dropout(kind, inputs, policy):
+    position = layers.RelativePositionBias(N, num_buckets=8, initializer="normal")
+    plain, again = pair(kind, inputs, position=position, dtype=policy)
+    np.testing.assert_array_equal(
+        arrays(plain(**inputs, training=True)), arrays(again(**inputs, training=True))
+    )
+    want = layer_gradients(plain, inputs, training=True)
+    have = layer_gradients(again, inputs, training=True)
+    # XLA fuses the two programs differently.
+    error = 0.0 if BACKEND != "jax" else 1e-6 if policy == "float32" else 2e-2
+    for name, gradient in want.items():
+        scale = max(1, np.abs(gradient).max())
+        np.testing.assert_allclose(have[name], gradient, rtol=0, atol=error * scale, err_msg=name)
+    assert all(np.abs(gradient).max() > 0 for gradient in want.values())
+
+
+def test_every_call_draws_anew_and_moves_the_seeds():
+    plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
+    before = seeds(again)
+    first, second = (arrays(again(**INPUTS, training=True)) for _ in range(2))
+    assert not np.allclose(first, second)
+    for _ in range(2):
+        plain(**INPUTS, training=True)
+    np.testing.assert_array_equal(seeds(again), seeds(plain))
+    assert not np.array_equal(before, seeds(again))
+
+
+def test_what_the_block_returns_beside_its_outputs_stays():
+    plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
+    options = {"return_attention_scores": True, "training": True}
+    for have, want in zip(again(**INPUTS, **options), plain(**INPUTS, **options), strict=True):
+        np.testing.assert_array_equal(arrays(have), arrays(want))
+
+
+def test_the_mask_that_the_inputs_carry_goes_in():
+    plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
+    padded = np.where(INPUTS["mask"][..., None], INPUTS["inputs"], 0.0)
+    ids = np.zeros((B, T), "int32")
+    have, want = (
+        block(keras.layers.Masking()(tensors(padded)), sequence_ids=ids, training=True)
+        for block in (again, plain)
+    )
+    np.testing.assert_array_equal(arrays(have), arrays(want))
+
+
+def test_the_function_is_run_again_in_the_backward_pass():
+    calls = []
+    weight = keras.Variable([2.0, 3.0])
+
+    def function(x):
+        calls.append(1)
+        return ops.exp(x * weight)
+
+    found = gradients(lambda x: ops.sum(remat(function, [weight])(x)), np.ones(2, "float32"))[0]
+    np.testing.assert_allclose(found, [2 * np.exp(2), 3 * np.exp(3)], rtol=1e-5)
+    # JAX traces once and runs the trace again.
+    assert len(calls) == (1 if BACKEND == "jax" else 2)
+
+
+def model(remat, **compiling):
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((None, D))
+    hidden = inputs
+    for seed in range(2):
+        hidden = layers.TransformerEncoderBlock(
+            N, F, dropout=0.3, attention_dropout=0.2, remat=remat, seed=seed
+        )(hidden)
+    built = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    built.compile(keras.optimizers.SGD(0.1), "mse", **compiling)
+    return built
+
+
+class Losses(keras.callbacks.Callback):
+    """The mean loss up to each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found.append(logs["loss"])
+
+
+# Keras compiles nothing on torch, whose one mode is eager.
+MODES = [{}] if BACKEND == "torch" else [{}, {"jit_compile": True}]
+MODES += [{"run_eagerly": True}] if BACKEND == "tensorflow" else []
+
+
+@pytest.mark.parametrize("compiling", MODES, ids=str)
+def test_training_is_the_same_step_by_step(compiling):
+    x, y = RNG.normal(size=(12, T, D)), RNG.normal(size=(12, T, 1))
+    losses = []
+    for again in (False, True):
+        callback = Losses()
+        model(again, **compiling).fit(
+            x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=[callback]
+        )
+        losses.append(callback.found)
+    assert len(losses[0]) == 9
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.backends("tensorflow", reason="a graph is TensorFlow's")
+def test_inference_is_without_the_machinery():
+    import tensorflow as tf
+
+    graphs = []
+    for block in pair(layers.TransformerEncoderBlock, INPUTS):
+        traced = tf.function(lambda given, block=block: block(given, training=False))
+        graph = traced.get_concrete_function(tf.TensorSpec((None, None, D))).graph
+        graphs.append([op.type for op in graph.get_operations()])
+    assert graphs[0] == graphs[1]
+
+
+MIRRORED = """
+import sys
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tests.ops.test_remat import B, D, Losses, T, model
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(12, T, D)), rng.normal(size=(12, T, 1))
+for remat in (False, True):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        trained, callback = model(remat), Losses()
+    trained.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[callback])
+    print(*callback.found)
+"""
+
+PEAK = """
+import resource, sys
+import numpy as np
+from tests.ops.test_remat import peak_model
+x = np.zeros((8, 512, 64), "float32")
+trained = peak_model(sys.argv[1] == "True")
+trained.fit(x[:1, :3], x[:1, :3], verbose=0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+trained.fit(x, x, batch_size=8, verbose=0)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def child(code, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"KERAS_BACKEND": BACKEND, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [list(map(float, line.split())) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.backends("tensorflow", reason="the strategy is TensorFlow's")
+def test_training_on_two_devices_is_the_same():
+    plain, again = child(MIRRORED)
+    assert len(plain) == 6
+    np.testing.assert_allclose(again, plain, rtol=1e-5)
+
+
+def peak_model(remat):
+    inputs = hidden = keras.Input((None, 64))
+    for _ in range(8):
+        hidden = layers.TransformerEncoderBlock(4, 512, remat=remat, kernel="reference")(hidden)
+    built = keras.Model(inputs, hidden)
+    built.compile("sgd", "mse", jit_compile=False)
+    return built
+
+
+@pytest.mark.slow
+def test_eight_blocks_take_less_than_half_the_memory():
+    (plain,), (again,) = child(PEAK, "False")[0], child(PEAK, "True")[0]
+    assert again < plain / 2
