@@ -67,21 +67,24 @@ def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
     ]
 
 
-def build(size: models.sizes.BertSize, steps: int) -> keras.Model:
-    """The pre-training model, compiled with both losses and their metrics."""
+def build(size: models.sizes.BertSize) -> keras.Model:
+    """The pre-training model, with positions that start from sinusoids."""
     model = models.bert.pretraining(size)
     # Neighbours are a linear map apart in sinusoids, which attention learns sooner than in noise.
     positions = model.get_layer("embedding").position_embedding.table
     positions.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
-    compile_model(model, steps)
     return model
 
 
-def compile_model(model: keras.Model, steps: int) -> None:
-    """Muon for the matrices inside the blocks, Adam for the rest; BERT's schedule."""
-    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
+def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
+    """BERT's learning rate: linear warm-up, linear decay."""
+    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """Both losses, and the metrics of each."""
     model.compile(
-        keras.optimizers.Muon(schedule),
+        optimizer,
         loss={
             name: keras.losses.SparseCategoricalCrossentropy(
                 from_logits=True, reduction="mean_with_sample_weight"
@@ -211,7 +214,9 @@ def main() -> None:
     size = models.sizes.resolve(
         size, {}, {"vocabulary_size": len(vocabulary), "max_length": LENGTH}
     )
-    model = build(size, EPOCHS * steps_per_epoch)
+    model = build(size)
+    # Muon for the matrices inside the blocks, Adam for the rest
+    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
     print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
 
     # Training
