@@ -1,7 +1,7 @@
 """Classify whole help documents, up to 8192 pieces a row, which the plain kernel cannot hold.
 
-    python examples/long_documents.py                  # about four minutes on two cores
-    python examples/long_documents.py --epochs 8
+    python examples/long_documents.py                  # about five minutes on two cores
+    python examples/long_documents.py --epochs 6
 
 The corpus is LibreOffice Help (examples/data): the paragraphs of a document are joined, and the
 class is its module (Writer, Calc, Basic, ...). The same encoder learns twice, with attention over
@@ -34,8 +34,8 @@ MAX_LENGTH = 8192
 SHORTEST = 64  # rows are padded to this times a power of two, so that few shapes are traced
 PIECES_PER_BATCH = 4096  # many short rows, or a single long one
 WINDOW = 256
-EPOCHS = 5
-LEARNING_RATE = 2e-3
+EPOCHS = 3
+LEARNING_RATE = 3e-3
 WARMUP_SHARE = 0.1
 SIZE = models.sizes.BertSize(
     num_layers=2,
@@ -212,7 +212,8 @@ def main() -> None:
     print("(plain: the whole document, with the kernel that holds all logits; the same numbers)")
     print(f"\n{time.time() - began:.0f} s in all")
     best = max(accuracy["whole"], accuracy["window"])
-    print(f"held-out accuracy {best:.1%} (the default run should reach {EXPECTED:.0%})")
+    goal = "not measured yet" if EXPECTED is None else f"{EXPECTED:.0%}"
+    print(f"held-out accuracy {best:.1%} (the default run should reach: {goal})")
     return None
 
 
