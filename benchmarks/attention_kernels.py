@@ -11,6 +11,7 @@ benchmarks/results/attention_kernels.jsonl, from which `plot` draws.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -132,6 +133,7 @@ def serve(side, options):
     for line in sys.stdin:
         length = int(line)
         run = made.get(length) or made.setdefault(length, make(length))
+        ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what comes
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         start = time.perf_counter()
