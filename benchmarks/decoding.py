@@ -1,0 +1,154 @@
+"""How fast is cached decoding at GPT-2-small size, beside keras-hub and transformers?
+
+    python benchmarks/decoding.py --batch 1 --sides ours keras_hub transformers
+    python benchmarks/decoding.py --batch 8 --sides ours ours_beam4
+
+Each side lives in a process of its own; the rounds go round the sides, since the machine drifts.
+The median of each and its ratio to the first go to benchmarks/results/decoding.jsonl.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+PROMPT, NEW, VOCABULARY = 32, 128, 50_257
+SIDES = {  # name: backend, function below, its options
+    "ours": ("tensorflow", "ours", {}),
+    "ours_xla": ("tensorflow", "ours", {"xla": True}),
+    "ours_jax": ("jax", "ours", {}),
+    "ours_torch": ("torch", "ours", {}),
+    "ours_beam4": ("tensorflow", "ours", {"beams": 4}),
+    "keras_hub": ("tensorflow", "keras_hub", {}),
+    "keras_hub_beam4": ("tensorflow", "keras_hub", {"beams": 4}),
+    "keras_hub_xla": ("tensorflow", "keras_hub", {"xla": True}),
+    "keras_hub_jax": ("jax", "keras_hub", {}),
+    "transformers": ("torch", "transformers", {}),
+}
+
+
+def ours(prompt, beams=None, xla=False):
+    """Our GPT, decoded by keras_attn.decoding."""
+    import functools
+
+    from keras_attn import decoding, models
+
+    model = models.gpt.decoder("gpt_small")
+    if beams:
+        search = functools.partial(decoding.beam_search, beams=beams, max_new_tokens=NEW)
+    else:
+        search = functools.partial(decoding.greedy, max_new_tokens=NEW)
+    generate = decoding.compiled(
+        models.steps.generator(model, search, length=PROMPT + NEW), model.variables, xla=xla
+    )
+    return lambda: generate(prompt)["token_ids"]
+
+
+def keras_hub(prompt, beams=None, xla=False):
+    """keras-hub's GPT-2, decoded by its generate."""
+    import keras_hub
+    import numpy as np
+
+    backbone = keras_hub.models.GPT2Backbone(VOCABULARY, 12, 12, 768, 3072)
+    model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+    sampler = keras_hub.samplers.BeamSampler(num_beams=beams) if beams else "greedy"
+    model.compile(sampler=sampler, jit_compile=xla)
+    room = np.zeros((len(prompt), PROMPT + NEW), "int32")
+    room[:, :PROMPT] = prompt
+    mask = np.arange(PROMPT + NEW)[None] < np.full((len(prompt), 1), PROMPT)
+    inputs = {"token_ids": room, "padding_mask": mask}
+    return lambda: model.generate(inputs, stop_token_ids=None)["token_ids"]
+
+
+def transformers(prompt):
+    """GPT2LMHeadModel on torch."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config()).eval()
+    ids = torch.tensor(prompt)
+    return lambda: model.generate(
+        ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
+    )
+
+
+def work(side, batch):
+    """A worker: builds and warms its side up, then times one generation for each line it reads."""
+    import numpy as np
+
+    _, function, options = SIDES[side]
+    prompt = np.random.default_rng(0).integers(0, VOCABULARY, (batch, PROMPT))
+    generate = globals()[function](prompt, **options)
+    np.asarray(generate())
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        rows = np.asarray(generate())
+        seconds = time.perf_counter() - start
+        assert rows.shape[-1] == PROMPT + NEW, rows.shape
+        print(seconds, flush=True)
+
+
+def main():
+    """Start one worker a side, time them in turn, print and keep the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sides", nargs="+", default=["ours", "keras_hub"], choices=SIDES)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        return work(options.worker, options.batch)
+
+    workers = {}
+    for side in options.sides:
+        command = [sys.executable, __file__, "--worker", side, "--batch", str(options.batch)]
+        environment = {**os.environ, "KERAS_BACKEND": SIDES[side][0], "TF_CPP_MIN_LOG_LEVEL": "3"}
+        workers[side] = subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert workers[side].stdout.readline() == "ready\n", f"{side} did not start"
+    seconds = {side: [] for side in workers}
+    for _ in range(options.rounds):
+        for side, worker in workers.items():
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            seconds[side].append(float(worker.stdout.readline()))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+
+    medians = {side: statistics.median(times) for side, times in seconds.items()}
+    first = medians[options.sides[0]]
+    record = {
+        "batch": options.batch,
+        "prompt": PROMPT,
+        "new": NEW,
+        "rounds": options.rounds,
+        "seconds": {side: round(median, 3) for side, median in medians.items()},
+        "speed_of_first": {side: round(median / first, 3) for side, median in medians.items()},
+        "device": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {
+            name: version(name) for name in ("keras", "keras-hub", "tensorflow", "jax", "torch")
+        },
+    }
+    print(json.dumps(record, indent=1))
+    results = Path(__file__).parent / "results" / "decoding.jsonl"
+    with results.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Beam search against exhaustive search in numpy."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from keras_attn import decoding
+from tests.backend import arrays, tensors
+from tests.decoding.histories import V, empty, follow, score, step
+
+PROMPTS = np.array([[3, 1, 4, 1], [2, 6, 0, 0], [5, 3, 5, 0]], "int32")
+LENGTHS = np.array([4, 2, 3], "int32")
+STARTS = [row[:end].tolist() for row, end in zip(PROMPTS, LENGTHS, strict=True)]
+
+
+def search(prompts=PROMPTS, lengths=LENGTHS, **options):
+    options = {"max_new_tokens": 6, "beams": 3, **options}
+    return arrays(
+        decoding.beam_search(
+            step, prompts, prompt_lengths=lengths, cache=empty(len(prompts)), **options
+        )
+    )
+
+
+def hypotheses(found, row):
+    """Each beam's tokens up to its end, and its score."""
+    beams = zip(*(found[name][row] for name in ("token_ids", "lengths", "scores")), strict=True)
+    beams = list(beams)
+    for ids, end, _ in beams:
+        assert (ids[end:] == 0).all()
+    return [(ids[:end].tolist(), value) for ids, end, value in beams]
+
+
+def penalty(new, exponent):
+    return ((5 + new) / 6) ** exponent
+
+
+@pytest.mark.parametrize("stops", [(), (0,), (0, 4)])
+def test_one_beam_is_greedy_search(stops):
+    found = search(beams=1, stop_token_ids=stops, length_penalty=0.9)
+    for row, start in enumerate(STARTS):
+        ((tokens, _),) = hypotheses(found, row)
+        assert tokens == follow(start, 6, stops)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.6])
+@pytest.mark.parametrize("stops", [(), (0, 4)])
+def test_every_score_is_that_of_the_tokens(exponent, stops):
+    found = search(stop_token_ids=stops, length_penalty=exponent)
+    for row, start in enumerate(STARTS):
+        beams = hypotheses(found, row)
+        assert len({tuple(tokens) for tokens, _ in beams}) == 3
+        assert [value for _, value in beams] == sorted((v for _, v in beams), reverse=True)
+        for tokens, value in beams:
+            assert tokens[: len(start)] == start
+            new = len(tokens) - len(start)
+            assert new == 6 or tokens[-1] in stops
+            expected = score(tokens, len(start)) / penalty(new, exponent)
+            np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stops", [(), (2,)])
+def test_as_many_beams_as_tokens_and_two_steps_are_exhaustive(stops):
+    found = search(beams=V, max_new_tokens=2, stop_token_ids=stops)
+    for row, start in enumerate(STARTS):
+        every = [[*start, stop] for stop in stops]
+        pairs = itertools.product([t for t in range(V) if t not in stops], range(V))
+        every += [[*start, *pair] for pair in pairs]
+        every = sorted(((score(tokens, len(start)), tokens) for tokens in every), reverse=True)
+        beams = hypotheses(found, row)
+        assert [tokens for tokens, _ in beams] == [tokens for _, tokens in every[:V]]
+        expected = [value for value, _ in every[:V]]
+        np.testing.assert_allclose([value for _, value in beams], expected, rtol=1e-5)
+
+
+def test_each_row_is_what_it_is_alone():
+    together = search(stop_token_ids=(0,), length_penalty=0.6)
+    for row, start in enumerate(STARTS):
+        alone = search(np.array([start]), None, stop_token_ids=(0,), length_penalty=0.6)
+        for (tokens, value), (own_tokens, own_value) in zip(
+            hypotheses(together, row), hypotheses(alone, 0), strict=True
+        ):
+            assert tokens == own_tokens
+            np.testing.assert_allclose(value, own_value, rtol=1e-5)
+
+
+def test_a_row_may_use_fewer_beams():
+    found = search(active_beams=tensors(np.array([1, 3, 2], "int32")), stop_token_ids=(0,))
+    assert np.isfinite(found["scores"]).sum(1).tolist() == [1, 3, 2]
+    assert hypotheses(found, 0)[0][0] == follow(STARTS[0], 6, (0,))
+    two = search(beams=2, stop_token_ids=(0,))
+    assert [t for t, _ in hypotheses(found, 2)[:2]] == [t for t, _ in hypotheses(two, 2)]
+
+
+def test_a_larger_penalty_gives_longer_answers():
+    def length(exponent):
+        found = search(stop_token_ids=(0,), length_penalty=exponent)
+        return (found["lengths"][:, 0] - LENGTHS).sum()
+
+    assert length(0.0) < length(2.0)
+
+
+def test_compiled_as_a_whole():
+    def run(prompts, lengths):
+        return decoding.beam_search(
+            step,
+            prompts,
+            prompt_lengths=lengths,
+            cache=empty(3),
+            beams=3,
+            max_new_tokens=6,
+            stop_token_ids=(0,),
+        )
+
+    found, eager = arrays(decoding.compiled(run)(PROMPTS, LENGTHS)), search(stop_token_ids=(0,))
+    np.testing.assert_array_equal(found["token_ids"], eager["token_ids"])
+    np.testing.assert_allclose(found["scores"], eager["scores"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beams": V + 1}, f"`beams` must be at most the vocabulary's {V}, got {V + 1}"),
+        ({"beams": 0}, "`beams` must be positive, got 0"),
+        ({"stop_token_ids": (V,)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
+        ({"max_new_tokens": 8}, "`cache` must have room for 4 prompt tokens"),
+        ({"prompts": PROMPTS[:, :0]}, "at least one token in each row"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        search(**options)

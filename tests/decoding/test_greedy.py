@@ -1,0 +1,119 @@
+"""The loop and greedy search against plain numpy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn import decoding
+from tests.backend import arrays, tensors
+from tests.decoding.histories import V, empty, follow, step
+
+PROMPTS = np.array([[3, 1, 4, 1, 5], [2, 6, 0, 0, 0], [5, 3, 5, 0, 0]], "int32")
+LENGTHS = np.array([5, 2, 3], "int32")
+
+
+def greedy(prompts=PROMPTS, lengths=LENGTHS, cache=None, **options):
+    options = {"max_new_tokens": 6, **options}
+    cache = empty(len(prompts)) if cache is None else cache
+    return arrays(decoding.greedy(step, prompts, prompt_lengths=lengths, cache=cache, **options))
+
+
+def rows(found):
+    """The tokens of each row up to its end; behind it there is nothing but padding."""
+    for row, end in zip(found["token_ids"], found["lengths"], strict=True):
+        assert (row[end:] == 0).all()
+    pairs = zip(found["token_ids"], found["lengths"], strict=True)
+    return [row[:end].tolist() for row, end in pairs]
+
+
+def test_each_row_is_what_it_is_alone():
+    expected = [follow(row[:end], 6) for row, end in zip(PROMPTS, LENGTHS, strict=True)]
+    found = greedy()
+    assert found["token_ids"].shape == (3, 11)
+    assert rows(found) == expected
+
+
+def test_prompts_of_one_token():
+    assert rows(greedy(PROMPTS[:, :1], None)) == [follow(row[:1], 6) for row in PROMPTS]
+
+
+def test_a_row_ends_with_the_first_stop_token_that_it_adds():
+    free = [follow(row[:end], 6) for row, end in zip(PROMPTS, LENGTHS, strict=True)]
+    stops = (free[0][6], free[1][4])  # one also stands in a prompt: there it stops nothing
+    assert any(stop in row[:end] for stop in stops for row, end in zip(free, LENGTHS, strict=True))
+    expected = [follow(r[:end], 6, stops) for r, end in zip(PROMPTS, LENGTHS, strict=True)]
+    assert len({len(row) for row in expected}) > 1
+    assert rows(greedy(stop_token_ids=stops)) == expected
+
+
+def test_each_row_has_a_limit_of_its_own():
+    found = greedy(max_new_tokens=tensors(np.array([1, 9, 4], "int32")))
+    assert found["token_ids"].shape == (3, 11)  # the cache's length
+    limits = zip(PROMPTS, LENGTHS, (1, 9, 4), strict=True)
+    assert rows(found) == [follow(row[:end], new) for row, end, new in limits]
+
+
+def test_compiled_as_a_whole():
+    def run(prompts, lengths):
+        return decoding.greedy(
+            step, prompts, prompt_lengths=lengths, cache=empty(3), max_new_tokens=6
+        )
+
+    found = arrays(decoding.compiled(run)(PROMPTS, LENGTHS))
+    assert rows(found) == rows(greedy())
+
+
+@pytest.mark.backends("tensorflow", reason="lengths that a graph does not know")
+def test_unknown_batch_and_length():
+    import tensorflow as tf
+
+    unknown = [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32)]
+
+    @tf.function(input_signature=unknown, autograph=False)
+    def run(prompts, lengths):
+        cache = empty(tf.shape(prompts)[0])
+        return decoding.greedy(step, prompts, prompt_lengths=lengths, cache=cache, max_new_tokens=6)
+
+    assert rows(arrays(run(PROMPTS, LENGTHS))) == rows(greedy())
+
+
+@pytest.mark.backends("tensorflow", "torch", reason="keras-hub's samplers keep state of their own")
+def test_a_sampler_of_keras_hub_serves():
+    import keras_hub
+
+    sampler = keras_hub.samplers.TopKSampler(k=1)
+
+    def choose(logits, _):
+        return sampler.get_next_token(sampler.compute_probabilities(logits))
+
+    found = decoding.decode(
+        step, choose, PROMPTS, prompt_lengths=LENGTHS, cache=empty(3), max_new_tokens=6
+    )
+    assert rows(arrays(found)) == rows(greedy())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 7}, "`cache` must have room for 5 prompt tokens .* length 11 for 7"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be positive, got 0"),
+        ({"prompts": PROMPTS[:, :0]}, r"at least one token in each row, got shape \(3, 0\)"),
+        ({"prompts": PROMPTS[0]}, r"`prompt_ids` must have shape .* got shape \(5,\)"),
+        ({"lengths": np.array([5, 0, 3])}, r"`prompt_lengths` must be in \[1, 5\], got 0"),
+        ({"lengths": np.array([6, 2, 3])}, r"`prompt_lengths` must be in \[1, 5\], got 6"),
+        ({"stop_token_ids": (1, V)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
+        ({"stop_token_ids": (-1,)}, rf"`stop_token_ids` must be in \[0, {V}\), got -1"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        greedy(**{**options, "cache": empty(3)})
+
+
+def test_a_compiled_function_sees_new_weights():
+    variable = keras.Variable([1.0, 2.0])
+    double = decoding.compiled(lambda factor: variable * factor, [variable])
+    np.testing.assert_allclose(arrays(double(ops.ones(()) * 2)), [2, 4])
+    variable.assign([5.0, 7.0])
+    np.testing.assert_allclose(arrays(double(ops.ones(()) * 2)), [10, 14])

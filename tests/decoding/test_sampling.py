@@ -1,0 +1,117 @@
+"""Sampling: its draws, its limits, and that a row's text is the row's own."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_attn import decoding
+from keras_attn.decoding.sampling import draw, uniform
+from keras_attn.ops import cache as caches
+from tests.backend import arrays, tensors
+from tests.decoding import histories
+
+LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], "float32"))
+MANY = 4001
+
+
+def drawn(**options):
+    """The share of each token among many draws from LOGITS."""
+
+    def step(token_ids, index, cache, context):
+        return ops.broadcast_to(LOGITS, (MANY, 5)), cache
+
+    found = decoding.sample(
+        step,
+        np.zeros((MANY, 1), "int32"),
+        seeds=np.arange(MANY),
+        cache=caches.create(MANY, 2, 1, 1),
+        max_new_tokens=1,
+        **options,
+    )
+    return np.bincount(arrays(found["token_ids"])[:, 1], minlength=5) / MANY
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.05, 0.4, 0.1, 0.25, 0.2]),
+        ({"temperature": 0.5}, np.array([25, 1600, 100, 625, 400]) / 2750),
+        ({"top_k": 2}, np.array([0, 40, 0, 25, 0]) / 65),
+        ({"top_k": 99}, [0.05, 0.4, 0.1, 0.25, 0.2]),
+        ({"top_p": 0.6}, np.array([0, 40, 0, 25, 0]) / 65),
+        ({"top_p": 0.7}, np.array([0, 40, 0, 25, 20]) / 85),
+        ({"top_p": 0.01}, [0, 1, 0, 0, 0]),
+        ({"top_k": 3, "top_p": 0.7}, np.array([0, 40, 0, 25, 0]) / 65),
+    ],
+)
+def test_tokens_come_as_often_as_they_should(options, expected):
+    found, expected = drawn(**options), np.array(expected)
+    deviation = np.sqrt(expected * (1 - expected) / MANY)
+    assert (abs(found - expected) <= 4 * deviation).all(), found
+
+
+def test_the_same_seed_gives_the_same_text_whatever_else_is_in_the_batch():
+    def sample(prompts, lengths, seeds):
+        found = decoding.sample(
+            histories.step,
+            np.array(prompts, "int32"),
+            prompt_lengths=np.array(lengths),
+            seeds=np.array(seeds),
+            cache=histories.empty(len(prompts)),
+            max_new_tokens=5,
+            temperature=1.7,
+        )
+        return [row[:end] for row, end in zip(*arrays(list(found.values())), strict=True)]
+
+    batch = sample([[1, 2, 3], [4, 0, 0], [1, 2, 3], [1, 2, 3]], [3, 1, 3, 3], [11, 13, 17, 11])
+    alone = sample([[4]], [1], [13])
+    np.testing.assert_array_equal(batch[1], alone[0])
+    np.testing.assert_array_equal(batch[0], batch[3])
+    assert (batch[0] != batch[2]).any()
+
+
+def test_temperature_and_p_of_each_row():
+    found = decoding.sample(
+        histories.step,
+        np.array([[1], [1]], "int32"),
+        seeds=[3, 3],
+        cache=histories.empty(2),
+        max_new_tokens=8,
+        temperature=tensors(np.array([9.0, 1e-3], "float32")),
+        top_p=tensors(np.array([1.0, 1.0], "float32")),
+    )
+    rows = arrays(found["token_ids"])
+    assert rows[1].tolist() == histories.follow([1], 8)
+    assert (rows[0] != rows[1]).any()
+
+
+def test_the_numbers_behind_the_draws_are_murmur_hashes():
+    def mix(bits):
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            bits = (bits ^ (bits >> shift)) * factor % 2**32
+        return bits
+
+    seeds = [0, 1, 2**31 - 1, -5]
+    expected = [(mix((mix(s % 2**32) + 11) % 2**32) & 0xFFFFFF) / 2**24 for s in seeds]
+    found = arrays(uniform(ops.convert_to_tensor(seeds, "int32"), 11))
+    np.testing.assert_array_equal(found, np.array(expected, "float32"))
+
+
+def test_no_draw_falls_on_an_impossible_token():
+    probabilities = tensors(np.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 3, "float32"))
+    found = draw(probabilities, tensors(np.array([0.0, 0.3, 1.0], "float32")))
+    np.testing.assert_array_equal(arrays(found), [1, 3, 3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be positive, got 0"),
+        ({"top_k": 0}, "`top_k` must be positive or None, got 0"),
+        ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0"),
+        ({"top_p": np.array([0.5, 1.5])}, r"`top_p` must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        drawn(**options)

@@ -1,0 +1,121 @@
+"""The decoder block against torch's, and step by step from a cache."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from keras_attn.ops import cache as caches
+from tests.backend import arrays, tensors, weights_of, within
+
+B, T, S, L, D, C, N, F = 2, 5, 7, 11, 12, 18, 3, 31
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(B, T, D)).astype("float32")
+CONTEXT = RNG.normal(size=(B, S, C)).astype("float32")
+CONTEXT_MASK = np.arange(S) < np.array([[7], [4]])
+
+
+def block(context=CONTEXT, **options):
+    layer = layers.TransformerDecoderBlock(N, F, **options)
+    layer(INPUTS, context)
+    rng = np.random.default_rng(1)
+    layer.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in layer.get_weights()])
+    return layer
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_layer_of_torch_with_the_same_weights(norm_first):
+    import torch
+
+    context = CONTEXT[..., :D]  # torch's has one width for both
+    layer = block(context, norm_first=norm_first, activation="relu")
+    weights = {name: torch.tensor(value) for name, value in weights_of(layer).items()}
+    theirs = torch.nn.TransformerDecoderLayer(
+        D, N, F, dropout=0.0, batch_first=True, norm_first=norm_first
+    )
+    state = {}
+    for own, name in (("self_attention", "self_attn"), ("cross_attention", "multihead_attn")):
+        rows = [within(weights, f"{own}/{part}") for part in ("query", "key", "value")]
+        state[f"{name}.in_proj_weight"] = torch.cat([row["kernel"].T for row in rows])
+        state[f"{name}.in_proj_bias"] = torch.cat([row["bias"] for row in rows])
+        state[f"{name}.out_proj.weight"] = weights[f"{own}/output/kernel"].T
+        state[f"{name}.out_proj.bias"] = weights[f"{own}/output/bias"]
+    for own, name in (("hidden", "linear1"), ("output", "linear2")):
+        state[f"{name}.weight"] = weights[f"feed_forward/{own}/kernel"].T
+        state[f"{name}.bias"] = weights[f"feed_forward/{own}/bias"]
+    for number, own in enumerate(("self_attention", "cross_attention", "feed_forward"), start=1):
+        state[f"norm{number}.weight"] = weights[f"{own}_norm/gamma"]
+        state[f"norm{number}.bias"] = weights[f"{own}_norm/beta"]
+    theirs.load_state_dict(state)
+    with torch.no_grad():
+        expected = theirs.eval()(
+            torch.tensor(INPUTS),
+            torch.tensor(context),
+            tgt_mask=torch.triu(torch.ones(T, T, dtype=torch.bool), 1),
+            memory_key_padding_mask=torch.tensor(~CONTEXT_MASK),
+        ).numpy()
+    found = arrays(layer(INPUTS, context, context_mask=CONTEXT_MASK))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("position", "window"),
+    [
+        (None, 2),
+        (layers.RotaryEmbedding(100.0), None),
+        (layers.ALiBi(N), None),
+        (layers.RelativePositionBias(N, bidirectional=False), 3),
+    ],
+    ids=["window", "rotary", "alibi", "t5"],
+)
+def test_a_step_from_the_cache_is_the_row_of_the_whole(position, window):
+    layer = block(position=position, window=window)
+    whole = arrays(layer(INPUTS, CONTEXT, context_mask=CONTEXT_MASK))
+    cache = {"self": caches.create(B, L, N, D // N)}
+    context = tensors(CONTEXT)
+    for start, stop in ((0, 2), (2, 3), (3, 5)):
+        outputs, cache = layer(
+            INPUTS[:, start:stop],
+            context,
+            context_mask=CONTEXT_MASK,
+            cache=cache,
+            cache_index=tensors(np.array(start, "int32")),
+        )
+        context = None  # from now on its keys and values come from the cache
+        np.testing.assert_allclose(arrays(outputs), whole[:, start:stop], rtol=1e-4, atol=1e-5)
+
+
+def test_it_returns_both_weights_and_the_cache():
+    outputs, own, context, cache = block()(
+        INPUTS,
+        CONTEXT,
+        context_mask=CONTEXT_MASK,
+        cache={"self": caches.create(B, L, N, D // N)},
+        return_attention_scores=True,
+    )
+    assert outputs.shape == (B, T, D)
+    own, context = arrays((own, context))
+    assert own.shape == (B, N, T, L)
+    np.testing.assert_array_equal(own[0, 0] > 0, np.tri(T, L, dtype=bool))
+    assert context.shape == (B, N, T, S)
+    assert not context[1, :, :, 4:].any()
+    assert cache["context"]["key"].shape == (B, N, S, D // N)
+
+
+def test_the_context_has_to_come_from_somewhere():
+    with pytest.raises(ValueError, match="`context` must be given in the first call, got None"):
+        layers.TransformerDecoderBlock(N, F)(INPUTS)
+    with pytest.raises(ValueError, match="where the cache has none, got a cache with self"):
+        block()(INPUTS, cache={"self": caches.create(B, L, N, D // N)})
+    with pytest.raises(ValueError, match="`value` must be given where there is no `cache`"):
+        block()(INPUTS)
+
+
+def test_a_mask_that_the_inputs_carry_counts_beside_a_context():
+    layer = block()
+    ids = np.array([[1, 2, 3, 0, 0], [1, 2, 0, 0, 0]])
+    embedded = keras.layers.Embedding(5, D, mask_zero=True)(ids)
+    carried = arrays(layer(embedded, CONTEXT))
+    given = arrays(layer(tensors(arrays(embedded)), CONTEXT, mask=ids != 0))
+    np.testing.assert_array_equal(carried, given)
+    assert abs(given - arrays(layer(tensors(arrays(embedded)), CONTEXT))).max() > 0.01

@@ -1,0 +1,43 @@
+"""GPT's size; its logits are held to transformers' GPT-2 in tests/weights/test_gpt2_hf.py."""
+
+import numpy as np
+import pytest
+
+from keras_attn import models
+from tests.backend import arrays
+
+B, T, V = 2, 7, 23
+SIZE = models.sizes.GptSize(2, 12, 3, 31, vocabulary_size=V, max_length=11)
+
+
+def test_parameters_of_gpt2_small():
+    """124,439,808, as transformers counts GPT2Model (Radford et al. say 117 million)."""
+    size, d, f = models.sizes.GPT_SMALL, 768, 3072
+    block = 4 * (d * d + d) + d * f + f + f * d + d + 4 * d
+    expected = (50_257 + 1024) * d + 12 * block + 2 * d
+    assert expected == 124_439_808
+    model = models.gpt.decoder(size, num_layers=1, vocabulary_size=100)
+    assert model.count_params() == expected - 50_157 * d - 11 * block
+
+
+def test_padding_on_the_right_and_later_tokens_change_nothing():
+    model = models.gpt.decoder(SIZE)
+    ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
+    whole = arrays(model({"token_ids": ids, "padding_mask": np.ones((B, T), bool)}))
+    padded = {"token_ids": ids * (np.arange(T) < 4), "padding_mask": np.arange(T)[None] < [[4]] * B}
+    np.testing.assert_allclose(arrays(model(padded))[:, :4], whole[:, :4], rtol=1e-5, atol=1e-6)
+
+
+def test_the_window_restricts_what_is_seen():
+    model = models.gpt.decoder(SIZE, window=1, num_layers=1)
+    ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
+    mask = np.ones((B, T), bool)
+    logits = arrays(model({"token_ids": ids, "padding_mask": mask}))
+    ids[:, 2] = (ids[:, 2] + 1) % V
+    moved = abs(arrays(model({"token_ids": ids, "padding_mask": mask})) - logits).max(-1) > 1e-6
+    np.testing.assert_array_equal(moved, [[0, 0, 1, 1, 0, 0, 0]] * B)
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(ValueError, match="`size` must be one of gpt_tiny, .* got 'gpt'"):
+        models.gpt.decoder("gpt")

@@ -1,0 +1,156 @@
+"""The step of a trained decoder: cached decoding equals the full forward at every step."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import decoding, layers, models
+from tests.backend import BACKEND, arrays, tensors
+
+B, S, T, V, L, N = 2, 7, 5, 23, 11, 3
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, V, (B, T)).astype("int32")
+SOURCE = RNG.integers(0, V, (B, S)).astype("int32")
+SOURCE_MASK = np.arange(S) < np.array([[7], [4]])
+GPT = models.sizes.GptSize(2, 12, N, 31, vocabulary_size=V, max_length=L, initializer_range=0.4)
+TRANSFORMER = models.sizes.TransformerSize(2, 12, N, 31, vocabulary_size=V)
+POSITIONS = {
+    "default": lambda: None,
+    "learned": lambda: layers.LearnedPositionEmbedding(L),
+    "sinusoidal": lambda: layers.SinusoidalPositionEncoding(),
+    "rotary": lambda: layers.RotaryEmbedding(100.0, share=0.5),
+    "alibi": lambda: layers.ALiBi(N),
+    "t5": lambda: layers.RelativePositionBias(N, bidirectional=False, initializer="normal"),
+}
+
+
+def gpt(**options):
+    return models.gpt.decoder(GPT, **options)
+
+
+def whole(model, tokens):
+    """Logits of the full forward."""
+    if "source_ids" in model.input:
+        own = {"source_ids": SOURCE, "source_padding_mask": SOURCE_MASK, "target_ids": tokens}
+    else:
+        own = {"token_ids": tokens, "padding_mask": np.ones(tokens.shape, bool)}
+    return arrays(model(own))
+
+
+def stepwise(model, spans):
+    """Logits after each span of tokens, from the cache."""
+    step, cache = models.steps.decoder_step(model), models.steps.empty_cache(model, B, L)
+    matrix = model.get_layer("token_embedding").matrix.value
+    context = {}
+    if "source_ids" in model.input:
+        context["context"] = models.steps.source_context(model, SOURCE, SOURCE_MASK)
+    logits = []
+    for start, stop in spans:
+        inputs = {
+            "token_ids": tensors(TOKENS[:, start:stop]),
+            "index": tensors(np.array(start, "int32")),
+            "cache": cache,
+            "output_matrix": matrix,
+        }
+        outputs = step({**inputs, **context})
+        cache = outputs["cache"]
+        logits.append(arrays(outputs["logits"]))
+    return np.stack(logits, axis=1)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_gpt_from_the_cache_is_gpt(position):
+    model = gpt(position=POSITIONS[position]())
+    found = stepwise(model, [(0, 2), *((i, i + 1) for i in range(2, T))])
+    np.testing.assert_allclose(found, whole(model, TOKENS)[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_transformer_from_the_cache_is_the_transformer(position):
+    model = models.transformer.encoder_decoder(TRANSFORMER, position=POSITIONS[position]())
+    found = stepwise(model, [(i, i + 1) for i in range(T)])
+    np.testing.assert_allclose(found, whole(model, TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"window": 2}, {"dtype": "mixed_bfloat16"}])
+def test_other_settings(options):
+    model = gpt(**options)
+    loose = "dtype" in options
+    found = stepwise(model, [(i, i + 1) for i in range(T)])
+    expected = whole(model, TOKENS)
+    np.testing.assert_allclose(found, expected, atol=0.2 if loose else 1e-5, rtol=1e-4)
+
+
+def test_the_step_shares_the_weights_and_can_be_saved(tmp_path):
+    model = gpt()
+    step = models.steps.decoder_step(model)
+    assert {id(w) for w in step.weights} == {id(w) for w in model.weights}
+    step.save(tmp_path / "step.keras")
+    loaded = keras.saving.load_model(tmp_path / "step.keras")
+    inputs = {
+        "token_ids": tensors(TOKENS[:, :2]),
+        "index": tensors(np.array(0, "int32")),
+        "cache": models.steps.empty_cache(model, B, L),
+        "output_matrix": model.get_layer("token_embedding").matrix.value,
+    }
+    expected, found = arrays(step(inputs)["logits"]), arrays(loaded(inputs)["logits"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def greedily(model, tokens, new):
+    """Greedy search with the full forward."""
+    for _ in range(new):
+        last = whole(model, tokens)[:, -1].argmax(-1)
+        tokens = np.concatenate([tokens, last[:, None].astype("int32")], axis=1)
+    return tokens
+
+
+def greedy_generator(model, **options):
+    search = functools.partial(decoding.greedy, max_new_tokens=4)
+    generate = models.steps.generator(model, search, length=L)
+    return decoding.compiled(generate, model.variables, **options)
+
+
+@pytest.mark.parametrize("xla", [False, True] if BACKEND == "tensorflow" else [False])
+def test_gpt_generates_what_the_full_forward_would(xla):
+    model = gpt()
+    found = arrays(greedy_generator(model, xla=xla)(TOKENS)["token_ids"])
+    np.testing.assert_array_equal(found, greedily(model, TOKENS, 4))
+
+
+def test_a_transformer_generates_what_the_full_forward_would():
+    model = models.transformer.encoder_decoder(TRANSFORMER)
+    generate = greedy_generator(model)
+    found = arrays(generate(TOKENS[:, :1], None, SOURCE, SOURCE_MASK)["token_ids"])
+    np.testing.assert_array_equal(found, greedily(model, TOKENS[:, :1], 4))
+
+
+def test_beams_score_as_the_full_forward_does():
+    model = models.transformer.encoder_decoder(TRANSFORMER)
+    search = functools.partial(decoding.beam_search, beams=3, max_new_tokens=4)
+    generate = decoding.compiled(models.steps.generator(model, search, L), model.variables)
+    found = arrays(generate(TOKENS[:, :1], None, SOURCE, SOURCE_MASK))
+    for beam in range(3):
+        tokens = found["token_ids"][:, beam]
+        logits = whole(model, tokens[:, :-1]).astype("float64")
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = np.take_along_axis(logits, tokens[:, 1:, None], axis=2).sum((1, 2))
+        np.testing.assert_allclose(found["scores"][:, beam], expected, rtol=1e-4)
+
+
+def test_training_on_changes_what_a_compiled_generator_gives():
+    model = gpt()
+    generate = greedy_generator(model)
+    before = arrays(generate(TOKENS)["token_ids"])
+    model.set_weights([np.random.default_rng(5).normal(size=w.shape) for w in model.weights])
+    after = arrays(generate(TOKENS)["token_ids"])
+    np.testing.assert_array_equal(after, greedily(model, TOKENS, 4))
+    assert (before != after).any()
+
+
+def test_a_cache_longer_than_the_positions_is_refused():
+    message = "`length` must be at most the model's 11 positions, got 12"
+    with pytest.raises(ValueError, match=message):
+        models.steps.empty_cache(gpt(), B, 12)

@@ -1,0 +1,71 @@
+"""The Transformer's sizes against the paper, and what its decoder may see."""
+
+import numpy as np
+import pytest
+
+from keras_attn import models
+from tests.backend import arrays
+
+B, S, T, V = 2, 7, 5, 23
+RNG = np.random.default_rng(0)
+INPUTS = {
+    "source_ids": RNG.integers(0, V, (B, S)).astype("int32"),
+    "source_padding_mask": np.arange(S) < np.array([[7], [4]]),
+    "target_ids": RNG.integers(0, V, (B, T)).astype("int32"),
+}
+SIZE = models.sizes.TransformerSize(2, 12, 3, 31, vocabulary_size=V)
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("transformer_base", 63.1), ("transformer_big", 214.2)]
+)
+def test_parameters(size, millions):
+    """Table 3 of the paper, 65 and 213 million, rounds and counts its 37,000 pieces."""
+    record = models.sizes.TRANSFORMER_SIZES[size]
+    d, f = record.hidden_dim, record.feed_forward_dim
+    attention, norm, feed_forward = 4 * (d * d + d), 2 * d, d * f + f + f * d + d
+    encoder = attention + feed_forward + 2 * norm
+    decoder = 2 * attention + feed_forward + 3 * norm
+    expected = 37_000 * d + 6 * (encoder + decoder)
+    assert round(expected / 1e6, 1) == millions
+    # Half the layers and a sixth of the table: full sizes would fill a small machine.
+    model = models.transformer.encoder_decoder(size, num_layers=1, vocabulary_size=100)
+    assert model.count_params() == expected - 36_900 * d - 5 * (encoder + decoder)
+
+
+def test_one_matrix_serves_source_target_and_output():
+    model = models.transformer.encoder_decoder(SIZE)
+    assert [w.path for w in model.weights if V in w.shape] == ["token_embedding/matrix"]
+
+
+@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_what_the_logits_depend_on(norm_first):
+    model = models.transformer.encoder_decoder(SIZE, norm_first=norm_first)
+    logits = arrays(model(INPUTS))
+    assert logits.shape == (B, T, V)
+
+    def changed(name, place):
+        """Where the logits change with the token at that place of each row."""
+        ids = INPUTS[name].copy()
+        ids[:, place] = (ids[:, place] + 1) % V
+        return abs(arrays(model({**INPUTS, name: ids})) - logits).max(-1) > 1e-6
+
+    np.testing.assert_array_equal(changed("target_ids", 3), [[0, 0, 0, 1, 1]] * B)
+    np.testing.assert_array_equal(changed("source_ids", 5), [[1] * T, [0] * T])
+
+
+def test_positions_of_each_kind_are_heard():
+    from keras_attn import layers
+
+    for position in (None, layers.LearnedPositionEmbedding(11), layers.RotaryEmbedding()):
+        model = models.transformer.encoder_decoder(SIZE, position=position)
+        swapped = {**INPUTS, "target_ids": INPUTS["target_ids"][:, [1, 0, 2, 3, 4]]}
+        difference = arrays(model(swapped)) - arrays(model(INPUTS))
+        assert abs(difference[:, -1]).max() > 1e-4
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(ValueError, match="`size` must be one of transformer_tiny, .*'large'"):
+        models.transformer.encoder_decoder("large")
+    with pytest.raises(ValueError, match="a size has the fields num_layers, .* got 'layers'"):
+        models.transformer.encoder_decoder("transformer_tiny", layers=3)
