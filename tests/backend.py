@@ -36,6 +36,7 @@ def loss_of(outputs: Any) -> Any:
     for index, output in enumerate(tree.flatten(outputs)):
         if is_float(output):
             weights = np.random.default_rng(index).normal(size=output.shape).astype("float32")
+            weights = ops.convert_to_tensor(weights)
             total = total + ops.sum(ops.cast(output, "float32") * weights)
     return total
 
@@ -111,6 +112,8 @@ def _tensorflow(function: Any, inputs: list) -> list:
 def _jax(function: Any, inputs: list) -> list:
     import jax
 
+    if not inputs:
+        return []
     return [_array(g) for g in jax.grad(function, argnums=tuple(range(len(inputs))))(*inputs)]
 
 
@@ -118,6 +121,8 @@ def _torch(function: Any, inputs: list) -> list:
     import torch
 
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    if not leaves:
+        return []
     found = torch.autograd.grad(function(*leaves), leaves, allow_unused=True)
     return [None if g is None else _array(g) for g in found]
 

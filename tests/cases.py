@@ -208,7 +208,9 @@ _DROPOUT_HEAD = {"dropout": 0.3, "seed": 7}
 def _decoder_cell() -> keras.layers.Layer:
     # Keras' orthogonal initializer has no bfloat16.
     return layers.AttentionDecoderCell(
-        keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"), layers.LuongAttention(9), query="current"
+        keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"),
+        layers.LuongAttention(9),
+        query="current",
     )
 
 
@@ -294,6 +296,7 @@ CASES = [
             "position": layers.ALiBi(HEADS),
             "kernel": "reference",
             "kernel_initializer": _normal(),
+            "remat": True,
             "seed": 7,
         },
         _SELF_ATTENTION,
@@ -326,6 +329,7 @@ CASES = [
             "position": layers.RotaryEmbedding(100.0, scaling=2.0, share=0.7),
             "kernel": "reference",
             "kernel_initializer": _normal(),
+            "remat": True,
             "seed": 7,
         },
         {**_SELF_ATTENTION, **_CONTEXT},
@@ -507,6 +511,32 @@ CASES = [
         layers.LanguageModelHead,
         lambda: {"norm": "rms", "norm_epsilon": 1e-3, "use_bias": True},
         {"inputs": floats(B, T, D), "embedding_matrix": floats(V, D)},
+    ),
+    Case(
+        layers.LinearCrossEntropy,
+        lambda: {
+            "layer": layers.LanguageModelHead("rms", 1e-3, use_bias=True),
+            "label_smoothing": 0.1,
+        },
+        {
+            "inputs": floats(B, T, D),
+            "embedding_matrix": floats(V, D),
+            "labels": ids(V, B, T),
+            "label_weights": Spec(
+                (B, T), "float32", lambda rng: rng.uniform(size=(B, T)).astype("f4")
+            ),
+        },
+    ),
+    Case(
+        layers.LinearCrossEntropy,
+        lambda: {"layer": layers.MaskedLMHead()},
+        {
+            "inputs": floats(B, T, D),
+            "embedding_matrix": floats(V, DV),
+            "labels": ids(V, B, P),
+            "masked_positions": ids(T, B, P),
+        },
+        variant="masked",
     ),
     Case(
         layers.MaskedLMHead,

@@ -12,7 +12,9 @@ from keras import ops
 def angles(positions: Any, dim: int, max_wavelength: float = 10_000.0, scaling: float = 1.0) -> Any:
     """`position / scaling * w^(-2i/R)` for each pair of columns, float32 `[..., R / 2]`."""
     frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype("float32")
-    return (ops.cast(positions, "float32") / scaling)[..., None] * ops.convert_to_tensor(frequencies)
+    return (ops.cast(positions, "float32") / scaling)[..., None] * ops.convert_to_tensor(
+        frequencies
+    )
 
 
 def rotate(inputs: Any, angle: Any) -> Any:

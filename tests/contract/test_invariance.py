@@ -112,13 +112,12 @@ def test_the_mask_that_travels_with_a_tensor_counts_as_the_explicit_one(case, ma
     assert_same(arrays(built(case)(**travelling)), explicit)
 
 
-@pytest.mark.parametrize("case", CALLED, ids=str)
+BATCHED = [c for c in CALLED if all(s.shape[:1] == (B,) for s in tree.flatten(c.inputs))]
+
+
+@pytest.mark.parametrize("case", BATCHED, ids=str)
 def test_a_row_does_not_see_the_other_rows(case):
     values = case.values()
-    if any(spec.shape[0] != B for spec in tree.flatten(case.inputs)):
-        values = {k: v for k, v in values.items() if case.inputs[k].shape[0] == B}
-    if set(values) != set(case.inputs):
-        pytest.skip("an input of the layer has no batch axis")
     swapped = tree.map_structure(lambda value: value[::-1].copy(), values)
     back = tree.map_structure(lambda output: output[::-1], call(case, swapped))
     assert_same(back, call(case, values))

@@ -28,11 +28,11 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         inputs: float `[B, T, D]`, those of the head.
         embedding_matrix: float `[V, E]`, the token embeddings.
         labels: int `[B, T]`; a position with a negative label does not count.
-        weights: float `[B, T]`, or None for 1; a position of weight 0 does not count.
-        masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; labels and weights
+        label_weights: float `[B, T]`, or None for 1; a position of weight 0 does not count.
+        masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; these two
             then are `[B, P]`.
 
-    Masking: the inputs' mask ends here; give weights instead.
+    Masking: the inputs' mask ends here; give `label_weights` instead.
 
     Returns:
         weighted losses float32 `[B, T]`, or `[B, P]`; 0 where a position does not count.
@@ -71,7 +71,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         inputs: Any,
         embedding_matrix: Any,
         labels: Any,
-        weights: Any = None,
+        label_weights: Any = None,
         masked_positions: Any = None,
     ) -> Any:
         """The loss of each position."""
@@ -82,12 +82,12 @@ class LinearCrossEntropy(keras.layers.Wrapper):
             embedding_matrix,
             self.layer.bias,
             ops.reshape(labels, (-1,)),
-            None if weights is None else ops.reshape(weights, (-1,)),
+            None if label_weights is None else ops.reshape(label_weights, (-1,)),
             label_smoothing=self.label_smoothing,
         )
         counts = ops.cast(labels >= 0, "float32")
-        if weights is not None:
-            counts = counts * ops.cast(weights, "float32")
+        if label_weights is not None:
+            counts = counts * ops.cast(label_weights, "float32")
         count = ops.sum(counts)
         self.add_loss(ops.sum(losses) / ops.where(count == 0, 1.0, count))
         return ops.reshape(losses, ops.shape(labels))

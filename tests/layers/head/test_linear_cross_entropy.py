@@ -29,7 +29,7 @@ def with_loss(model, smoothing=0.0):
     labels = keras.Input((None,), dtype="int32", name="labels")
     weights = keras.Input((None,), name="weights")
     layer = layers.LinearCrossEntropy(model.get_layer("head"), smoothing)
-    losses = layer(*model.get_layer("head").input, labels=labels, weights=weights)
+    losses = layer(*model.get_layer("head").input, labels=labels, label_weights=weights)
     return keras.Model({**model.input, "labels": labels, "weights": weights}, losses)
 
 

@@ -1,0 +1,32 @@
+"""BertEmbedding against the sum of its tables in numpy."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests import oracles
+from tests.backend import arrays, weights_of
+
+IDS = np.array([[3, 1, 10, 2, 0], [5, 7, 7, 0, 0]], "int32")
+SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
+
+
+def test_it_is_the_norm_of_the_sum():
+    layer = layers.BertEmbedding(11, 4, max_length=7, padding_id=0, norm_epsilon=1e-3)
+    outputs = arrays(layer(IDS, SEGMENTS))
+    weights = weights_of(layer)
+    total = weights["token/matrix"][IDS] + weights["segment/matrix"][SEGMENTS]
+    total = (total + weights["position/table"][:5]).astype("float64")
+    expected = oracles.layer_norm(total, weights["norm/gamma"], weights["norm/beta"], 1e-3)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(arrays(layer.compute_mask(IDS)), IDS != 0)
+    zeros = arrays(layer(IDS, np.zeros_like(IDS)))
+    np.testing.assert_array_equal(arrays(layer(IDS)), zeros)
+
+
+def test_bad_input_is_named():
+    layer = layers.BertEmbedding(11, 4, max_length=4)
+    with pytest.raises(ValueError, match="position table's 4 rows, got length 5 at offset 0"):
+        layer(IDS, SEGMENTS)
+    with pytest.raises(ValueError, match=r"must be in \[0, 11\), got 12"):
+        layer(IDS[:, :3] + 2)

@@ -1,0 +1,47 @@
+"""TokenEmbedding against its matrix and Keras' Embedding."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests.backend import arrays
+
+IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
+
+
+def test_it_is_the_embedding_of_keras():
+    ours, theirs = layers.TokenEmbedding(11, 4, padding_id=0), keras.layers.Embedding(11, 4)
+    theirs.build()
+    vectors, matrix = ours(IDS, return_matrix=True)
+    theirs.set_weights([arrays(matrix)])
+    np.testing.assert_array_equal(arrays(vectors), arrays(theirs(IDS)))
+    np.testing.assert_array_equal(arrays(ours.compute_mask(IDS)), IDS != 0)
+    assert layers.TokenEmbedding(11, 4).compute_mask(IDS) is None
+
+
+def test_the_scale_is_of_the_vectors_and_not_of_the_matrix():
+    layer = layers.TokenEmbedding(11, 4, scale=3.0)
+    vectors, matrix = arrays(layer(IDS, return_matrix=True))
+    np.testing.assert_allclose(vectors, 3 * matrix[IDS], rtol=1e-6)
+
+
+def test_a_tied_matrix_learns_from_both_its_uses_and_stays_tied(tmp_path):
+    tokens = keras.Input((None,), dtype="int32")
+    vectors, matrix = layers.TokenEmbedding(11, 4)(tokens, return_matrix=True)
+    model = keras.Model(tokens, layers.LanguageModelHead()(vectors, matrix))
+    assert len(model.trainable_weights) == 1
+    model.save(tmp_path / "tied.keras")
+    again = keras.models.load_model(tmp_path / "tied.keras")
+    assert len(again.trainable_weights) == 1
+    again.trainable_weights[0].assign(2 * again.trainable_weights[0])
+    np.testing.assert_allclose(arrays(again(IDS)), 4 * arrays(model(IDS)), rtol=1e-5)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(
+        ValueError, match="`vocabulary_size` and `dim` must be positive, got 0 and 4"
+    ):
+        layers.TokenEmbedding(0, 4)
+    with pytest.raises(ValueError, match=r"`token_ids` must be in \[0, 11\), got 11"):
+        layers.TokenEmbedding(11, 4)(IDS + 1)

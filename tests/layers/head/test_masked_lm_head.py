@@ -1,0 +1,39 @@
+"""MaskedLMHead and its kin against numpy."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests import oracles
+from tests.backend import arrays, weights_of
+
+RNG = np.random.default_rng(0)
+INPUTS, MATRIX = (RNG.normal(size=s).astype("float32") for s in ((2, 5, 7), (13, 4)))
+PLACES = np.array([[4, 0, 2], [1, 1, 3]], "int32")
+
+
+def test_it_is_the_paper():
+    head = layers.MaskedLMHead(norm_epsilon=1e-3)
+    outputs = arrays(head(INPUTS, MATRIX, masked_positions=PLACES))
+    w = weights_of(head)
+    chosen = np.take_along_axis(INPUTS.astype("float64"), PLACES[..., None], 1)
+    hidden = oracles.gelu(chosen @ w["transformation/kernel"] + w["transformation/bias"])
+    hidden = oracles.layer_norm(hidden, w["norm/gamma"], w["norm/beta"], 1e-3)
+    np.testing.assert_allclose(outputs, hidden @ MATRIX.T + w["bias"], rtol=1e-4, atol=1e-4)
+    everywhere = arrays(head(INPUTS, MATRIX))
+    found = np.take_along_axis(everywhere, PLACES[..., None], 1)
+    np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_place_outside_is_the_nearest_inside():
+    head = layers.MaskedLMHead()
+    outside, inside = np.array([[-3, 99]] * 2), np.array([[0, 4]] * 2)
+    np.testing.assert_array_equal(
+        arrays(head(INPUTS, MATRIX, masked_positions=outside)),
+        arrays(head(INPUTS, MATRIX, masked_positions=inside)),
+    )
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"`embedding_matrix` must have shape .*got shape \(13,\)"):
+        layers.MaskedLMHead()(INPUTS, MATRIX[:, 0])

@@ -1,0 +1,41 @@
+"""LearnedPositionEmbedding against its own table."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests.backend import arrays
+
+INPUTS = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+
+
+def test_each_position_gets_its_row():
+    layer = layers.LearnedPositionEmbedding(11)
+    outputs, table = arrays(layer(INPUTS)), arrays(layer.table.value)
+    np.testing.assert_allclose(outputs, INPUTS + table[:5], rtol=1e-6)
+    np.testing.assert_allclose(arrays(layer(INPUTS, offset=6)), INPUTS + table[6:], rtol=1e-6)
+    places = np.array([[0, 1, 0, 1, 2], [4, 3, 2, 1, 0]])
+    np.testing.assert_allclose(
+        arrays(layer(INPUTS, positions=places)), INPUTS + table[places], rtol=1e-6
+    )
+
+
+def test_concatenated_rows_stand_behind():
+    layer = layers.LearnedPositionEmbedding(11, combination="concatenate", dim=3)
+    outputs, table = arrays(layer(INPUTS)), arrays(layer.table.value)
+    np.testing.assert_allclose(outputs[..., :4], INPUTS)
+    np.testing.assert_allclose(outputs[1, :, 4:], table[:5])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_length": 0}, "`max_length` must be positive, got 0"),
+        ({"combination": "times"}, "`combination` must be one of add, concatenate, got 'times'"),
+        ({"dim": 3}, "`dim` must be None where positions are added, got 3"),
+        ({"max_length": 4}, "`inputs` must not be longer than the position table's 4 rows.*5 at"),
+    ],
+)
+def test_bad_arguments_are_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        layers.LearnedPositionEmbedding(**{"max_length": 11, **options})(INPUTS)

@@ -1,0 +1,40 @@
+"""T5's buckets against transformers."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests.backend import arrays, tensors
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20)])
+def test_the_buckets_are_those_of_transformers(bidirectional, buckets, distance):
+    import torch
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    queries, keys = np.arange(0, 211), np.arange(0, 307)
+    table = np.arange(buckets, dtype="float32")[:, None]
+    layer = layers.RelativePositionBias(
+        1, bidirectional=bidirectional, num_buckets=buckets, max_distance=distance
+    )
+    layer.build()
+    layer.set_weights([table])
+    expected = T5Attention._relative_position_bucket(
+        torch.tensor(keys[None] - queries[:, None]), bidirectional, buckets, distance
+    )
+    found = arrays(layer(*tensors([queries, keys])))[0]
+    np.testing.assert_array_equal(found, expected.cpu().numpy())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"num_heads": 0}, "`num_heads` and `num_buckets` must be positive, got 0 and 32"),
+        ({"num_buckets": 0}, "`num_heads` and `num_buckets` must be positive, got 3 and 0"),
+        ({"num_buckets": 7}, "`num_buckets` must be even where `bidirectional` is True, got 7"),
+    ],
+)
+def test_bad_arguments_are_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        layers.RelativePositionBias(**{"num_heads": 3, **options})

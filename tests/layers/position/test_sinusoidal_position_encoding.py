@@ -1,0 +1,27 @@
+"""SinusoidalPositionEncoding; the numbers of the table are in tests/ops."""
+
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from keras_attn.ops.positions import sinusoids
+from tests.backend import arrays, tensors
+
+INPUTS = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
+
+
+def test_it_adds_or_concatenates_the_table():
+    table = arrays(sinusoids(tensors(np.arange(3, 8)), 6))
+    added = layers.SinusoidalPositionEncoding()(INPUTS, offset=3)
+    np.testing.assert_allclose(arrays(added), INPUTS + table, atol=1e-6)
+    joined = layers.SinusoidalPositionEncoding(combination="concatenate", dim=4)(INPUTS)
+    expected = arrays(sinusoids(tensors(np.arange(5)), 4))
+    np.testing.assert_allclose(arrays(joined)[1, :, 6:], expected, atol=1e-6)
+    np.testing.assert_allclose(arrays(joined)[..., :6], INPUTS)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="`combination` must be one of add, concatenate, got 'x'"):
+        layers.SinusoidalPositionEncoding(combination="x")
+    with pytest.raises(ValueError, match="`dim` must be a positive even number, got 5"):
+        layers.SinusoidalPositionEncoding()(INPUTS[..., :5])

@@ -1,0 +1,22 @@
+"""The dense product against numpy."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import ops
+from tests.backend import arrays, tensors
+
+RNG = np.random.default_rng(0)
+KERNEL, BIAS = (RNG.normal(size=s).astype("float32") for s in ((7, 11), (11,)))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 5, 7), (2, 3, 5, 7)], ids=str)
+def test_it_is_the_product_over_the_last_axis(shape):
+    inputs = RNG.normal(size=shape).astype("float32")
+    for bias, activation in ((None, None), (BIAS, None), (BIAS, keras.ops.relu)):
+        found = ops.dense(*tensors([inputs, KERNEL]), bias, activation)
+        expected = inputs.astype("float64") @ KERNEL + (0 if bias is None else bias)
+        expected = expected if activation is None else np.maximum(expected, 0)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(arrays(found), expected, rtol=1e-5, atol=1e-5)

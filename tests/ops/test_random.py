@@ -1,0 +1,36 @@
+"""Draws come from the seed alone."""
+
+import numpy as np
+import pytest
+
+from keras_attn.ops import random
+from tests.backend import arrays, tensors
+
+
+def seed(number):
+    return tensors(np.array([number, 7], "uint32"))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda s: random.uniform((53, 31), s),
+        lambda s: random.dropout(tensors(np.ones((53, 31), "float32")), 0.3, s),
+    ],
+    ids=["uniform", "dropout"],
+)
+def test_a_seed_gives_one_draw(draw):
+    first = arrays(draw(seed(1)))
+    np.testing.assert_array_equal(first, arrays(draw(seed(1))))
+    assert not np.array_equal(first, arrays(draw(seed(2))))
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    found = arrays(random.dropout(tensors(np.ones((331, 307), "float32")), 0.3, seed(3)))
+    np.testing.assert_allclose(np.unique(found), [0, 1 / 0.7], rtol=1e-6)
+    np.testing.assert_allclose((found == 0).mean(), 0.3, atol=0.01)
+
+
+def test_a_rate_outside_is_named():
+    with pytest.raises(ValueError, match=r"`rate` must be in \[0, 1\), got 1.0"):
+        random.check_rate("rate", 1.0)
