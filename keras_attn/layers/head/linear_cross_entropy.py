@@ -29,8 +29,8 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         embedding_matrix: float `[V, E]`, the token embeddings.
         labels: int `[B, T]`; a position with a negative label does not count.
         label_weights: float `[B, T]`, or None for 1; a position of weight 0 does not count.
-        masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; these two
-            then are `[B, P]`.
+        masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; the labels and
+            their weights are then `[B, P]`.
 
     Masking: the inputs' mask ends here; give `label_weights` instead.
 
