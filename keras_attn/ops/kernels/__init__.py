@@ -80,8 +80,8 @@ class Kernel:
 def _long(request: Request) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
-    Measured by benchmarks/attention_kernels.py; blocks that are asked for count as long,
-    and so does a length that is not known: the kernel then looks at run time.
+    Blocks that are asked for count as long, and so does a length that is not known: the kernel then
+    looks at run time.
     """
     lengths = request.query[1], request.key[1]
     if request.block_size or None in lengths:
@@ -101,7 +101,9 @@ KERNELS = (
     Kernel("reference", "reference", has_weights=True),
 )
 
-# From how many logits a head on the chunked kernel takes no longer than the reference kernel.
+# From how many logits a head on the chunked kernel is taken. On TensorFlow it lost at 1024 places
+# and won at 4096 (benchmarks/attention_kernels.py); the crossover between is not measured, nor that
+# of the other backends.
 LONG = {"tensorflow": 1536 * 1536, "jax": 1024 * 1024, "torch": 1024 * 1024}
 
 
