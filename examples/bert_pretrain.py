@@ -51,7 +51,7 @@ SIZE = models.sizes.BertSize(
 )
 HELD_OUT = 0.05
 HELD_OUT_SEED = 7  # the held-out examples are the same whatever the training's seed
-EXPECTED = 0.22  # held-out masked accuracy of the default run
+EXPECTED = 0.34  # held-out masked accuracy of the default run; three seeds gave 35.0 to 37.5 %
 
 
 def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
