@@ -118,7 +118,8 @@ def main():
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        assert workers[side].stdout.readline() == "ready\n", f"{side} did not start"
+    for side, worker in workers.items():
+        assert worker.stdout.readline() == "ready\n", f"{side} did not start"
     seconds = {side: [] for side in workers}
     for _ in range(options.rounds):
         for side, worker in workers.items():

@@ -1,0 +1,164 @@
+"""Train a small GPT and let it write, token by token from its cache.
+
+    python examples/generate_text.py                        # English
+    python examples/generate_text.py --language de          # or zh
+    python examples/generate_text.py --text mine.txt        # paragraphs, blank line = new document
+    python examples/generate_text.py --size gpt_small --steps 20000
+    python examples/generate_text.py --resume               # go on where a run was stopped
+
+The default corpus is LibreOffice Help (examples/data). Checkpoints and the model lie in --output.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import shutil
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_attn import data, decoding, layers, models, training
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+
+VOCABULARY_SIZE = 8000
+LENGTH = 128  # pieces in a row
+BATCH_SIZE = 16
+STEPS = 600
+EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
+LEARNING_RATE = 1e-3
+WARMUP_SHARE = 0.1
+DROPOUT = 0.1
+HELD_OUT = 0.05
+NEW_TOKENS = 48
+TEMPERATURE, TOP_P = 0.8, 0.95
+
+
+def rows_of(documents: list, tokenizer: data.BertTokenizer) -> np.ndarray:
+    """Rows of LENGTH + 1 ids from the documents end to end, [SEP] behind each paragraph."""
+    ids = data.tokenize_documents(documents, tokenizer).merge_dims(0, 1)  # [paragraphs, (pieces)]
+    ends = tf.fill([ids.nrows(), 1], tokenizer.sep_id)
+    stream = tf.concat([ids, ends], axis=1).flat_values.numpy()
+    return stream[: len(stream) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
+
+
+def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Dataset:
+    """Batches of inputs and next pieces; with a seed an endless stream in an order of its own."""
+    stream = tf.data.Dataset.from_tensor_slices(rows)
+    if seed is not None:
+        stream = stream.shuffle(len(rows), seed=seed, reshuffle_each_iteration=True).repeat()
+    stream = stream.batch(BATCH_SIZE, drop_remainder=seed is not None).skip(start)
+
+    def split(row: tf.Tensor) -> tuple[dict, tf.Tensor]:
+        ids = row[:, :-1]
+        return {"token_ids": ids, "padding_mask": tf.ones_like(ids, tf.bool)}, row[:, 1:]
+
+    return stream.map(split).prefetch(4)
+
+
+def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size: int) -> float:
+    """Of a model that knows only how often each piece occurs."""
+    counts = np.bincount(train.reshape(-1), minlength=vocabulary_size) + 1.0
+    return float(np.exp(-np.log(counts / counts.sum())[held_out[:, 1:]].mean()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--language", default="en", help="a column of the corpus")
+    parser.add_argument("--text", type=pathlib.Path, help="a text file instead of the corpus")
+    parser.add_argument("--size", default="gpt_mini")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/generate_text"))
+    arguments = parser.parse_args()
+    output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
+    began = time.time()
+    keras.utils.set_random_seed(arguments.seed)
+    if not arguments.resume:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    # Text
+    if arguments.text:
+        documents = data.read_documents(arguments.text)
+    else:
+        table = data.read_table(CORPUS)
+        documents = list(data.table_documents(table, arguments.language).values())
+    train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
+    vocabulary = data.train_vocabulary(
+        (paragraph for document in train_documents for paragraph in document),
+        VOCABULARY_SIZE,
+        lowercase=False,
+    )
+    tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
+    train, held_out = rows_of(train_documents, tokenizer), rows_of(held_out_documents, tokenizer)
+    print(f"{len(train)} rows of {LENGTH} pieces to learn from, {len(held_out)} held out")
+    validation = batches(held_out, seed=None).cache()
+
+    # Model
+    model = models.gpt.decoder(
+        arguments.size,
+        position=layers.RotaryEmbedding(),
+        vocabulary_size=len(vocabulary),
+        dropout=DROPOUT,
+    )
+    steps = EPOCHS * steps_per_epoch
+    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=0.01, beta_2=0.98, clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[training.Perplexity(from_logits=True)],
+        jit_compile=False,
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+
+    # Training
+    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
+    step = checkpoint.restore(model, next(iter(validation)))
+    model.fit(
+        batches(train, seed=arguments.seed, start=step),
+        epochs=EPOCHS,
+        initial_epoch=step // steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        callbacks=[checkpoint],
+    )
+    model.save(output / "model.keras")
+
+    # What it writes: prompts of different lengths in one batch, a seed for each row
+    starts = [document[0] for document in held_out_documents[:6]]
+    prompts = [ids[: 3 + row] for row, ids in enumerate(tokenizer(starts).to_list())]
+    lengths = np.array([len(prompt) for prompt in prompts], "int32")
+    padded = np.array([prompt + [0] * (max(lengths) - len(prompt)) for prompt in prompts], "int32")
+    search = functools.partial(
+        decoding.sample,
+        max_new_tokens=NEW_TOKENS,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        stop_token_ids=(tokenizer.sep_id,),
+    )
+    generate = models.steps.generator(model, search, length=padded.shape[1] + NEW_TOKENS)
+    seeds = np.arange(len(prompts), dtype="int32") + arguments.seed
+    rows = decoding.compiled(generate, model.variables)(padded, lengths, seeds=seeds)
+    written = tokenizer.detokenize(rows["token_ids"]).numpy()
+    begun = tokenizer.detokenize(tf.ragged.constant(prompts, dtype=tf.int32)).numpy()
+    for prompt, text in zip(begun, written, strict=True):
+        print(f"\n  [{prompt.decode()}]{text.decode().removeprefix(prompt.decode())}")
+
+    found = model.evaluate(validation, verbose=0, return_dict=True)["perplexity"]
+    without = unigram_perplexity(train, held_out, len(vocabulary))
+    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    print(
+        f"perplexity {found:.1f} a piece on held-out documents; "
+        f"knowing only how often each piece occurs gives {without:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Translate with a Transformer and beam search.
+
+    python examples/translate_transformer.py                           # en->de
+    python examples/translate_transformer.py --source zh --target en   # any two of en, de, zh
+    python examples/translate_transformer.py --size transformer_base --steps 20000
+    python examples/translate_transformer.py --data mine.tsv           # a table with named columns
+    python examples/translate_transformer.py --resume                  # go on where it was stopped
+
+The default corpus is LibreOffice Help (examples/data). Checkpoints and the model lie in --output.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import shutil
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import sacrebleu
+import tensorflow as tf
+
+from keras_attn import data, decoding, models, training
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+
+VOCABULARY_SIZE = 8000
+LENGTHS = (16, 32, 64)  # pieces: the shapes of the batches; longer pairs are left out
+BATCH_TOKENS = 2048  # in a batch of each length
+STEPS = 1200
+EPOCHS = 6  # parts of the run, each ends in a look at the held-out documents
+WARMUP_SHARE = 0.2
+BEAMS = 4
+LENGTH_PENALTY = 0.6
+SCORED = 300  # held-out pairs that are translated and scored
+HELD_OUT = 0.05
+PICTURE = {"zh": "机器学习"}  # the notes' own picture of translation
+
+
+def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
+    """Pairs of paragraphs to learn from, and pairs of documents that are held out."""
+    documents = data.table_documents(data.read_table(path), source, target)
+    train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
+    return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
+
+
+def encode(texts: list[str], tokenizer: data.BertTokenizer) -> list[list[int]]:
+    """Rows `[CLS] pieces [SEP]`."""
+    rows = tokenizer(texts).to_list()
+    return [[tokenizer.cls_id, *row, tokenizer.sep_id] for row in rows]
+
+
+def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> list[tuple[list, list]]:
+    """Ids of the pairs that fit the longest shape."""
+    rows = zip(*(encode(list(side), tokenizer) for side in zip(*pairs, strict=True)), strict=True)
+    return [pair for pair in rows if max(map(len, pair)) <= LENGTHS[-1]]
+
+
+def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]:
+    """What the model takes, and the labels: the target without its first piece."""
+    inputs = {
+        "source_ids": source,
+        "source_padding_mask": source > 0,
+        "target_ids": target[:, :-1],
+    }
+    return inputs, target[:, 1:]
+
+
+def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
+    """Batches of one length; with a seed an endless stream in an order of its own."""
+    sides = [tf.ragged.constant(side, dtype=tf.int32) for side in zip(*pairs, strict=True)]
+    rows = tf.data.Dataset.from_tensor_slices(tuple(sides))
+    rows = rows.map(lambda source, target: (source[:], target[:]))  # one row is dense
+    if seed is not None:
+        rows = rows.shuffle(len(pairs), seed=seed, reshuffle_each_iteration=True).repeat()
+    bucketed = rows.bucket_by_sequence_length(
+        lambda source, target: tf.maximum(tf.size(source), tf.size(target) - 1),
+        bucket_boundaries=[length + 1 for length in LENGTHS],
+        bucket_batch_sizes=[BATCH_TOKENS // length for length in (*LENGTHS, LENGTHS[-1])],
+        padded_shapes=([None], [None]),
+        drop_remainder=seed is not None,
+    )
+    padded = bucketed.skip(start).map(_to_shape)
+    return padded.map(model_inputs).prefetch(4)
+
+
+def _to_shape(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    longest = tf.maximum(tf.shape(source)[1], tf.shape(target)[1] - 1)
+    length = tf.reduce_min(tf.boolean_mask(LENGTHS, tf.constant(LENGTHS) >= longest))
+    source = tf.pad(source, [[0, 0], [0, length - tf.shape(source)[1]]])
+    return source, tf.pad(target, [[0, 0], [0, length + 1 - tf.shape(target)[1]]])
+
+
+def plain(rows: list, tokenizer: data.BertTokenizer) -> list[str]:
+    """Strings of rows of ids, without the special pieces."""
+    texts = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32))
+    return [text.decode() for text in texts.numpy()]
+
+
+class Translator:
+    """Strings to strings by beam search, in batches of one shape."""
+
+    def __init__(self, model: keras.Model, tokenizer: data.BertTokenizer, rows: int = 25) -> None:
+        search = functools.partial(
+            decoding.beam_search,
+            beams=BEAMS,
+            length_penalty=LENGTH_PENALTY,
+            max_new_tokens=LENGTHS[-1],
+            stop_token_ids=(tokenizer.sep_id,),
+            padding_id=tokenizer.pad_id,
+        )
+        generate = models.steps.generator(model, search, length=LENGTHS[-1] + 1)
+        self.generate = decoding.compiled(generate, model.variables)
+        self.tokenizer, self.rows = tokenizer, rows
+
+    def __call__(self, texts: list[str]) -> list[str]:
+        found = []
+        for start in range(0, len(texts), self.rows):
+            source = np.zeros((self.rows, LENGTHS[-1]), "int32")
+            for row, ids in enumerate(encode(texts[start : start + self.rows], self.tokenizer)):
+                source[row, : min(len(ids), LENGTHS[-1])] = ids[: LENGTHS[-1]]
+            begin = np.full((self.rows, 1), self.tokenizer.cls_id, "int32")
+            beams = self.generate(begin, source_ids=source, source_padding_mask=source > 0)
+            found += plain(beams["token_ids"][:, 0].numpy().tolist(), self.tokenizer)
+        return found[: len(texts)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source", default="en")
+    parser.add_argument("--target", default="de")
+    parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
+    parser.add_argument("--size", default="transformer_small")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--scored", type=int, default=SCORED)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/translate"))
+    arguments = parser.parse_args()
+    output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
+    began = time.time()
+    keras.utils.set_random_seed(arguments.seed)
+    if not arguments.resume:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    # Text: pairs, one vocabulary for both languages, ids
+    train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
+    vocabulary = data.train_vocabulary(
+        (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
+    )
+    tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
+    train, held_out = short_pairs(train_pairs, tokenizer), short_pairs(held_out_pairs, tokenizer)
+    print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
+    validation = batches(held_out, seed=None).cache()
+
+    # Model
+    model = models.transformer.encoder_decoder(
+        arguments.size, vocabulary_size=len(vocabulary), norm_first=True
+    )
+    width = model.get_layer("token_embedding").dim
+    warmup = max(1, int(WARMUP_SHARE * EPOCHS * steps_per_epoch))
+    model.compile(
+        keras.optimizers.Adam(
+            training.TransformerSchedule(width, warmup), beta_2=0.98, epsilon=1e-9, clipnorm=1.0
+        ),
+        training.SmoothedCrossEntropy(0.1, ignore_class=0),
+        metrics=[training.Perplexity(from_logits=True, ignore_class=0)],
+        jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+
+    # Training
+    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
+    step = checkpoint.restore(model, next(iter(validation)))
+    model.fit(
+        batches(train, seed=arguments.seed, start=step),
+        epochs=EPOCHS,
+        initial_epoch=step // steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=validation,
+        callbacks=[checkpoint],
+    )
+    model.save(output / "model.keras")
+
+    # What it learned
+    translate = Translator(model, tokenizer)
+    sources, references = (
+        plain(side, tokenizer) for side in zip(*held_out[: arguments.scored], strict=True)
+    )
+    translations = translate(sources)
+    for i in range(min(10, len(sources))):
+        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
+    if arguments.source in PICTURE:
+        words = PICTURE[arguments.source]
+        print(f"\n  {words} -> {translate([words])[0]}")
+    tokenize = "zh" if arguments.target == "zh" else "13a"
+    bleu, copied = (
+        sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize, force=True).score
+        for lines in (translations, sources)
+    )
+    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    print(
+        f"BLEU {bleu:.1f} on {len(sources)} pairs of held-out documents; "
+        f"copying the source gives {copied:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
