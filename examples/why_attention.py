@@ -308,6 +308,8 @@ def table_one(left: plt.Axes, middle: plt.Axes, right: plt.Axes) -> None:
             axis.plot(sizes, costs[label][kind], marker="o", label=kind)
         other = "d = 64" if label == "n" else "n = 256"
         axis.set(xscale="log", yscale="log", xlabel=label, title=f"5. time of a layer, ms, {other}")
+        axis.set_xticks(sizes, sizes)
+        axis.minorticks_off()
         axis.legend(fontsize=7)
     right.bar(depths.keys(), depths.values())
     right.set(title="5. layers from the first position to the last, n = 65", yscale="log")
