@@ -79,7 +79,8 @@ def _losses(
 
     @ops.custom_gradient
     def run(*tensors: Any) -> tuple:
-        hidden, *parameters = tensors
+        # TensorFlow's eager tape would keep what is computed from a tensor with a gradient.
+        hidden, *parameters = map(ops.stop_gradient, tensors)
 
         def forward(index: Any, carry: tuple) -> tuple:
             logits = _logits(hidden_parts[index], *parameters, dtype=dtype)  # [r, V]

@@ -98,8 +98,7 @@ def test_the_function_is_run_again_in_the_backward_pass():
 
     found = gradients(lambda x: ops.sum(remat(function, [weight])(x)), np.ones(2, "float32"))[0]
     np.testing.assert_allclose(found, [2 * np.exp(2), 3 * np.exp(3)], rtol=1e-5)
-    # JAX traces once and runs the trace again.
-    assert len(calls) == (1 if BACKEND == "jax" else 2)
+    assert len(calls) == 2
 
 
 def model(remat, **compiling):

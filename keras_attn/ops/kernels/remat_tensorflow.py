@@ -25,7 +25,8 @@ def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
                 [outputs[i] for i in floats], inputs, [d_outputs[i] for i in floats]
             )
 
-        return function(*tensors), gradient
+        # An eager tape would keep the results of all that a tensor with a gradient enters.
+        return function(*map(tf.stop_gradient, tensors)), gradient
 
     return run(*map(tf.convert_to_tensor, tensors))  # a variable would count as a hidden input
 
