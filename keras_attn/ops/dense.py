@@ -23,10 +23,12 @@ def dense(
     Returns:
         `[..., F]`, of the inputs' dtype.
     """
+    # A symbolic variable on torch does not take part in Keras' autocast.
+    kernel = ops.cast(kernel, inputs.dtype)
     lead = ops.shape(inputs)[:-1]
     outputs = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[-1])), kernel)  # [rows, F]
     if bias is not None:
-        outputs = ops.add(outputs, bias)
+        outputs = ops.add(outputs, ops.cast(bias, inputs.dtype))
     if activation is not None:
         outputs = activation(outputs)
     return ops.reshape(outputs, (*lead, kernel.shape[-1]))

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 
 from keras_attn._register import register
+from keras_attn.layers.projection import Projection
 
 
 @register()
-class NextSentenceHead(keras.layers.Dense):
+class NextSentenceHead(Projection):
     """`x W + b`: two logits, for "the second follows the first" (0) and "it does not" (1).
 
     Args:
