@@ -108,6 +108,8 @@ class Case:
     causal: bool = False
     hides: dict[str, str] = dataclasses.field(default_factory=dict)
     zero_gradients: tuple[str, ...] = ()
+    # A step of decoding is not trained, and no backend promises it a gradient.
+    learns: bool = True
     # Arguments of the class above that this one does not take.
     fixed: tuple[str, ...] = ()
     # A recurrent cell is called by another layer, whose case covers its behaviour.
@@ -358,7 +360,7 @@ CASES = [
             "cache": {name: floats(B, HEADS, S, D // HEADS) for name in ("key", "value")},
             "index": scalar(4),
         },
-        zero_gradients=("key/bias",),
+        learns=False,
     ),
     Case(
         layers.FeedForward,
@@ -599,3 +601,4 @@ CASES = [
 ]
 
 CALLED = [case for case in CASES if case.covered_by is None]
+LEARNING = [case for case in CALLED if case.learns]

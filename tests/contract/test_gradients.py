@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.backend import layer_gradients
-from tests.cases import CALLED, built
+from tests.cases import LEARNING, built
 from tests.contract.test_invariance import HIDING, HIDING_IDS
 
 
-@pytest.mark.parametrize("case", CALLED, ids=str)
+@pytest.mark.parametrize("case", LEARNING, ids=str)
 def test_every_weight_has_a_gradient(case):
     # Zero is a difference of large numbers there, so it is measured by the largest gradient.
     found = layer_gradients(built(case), case.values(), **case.training)
