@@ -101,6 +101,20 @@ def test_the_function_is_run_again_in_the_backward_pass():
     assert len(calls) == 2
 
 
+def test_weights_are_cast_in_the_recomputation_as_in_the_layer_that_asked():
+    class Scale(keras.layers.Layer):
+        def build(self, _):
+            self.factor = self.add_weight(shape=(2,), initializer="ones")
+
+        def call(self, inputs):
+            outputs = remat(lambda x: x * self.factor, [self.factor])(inputs)
+            assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+            return outputs
+
+    found = layer_gradients(Scale(dtype="mixed_bfloat16"), {"inputs": np.ones((3, 2), "float32")})
+    assert np.isfinite(found["input:inputs"]).all()
+
+
 def model(remat, **compiling):
     keras.utils.set_random_seed(3)
     inputs = keras.Input((None, D))
