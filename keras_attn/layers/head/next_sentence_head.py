@@ -20,6 +20,7 @@ class NextSentenceHead(Projection):
 
     Call arguments:
         inputs: float `[B, D]`, the encoder's pooled output.
+        training: changes nothing.
 
     Returns:
         logits `[B, 2]`.
