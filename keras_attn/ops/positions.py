@@ -27,7 +27,7 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any
 
     Example:
     >>> import numpy as np
-    >>> [round(float(x), 4) for x in sinusoids(np.array(1), 4)]
+    >>> [round(float(x), 4) for x in sinusoids(np.array([1]), 4)[0]]
     [0.8415, 0.5403, 0.01, 1.0]
     """
     if dim <= 0 or dim % 2:
