@@ -27,8 +27,8 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any
 
     Example:
     >>> import numpy as np
-    >>> [round(float(x), 4) for x in sinusoids(np.array([1]), 4)[0]]
-    [0.8415, 0.5403, 0.01, 1.0]
+    >>> [round(float(x), 3) for x in sinusoids(np.array([1]), 4)[0]]
+    [0.841, 0.54, 0.01, 1.0]
     """
     if dim <= 0 or dim % 2:
         raise ValueError(f"`dim` must be a positive even number, got {dim!r}")
