@@ -13,22 +13,26 @@ from keras_attn._register import register
 
 
 @register()
-class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
+class Perplexity(keras.metrics.Mean):
     """The exponential of the mean cross entropy: among how many pieces the model hesitates.
 
-    `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset.
+    `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset, each
+    of equal right whatever the length of its batch. (Keras' own crossentropy metrics average a row
+    first, and count ignored positions as losses of zero.)
 
     Args:
         name: of the metric.
         dtype: of the state and result.
         from_logits: whether `y_pred` holds logits; otherwise probabilities.
         ignore_class: label of positions that do not count, or None.
-        axis: that of the classes.
 
     Call arguments:
         y_true: int `[...]`.
         y_pred: float `[..., V]`.
-        sample_weight: float `[...]`; in `compile` the metric belongs to `weighted_metrics`.
+        sample_weight: float that broadcasts to `[...]`, or `[B]`; in `compile` the metric belongs
+            to `weighted_metrics`.
+
+    Masking: the Keras mask of `y_pred` counts like a weight of zero.
 
     Returns:
         A scalar: 1 for a perfect model, V for an even guess.
@@ -50,12 +54,37 @@ class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
         dtype: Any = None,
         from_logits: bool = False,
         ignore_class: int | None = None,
-        axis: int = -1,
     ) -> None:
-        super().__init__(
-            name=name, dtype=dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis
-        )
+        super().__init__(name=name, dtype=dtype)
+        self.from_logits = from_logits
+        self.ignore_class = ignore_class
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count the positions of a batch."""
+        mask = getattr(y_pred, "_keras_mask", None)
+        y_true = ops.convert_to_tensor(y_true)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        weights = ops.ones(ops.shape(y_true), dtype=self.dtype)
+        if self.ignore_class is not None:
+            counts = ops.not_equal(y_true, self.ignore_class)
+            weights = ops.cast(counts, self.dtype)
+            y_true = ops.where(counts, y_true, 0)
+        for weight in (sample_weight, mask):
+            if weight is not None:
+                weight = ops.convert_to_tensor(weight, dtype=self.dtype)
+                missing = len(y_true.shape) - len(weight.shape)
+                weights *= ops.reshape(weight, (*ops.shape(weight), *[1] * missing))
+        losses = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=self.from_logits)
+        super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 
     def result(self) -> Any:
         """The perplexity since the last reset."""
         return ops.exp(super().result())
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "ignore_class": self.ignore_class,
+        }

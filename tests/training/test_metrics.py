@@ -46,6 +46,15 @@ def test_even_guess_hesitates_among_all():
     np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
 
 
+def test_ignored_labels_count_nothing():
+    labels, logits = np.array([[3, 0, 5], [0, 0, 0]]), np.zeros((2, 3, 7))
+    metric = Perplexity(from_logits=True, ignore_class=0)
+    metric.update_state(labels, logits)
+    np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
+    metric.update_state(labels[:1, :1], np.eye(7)[None, 3:4] * 1e3, sample_weight=[[2.0]])
+    np.testing.assert_allclose(float(metric.result()), 7.0**0.5, rtol=1e-6)
+
+
 def test_config_restores_the_metric():
     metric = Perplexity("p", from_logits=True, ignore_class=2)
     config = keras.saving.serialize_keras_object(metric)
