@@ -53,10 +53,15 @@ def encode(texts: list[str], tokenizer: data.BertTokenizer) -> list[list[int]]:
     return [[tokenizer.cls_id, *row, tokenizer.sep_id] for row in rows]
 
 
-def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> list[tuple[list, list]]:
-    """Ids of the pairs that fit the longest shape."""
+def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, list]:
+    """The pairs that fit the longest shape, as texts and as ids."""
     rows = zip(*(encode(list(side), tokenizer) for side in zip(*pairs, strict=True)), strict=True)
-    return [pair for pair in rows if max(map(len, pair)) <= LENGTHS[-1]]
+    kept = [
+        (text, ids)
+        for text, ids in zip(pairs, rows, strict=True)
+        if max(map(len, ids)) <= LENGTHS[-1]
+    ]
+    return tuple(list(side) for side in zip(*kept, strict=True))
 
 
 def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]:
@@ -153,7 +158,8 @@ def main() -> None:
         (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
     )
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
-    train, held_out = short_pairs(train_pairs, tokenizer), short_pairs(held_out_pairs, tokenizer)
+    _, train = short_pairs(train_pairs, tokenizer)
+    held_out_texts, held_out = short_pairs(held_out_pairs, tokenizer)
     print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
     validation = batches(held_out, seed=None).cache()
 
@@ -188,9 +194,7 @@ def main() -> None:
 
     # What it learned
     translate = Translator(model, tokenizer)
-    sources, references = (
-        plain(side, tokenizer) for side in zip(*held_out[: arguments.scored], strict=True)
-    )
+    sources, references = zip(*held_out_texts[: arguments.scored], strict=True)
     translations = translate(sources)
     for i in range(min(10, len(sources))):
         print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
@@ -199,7 +203,7 @@ def main() -> None:
         print(f"\n  {words} -> {translate([words])[0]}")
     tokenize = "zh" if arguments.target == "zh" else "13a"
     bleu, copied = (
-        sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize, force=True).score
+        sacrebleu.corpus_bleu(lines, [list(references)], tokenize=tokenize, force=True).score
         for lines in (translations, sources)
     )
     print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
