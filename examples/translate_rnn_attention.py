@@ -48,18 +48,18 @@ def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list
     return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
 
 
-def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Padded ids `[cls] pieces [sep]` of both sides, of the pairs that are short enough."""
-    rows = []
+def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray, np.ndarray]:
+    """The pairs that are short enough, and padded ids `[cls] pieces [sep]` of both sides."""
+    sides = []
     for side in zip(*pairs, strict=True):
         ids = tokenizer(list(side)).to_list()
-        rows.append([[tokenizer.cls_id, *row, tokenizer.sep_id] for row in ids])
+        sides.append([[tokenizer.cls_id, *row, tokenizer.sep_id] for row in ids])
     longest = LENGTHS[-1]
-    kept = [pair for pair in zip(*rows, strict=True) if max(map(len, pair)) <= longest]
-    padded = [
-        [row + [0] * (longest - len(row)) for row in side] for side in zip(*kept, strict=True)
-    ]
-    return tuple(np.array(side, "int32") for side in padded)
+    rows = zip(pairs, *sides, strict=True)
+    kept = [row for row in rows if max(len(row[1]), len(row[2])) <= longest]
+    texts, *ids = zip(*kept, strict=True)
+    padded = [np.array([row + [0] * (longest - len(row)) for row in side], "int32") for side in ids]
+    return list(texts), *padded
 
 
 def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int = 0):
@@ -150,8 +150,9 @@ def main() -> None:
         (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
     )
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
-    train, held_out = encode(train_pairs, tokenizer), encode(held_out_pairs, tokenizer)
-    print(f"{len(train[0])} pairs to learn from, {len(held_out[0])} held out")
+    _, *train = encode(train_pairs, tokenizer)
+    held_out_texts, *held_out = encode(held_out_pairs, tokenizer)
+    print(f"{len(train[0])} pairs to learn from, {len(held_out_texts)} held out")
     validation = batches(*held_out, seed=None).cache()
 
     # Model
@@ -186,9 +187,10 @@ def main() -> None:
     model.save(output / "model.keras")
 
     # What it learned
-    source, target = (side[:SCORED] for side in held_out)
+    source = held_out[0][:SCORED]
     ids, alignments = translate(model, source, tokenizer.cls_id, tokenizer.sep_id)
-    sources, references, translations = (text(x, tokenizer) for x in (source, target, ids))
+    sources, references = map(list, zip(*held_out_texts[:SCORED], strict=True))
+    translations = text(ids, tokenizer)
     tokenize = "zh" if arguments.target == "zh" else "13a"
     bleu, copied = (
         sacrebleu.corpus_bleu(lines, [references], tokenize=tokenize, force=True).score
