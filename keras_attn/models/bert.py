@@ -18,6 +18,7 @@ def encoder(
     hidden_states: bool = False,
     window: int | None = None,
     kernel: str = "auto",
+    remat: bool = False,
     dtype: Any = None,
     name: str = "bert_encoder",
     **overrides: Any,
@@ -34,6 +35,7 @@ def encoder(
         hidden_states: whether the model returns the output of every layer too.
         window: restricts self-attention to positions at most this far away.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
+        remat: whether training computes each block again in the backward pass, for less memory.
         dtype: of the layers, a name or a Keras dtype policy.
         name: of the model.
         **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
@@ -73,6 +75,7 @@ def encoder(
             norm_epsilon=size.norm_epsilon,
             window=window,
             kernel=kernel,
+            remat=remat,
             kernel_initializer=initializer,
             dtype=dtype,
             name=f"block_{index}",

@@ -19,6 +19,7 @@ def decoder(
     position: keras.layers.Layer | None = None,
     window: int | None = None,
     kernel: str = "auto",
+    remat: bool = False,
     dtype: Any = None,
     name: str = "gpt",
     **overrides: Any,
@@ -37,6 +38,7 @@ def decoder(
             logits (rotary, ALiBi, T5) serves each block, with weights of its own in each.
         window: restricts attention to positions at most this far back.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
+        remat: whether training computes each block again in the backward pass, for less memory.
         dtype: of the layers, a name or a Keras dtype policy.
         name: of the model.
         **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
@@ -79,6 +81,7 @@ def decoder(
             window=window,
             position=attention_position(position),
             kernel=kernel,
+            remat=remat,
             kernel_initializer=initializer.clone(),
             dtype=dtype,
             name=f"block_{index}",

@@ -18,6 +18,7 @@ def encoder_decoder(
     *,
     position: keras.layers.Layer | None = None,
     kernel: str = "auto",
+    remat: bool = False,
     dtype: Any = None,
     name: str = "transformer",
     **overrides: Any,
@@ -38,6 +39,7 @@ def encoder_decoder(
             logits (rotary, ALiBi, T5) serves the self-attention of each block, with weights of its
             own in each.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
+        remat: whether training computes each block again in the backward pass, for less memory.
         dtype: of the layers, a name or a Keras dtype policy.
         name: of the model.
         **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
@@ -62,6 +64,7 @@ def encoder_decoder(
         "norm_epsilon": size.norm_epsilon,
         "norm_first": size.norm_first,
         "kernel": kernel,
+        "remat": remat,
         "dtype": dtype,
     }
 

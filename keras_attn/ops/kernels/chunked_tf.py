@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from keras_attn.ops import kernels
 from keras_attn.ops.kernels.bias_tiles_tf import bias_of
-from keras_attn.ops.kernels.plan_tf import Plan, Span, under_xla
+from keras_attn.ops.kernels.loop_tensorflow import loop
+from keras_attn.ops.kernels.plan_tf import Plan, Span, size, under_xla
 from keras_attn.ops.kernels.reference import attention as reference_attention
 from keras_attn.ops.kernels.tiles_tf import Tile
 from keras_attn.ops.masks import AttentionMask
@@ -38,15 +39,20 @@ def attention(
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value)]
     options = {"mask": mask, "bias": bias, "scale": scale, "dropout": dropout, "seed": seed}
-    chunked = functools.partial(_attention, *inputs, block_size=block_size, **options)
-    if block_size or None not in (query.shape[1], key.shape[1]) or under_xla():
-        return chunked()
-    # The lengths show at run time only; then is when short rows go to the faster kernel, except
-    # under XLA, which has no gradient of such a choice.
     plain = {"return_weights": False, "block_size": None}
+    chunked = functools.partial(_attention, *inputs, block_size=block_size, **options)
     reference = functools.partial(reference_attention, *inputs, **options, **plain)
-    logits = tf.shape(query)[1] * tf.shape(key)[1]
-    return tf.cond(logits >= kernels.LONG["tensorflow"], chunked, reference)
+    batch, length, keys = size(query, 0), size(query, 1), size(key, 1)
+    # The reference kernel takes short rows, where their length shows at run time only, and a call
+    # without any logits, of which no tile can be cut.
+    worth = batch * length * keys > 0
+    if not (block_size or isinstance(length * keys, int)):
+        worth = tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
+    if worth is False:
+        return reference()
+    if worth is True or under_xla():  # XLA has no gradient of a choice at run time
+        return chunked()
+    return tf.cond(worth, chunked, reference)
 
 
 def _attention(
@@ -59,7 +65,8 @@ def _attention(
 
     @tf.custom_gradient
     def run(*inputs: Any) -> tuple:
-        context = _forward(plan, *inputs)
+        # An eager tape would keep the results of all that a tensor with a gradient enters.
+        context = _forward(plan, *map(tf.stop_gradient, inputs))
 
         def gradient(d_context: Any) -> tuple:
             return _once(functools.partial(_backward, plan))(d_context, context, *inputs)
@@ -77,10 +84,10 @@ def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> 
             context = Tile(span, index, query, parameters).context()
             return carry, (tf.cast(context, query.dtype),)
 
-        _, (context,) = _loop(plan.blocks, block, (), (query.dtype,))
+        _, (context,) = loop(plan.blocks, block, (), (query.dtype,))
         return carry, (plan.join(context),)
 
-    _, (context,) = _loop(plan.spans, span, (), (query.dtype,))
+    _, (context,) = loop(plan.spans, span, (), (query.dtype,))
     return plan.assemble(context)  # [B, T, N, Hv]
 
 
@@ -100,37 +107,19 @@ def _backward(
             return (d_key, d_value, d_parameters), (tf.cast(d_query, query.dtype),)
 
         start = (span.zeros(key), span.zeros(value), d_parameters)
-        carry, (d_query,) = _loop(plan.blocks, block, start, (query.dtype,))
+        carry, (d_query,) = loop(plan.blocks, block, start, (query.dtype,))
         d_key, d_value, d_parameters = carry
         d_key, d_value = (tf.transpose(total, (1, 0, 2)) for total in (d_key, d_value))
         d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
         return d_parameters, (plan.join(d_query), d_key, d_value)
 
     dtypes = (query.dtype, key.dtype, value.dtype)
-    d_parameters, parts = _loop(plan.spans, span, plan.bias.zeros(parameters), dtypes)
+    d_parameters, parts = loop(plan.spans, span, plan.bias.zeros(parameters), dtypes)
     d_parameters = (
         tf.reshape(tf.cast(gradient, parameter.dtype), tf.shape(parameter))
         for gradient, parameter in zip(d_parameters, parameters, strict=True)
     )
     return (*map(plan.assemble, parts), *d_parameters)
-
-
-def _loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
-    """Run `carry, outputs = step(index, carry)` and stack the outputs of all steps."""
-    arrays = tuple(tf.TensorArray(dtype, size=count) for dtype in dtypes)
-
-    def body(index: Any, carry: tuple, arrays: tuple) -> tuple:
-        carry, outputs = step(index, carry)
-        arrays = tuple(
-            array.write(index, output) for array, output in zip(arrays, outputs, strict=True)
-        )
-        return index + 1, carry, arrays
-
-    # One tile at a time: more in flight would multiply the memory and share the same cores.
-    _, carry, arrays = tf.while_loop(
-        lambda index, *_: index < count, body, (0, carry, arrays), parallel_iterations=1
-    )
-    return carry, tuple(array.stack() for array in arrays)
 
 
 def _once(backward: Callable) -> Callable:
@@ -142,4 +131,4 @@ def _once(backward: Callable) -> Callable:
             'give `kernel="reference"` where one is needed'
         )
 
-    return tf.custom_gradient(lambda *given: (backward(*given), refuse))
+    return tf.custom_gradient(lambda *given: (backward(*map(tf.stop_gradient, given)), refuse))

@@ -55,7 +55,8 @@ def _scores(query: Any, key: Any) -> Any:
     columns = ops.transpose(columns, (0, 1, 3, 2))  # [B, K, H, S]
     if heads == key.shape[2]:
         return ops.matmul(rows, columns)
-    rows = ops.reshape(rows, (batch, key.shape[2], -1, width))  # [B, K, G T, H]
+    group = heads // key.shape[2]
+    rows = ops.reshape(rows, (batch, key.shape[2], group * length, width))  # [B, K, G T, H]
     return ops.reshape(ops.matmul(rows, columns), (batch, heads, length, ops.shape(key)[1]))
 
 
@@ -63,7 +64,8 @@ def _context(weights: Any, value: Any) -> Any:
     batch, heads, length, keys = ops.shape(weights)
     columns = ops.transpose(value, (0, 2, 1, 3))  # [B, K, S, Hv]
     if heads != value.shape[2]:
-        weights = ops.reshape(weights, (batch, value.shape[2], -1, keys))  # [B, K, G T, S]
+        group = heads // value.shape[2]
+        weights = ops.reshape(weights, (batch, value.shape[2], group * length, keys))
     context = ops.matmul(weights, columns)
     context = ops.reshape(context, (batch, heads, length, value.shape[-1]))
     return ops.transpose(context, (0, 2, 1, 3))  # [B, T, N, Hv]

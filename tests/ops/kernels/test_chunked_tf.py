@@ -167,3 +167,47 @@ def test_gradients_where_the_length_shows_at_run_time(xla):
     for batch, length in ((3, 11), (1, 1601)):
         rows = tf.random.stateless_normal((batch, length, 2, 4), (1, 2))
         np.testing.assert_allclose(run(rows), gradients(rows, "reference"), atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5), (2, 3, 0)], ids=str)
+def test_a_call_without_logits(sizes, tmp_path):
+    import tensorflow as tf
+
+    batch, length, keys = sizes
+
+    def attend(query, key):
+        mask = AttentionMask(window=2)
+        return ops.attention(query, key, key, mask=mask, kernel="chunked", block_size=2)
+
+    def run(query, key):
+        with tf.GradientTape() as tape:
+            tape.watch((query, key))
+            context = attend(query, key)
+        return context, *tape.gradient(context, (query, key))
+
+    query, key = tf.ones((batch, length, 4, 3)), tf.ones((batch, keys, 2, 3))
+    for call in (run, tf.function(run)):
+        for have, like in zip(call(query, key), (query, query, key), strict=True):
+            np.testing.assert_array_equal(have, tf.zeros_like(like))
+
+    module = tf.Module()
+    specs = [tf.TensorSpec((None, length or None, 4, 3)), tf.TensorSpec((None, keys or None, 2, 3))]
+    module.attend = tf.function(attend, input_signature=specs)
+    tf.saved_model.save(module, str(tmp_path))
+    served = tf.saved_model.load(str(tmp_path)).attend
+    assert served(query, key).shape == query.shape
+    assert served(tf.ones((2, 3, 4, 3)), tf.ones((2, 5, 2, 3))).shape == (2, 3, 4, 3)
+
+
+def test_an_eager_tape_keeps_no_tile():
+    import gc
+
+    import tensorflow as tf
+
+    rows = tf.ones((1, 40, 1, 3))
+    with tf.GradientTape() as tape:
+        tape.watch(rows)
+        context = ops.attention(rows, rows, rows, kernel="chunked", block_size=10)
+        kept = [t.shape for t in gc.get_objects() if isinstance(t, tf.Tensor)]
+    assert (1, 10, 40) not in kept
+    assert tape.gradient(context, rows).shape == rows.shape
