@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 from collections.abc import Iterator, Sequence
@@ -48,10 +49,11 @@ def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
-    """Reads a UTF-8 table, tab-separated, its first line the names of the columns.
+    """Reads a UTF-8 table, its first line the names of the columns.
 
     Args:
-        path: the file; a name that ends in .gz is decompressed.
+        path: the file; comma-separated, with quotes as spreadsheets write them, if its name ends
+            in .csv, otherwise tab-separated; with .gz behind that it is decompressed.
 
     Returns:
         The cells of each column, by its name.
@@ -60,14 +62,12 @@ def read_table(path: Path) -> dict[str, list[str]]:
         ValueError: if the file is empty, is not UTF-8, or a line has more or fewer cells than
             the first; the message names file and line.
     """
-    lines = _lines(path)
-    _, header = next(lines, (0, ""))
-    if not header.strip():
+    lines = _cells(path)
+    _, names = next(lines, (0, [""]))
+    if not "".join(names).strip():
         raise ValueError(f"`path` must be a table with a header line, got {os.fspath(path)} empty")
-    names = header.split("\t")
     columns: list[list[str]] = [[] for _ in names]
-    for number, line in lines:
-        cells = line.split("\t")
+    for number, cells in lines:
         if len(cells) != len(names):
             raise ValueError(
                 f"`path` must have {len(names)} columns in every line, "
@@ -165,6 +165,23 @@ def tokenize_documents(
     documents = tf.RaggedTensor.from_row_lengths(full, [len(document) for document in documents])
     kept = tf.reduce_sum(tf.cast(documents, tf.int64), axis=1)
     return tf.RaggedTensor.from_row_lengths(tf.ragged.boolean_mask(ids, full), kept)
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The numbers of the lines, and their cells; a quoted cell may go on in the next line."""
+    if not os.fspath(path).removesuffix(".gz").endswith(".csv"):
+        for number, line in _lines(path):
+            yield number, line.split("\t")
+        return
+    reader = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise ValueError(
+            f"`path` must be a table, got {os.fspath(path)} "
+            f"whose line {reader.line_num} is not ({error})"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
