@@ -13,6 +13,7 @@ from keras_attn.data.documents import (
 from keras_attn.data.masked_lm import TokenMasker
 from keras_attn.data.masked_lm_postprocessor import MaskedLMPostprocessor
 from keras_attn.data.masked_lm_preprocessor import MaskedLMPreprocessor
+from keras_attn.data.packed_rows import pack_rows
 from keras_attn.data.packing import pack
 from keras_attn.data.pair_preprocessor import PairPreprocessor
 from keras_attn.data.pipelines import pretraining_dataset, rows_of
@@ -40,6 +41,7 @@ __all__ = [
     "TokenMasker",
     "WordsPreprocessor",
     "pack",
+    "pack_rows",
     "pretraining_dataset",
     "read_documents",
     "read_table",

@@ -1,5 +1,14 @@
 """Functions that assemble layers into functional Keras models."""
 
-from keras_attn.models import bert, bert_tasks, gpt, rnn_attention, sizes, steps, transformer
+from keras_attn.models import (
+    bert,
+    bert_tasks,
+    gpt,
+    packing,
+    rnn_attention,
+    sizes,
+    steps,
+    transformer,
+)
 
-__all__ = ["bert", "bert_tasks", "gpt", "rnn_attention", "sizes", "steps", "transformer"]
+__all__ = ["bert", "bert_tasks", "gpt", "packing", "rnn_attention", "sizes", "steps", "transformer"]

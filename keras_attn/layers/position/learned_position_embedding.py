@@ -74,7 +74,8 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         """Add the vectors of the positions of `inputs`."""
         length = inputs.shape[1]
         start = offset if isinstance(offset, int) else 0
-        if isinstance(length, int) and length + start > self.max_length:
+        counted = positions is None and isinstance(length, int)
+        if counted and length + start > self.max_length:
             raise ValueError(
                 f"`inputs` must not be longer than the position table's {self.max_length} rows, "
                 f"got length {length} at offset {start}"

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attn.data import pack_rows
+
+N, L, T, S = 47, 13, 23, 3
+
+
+def sequences(seed=0):
+    """N sequences of unlike pieces, with a label for each and one for each piece."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, L + 1, N)
+    mask = np.arange(L) < sizes[:, None]
+    ids = np.where(mask, np.arange(N * L).reshape(N, L) + 10, 3).astype("int32")
+    features = {"token_ids": ids, "segment_ids": ids % 2, "padding_mask": mask}
+    return features, {"whole": np.arange(N), "piece": 7 * ids}
+
+
+def by_hand(sizes):
+    """First fit, the longest first: the sequences of each row."""
+    rows = []
+    for sequence in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        for row in rows:
+            if len(row) < S and sum(sizes[i] for i in row) + sizes[sequence] <= T:
+                row.append(sequence)
+                break
+        else:
+            rows.append([sequence])
+    return rows
+
+
+def packed(*parts, batch=N):
+    dataset = tf.data.Dataset.from_tensor_slices(parts).batch(batch)
+    dataset = pack_rows(dataset, length=T, batch_size=5, max_sequences=S, pad_id=4)
+    batches = list(dataset.as_numpy_iterator())
+    return tf.nest.map_structure(lambda *x: np.concatenate(x), *batches), batches
+
+
+def test_rows_are_those_of_first_fit():
+    features, labels = sequences()
+    (rows, row_labels, weights), batches = packed(features, labels)
+    mask, ids = features["padding_mask"], features["token_ids"]
+    expected = by_hand(mask.sum(1))
+    assert len(rows["token_ids"]) == len(expected)
+    assert {len(batch[0]["token_ids"]) for batch in batches[:-1]} == {5}
+    for index, row in enumerate(expected):
+        pieces = np.concatenate([ids[i][mask[i]] for i in row])
+        rest = T - len(pieces)
+        sizes = [mask[i].sum() for i in row]
+        got = {name: values[index].tolist() for name, values in rows.items()}
+        assert got["token_ids"] == [*pieces, *[4] * rest]
+        assert got["segment_ids"] == [*(pieces % 2), *[0] * rest]
+        assert got["padding_mask"] == [True] * len(pieces) + [False] * rest
+        assert got["sequence_ids"] == [*np.repeat(np.arange(len(row)) + 1, sizes), *[0] * rest]
+        assert got["positions"] == [p for size in sizes for p in range(size)] + [0] * rest
+        missing = S - len(row)
+        assert got["first_positions"] == [*(np.cumsum(sizes) - sizes), *[0] * missing]
+        assert row_labels["whole"][index].tolist() == [*row, *[0] * missing]
+        assert row_labels["piece"][index].tolist() == [*(7 * pieces), *[0] * rest]
+        assert weights["whole"][index].tolist() == [1] * len(row) + [0] * missing
+        assert weights["piece"][index].tolist() == [1] * len(pieces) + [0] * rest
+
+
+def test_nothing_is_lost_between_windows_and_weights_travel():
+    features, labels = sequences(1)
+    weights = {"whole": np.arange(N) + 0.5, "piece": labels["piece"] / 3}
+    (rows, row_labels, row_weights), _ = packed(features, labels, weights, batch=11)
+    mask = features["padding_mask"]
+    shown = rows["padding_mask"]
+    assert sorted(rows["token_ids"][shown]) == sorted(features["token_ids"][mask])
+    real = row_weights["whole"] > 0
+    assert sorted(row_labels["whole"][real]) == list(range(N))
+    np.testing.assert_allclose(row_weights["whole"][real], row_labels["whole"][real] + 0.5)
+    np.testing.assert_allclose(row_weights["piece"], row_labels["piece"] / 3, rtol=1e-6)
+    starts = np.take_along_axis(rows["token_ids"], rows["first_positions"], 1)[real]
+    assert sorted(starts) == sorted(features["token_ids"][:, 0])
+
+
+def test_errors():
+    features, labels = sequences()
+    dataset = tf.data.Dataset.from_tensors((features, labels))
+    with pytest.raises(ValueError, match="`max_sequences` must be positive, got 0"):
+        pack_rows(dataset, length=T, batch_size=1, max_sequences=0)
+    ids = tf.data.Dataset.from_tensors(({"ids": features["token_ids"]}, labels))
+    with pytest.raises(ValueError, match="must have a feature padding_mask, got ids"):
+        pack_rows(ids, length=T, batch_size=1)
+    short = pack_rows(dataset, length=L - 1, batch_size=1)
+    message = "`length` must be that of the longest sequence or more, got 12"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(short)

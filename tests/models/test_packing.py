@@ -1,0 +1,166 @@
+"""Packed rows against the same sequences padded one a row."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import models
+from keras_attn.models.packing import packed
+from tests.backend import arrays, call_with, gradients
+
+V, D, N, F, L, T, S, C = 23, 12, 3, 31, 7, 11, 3, 5
+SIZE = models.sizes.BertSize(2, D, N, F, vocabulary_size=V, max_length=L, dropout=0.0)
+RNG = np.random.default_rng(0)
+ROWS = [[3, 5, 2], [7, 4]]  # the lengths of the sequences in each row
+SIZES = [size for row in ROWS for size in row]
+REAL = np.array([[True, True, True], [True, True, False]])  # [B, S]
+
+
+def ones_and_zeros(*shape):
+    return RNG.integers(0, 2, shape).astype("int32")
+
+
+PADDED = {  # a sequence a row
+    "token_ids": RNG.integers(0, V, (len(SIZES), L)).astype("int32"),
+    "segment_ids": ones_and_zeros(len(SIZES), L),
+    "padding_mask": np.arange(L) < np.array(SIZES)[:, None],
+}
+SHOWN = PADDED["padding_mask"]
+
+
+def in_rows(values, filling=0):
+    """`[sequences, L]` as `[B, T]`."""
+    rows, start = [], 0
+    for sizes in ROWS:
+        parts = [values[start + i][:size] for i, size in enumerate(sizes)]
+        rest = T - sum(sizes)
+        rows.append(np.concatenate([*parts, np.full((rest, *values.shape[2:]), filling)]))
+        start += len(sizes)
+    return np.stack(rows).astype(values.dtype)
+
+
+def in_slots(values):
+    """`[sequences, ...]` as `[B, S, ...]`."""
+    slots = np.zeros((*REAL.shape, *values.shape[1:]), values.dtype)
+    slots[REAL] = values
+    return slots
+
+
+PACKED = {key: in_rows(values) for key, values in PADDED.items()}
+PACKED["sequence_ids"] = in_rows(np.tile(np.arange(1, 6, dtype="int32")[:, None], (1, L)))
+PACKED["positions"] = in_rows(np.tile(np.arange(L, dtype="int32"), (5, 1)))
+PACKED["first_positions"] = np.array([[0, 3, 8], [0, 7, 0]], "int32")
+# One masked position in each sequence, and where it is in the row.
+MASKED = np.array([[1], [4], [0], [6], [2]], "int32")
+MASKED_IN_ROWS = in_slots(MASKED)[..., 0] + PACKED["first_positions"]
+
+
+def encoder(num_layers=2):
+    model = models.bert.encoder(SIZE, num_layers=num_layers)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.3 * RNG.normal(size=variable.shape))
+    return model
+
+
+def close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+
+
+def inputs_of(model, values):
+    return {key: values[key] for key in model.input}
+
+
+def test_outputs_loss_and_gradients_are_those_of_padded_rows():
+    model = models.bert_tasks.classifier(encoder(num_layers=1), C, dropout=0.0)
+    rows = packed(model)
+    labels = np.arange(len(SIZES)) % C
+    close(arrays(rows(PACKED))[REAL], arrays(model(PADDED)))
+
+    def loss(model, inputs, labels, weights):
+        return lambda *w: cross_entropy()(labels, call_with(model, w, inputs=inputs), weights)
+
+    weights = [variable.value for variable in model.trainable_variables]
+    padded_loss = loss(model, PADDED, labels, np.ones(len(SIZES), "float32"))
+    packed_loss = loss(rows, PACKED, in_slots(labels), REAL.astype("float32"))
+    close(arrays(packed_loss(*weights)), arrays(padded_loss(*weights)))
+    pairs = zip(gradients(packed_loss, *weights), gradients(padded_loss, *weights), strict=True)
+    for actual, expected in pairs:
+        assert np.abs(expected).max() > 1e-4 or expected.size == D  # a key's bias has none
+        close(actual, expected)
+
+
+def test_a_step_of_fit_teaches_the_model_the_same():
+    model = models.bert_tasks.classifier(encoder(), C, dropout=0.0)
+    start = model.get_weights()
+    labels = np.arange(len(SIZES)) % C
+
+    def fit(trained, inputs, labels, weights=None):
+        model.set_weights(start)
+        trained.compile(keras.optimizers.SGD(0.1), cross_entropy())
+        history = trained.fit(
+            inputs, labels, sample_weight=weights, batch_size=len(SIZES), epochs=2, verbose=0
+        )
+        return history.history["loss"], model.get_weights()
+
+    losses, weights = fit(model, PADDED, labels)
+    packed_losses, packed_weights = fit(
+        packed(model), PACKED, in_slots(labels), REAL.astype("float32")
+    )
+    close(packed_losses, losses)
+    assert losses[1] < losses[0]
+    for actual, expected in zip(packed_weights, weights, strict=True):
+        close(actual, expected)
+
+
+def test_pretraining_heads_and_saving(tmp_path):
+    model = models.bert.with_pretraining_heads(encoder())
+    expected = arrays(model({**PADDED, "masked_positions": MASKED}))
+    rows = packed(model)
+    inputs = {**PACKED, "masked_positions": MASKED_IN_ROWS}
+    outputs = arrays(rows(inputs))
+    close(outputs["masked_lm"][REAL], expected["masked_lm"][:, 0])
+    close(outputs["next_sentence"][REAL], expected["next_sentence"])
+    rows.save(tmp_path / "rows.keras")
+    again = arrays(keras.saving.load_model(tmp_path / "rows.keras")(inputs))
+    close(again["next_sentence"], outputs["next_sentence"])
+
+
+@pytest.mark.parametrize("kind", ["tagger", "masked_lm", "gpt"])
+def test_models_without_a_vector_for_a_sequence(kind):
+    if kind == "tagger":
+        model = models.bert_tasks.tagger(encoder(), C)
+    elif kind == "masked_lm":
+        model = models.bert_tasks.masked_lm(encoder())
+    else:
+        size = models.sizes.GptSize(2, D, N, F, vocabulary_size=V, max_length=L)
+        model = models.gpt.decoder(size)
+    padded = {**PADDED, "masked_positions": MASKED}
+    rows = {**PACKED, "masked_positions": MASKED_IN_ROWS}
+    expected = arrays(model(inputs_of(model, padded)))
+    actual = arrays(packed(model)(inputs_of(packed(model), rows)))
+    if kind == "masked_lm":
+        close(actual[REAL], expected[:, 0])
+    else:
+        close(actual[PACKED["padding_mask"]], expected[SHOWN])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (models.bert_tasks.span, "got the layer 'span', a SpanHead"),
+        (models.bert_tasks.multiple_choice, "got the layer 'bert_encoder', a Functional"),
+        (
+            lambda encoder: models.bert_tasks.classifier(encoder, C, pooling="mean"),
+            "got the layer 'pooling', a SequencePooling",
+        ),
+    ],
+)
+def test_what_would_mix_sequences_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        packed(build(encoder()))
