@@ -1,173 +1,134 @@
 """What do attention's kernels cost in time and memory as the length grows?
 
-    python benchmarks/attention_kernels.py time --lengths 1024 2048 4096 --sides ours keras
-    python benchmarks/attention_kernels.py memory --lengths 4096 8192 --mask causal
-    python benchmarks/attention_kernels.py plot
+    python benchmarks/attention_kernels.py window bfloat16   # rows of the table, see ROWS
+    python benchmarks/attention_kernels.py gpu --device gpu  # JAX and torch on a GPU
+    python benchmarks/attention_kernels.py --plot
 
-Forward and backward of one call, batch 1, 8 heads of 64. Each side lives in a process of its own;
-`time` goes round the sides, since machines drift, and keeps medians; `memory` is the peak above
-what the process held before, with libraries warmed up at a short length. Both append JSON lines to
-benchmarks/results/attention_kernels.jsonl, from which `plot` draws.
+Forward and backward of one call, batch 1, 8 heads of 64, unless a row says otherwise. Each side
+lives in a process of its own. Times go round the sides, since machines drift, and medians are kept;
+a peak is that of one run above what its process held before, with libraries warmed up at a short
+length. JSON lines go to benchmarks/results/attention_kernels.jsonl, from which `--plot` draws; a
+row that is measured again replaces its old lines.
 """
 
 import argparse
-import ctypes
+import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
-HEADS, WIDTH, WARM = 8, 64, 64
+from _attention_sides import SIDES, WINDOW, Case
+
 RESULTS = Path(__file__).parent / "results" / "attention_kernels.jsonl"
-SIDES = {  # name: backend, kernel of ours or None
-    "ours": ("tensorflow", "chunked"),
-    "ours_xla": ("tensorflow", "chunked"),
-    "ours_reference": ("tensorflow", "reference"),
-    "ours_jax": ("jax", "chunked"),
-    "ours_torch": ("torch", "auto"),
-    "ours_torch_chunked": ("torch", "chunked"),
-    "keras": ("tensorflow", None),
-    "jax": ("jax", None),
-    "torch": ("torch", None),
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Cases that are compared, each with the lengths at which it runs."""
+
+    what: str
+    cases: dict[Case, tuple[int, ...]]
+    rounds: int = 7
+
+
+def _sides(names, *lengths, **options):
+    return {Case(name, **options): lengths for name in names.split()}
+
+
+def _crossover(backend, *lengths):
+    sides = f"ours{backend}_chunked" if backend else "ours", f"ours{backend}_reference"
+    both = [_sides(" ".join(sides), *lengths, forward=forward) for forward in (True, False)]
+    return Row("time", both[0] | both[1])
+
+
+SHORT, DOUBLED = (1024, 2048, 4096, 8192), (1024, 2048, 4096, 8192, 16384, 32768)
+BERT_BASE = {"batch": 8, "heads": 12}
+ROWS = {
+    "no_mask": Row("time", _sides("keras ours torch", 4096)),
+    "causal": Row("time", _sides("keras ours torch", 4096, mask="causal")),
+    "bfloat16": Row("time", _sides("keras ours torch", 4096, dtype="bfloat16")),
+    "window": Row("time", _sides("ours", 8192) | _sides("ours", 8192, 16384, mask="window")),
+    "xla": Row("time", _sides("ours ours_xla", 4096) | _sides("ours_xla", 4096, mask="window")),
+    "dropout": Row(
+        "time",
+        _sides("ours_layer keras_layer", 4096, forward=True)
+        | _sides("ours_layer keras_layer", 4096, forward=True, dropout=0.1),
+    ),
+    "short": Row("time", _sides("ours_layer keras_layer", 128, **BERT_BASE), rounds=40),
+    "short_inference": Row(
+        "time", _sides("ours_layer keras_layer", 128, forward=True, **BERT_BASE), rounds=40
+    ),
+    "layer": Row("time", _sides("ours_layer keras_layer", 4096)),
+    "layer_causal": Row("time", _sides("ours_layer keras_layer", 4096, mask="causal")),
+    "layer_memory": Row("memory", _sides("ours_layer keras_layer", 8192)),
+    "lengths": Row(
+        "time",
+        _sides("keras", *SHORT)
+        | _sides("ours", *DOUBLED)
+        | _sides("torch", *DOUBLED[:-1])
+        | _sides("ours", *DOUBLED, mask="window"),
+        rounds=2,
+    ),
+    "lengths_causal": Row(
+        "time",
+        _sides("keras", *SHORT, mask="causal")
+        | _sides("ours", *DOUBLED, mask="causal")
+        | _sides("torch", *DOUBLED[:-1], mask="causal"),
+        rounds=2,
+    ),
+    "memory": Row(
+        "memory",
+        _sides("keras", *SHORT)
+        | _sides("ours", *DOUBLED)
+        | _sides("torch", *DOUBLED[:-1])
+        | _sides("ours", *DOUBLED, mask="window"),
+    ),
+    "memory_causal": Row(
+        "memory",
+        _sides("keras", *SHORT, mask="causal")
+        | _sides("ours", *DOUBLED, mask="causal")
+        | _sides("torch", *DOUBLED[:-1], mask="causal"),
+    ),
+    "crossover_tensorflow": _crossover("", 256, 512, 768, 1024, 1536, 2048),
+    "crossover_jax": _crossover("_jax", 512, 1024, 1536, 2048, 3072),
+    "crossover_torch": _crossover("_torch", 512, 1024, 1536, 2048, 3072),
+    "gpu": Row(
+        "time",
+        _sides("ours_jax jax ours_torch torch", *DOUBLED, 65536, dtype="bfloat16")
+        | _sides("ours_jax jax ours_torch torch", *DOUBLED, 65536, dtype="bfloat16", mask="causal"),
+    ),
 }
 
 
-def attend(side, options):
-    """The attention of one side, `(query, key, value) -> context`, all [B, T, N, H]."""
-    backend, kernel = SIDES[side]
-    causal = options.mask == "causal"
-    if kernel is not None:
-        from keras_attn import ops
-
-        window = options.window if options.mask == "window" else None
-        mask = ops.AttentionMask(causal=causal, window=window)
-        return lambda *qkv: ops.attention(*qkv, mask=mask, kernel=kernel)
-    if options.mask == "window":
-        raise SystemExit(f"{side} has no window that saves anything")
-    if side == "keras":  # what MultiHeadAttention calls where neither scores nor dropout are asked
-        import keras
-
-        return lambda *qkv: keras.ops.dot_product_attention(*qkv, is_causal=causal)
-    if side == "jax":
-        import jax
-
-        return lambda *qkv: jax.nn.dot_product_attention(*qkv, is_causal=causal)
-    from torch.nn.functional import scaled_dot_product_attention
-
-    def torch_attention(*qkv):
-        rows = (x.transpose(1, 2) for x in qkv)
-        return scaled_dot_product_attention(*rows, is_causal=causal).transpose(1, 2)
-
-    return torch_attention
-
-
-def step(side, options):
-    """A function of the length that runs the side once, to the end, on inputs of that length."""
-    import numpy as np
-
-    function, backend = attend(side, options), SIDES[side][0]
-    rng = np.random.default_rng(0)
-
-    def arrays(length):
-        return [rng.normal(size=(1, length, HEADS, WIDTH)).astype("float32") for _ in range(4)]
-
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        @tf.function(jit_compile=side.endswith("xla"), autograph=False)
-        def run(query, key, value, upstream):
-            with tf.GradientTape() as tape:
-                tape.watch((query, key, value))
-                context = function(query, key, value)
-            if options.forward:
-                return context
-            return tape.gradient(context, (query, key, value), upstream)
-
-        def make(length):
-            inputs = [tf.cast(x, options.dtype) for x in arrays(length)]
-            return lambda: [x.numpy()[0, 0, 0, 0] for x in tf.nest.flatten(run(*inputs))]
-
-    elif backend == "jax":
-        import jax
-        import jax.numpy as jnp
-
-        @jax.jit
-        def run(query, key, value, upstream):
-            if options.forward:
-                return function(query, key, value)
-            context, pull = jax.vjp(function, query, key, value)
-            return pull(upstream)
-
-        def make(length):
-            inputs = [jnp.asarray(x, options.dtype) for x in arrays(length)]
-            return lambda: jax.block_until_ready(run(*inputs))
-
-    else:
-        import torch
-
-        def make(length):
-            kind = getattr(torch, options.dtype)
-            *inputs, upstream = (torch.tensor(x).to(kind) for x in arrays(length))
-            leaves = [x.requires_grad_(not options.forward) for x in inputs]
-
-            def run():
-                context = function(*leaves)
-                if not options.forward:
-                    torch.autograd.grad(context, leaves, upstream)
-
-            return run
-
-    return make
-
-
-def serve(side, options):
-    """Answer each length on stdin with the seconds of one run, or with the peak of one, in MiB."""
-    make, made = step(side, options), {}
-    if options.what == "memory":
-        make(WARM)()
-    for line in sys.stdin:
-        length = int(line)
-        run = made.get(length) or made.setdefault(length, make(length))
-        ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what comes
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        start = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - start
-        answer = _status("VmHWM") - before if options.what == "memory" else seconds
-        print(f"RESULT {answer}", flush=True)
-
-
-def _status(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
 class Child:
-    """One side in a process of its own."""
+    """One case in a process of its own."""
 
-    def __init__(self, side, arguments):
-        environment = {**os.environ, "KERAS_BACKEND": SIDES[side][0], "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, __file__, *arguments, "--serve", side]
+    def __init__(self, case, what, device):
+        environment = os.environ | {
+            "KERAS_BACKEND": SIDES[case.side][0],
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        if device == "cpu":
+            environment |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+        sides = Path(__file__).with_name("_attention_sides.py")
+        command = [sys.executable, str(sides), json.dumps(dataclasses.asdict(case)), what]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
 
     def ask(self, length):
-        """One number for this length; nothing if the side cannot run it."""
+        """One number for this length; None if the side cannot run it."""
         try:
             self.process.stdin.write(f"{length}\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             return None
-        for line in self.process.stdout:
-            if line.startswith("RESULT"):
-                return float(line.split()[1])
-        return None
+        lines = (line for line in self.process.stdout if line.startswith("RESULT"))
+        answer = next(lines, None)
+        return None if answer is None else float(answer.split()[1])
 
     def close(self):
         """Let the process end."""
@@ -175,90 +136,103 @@ class Child:
         self.process.wait()
 
 
-def measure(options, arguments):
-    """Ask all sides for all lengths and keep what they say."""
-    for length in options.lengths:
-        answers = {side: [] for side in options.sides}
-        children = {side: Child(side, arguments) for side in options.sides}
-        rounds = 1 if options.what == "memory" else options.rounds + 1
-        for turn in range(rounds):
-            for side, child in children.items():
-                answer = child.ask(length)
-                if answer is not None and (turn or options.what == "memory"):
-                    answers[side].append(answer)
-        for child in children.values():
-            child.close()
-        for side, found in answers.items():
-            median = statistics.median(found) if found else None
-            _keep(options, side, length, median)
+def measure(row, device):
+    """Every case of a row with its lengths and what they take."""
+    if row.what == "memory":
+        return {
+            (case, length): _peak(case, length, device)
+            for case, lengths in row.cases.items()
+            for length in lengths
+        }
+    children = {case: Child(case, "time", device) for case in row.cases}
+    found = {}
+    for length in sorted({length for lengths in row.cases.values() for length in lengths}):
+        cases = [case for case, lengths in row.cases.items() if length in lengths]
+        answers = {case: [] for case in cases}
+        for turn in range(row.rounds + 1):
+            for case in cases:
+                answer = children[case].ask(length)
+                if turn and answer is not None:  # the first loads and compiles
+                    answers[case].append(answer)
+        found |= {(c, length): statistics.median(a) if a else None for c, a in answers.items()}
+    for child in children.values():
+        child.close()
+    return found
 
 
-def _keep(options, side, length, median):
-    record = {
-        "what": options.what,
-        "side": side,
-        "length": length,
-        "mask": options.mask,
-        "window": options.window if options.mask == "window" else None,
-        "dtype": options.dtype,
-        "forward_only": options.forward,
-        "seconds" if options.what == "time" else "extra_peak_mib": median,
-        "device": f"{platform.machine()}, {os.cpu_count()} cores",
+def _peak(case, length, device):
+    child = Child(case, "memory", device)
+    answer = child.ask(length)
+    child.close()
+    return answer
+
+
+def _processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+
+
+def _records():
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def keep(name, device):
+    """Measure a row and put it in the place of its old lines."""
+    row = ROWS[name]
+    number = {"time": "seconds", "memory": "extra_peak_mib"}[row.what]
+    where = {
+        "device": f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else device,
         "versions": {name: version(name) for name in ("keras", "tensorflow", "jax", "torch")},
     }
-    print(side, length, median, flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    fresh = [
+        {"row": name, **dataclasses.asdict(case), "length": length, number: found, **where}
+        for (case, length), found in measure(row, device).items()
+    ]
+    for record in fresh:
+        print(*(record[key] for key in ("row", "side", "mask", "length", number)), flush=True)
+    records = [record for record in _records() if record["row"] != name] + fresh
+    RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def plot():
-    """Time and peak against length, float32 without a mask and with a causal one."""
+    """Time and peak against length, float32: without a mask or with a window, and causal."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 8), layout="constrained")
-    for row, (what, label) in enumerate((("time", "seconds"), ("memory", "extra_peak_mib"))):
-        for column, mask in enumerate(("none", "causal")):
-            axis = axes[row][column]
-            for side in SIDES:
-                points = {
-                    r["length"]: r[label]
-                    for r in records
-                    if (r["what"], r["side"], r["mask"], r["dtype"])
-                    == (what, side, mask, "float32")
-                    and not r["forward_only"]
-                    and r[label] is not None
-                }
-                if points:
-                    axis.loglog(*zip(*sorted(points.items()), strict=True), "o-", label=side)
-            axis.set(title=f"mask: {mask}", xlabel="length", ylabel=label)
+    panels = (("lengths", "lengths_causal"), ("memory", "memory_causal"))
+    for row, number in enumerate(("seconds", "extra_peak_mib")):
+        for axis, name in zip(axes[row], panels[row], strict=True):
+            curves = {}
+            for record in _records():
+                if record["row"] == name and record[number]:
+                    side = record["side"] + (f", window {WINDOW}" * (record["mask"] == "window"))
+                    curves.setdefault(side, []).append((record["length"], record[number]))
+            for side, points in curves.items():
+                axis.loglog(*zip(*points, strict=True), "o-", label=side)
+            lengths = ROWS[name].cases[Case("ours", mask="causal" if "causal" in name else "none")]
+            axis.set_xticks(lengths, lengths, minor=False)
+            axis.minorticks_off()
+            title = "causal" if "causal" in name else "no mask"
+            axis.set(title=title, xlabel="length", ylabel=number.replace("_", " "))
             axis.legend()
+    figure.suptitle("Forward and backward, batch 1, 8 heads of 64, float32, two CPU cores")
     figure.savefig(RESULTS.with_suffix(".png"), dpi=120)
 
 
 def main():
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("what", choices=("time", "memory", "plot"))
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["ours", "keras", "torch"])
-    parser.add_argument("--mask", choices=("none", "causal", "window"), default="none")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--forward", action="store_true", help="without the gradient")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
-    if options.serve:
-        serve(options.serve, options)
-    elif options.what == "plot":
+    for name in options.rows:
+        keep(name, options.device)
+    if options.plot:
         plot()
-    else:
-        measure(options, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_attn.ops import kernels
 from keras_attn.ops.kernels.bias_tiles_tf import bias_of
+from keras_attn.ops.kernels.key_sums_tf import key_sums
 from keras_attn.ops.kernels.loop_tensorflow import loop
 from keras_attn.ops.kernels.plan_tf import Plan, Span, size, under_xla
 from keras_attn.ops.kernels.reference import attention as reference_attention
@@ -94,22 +95,23 @@ def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> 
 def _backward(
     plan: Plan, d_context: Any, context: Any, query: Any, key: Any, value: Any, *parameters: Any
 ) -> tuple:
+    sums = key_sums(plan)
+
     def span(index: Any, d_parameters: tuple) -> tuple:
         span = Span(plan, index, key, value)
 
         def block(index: Any, carry: tuple) -> tuple:
-            d_key, d_value, d_parameters = carry
+            totals, d_parameters = carry
             tile = Tile(span, index, query, parameters)
-            d_query, more_key, more_value, d_logits = tile.gradients(d_context, context)
-            d_key = tile.add_keys(d_key, more_key)
-            d_value = tile.add_keys(d_value, more_value)
+            d_query, *parts, d_logits = tile.gradients(d_context, context)
+            totals, outputs = sums.add(totals, tile, parts)
             d_parameters = plan.bias.accumulate(d_parameters, tile, parameters, d_logits)
-            return (d_key, d_value, d_parameters), (tf.cast(d_query, query.dtype),)
+            return (totals, d_parameters), (tf.cast(d_query, query.dtype), *outputs)
 
-        start = (span.zeros(key), span.zeros(value), d_parameters)
-        carry, (d_query,) = loop(plan.blocks, block, start, (query.dtype,))
-        d_key, d_value, d_parameters = carry
-        d_key, d_value = (tf.transpose(total, (1, 0, 2)) for total in (d_key, d_value))
+        start = (sums.start(key.shape[-1], value.shape[-1]), d_parameters)
+        carry, (d_query, *outputs) = loop(plan.blocks, block, start, (query.dtype, *sums.outputs))
+        totals, d_parameters = carry
+        d_key, d_value = sums.whole(totals, outputs)
         d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
         return d_parameters, (plan.join(d_query), d_key, d_value)
 

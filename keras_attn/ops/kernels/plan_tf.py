@@ -47,7 +47,7 @@ class Plan:
         heads, group = key.shape[2], query.shape[2] // key.shape[2]
         rows = block_size or _rows_of_block(asked["mask"].window, keys, group)
         rows = _least(length, rows)
-        tile = rows * group * _band(asked["mask"], rows, keys)
+        tile = rows * group * band(asked["mask"], rows, keys)
         fit = [n for n in range(1, heads + 1) if heads % n == 0 and _known(n * tile <= TILE)]
         heads = max(fit, default=1)
         return cls(
@@ -97,10 +97,6 @@ class Span:
         self.key = self._heads_first(key)  # [k, S, H]
         self.value = self._heads_first(value)  # [k, S, Hv]
 
-    def zeros(self, like: Any) -> Any:
-        """An accumulator for the gradient of these keys or values, `[k, S, H]`."""
-        return tf.zeros((self.plan.heads, self.plan.keys, like.shape[-1]), "float32")
-
     def _heads_first(self, tensor: Any) -> Any:
         shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])
         part = tf.slice(tensor, (self.batch, 0, self.head, 0), shape)[0]
@@ -127,17 +123,14 @@ def key_range(span: Span, row: Any) -> tuple:
     """The first key that the block of rows from `row` may see, and how many there are."""
     plan, mask = span.plan, span.plan.mask
     first = row + mask.query_offset
-    if plan.fixed and mask.window is not None:
-        count = _band(mask, plan.rows, plan.keys)
+    if mask.window is not None:
+        count = band(mask, plan.rows, plan.keys)
         return tf.clip_by_value(first - mask.window, 0, plan.keys - count), count
     start, stop = 0, plan.keys
     if plan.fixed:
         return start, stop
     if mask.causal:
         stop = tf.minimum(stop, first + plan.rows)
-    if mask.window is not None:
-        start = tf.maximum(start, first - mask.window)
-        stop = tf.minimum(stop, first + plan.rows + mask.window)
     if mask.query_sequence_ids is not None:
         near, far = _range_of_ids(span, row)
         start, stop = tf.maximum(start, near), tf.minimum(stop, far)
@@ -160,7 +153,7 @@ def _range_of_ids(span: Span, row: Any) -> tuple:
 
 def _rows_of_block(window: int | None, keys: Any, group: int) -> Any:
     if window is not None:
-        rows = min(max(window, FEWEST), MOST)
+        rows = min(max(window // 2, FEWEST), MOST)  # a fifth of the tile lies outside of the band
     elif isinstance(keys, int):
         rows = min(max(TILE // keys, FEWEST), MOST)
     else:
@@ -168,8 +161,8 @@ def _rows_of_block(window: int | None, keys: Any, group: int) -> Any:
     return -(-rows // group)
 
 
-def _band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
-    """The largest number of keys that a block of rows may see, but for sequence ids."""
+def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
+    """How many keys a block of rows may see, but for sequence ids."""
     if mask.window is None:
         return keys
     return _least(keys, rows + (mask.window if mask.causal else 2 * mask.window))

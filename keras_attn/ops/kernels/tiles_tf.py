@@ -36,19 +36,6 @@ class Tile:
         rows = tf.range(self.plan.rows) + (self.row + self.plan.mask.query_offset)
         return rows, tf.range(self.keys) + self.first_key
 
-    def add_keys(self, total: Any, part: Any) -> Any:
-        """A span's accumulator `[k, S, H]` with the tile's share `[k, s, H]` added."""
-        if self.keys is self.plan.keys:
-            return total + part
-        if self.plan.mask.window is None:
-            rest = self.plan.keys - self.first_key - self.keys
-            return total + tf.pad(part, ((0, 0), (self.first_key, rest), (0, 0)))
-        # Slower for each row, but it leaves the rows outside of the band alone.
-        heads, keys = tf.range(self.plan.heads), self.positions[1]
-        return tf.tensor_scatter_nd_add(
-            total, tf.stack(tf.meshgrid(heads, keys, indexing="ij"), -1), part
-        )
-
     def context(self) -> Any:
         """`[r, k G, Hv]`."""
         weights = self.weights * self._keep() if self.plan.dropout else self.weights
