@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
     parser.add_argument("--task", choices=TASKS, nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     results = ROOT / "benchmarks" / "results" / "finetuning.jsonl"
@@ -252,7 +252,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     for example in (bert_classify, bert_pairs, bert_tag, bert_span, bert_choice):
         example.BATCH_SIZE = arguments.batch
-    bert_choice.BATCH_SIZE = max(1, arguments.batch // 2)  # of four rows each
+    bert_choice.BATCH_SIZE = max(1, arguments.batch // 4)  # of four rows each
     loaded = weights.load(arguments.checkpoint)
     tokenizer = data.BertTokenizer(loaded.vocabulary, loaded.lowercase is not False)
     for name in arguments.task:

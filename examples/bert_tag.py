@@ -59,8 +59,9 @@ def case_and_marks(paragraph: str) -> tuple[list[str], list[str]]:
         word = written.rstrip(MARKS)
         if not word:
             continue
-        cases = {word.lower(): "lower", word.capitalize(): "Capital", word.upper(): "UPPER"}
-        case = "lower" if word == word.lower() else cases.get(word, "miXed")
+        # The last that fits: "A" is a capital, "1" is nothing.
+        cases = {word.upper(): "UPPER", word.capitalize(): "Capital", word.lower(): "lower"}
+        case = cases.get(word, "miXed")
         mark = written[len(word) :][:1]
         words.append(word.lower())
         tags.append(f"B-{case}{mark}" if mark or case != "lower" else "O")

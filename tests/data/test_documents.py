@@ -48,6 +48,18 @@ def test_corpus_is_what_its_notice_says():
     assert sum(map(len, table_documents(table, "en", "zh").values())) == 30316
 
 
+def test_a_table_with_commas(tmp_path):
+    content = 'text,label\r\n"a, ""b""",x\r\n"two\nlines",y\r\n'
+    expected = {"text": ['a, "b"', "two\nlines"], "label": ["x", "y"]}
+    assert read_table(write(tmp_path / "a.csv", content)) == expected
+    packed = write(tmp_path / "a.csv.gz", gzip.compress(content.encode()))
+    assert read_table(packed) == expected
+    with pytest.raises(ValueError, match=r"a.csv whose line 3 has 1"):
+        read_table(write(tmp_path / "a.csv", "text,label\nb,x\nc\n"))
+    with pytest.raises(ValueError, match=r"must be a table, got .*a.csv whose line 2 is not"):
+        read_table(write(tmp_path / "a.csv", 'text,label\n"b" c,x\n'))
+
+
 def test_bad_tables_are_named(tmp_path):
     uneven = write(tmp_path / "uneven.tsv", "document\ten\np\ta\np\tb\tc\n")
     with pytest.raises(
