@@ -39,10 +39,9 @@ def _sides(names, *lengths, **options):
     return {Case(name, **options): lengths for name in names.split()}
 
 
-def _crossover(backend, *lengths):
-    sides = f"ours{backend}_chunked" if backend else "ours", f"ours{backend}_reference"
-    both = [_sides(" ".join(sides), *lengths, forward=forward) for forward in (True, False)]
-    return Row("time", both[0] | both[1])
+def _crossover(sides, *lengths, **options):
+    cases = (_sides(sides, *lengths, forward=forward, **options) for forward in (True, False))
+    return Row("time", {case: lengths for some in cases for case in some})
 
 
 SHORT, DOUBLED = (1024, 2048, 4096, 8192), (1024, 2048, 4096, 8192, 16384, 32768)
@@ -93,9 +92,13 @@ ROWS = {
         | _sides("ours", *DOUBLED, mask="causal")
         | _sides("torch", *DOUBLED[:-1], mask="causal"),
     ),
-    "crossover_tensorflow": _crossover("", 256, 512, 768, 1024, 1536, 2048),
-    "crossover_jax": _crossover("_jax", 512, 1024, 1536, 2048, 3072),
-    "crossover_torch": _crossover("_torch", 512, 1024, 1536, 2048, 3072),
+    "crossover_tensorflow": _crossover("ours ours_reference", 512, 1024, 1536, 2048, 2560, 3072),
+    "crossover_tensorflow_causal": _crossover(
+        "ours ours_reference", 512, 1024, 2048, mask="causal"
+    ),
+    "crossover_tensorflow_batch": _crossover("ours ours_reference", 256, 512, 768, 1024, batch=8),
+    "crossover_jax": _crossover("ours_jax_chunked ours_jax_reference", 512, 1024, 2048, 3072),
+    "crossover_torch": _crossover("ours_torch_chunked ours_torch_reference", 512, 1024, 2048, 3072),
     "gpu": Row(
         "time",
         _sides("ours_jax jax ours_torch torch", *DOUBLED, 65536, dtype="bfloat16")
@@ -189,7 +192,7 @@ def keep(name, device):
         for (case, length), found in measure(row, device).items()
     ]
     for record in fresh:
-        print(*(record[key] for key in ("row", "side", "mask", "length", number)), flush=True)
+        print(*(f"{key}={found}" for key, found in record.items() if key not in where), flush=True)
     records = [record for record in _records() if record["row"] != name] + fresh
     RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
 

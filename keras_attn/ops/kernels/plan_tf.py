@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from keras_attn.ops.kernels.band_mask_tf import band_mask
 from keras_attn.ops.masks import AttentionMask
 
 # Logits in a tile, from measurements: its temporaries stay in the cache and below the size from
@@ -38,6 +39,7 @@ class Plan:
     runs: int
     heads: int
     rows: Any
+    band: Any
     fixed: bool
 
     @classmethod
@@ -45,9 +47,10 @@ class Plan:
         """The plan for these tensors; the blocks fit the shapes unless given."""
         length, keys = size(query, 1), size(key, 1)
         heads, group = key.shape[2], query.shape[2] // key.shape[2]
-        rows = block_size or _rows_of_block(asked["mask"].window, keys, group)
+        rows = block_size or _rows_of_block(asked["mask"].window, length, keys, group)
         rows = _least(length, rows)
-        tile = rows * group * band(asked["mask"], rows, keys)
+        most = band(asked["mask"], rows, keys)
+        tile = rows * group * most
         fit = [n for n in range(1, heads + 1) if heads % n == 0 and _known(n * tile <= TILE)]
         heads = max(fit, default=1)
         return cls(
@@ -58,6 +61,8 @@ class Plan:
             runs=key.shape[2] // heads,
             heads=heads,
             rows=rows,
+            # XLA makes the masks of a tile on the fly, and slices nothing of dynamic size.
+            band=None if under_xla() else band_mask(asked["mask"], rows, most, keys),
             fixed=under_xla(),
             **asked,
         )
@@ -96,6 +101,15 @@ class Span:
         self.head = index % plan.runs * plan.heads
         self.key = self._heads_first(key)  # [k, S, H]
         self.value = self._heads_first(value)  # [k, S, Hv]
+        self.real = self._real()
+
+    def _real(self) -> Any:
+        """How many of the first j keys are no padding, `[S + 1]`, or None if all are."""
+        if self.plan.mask.key_padding is None:
+            return None
+        block = self.plan.mask.block((self.batch, 1), (0, 1), (0, 1), (0, self.plan.keys))
+        real = tf.broadcast_to(tf.cast(block.key_padding[0], "int32"), (self.plan.keys,))
+        return tf.pad(tf.cumsum(real), ((1, 0),))
 
     def _heads_first(self, tensor: Any) -> Any:
         shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])
@@ -151,14 +165,15 @@ def _range_of_ids(span: Span, row: Any) -> tuple:
     return tf.where(last < 0, 0, tf.argmax(inside, output_type=tf.int32)), last + 1
 
 
-def _rows_of_block(window: int | None, keys: Any, group: int) -> Any:
+def _rows_of_block(window: int | None, length: Any, keys: Any, group: int) -> Any:
     if window is not None:
         rows = min(max(window // 2, FEWEST), MOST)  # a fifth of the tile lies outside of the band
     elif isinstance(keys, int):
         rows = min(max(TILE // keys, FEWEST), MOST)
     else:
         rows = tf.clip_by_value(TILE // tf.maximum(keys, 1), FEWEST, MOST)
-    return -(-rows // group)
+    blocks = -(-length * group // rows)
+    return -(-length // blocks)  # equal blocks: the last, moved up, computes little again
 
 
 def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:

@@ -22,8 +22,9 @@ class Tile:
         self.first_key, self.keys = key_range(span, self.row)
         self.key, self.value = self._cut(span.key), self._cut(span.value)  # [k, s, H]
         self.query = self._rows(query, plan.scale)  # [k, G r, H]
-        masked, self.alive = self._mask()
-        self.weights = self._softmax(masked, plan.bias.tile(self, parameters))  # [k, G r, s]
+        masked, column, self.alive = self._mask()
+        bias = plan.bias.tile(self, parameters)
+        self.weights = self._softmax(masked, column, bias)  # [k, G r, s]
 
     @property
     def heads(self) -> tuple:
@@ -85,34 +86,44 @@ class Tile:
         d_weights = tf.matmul(d_context, value, transpose_b=True)
         return self.weights, self.weights * tf.cast(d_weights, "float32")
 
-    def _softmax(self, masked: Any, bias: Any) -> Any:
+    def _softmax(self, masked: Any, column: Any, bias: Any) -> Any:
         query, key = self.query, self.key
-        if masked is not None and masked.shape[1] == masked.shape[2] == 1:
-            # What hides a key from all rows alike goes into the product, as one more column.
-            column = tf.cast(masked[0, :, 0, :, None], key.dtype)  # [1, s, 1]
+        if column is not None:
+            column = tf.cast(column[..., None], key.dtype)  # [1, s, 1]
             key = tf.concat([key, tf.repeat(column, self.plan.heads, 0)], -1)
             query = tf.concat([query, tf.ones_like(query[..., :1])], -1)
-            masked = None
         logits = tf.cast(tf.matmul(query, key, transpose_b=True), "float32")
         for part in (bias, masked):
             if part is not None:
                 logits = self.by_head(logits) + self.split_heads(part)
+        if self.plan.band is not None:
+            logits = self.plan.band.add(self.by_head(logits), *self.positions)
         return tf.nn.softmax(tf.reshape(logits, (self.plan.heads, -1, self.keys)))
 
     def _mask(self) -> tuple:
-        """What is added to the logits, and 1.0 for each row that has a key; both may be None."""
+        """What is added to the logits, and 1.0 for each row that has a key; all may be None.
+
+        First what differs between rows, then what hides a key from all rows alike, `[1, s]`, which
+        goes into the product, as one more column. What the plan's band masks is no part of them.
+        """
         rows, keys = (self.row, self.plan.rows), (self.first_key, self.keys)
         block = self.plan.mask.block((self.span.batch, 1), self.heads, rows, keys)
         rows, block = block.without_query_padding()
-        allowed = block.materialize(self.plan.rows, self.keys)  # [1, 1 or k G, 1 or r, s]
         alive = None if rows is None else tf.cast(rows, "float32")[:, None, :, None]
-        masked = None
-        if allowed is not None:
+        masked, column, some = None, None, None
+        if self.plan.band is not None:
+            some = self.plan.band.alive(self.positions[0], self.span.real)
+            if block.key_padding is not None:
+                column = tf.where(tf.cast(block.key_padding, "bool"), 0.0, MASKED)
+        elif not block.empty:
+            allowed = block.materialize(self.plan.rows, self.keys)  # [1, 1 or k G, 1 or r, s]
             masked = tf.where(allowed, 0.0, MASKED)
-        if block.may_empty_rows:
             some = tf.cast(tf.reduce_any(allowed, -1, keepdims=True), "float32")
+            if masked.shape[1] == masked.shape[2] == 1:
+                masked, column = None, masked[:, 0, 0]
+        if some is not None:
             alive = some if alive is None else alive * some
-        return masked, None if alive is None else self.split_heads(alive)
+        return masked, column, None if alive is None else self.split_heads(alive)
 
     def _keep(self) -> Any:
         """Zero where a weight is dropped, else what scales the others up, `[k, G r, s]`."""
