@@ -4,6 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 export TF_CPP_MIN_LOG_LEVEL=3 PYTHONUNBUFFERED=1
+export JAX_DISABLE_MOST_OPTIMIZATIONS=1 # thousands of small programs run once: compiling is the cost
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --editable ".[test]"
