@@ -10,6 +10,7 @@ wire they are the same.
 
 import base64
 import functools
+import http.client
 import json
 import math
 import struct
@@ -164,7 +165,9 @@ class _Rest:
             raise ServingError(f"HTTP {error.code}: {text}") from error
         except TimeoutError as error:
             raise ServingError(f"no answer within {timeout:.3g} s") from error
-        except OSError as error:
+        except json.JSONDecodeError as error:
+            raise ServingError(f"the answer is not JSON: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
             if isinstance(getattr(error, "reason", None), TimeoutError):
                 raise ServingError(f"no answer within {timeout:.3g} s") from error
             raise _UnavailableError(str(error)) from error

@@ -33,6 +33,20 @@ def check_operations(path: str | os.PathLike, server: str) -> None:
         raise ValueError(f"`server` {server} cannot run this model: {listed}")
 
 
+def drop_debug_names(path: str | os.PathLike) -> None:
+    """Takes `debug_name` from the variables of a SavedModel.
+
+    TensorFlow writes it since some version after 2.12, nothing reads it, and a server that does not
+    know the attribute refuses the whole model.
+    """
+    model = _read(path)
+    for node in model.meta_graphs[0].graph_def.node:
+        if node.op == "VarHandleOp":
+            node.attr.pop("debug_name", None)
+    Path(path, "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
+    Path(path, "fingerprint.pb").unlink(missing_ok=True)  # of the file as it was
+
+
 def operations_of(server: str) -> dict[str, dict[str, list | None]]:
     """Operations of a ModelServer: name to attributes, each with its allowed values or None.
 
@@ -57,10 +71,7 @@ def _number(version: str) -> tuple[int, int] | None:
 
 def _nodes(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
     """Every node of the graph and its functions, with the name of where it stands."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    model = saved_model_pb2.SavedModel.FromString(Path(path, "saved_model.pb").read_bytes())
-    (meta_graph,) = model.meta_graphs
+    (meta_graph,) = _read(path).meta_graphs
     functions = {function.signature.name for function in meta_graph.graph_def.library.function}
     for node in meta_graph.graph_def.node:
         if node.op not in functions:
@@ -69,6 +80,12 @@ def _nodes(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
         for node in function.node_def:
             if node.op not in functions:
                 yield function.signature.name, node
+
+
+def _read(path: str | os.PathLike) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    return saved_model_pb2.SavedModel.FromString(Path(path, "saved_model.pb").read_bytes())
 
 
 def _problem(node: Any, known: dict[str, dict[str, list | None]]) -> str | None:

@@ -71,7 +71,9 @@ def write_guide(servable: Servable, signatures: Mapping[str, Signature], server:
         arguments=", ".join(f"{name}={value!r}" for name, value in example.items()),
         signatures=str(servable).partition("\n")[2],
     )
-    (base_dir / "README.md").write_text(text, encoding="utf-8")
+    written = base_dir / f".README.{servable.version}.md"
+    written.write_text(text, encoding="utf-8")
+    written.replace(base_dir / "README.md")
     batching = base_dir / "batching_parameters.txt"
     if not batching.exists():
         batching.write_text(BATCHING)

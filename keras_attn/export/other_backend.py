@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_attn.export.generation import Generation
 from keras_attn.export.servable import Servable
 
 _CHILD = "from keras_attn.export import other_backend; other_backend.run_child()"
@@ -28,6 +30,10 @@ def publish_under_tensorflow(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
         model.save(path)
+        if isinstance(options["signatures"], Generation):
+            layers = {**layers, "tokenizer": options["signatures"].tokenizer}
+            signatures = dataclasses.replace(options["signatures"], tokenizer=None)
+            options = {**options, "signatures": signatures}
         layers = {
             name: layer and keras.saving.serialize_keras_object(layer)
             for name, layer in layers.items()
@@ -59,6 +65,9 @@ def run_child() -> None:
         name: layer and keras.saving.deserialize_keras_object(layer)
         for name, layer in layers.items()
     }
+    tokenizer = layers.pop("tokenizer", None)
+    if tokenizer is not None:
+        options["signatures"] = dataclasses.replace(options["signatures"], tokenizer=tokenizer)
     try:
         result: Servable | str = publish(model, base_dir, **layers, **options)
     except ValueError as error:

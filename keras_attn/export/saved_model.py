@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import keras
 import tensorflow as tf
 
 from keras_attn.export.check import check
-from keras_attn.export.compatibility import check_operations, operations_of
+from keras_attn.export.compatibility import check_operations, drop_debug_names, operations_of
+from keras_attn.export.generation import Generation
 from keras_attn.export.guide import write_guide
 from keras_attn.export.other_backend import publish_under_tensorflow
 from keras_attn.export.precision import in_precision
@@ -29,7 +31,7 @@ def publish(
     *,
     preprocessor: keras.layers.Layer | None = None,
     postprocessor: keras.layers.Layer | None = None,
-    signatures: Mapping[str, Signature] | Sequence[str] | None = None,
+    signatures: Generation | Mapping[str, Signature] | Sequence[str] | None = None,
     version: int | None = None,
     warmup: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     server: str = "2.20",
@@ -58,8 +60,8 @@ def publish(
             `data.MaskedLMPreprocessor`.
         postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
             answers, such as `data.MaskedLMPostprocessor`.
-        signatures: names, to have only these; or a dict of further ones, or others, by name (on
-            TensorFlow).
+        signatures: names, to have only these; a `Generation`, for a model that writes text; or a
+            dict of further ones, or others, by name (on TensorFlow).
         version: the number; by default one more than the highest there is.
         warmup: batches for the server to run before it is ready, in place of examples of every
             length: a dict from a signature's name to them, each a dict from input to rows.
@@ -74,8 +76,8 @@ def publish(
     Raises:
         ValueError: a part of the model that is not built or not tracked, a vocabulary that is not
             the model's, a signature name that a server refuses, an operation that it lacks, an
-            answer that differs from Keras', a folder that cannot be written to; it names what is
-            wrong, and nothing is left behind.
+            answer that differs from Keras', a folder that is full or cannot be written to; it
+            names what is wrong, and nothing is left behind.
 
     Example:
     >>> import tempfile
@@ -100,7 +102,9 @@ def publish(
     if keep is not None and keep < 1:
         raise ValueError(f"`keep` must be at least 1, got {keep}")
     operations_of(server)
-    _check_model(model, preprocessor)
+    _check_model(model)
+    _check_vocabulary(model, preprocessor, "preprocessor")
+    _check_vocabulary(model, signatures, "signatures")
     if keras.backend.backend() != "tensorflow":
         if isinstance(signatures, Mapping):
             raise ValueError(
@@ -122,13 +126,17 @@ def publish(
         )
     if compute_dtype is not None:
         model = in_precision(model, compute_dtype)
-    made = _select(automatic(model, preprocessor, postprocessor, jit_compile), signatures)
+    if isinstance(signatures, Generation):
+        made = signatures.signatures(model, jit_compile)
+    else:
+        made = _select(automatic(model, preprocessor, postprocessor, jit_compile), signatures)
     with written_beside(base_dir) as folder:
         described = _write(made, [model, preprocessor, postprocessor], folder)
         check_operations(folder, server)
         half = compute_dtype not in (None, "float32")
         check(folder, made, tolerance=2e-2 if half else 1e-4)
-        write_warmup(folder, base_dir.name, _with_warmup(made, warmup))
+        with _errors_of_files():
+            write_warmup(folder, base_dir.name, _with_warmup(made, warmup))
         path = commit(folder, version)
     servable = Servable(path, int(path.name), described)
     write_guide(servable, made, server)
@@ -137,16 +145,19 @@ def publish(
     return servable
 
 
-def _check_model(model: keras.Model, preprocessor: Any) -> None:
+def _check_model(model: keras.Model) -> None:
     if not isinstance(model, keras.Model) or not hasattr(model, "inputs") or not model.built:
         raise ValueError(f"`model` must be a functional model that is built, got {model!r}")
-    tokenizer = getattr(preprocessor, "tokenizer", None)
+
+
+def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
+    """Raises unless what strings become is what the model learned."""
+    vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
     # The largest, as segments have an embedding too.
-    sizes = [getattr(layer, "vocabulary_size", 0) for layer in model._flatten_layers()]
-    if tokenizer is not None and max(sizes) not in (0, len(tokenizer.vocabulary)):
+    size = max(getattr(layer, "vocabulary_size", 0) for layer in model._flatten_layers())
+    if vocabulary is not None and size not in (0, len(vocabulary)):
         raise ValueError(
-            f"`preprocessor` must have the model's vocabulary of {max(sizes)} pieces, got "
-            f"{len(tokenizer.vocabulary)}"
+            f"`{name}` must have the model's vocabulary of {size} pieces, got {len(vocabulary)}"
         )
 
 
@@ -191,10 +202,21 @@ def _write(signatures: Mapping[str, Signature], tracked: list, folder: Path) -> 
     # A server takes no gradients: their functions would only make the graph larger.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
-        archive.write_out(str(folder), options=options, verbose=False)
+        with _errors_of_files():
+            archive.write_out(str(folder), options=options, verbose=False)
     except AssertionError as error:
         raise ValueError(f"a signature uses what `model` does not track: {error}") from error
+    drop_debug_names(folder)
     return described
+
+
+@contextlib.contextmanager
+def _errors_of_files() -> Iterator[None]:
+    """TensorFlow's errors of writing a file as Python's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
 
 
 def _describe(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

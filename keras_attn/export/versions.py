@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+_UNFINISHED, _REMOVED = ".unfinished-", ".removed-"
 
 
 def versions(base_dir: Path) -> list[int]:
@@ -23,24 +26,31 @@ def versions(base_dir: Path) -> list[int]:
 def written_beside(base_dir: Path) -> Iterator[Path]:
     """A new folder in `base_dir` whose name is no version; gone again if something goes wrong.
 
+    What writers left that were killed is removed.
+
     Raises:
-        ValueError: `base_dir` is a file, or cannot be written to.
+        ValueError: `base_dir` is a file, is full, or cannot be written to.
     """
     existed = base_dir.exists()
-    folder = base_dir / f".unfinished-{uuid.uuid4().hex}"
+    folder = base_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(
-            f"`base_dir` must be a writable folder, got {base_dir}: {error}"
-        ) from error
-    try:
-        yield folder
-    except BaseException:
+        with contextlib.ExitStack() as stack:
+            base_dir.mkdir(parents=True, exist_ok=True)
+            with _locked(base_dir, fcntl.LOCK_EX) as alone:
+                if alone:  # nobody else can take a folder for left behind that has no lock yet
+                    _remove_left_behind(base_dir)
+                folder.mkdir()
+                stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+            yield folder
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed:
             with contextlib.suppress(OSError):
                 base_dir.rmdir()
+        if isinstance(error, OSError):
+            raise ValueError(
+                f"`base_dir` must be a writable folder with room, got {base_dir}: {error}"
+            ) from error
         raise
 
 
@@ -51,9 +61,11 @@ def commit(folder: Path, version: int | None) -> Path:
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
     while True:
-        present = versions(folder.parent)
-        number = version if version is not None else max(present, default=0) + 1
-        check_version(folder.parent, number)
+        number = version
+        if number is None:
+            number = max(versions(folder.parent), default=0) + 1
+        else:
+            check_version(folder.parent, number)
         target = folder.with_name(str(number))
         try:
             return folder.rename(target)
@@ -76,6 +88,36 @@ def prune(base_dir: Path, keep: int, newest: int) -> None:
     for number in versions(base_dir)[:-keep]:
         if number != newest:
             # Renamed first, so that a server never sees half of a version.
-            doomed = base_dir / f".removed-{uuid.uuid4().hex}"
-            (base_dir / str(number)).rename(doomed)
-            shutil.rmtree(doomed)
+            doomed = base_dir / f"{_REMOVED}{uuid.uuid4().hex}"
+            with contextlib.suppress(FileNotFoundError):  # another writer may prune as well
+                (base_dir / str(number)).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _remove_left_behind(base_dir: Path) -> None:
+    """Removes the folders of processes that are gone.
+
+    A writer holds a lock on its folder, which the system takes away with the process.
+    """
+    for folder in base_dir.iterdir():
+        if folder.name.startswith(_REMOVED):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.name.startswith(_UNFINISHED):
+            with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as left_behind:
+                if left_behind:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Whether the lock is ours; never where the folder is gone or the file system has no locks."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, how)
+        except OSError:
+            held = False
+        else:
+            held = True
+        yield held

@@ -1,8 +1,11 @@
-"""One small published servable for all tests of a process."""
+"""Small published servables, each made once for all tests of a process."""
+
+import os
 
 import pytest
 
 from keras_attn import export, models
+from keras_attn.export import fresh_process, isolation
 from tests.export import cpp_loader, small
 
 
@@ -20,6 +23,24 @@ def servable(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def server(servable):
+    """A stand-in for ModelServer that has it."""
+    pytest.importorskip("tensorflow_serving")
+    from tests.export.serving_double import Double
+
+    with Double(servable.path.parent) as double:
+        yield double
+
+
+@pytest.fixture(scope="session")
 def loader(tmp_path_factory):
     """The C++ program that loads as ModelServer does."""
     return cpp_loader.build(tmp_path_factory.mktemp("cpp"))
+
+
+@pytest.fixture
+def checked_here(monkeypatch):
+    """`publish` checks in this process, which spares seconds; for tests of something else."""
+    monkeypatch.setattr(
+        isolation, "run", lambda path, requests: fresh_process.run(os.fspath(path), requests)
+    )

@@ -8,6 +8,7 @@ as "predictions", columns as "outputs".
 import base64
 import json
 import threading
+import time
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +32,9 @@ class Double(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.name = Path(base_dir).name
         versions = [int(p.name) for p in Path(base_dir).iterdir() if p.name.isdecimal()]
         folder = Path(base_dir, str(max(versions)))
-        self.version, self.busy = max(versions), 0
+        self.version = max(versions)
+        self.busy = 0  # how many requests to turn away
+        self.slow = threading.Event()  # while it is set, answers wait
         with tf.Graph().as_default():
             self.session = tf.compat.v1.Session()
             loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
@@ -64,6 +67,8 @@ class Double(prediction_service_pb2_grpc.PredictionServiceServicer):
         """The outputs of a signature, as arrays."""
         if name not in self.signatures:
             raise ValueError(f'Serving signature name: "{name}" not found in signature def')
+        while self.slow.is_set():
+            time.sleep(0.01)
         signature = self.signatures[name]
         if set(inputs) != set(signature.inputs):
             raise ValueError(f"input size does not match signature: {sorted(inputs)}")

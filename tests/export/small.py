@@ -17,3 +17,10 @@ def masked_lm_layers():
         "preprocessor": data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
         "postprocessor": data.MaskedLMPostprocessor(tokenizer, top=2),
     }
+
+
+def sharp_gpt():
+    """A decoder whose choices are clear."""
+    model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY), num_layers=1)
+    model.set_weights([2.5 * weight for weight in model.get_weights()])
+    return model

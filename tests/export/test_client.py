@@ -1,10 +1,13 @@
 import json
+import os
 import random
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +18,11 @@ pytest.importorskip("tensorflow_serving")
 from tensorflow_serving.apis import predict_pb2  # noqa: E402
 
 from keras_attn.export import client, isolation  # noqa: E402
-from tests.export.serving_double import Double  # noqa: E402
+from tests.export.small import WORDS  # noqa: E402
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
 TEXTS = ["the [MASK] sat on a [MASK].", "", "Playing!", "[MASK]"]
-
-
-@pytest.fixture(scope="module")
-def server(servable):
-    with Double(servable.path.parent) as double:
-        yield double
 
 
 @pytest.fixture(scope="module", params=["grpc", "http"])
@@ -33,6 +30,7 @@ def ask(request, server):
     """A client over each transport."""
     port = server.grpc_port if request.param == "grpc" else server.rest_port
     made = client.Client(f"{request.param}://127.0.0.1:{port}", server.name)
+    made.address = f"{request.param}://127.0.0.1:{port}"
     yield made
     made.close()
 
@@ -85,6 +83,51 @@ def test_a_busy_server_is_asked_again(ask, server):
     server.busy = 2
     assert ask(text=["a"])["pieces"] == [[]]
     assert server.busy == 0
+
+
+def test_a_server_that_stays_busy_is_an_error(ask, server):
+    hurried = client.Client(ask.address, server.name, retries=1)
+    hurried.signatures()
+    server.busy = 5
+    with pytest.raises(client.ServingError, match="no answer from the server: .*busy"):
+        hurried(text=["a"])
+    assert server.busy == 3
+    server.busy = 0
+
+
+def test_a_server_that_is_too_slow_is_an_error(ask, server):
+    hurried = client.Client(ask.address, server.name, timeout=0.3)
+    hurried.signatures()
+    server.slow.set()
+    with pytest.raises(client.ServingError, match="no answer within|DEADLINE_EXCEEDED"):
+        hurried(text=["a"])
+    server.slow.clear()
+    assert hurried(text=["a"])["pieces"] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "the answer is not JSON"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{", "no answer from the server"),
+        (b"", "no answer from the server"),
+        (b"SSH-2.0\r\n", "no answer from the server"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\nno such", "HTTP 404: no such"),
+    ],
+    ids=["no JSON", "half an answer", "hung up", "not HTTP", "not found"],
+)
+def test_odd_answers_are_errors_that_say_so(answer, message):
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as odd:
+        threading.Thread(target=odd.serve_forever, daemon=True).start()
+        asking = client.Client(f"http://127.0.0.1:{odd.server_address[1]}", "bert", retries=0)
+        with pytest.raises(client.ServingError, match=message):
+            asking(text=["a"])
+        odd.shutdown()
 
 
 def test_a_server_that_is_not_there_is_an_error_in_time():
@@ -157,6 +200,37 @@ def test_the_readmes_curl_line_works(server, servable):
     done = subprocess.run(["curl", "-s", "-d", body, url], capture_output=True)
     assert "pieces" in json.loads(done.stdout)["outputs"]
     assert "tensorflow/serving:2.19.0" in readme
+
+
+def test_the_readmes_grpc_lines_work(server, servable, tmp_path):
+    readme = (servable.path.parent / "README.md").read_text()
+    (lines,) = re.findall(r"\n    from client import Client\n    (.*)\n", readme)
+    shutil.copy(client.__file__, tmp_path / "client.py")
+    script = f"from client import Client\nprint({lines})".replace("8500", str(server.grpc_port))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "pieces" in done.stdout
+
+
+def resident():
+    """MiB that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_ten_thousand_requests_do_not_grow(server):
+    rng, held = random.Random(0), []
+    grpc_client = client.Client(f"grpc://127.0.0.1:{server.grpc_port}", server.name)
+    for number in range(10_001):
+        if number % 2000 == 0:
+            held.append(resident())
+        words = [" ".join(rng.choices(WORDS, k=rng.randint(0, 30))) for _ in range(4)]
+        rows = words[: rng.randint(1, 4)]
+        assert len(grpc_client(text=rows)["pieces"]) == len(rows)
+    grpc_client.close()
+    assert held[-1] - held[1] < 8, held
 
 
 def test_requests_are_read_by_the_real_messages():

@@ -2,20 +2,18 @@ import functools
 
 import numpy as np
 import pytest
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_attn import data, decoding, export, models
-from keras_attn.export.isolation import as_array, run
-from tests.export.small import VOCABULARY
+from keras_attn.export.fresh_process import run
+from keras_attn.export.isolation import as_array
+from tests.export import cpp_loader
+from tests.export.small import VOCABULARY, sharp_gpt
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
-LIMITS = {"prompt_length": 5, "max_new_tokens": 7, "beams": 3}
-
-
-def sharp(model):
-    """The model with weights large enough that its choices are clear."""
-    model.set_weights([2.5 * weight for weight in model.get_weights()])
-    return model
+LIMITS = {"prompt_length": 5, "max_new_tokens": 7}
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +23,34 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def gpt():
-    return sharp(models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY), num_layers=1))
+    return sharp_gpt()
 
 
 @pytest.fixture(scope="module")
 def served(gpt, tokenizer, tmp_path_factory):
-    signatures = export.generation_signatures(gpt, tokenizer, **LIMITS)
     folder = tmp_path_factory.mktemp("gpt") / "gpt"
-    return export.publish(gpt, folder, signatures=signatures, server="2.19").path
+    generation = export.Generation(tokenizer, **LIMITS, beams=3)
+    made = export.publish(gpt, folder, signatures=generation, server="2.12")
+    assert list(made.signatures) == ["serving_default", "sample", "beam"]
+    return str(made.path)
 
 
 def counts(rows, value):
     return np.full(rows, value, "int32")
 
 
-def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer):
+def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer, loader):
     texts = ["the cat", "playing"]
-    got = export.ask(served, text=texts, max_new_tokens=np.array([7, 2], "int32"))["text"]
+    inputs = {"text": texts, "max_new_tokens": np.array([7, 2], "int32")}
+    got = cpp_loader.run(loader, served, "serving_default", inputs)["text"]
     search = functools.partial(
         decoding.greedy, max_new_tokens=7, stop_token_ids=[tokenizer.sep_id], padding_id=0
     )
     generate = models.steps.generator(gpt, search, length=10)
     prompt = np.array([[2, *tokenizer(texts[:1]).to_list()[0]]])
     found = generate(prompt)["token_ids"].numpy()[:, prompt.shape[1] :]
-    assert got[0] == tokenizer.detokenize(found).numpy()[0].decode()
-    assert len(tokenizer(got[1:]).to_list()[0]) <= 2
+    assert got[0] == tokenizer.detokenize(found).numpy()[0]
+    assert len(tokenizer(got[1:].tolist()).to_list()[0]) <= 2
 
 
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
@@ -70,32 +71,73 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
 
 def test_beams_come_best_first_and_bounded(served):
     batch = {"text": as_array(["the cat"]), "max_new_tokens": counts(1, 7)}
-    requests = [("beam", {**batch, "beams": counts(1, beams)}) for beams in (3, 4)]
-    best, refused = run(served, requests)
+    requests = [("beam", {**batch, "beams": counts(1, beams)}) for beams in (3, 1, 4, 0)]
+    requests.append(("beam", {**batch, "max_new_tokens": counts(1, 8), "beams": counts(1, 1)}))
+    best, one, many, none, long = run(served, requests)
     assert best["text"].shape == (1, 3)
     assert (np.diff(best["scores"][0]) <= 0).all()
-    assert "beams: at most 3" in refused
+    assert (one["scores"][0, 1:] == np.finfo("float32").min).all()
+    assert "beams: at most 3" in many
+    assert "beams must be above 0" in none
+    assert "max_new_tokens: at most 7" in long
 
 
-def test_translation_from_strings_to_strings(tokenizer, tmp_path):
-    model = sharp(
-        models.transformer.encoder_decoder(
-            "transformer_tiny", vocabulary_size=len(VOCABULARY), num_layers=1
-        )
+@pytest.mark.parametrize("compiled", [False, True], ids=["beam", "compiled greedy"])
+def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compiled, checked_here):
+    model = models.transformer.encoder_decoder(
+        "transformer_tiny", vocabulary_size=len(VOCABULARY), num_layers=1
     )
-    signatures = export.generation_signatures(model, tokenizer, **LIMITS, jit_compile=True)
-    del signatures["sample"], signatures["beam"]
-    made = export.publish(model, tmp_path / "translation", signatures=signatures)
-    batches = [["the cat sat", "a mat"], ["a mat"]]
-    requests = [
-        ("serving_default", {"text": as_array(texts), "max_new_tokens": counts(len(texts), 7)})
-        for texts in batches
-    ]
-    both, alone = run(made.path, requests)
-    assert both["text"].shape == (2,)
-    assert both["text"][1] == alone["text"][0]
+    generation = export.Generation(
+        tokenizer, **LIMITS, beams=2, searches=["greedy" if compiled else "beam"]
+    )
+    made = export.publish(
+        model, tmp_path / "translation", signatures=generation, jit_compile=compiled, server="2.12"
+    )
+    texts = ["the cat sat", "a mat"]
+    asked = {"text": texts, "max_new_tokens": counts(2, 7)}
+    if not compiled:
+        asked["beams"] = counts(2, 2)
+    got = cpp_loader.run(loader, made.path, "serving_default", asked)["text"].tolist()
+    best = got if compiled else [beams[0] for beams in got]
+    search = decoding.greedy
+    if not compiled:
+        search = functools.partial(decoding.beam_search, beams=2)
+    options = {"max_new_tokens": 7, "stop_token_ids": [tokenizer.sep_id], "padding_id": 0}
+    generate = models.steps.generator(model, functools.partial(search, **options), length=8)
+    for row, text in enumerate(texts):
+        source = np.array([[tokenizer.cls_id, *tokenizer([text]).to_list()[0], tokenizer.sep_id]])
+        found = generate(np.array([[tokenizer.cls_id]]), source_ids=source)["token_ids"]
+        found = np.reshape(found, (-1, 8))[:1, 1:]
+        assert best[row] == tokenizer.detokenize(found).numpy()[0]
 
 
-def test_lengths_are_checked(gpt, tokenizer):
-    with pytest.raises(ValueError, match="`prompt_length` must be at least 1, got 0"):
-        export.generation_signatures(gpt, tokenizer, prompt_length=0, max_new_tokens=3)
+def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
+    generation = export.Generation(tokenizer, **LIMITS, beams=2, searches=["beam"])
+    made = export.publish(gpt, tmp_path, signatures=generation, compute_dtype="bfloat16")
+    inputs = {"text": as_array(["the cat"]), "max_new_tokens": counts(1, 7), "beams": counts(1, 2)}
+    (answer,) = run(str(made.path), [("serving_default", inputs)])
+    assert answer["scores"].dtype == np.float32
+    graph = saved_model_pb2.SavedModel.FromString((made.path / "saved_model.pb").read_bytes())
+    nodes = [n for f in graph.meta_graphs[0].graph_def.library.function for n in f.node_def]
+    assert {n.attr["T"].type for n in nodes if "MatMul" in n.op} == {types_pb2.DT_BFLOAT16}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_length": 0}, "`prompt_length` must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, got 0"),
+        ({"beams": 0}, "`beams` must be at least 1, got 0"),
+        ({"searches": ["best"]}, r"`searches` must be among greedy, sample, beam, got \['best'\]"),
+        ({"searches": []}, "`searches` must be among"),
+    ],
+)
+def test_bad_arguments_are_named(tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        export.Generation(tokenizer, **{**LIMITS, **options})
+
+
+def test_another_vocabulary_is_refused(gpt, tmp_path):
+    generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
+    with pytest.raises(ValueError, match="`signatures` must have the model's vocabulary of 15"):
+        export.publish(gpt, tmp_path / "gpt", signatures=generation)

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_attn import data, export, models
+from keras_attn import data, export, layers, models
 from tests.export import cpp_loader
 from tests.export.small import LENGTH, SIZE, VOCABULARY
 
@@ -52,7 +53,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path):
+def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_here):
     build, preprocessor, postprocessor, texts = KINDS[kind]
     model = build(models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)))
     made = export.publish(
@@ -61,7 +62,7 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path):
         preprocessor=preprocessor,
         postprocessor=postprocessor,
         signatures=["serving_default"],
-        server="2.19",
+        server="2.12",
     )
     got = cpp_loader.run(loader, made.path, "serving_default", texts)
     tensors = {name: tf.constant(value) for name, value in texts.items()}
@@ -82,3 +83,19 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path):
             assert got[name].tolist() == value.tolist()
         else:
             np.testing.assert_allclose(got[name], value, atol=1e-5)
+
+
+def test_a_model_without_text(loader, tmp_path, checked_here):
+    numbers = keras.Input((None, 6), name="numbers")
+    real = keras.Input((None,), dtype="bool", name="real")
+    block = layers.TransformerEncoderBlock(2, 7, position=layers.RotaryEmbedding(), window=2)
+    pooled = layers.SequencePooling("mean")(block(numbers, mask=real), mask=real)
+    model = keras.Model({"numbers": numbers, "real": real}, {"pooled": pooled})
+    made = export.publish(model, tmp_path / "numbers", server="2.12")
+    assert made.signatures["serving_default"][1]["pooled"].shape == (None, 6)
+    inputs = {
+        "numbers": np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32"),
+        "real": np.array([[True] * 5, [True, True, False, False, False]]),
+    }
+    got = cpp_loader.run(loader, made.path, "serving_default", inputs)
+    np.testing.assert_allclose(got["pooled"], model(inputs)["pooled"], atol=1e-5)

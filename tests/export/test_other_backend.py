@@ -1,7 +1,10 @@
+import functools
+
+import keras
 import numpy as np
 import pytest
 
-from keras_attn import export
+from keras_attn import data, decoding, export, models
 from tests.export import small
 
 pytestmark = pytest.mark.backends("jax", "torch", reason="on TensorFlow there is no other backend")
@@ -24,3 +27,17 @@ def test_the_servable_answers_as_the_backend_it_was_trained_on(model, tmp_path):
 def test_errors_come_through(model, tmp_path):
     with pytest.raises(ValueError, match="`signatures` must be among serving_default"):
         export.publish(model, tmp_path / "bert", signatures=["nothing"])
+
+
+def test_text_is_written_as_on_the_backend_it_was_trained_on(tmp_path):
+    model, tokenizer = small.sharp_gpt(), data.BertTokenizer(small.VOCABULARY)
+    generation = export.Generation(tokenizer, 5, 7, searches=["greedy"])
+    made = export.publish(model, tmp_path / "gpt", signatures=generation)
+    got = export.ask(made.path, text=["the cat"], max_new_tokens=np.array([7], "int32"))["text"]
+    search = functools.partial(
+        decoding.greedy, max_new_tokens=7, stop_token_ids=[tokenizer.sep_id], padding_id=0
+    )
+    prompt = np.array([[2, *tokenizer(["the cat"]).to_list()[0]]])
+    found = models.steps.generator(model, search, length=10)(prompt)["token_ids"]
+    found = keras.ops.convert_to_numpy(found)[:, prompt.shape[1] :]
+    assert got[0] == tokenizer.detokenize(found).numpy()[0].decode()

@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # noqa: F401 - registers the operations of the offending preprocessor
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_attn import data, export, models
-from keras_attn.export import fresh_process
+from keras_attn.export import compatibility, fresh_process, isolation
+from keras_attn.export.isolation import as_array
 from tests.export import cpp_loader
 from tests.export.small import LENGTH, SIZE, VOCABULARY, masked_lm_layers
 
@@ -41,6 +44,13 @@ def test_names_types_and_shapes_are_told(servable):
     assert inputs == {"text": export.Tensor("string", (None,))}
     assert outputs["pieces"] == export.Tensor("string", (None, None, 2))
     assert outputs["probabilities"] == export.Tensor("float32", (None, None, 2))
+
+
+def ask_here(servable, signature="serving_default", **inputs):
+    """The answer of a session in this process."""
+    arrays = {name: as_array(value) for name, value in inputs.items()}
+    (answer,) = fresh_process.run(str(servable.path), [(signature, arrays)])
+    return answer
 
 
 def test_a_fresh_process_answers_as_keras_does(servable, model):
@@ -100,8 +110,8 @@ def test_attention_gives_every_layer_and_head_with_the_pieces(servable, model, l
     assert not got["block_1"][1, :, :, 3:].any()
 
 
-def test_embed_gives_the_mean_of_the_pieces_and_the_pooled_vector(servable, model):
-    got = export.ask(servable.path, "embed", text=["the cat sat", "a"])
+def test_embed_gives_the_mean_of_the_pieces_and_the_pooled_vector(server, model):
+    got = server.run("embed", {"text": as_array(["the cat sat", "a"])})
     features = masked_lm_layers()["preprocessor"](["a"])
     encoder = models.bert.encoder_of(model)
     outputs = encoder({key: features[key] for key in encoder.input})
@@ -109,9 +119,11 @@ def test_embed_gives_the_mean_of_the_pieces_and_the_pooled_vector(servable, mode
     np.testing.assert_allclose(got["pooled"][1], outputs["pooled_output"][0], atol=1e-5)
 
 
-def test_an_answer_is_the_same_alone_and_in_a_batch(servable):
-    together = export.ask(servable.path, text=[*TEXTS, "the cat sat on a mat. " * 9])
-    alone = export.ask(servable.path, text=TEXTS[:1])
+def test_an_answer_is_the_same_alone_and_in_a_batch(server):
+    together, alone = (
+        server.run("serving_default", {"text": as_array(texts)})
+        for texts in ([*TEXTS, "the cat sat on a mat. " * 9], TEXTS[:1])
+    )
     np.testing.assert_allclose(
         together["probabilities"][0, :2], alone["probabilities"][0], atol=1e-5
     )
@@ -127,23 +139,41 @@ def test_ids_outside_the_vocabulary_are_an_error_that_says_so(servable):
         )
 
 
-def test_versions_follow_each_other_and_old_ones_stay(tmp_path):
+def test_versions_follow_each_other_and_old_ones_stay(tmp_path, checked_here):
     base_dir = tmp_path / "numbers"
     first = export.publish(tiny(), base_dir)
     before = {file: file.read_bytes() for file in first.path.rglob("*") if file.is_file()}
     second = export.publish(tiny(), base_dir, version=7)
-    third = export.publish(tiny(), base_dir)
-    assert [first.version, second.version, third.version] == [1, 7, 8]
+    assert [first.version, second.version] == [1, 7]
     assert {file: file.read_bytes() for file in before} == before
     assert list(first.signatures["serving_default"][0].items()) == [
         ("numbers", export.Tensor("float32", (None, 3)))
     ]
     assert list(first.signatures["serving_default"][1]) == ["scores"]
     export.publish(tiny(), base_dir, keep=2)
-    assert sorted(p.name for p in base_dir.iterdir() if p.is_dir()) == ["8", "9"]
+    assert sorted(p.name for p in base_dir.iterdir() if p.is_dir()) == ["7", "8"]
 
 
-def test_half_precision_inside_float32_outside(model, tmp_path):
+def test_nothing_is_pruned_for_a_version_that_is_refused(tmp_path, monkeypatch):
+    export.publish(tiny(), tmp_path)
+    monkeypatch.setattr(isolation, "run", lambda path, requests: ["it is broken"])
+    with pytest.raises(ValueError, match="'serving_default' fails in a fresh process: it is bro"):
+        export.publish(tiny(), tmp_path, keep=1)
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["1"]
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, size[1]))
+    try:
+        with pytest.raises(ValueError, match="`base_dir` must be a writable folder with room, got"):
+            export.publish(tiny(), tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+    assert not (tmp_path / "full").exists()
+
+
+def test_half_precision_inside_float32_outside(model, tmp_path, checked_here):
     made = export.publish(
         model,
         tmp_path / "half",
@@ -151,14 +181,14 @@ def test_half_precision_inside_float32_outside(model, tmp_path):
         signatures=["serving_default"],
         compute_dtype="bfloat16",
     )
-    got = export.ask(made.path, text=TEXTS)
+    got = ask_here(made, text=TEXTS)
     assert got["probabilities"].dtype == np.float32
     np.testing.assert_allclose(
         got["probabilities"], answers(model, TEXTS)["probabilities"], atol=3e-2
     )
 
 
-def test_a_compiled_core_answers_the_same(model, tmp_path, loader):
+def test_a_compiled_core_answers_the_same(model, tmp_path, loader, checked_here):
     made = export.publish(
         model,
         tmp_path / "compiled",
@@ -173,7 +203,7 @@ def test_a_compiled_core_answers_the_same(model, tmp_path, loader):
     )
 
 
-def test_a_signature_of_ones_own(tmp_path):
+def test_a_signature_of_ones_own(tmp_path, checked_here):
     model = tiny()
     own = export.Signature(
         function=lambda numbers: {"best": tf.argmax(model(numbers), axis=-1)},
@@ -182,7 +212,7 @@ def test_a_signature_of_ones_own(tmp_path):
     )
     made = export.publish(model, tmp_path / "own", signatures={"best": own})
     assert list(made.signatures) == ["serving_default", "best"]
-    assert export.ask(made.path, "best", numbers=np.ones((2, 3), "float32"))["best"].shape == (2,)
+    assert ask_here(made, "best", numbers=np.ones((2, 3), "float32"))["best"].shape == (2,)
 
 
 class Trimmed(data.MaskedLMPreprocessor):
@@ -202,12 +232,21 @@ def test_an_operation_that_the_server_lacks_is_named(model, tmp_path):
         )
     assert "node" in str(e.value)
     assert not (tmp_path / "bert").exists()
-    export.publish(
-        model, tmp_path / "bert", **layers, server="2.20", signatures=["serving_default"]
-    )
+    assert "TFText>RoundRobinTrim" in compatibility.operations_of("2.20")
 
 
-def test_what_differs_from_keras_is_refused(tmp_path):
+def test_variables_have_nothing_that_an_old_server_refuses(servable, tmp_path):
+    stripped = (servable.path / "saved_model.pb").read_bytes()
+    compatibility.check_operations(servable.path, "2.12")
+    model = saved_model_pb2.SavedModel.FromString(stripped)
+    node = next(n for n in model.meta_graphs[0].graph_def.node if n.op == "VarHandleOp")
+    node.attr["debug_name"].s = b"x"
+    (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="2.12 .* VarHandleOp has no attribute debug_name"):
+        compatibility.check_operations(tmp_path, "2.12")
+
+
+def test_what_differs_from_keras_is_refused(tmp_path, checked_here):
     state = {"calls": 0}
 
     def moody(numbers):
@@ -222,7 +261,7 @@ def test_what_differs_from_keras_is_refused(tmp_path):
     assert not (tmp_path / "moody").exists()
 
 
-def test_outputs_without_the_batch_are_refused(tmp_path):
+def test_outputs_without_the_batch_are_refused(tmp_path, checked_here):
     own = export.Signature(
         lambda numbers: {"sum": tf.reduce_sum(numbers)},
         {"numbers": tf.TensorSpec([None], tf.float32)},
@@ -232,7 +271,7 @@ def test_outputs_without_the_batch_are_refused(tmp_path):
         export.publish(tiny(), tmp_path / "total", signatures={"total": own})
 
 
-def test_an_untracked_variable_is_refused(tmp_path):
+def test_an_untracked_variable_is_refused(tmp_path, checked_here):
     stray = tf.Variable(2.0)
     own = export.Signature(
         lambda numbers: {"out": numbers * stray},
@@ -285,7 +324,9 @@ def test_another_vocabulary_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`base_dir` must be a writable folder, got .*file"):
+    with pytest.raises(
+        ValueError, match="`base_dir` must be a writable folder with room, got .*file"
+    ):
         export.publish(tiny(), tmp_path / "file")
 
 
@@ -295,9 +336,9 @@ def test_an_unbuilt_model_is_refused(tmp_path):
 
 
 def test_ask_names_what_is_wrong(servable, tmp_path):
-    with pytest.raises(ValueError, match="no signature 'nothing', there are .*attention"):
-        export.ask(servable.path, "nothing", text=["a"])
-    with pytest.raises(ValueError, match="serving_default takes text, got words"):
-        export.ask(servable.path, words=["a"])
+    requests = [("nothing", {"text": as_array(["a"])}), ("serving_default", {"words": [1]})]
+    unknown, misnamed = isolation.run(servable.path, requests)
+    assert "no signature 'nothing', there are" in unknown
+    assert "serving_default takes text, got words" in misnamed
     with pytest.raises(RuntimeError, match="does not run in a fresh process"):
         export.ask(tmp_path, text=["a"])

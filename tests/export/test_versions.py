@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import pytest
 
 from keras_attn import export
@@ -50,46 +51,86 @@ def kill_after(arguments, seconds):
         process.kill()
 
 
+def numbers_model():
+    inputs = keras.Input((3,), name="numbers")
+    return keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))
+
+
 def complete(version):
     sizes = [file.stat().st_size for file in version.rglob("*") if file.is_file()]
     return sizes == [1000] * 12
 
 
 def test_killed_at_any_moment_no_version_is_half_written(tmp_path):
-    rng, half_written = random.Random(0), 0
+    rng, left = random.Random(0), []
     for _ in range(40):
         kill_after(["-c", WRITER, versions.__file__, str(tmp_path)], rng.uniform(0, 0.1))
         found = versions.versions(tmp_path)
         assert all(complete(tmp_path / str(number)) for number in found)
-        half_written = len([p for p in tmp_path.iterdir() if not p.name.isdecimal()])
+        left.append(len([p for p in tmp_path.iterdir() if not p.name.isdecimal()]))
     assert found
-    assert half_written  # kills that came in the middle of writing
+    assert max(left) == 1  # a kill in the middle of writing; the next writer tidies up
 
 
 @pytest.mark.slow
 def test_a_killed_publish_leaves_only_versions_that_load(tmp_path):
     rng = random.Random(0)
-    for _ in range(8):
-        kill_after(["-c", PUBLISHER, str(tmp_path)], rng.uniform(0.1, 6))
+    for _ in range(20):
+        kill_after(["-c", PUBLISHER, str(tmp_path)], rng.uniform(0.1, 8))
+        assert len([p for p in tmp_path.glob(".*") if p.is_dir()]) <= 2
         for number in versions.versions(tmp_path):
             answer = export.ask(tmp_path / str(number), numbers=[[1.0, 2.0, 3.0]])
             assert answer["scores"].shape == (1, 2)
+    assert versions.versions(tmp_path)[-1] > 2
+    export.publish(numbers_model(), tmp_path)
+    assert not [p for p in tmp_path.glob(".*") if p.is_dir()]
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path):
+    for name in (".unfinished-dead", ".removed-dead", ".hidden", "notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("half")
+    with versions.written_beside(tmp_path) as alive, versions.written_beside(tmp_path) as mine:
+        found = {p.name for p in tmp_path.iterdir()}
+    assert found == {".hidden", "notes", alive.name, mine.name}
+
+
+def test_a_folder_without_locks_is_not_tidied(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no locks available")
+
+    (tmp_path / ".unfinished-someones").mkdir()
+    monkeypatch.setattr(versions.fcntl, "flock", refuse)
+    with versions.written_beside(tmp_path) as folder:
+        path = versions.commit(folder, None)
+    assert {p.name for p in tmp_path.iterdir()} == {".unfinished-someones", path.name}
 
 
 def test_two_writers_get_two_numbers(tmp_path):
     arguments = ["-c", WRITER, versions.__file__, str(tmp_path)]
     processes = [subprocess.Popen([sys.executable, *arguments]) for _ in range(2)]
     time.sleep(0.6)
-    assert [process.poll() for process in processes] == [None, None]
+    running = [process.poll() for process in processes]
     for process in processes:
         process.kill()
         process.wait()
+    assert running == [None, None]
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError), versions.written_beside(tmp_path / "new") as folder:
         (folder / "file").write_text("half")
         raise RuntimeError
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    with (
+        pytest.raises(ValueError, match="`base_dir` must be a writable folder with room, got"),
+        versions.written_beside(tmp_path / "new"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
     assert not (tmp_path / "new").exists()
 
 

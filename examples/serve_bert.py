@@ -1,0 +1,113 @@
+"""Serve a BERT with TF Serving: fill in a mask, classify a text, point at an answer.
+
+    python examples/serve_bert.py                                  # from nothing in minutes
+    python examples/serve_bert.py --server http://localhost:8501   # or grpc://localhost:8500
+
+Publishes what bert_pretrain.py, bert_classify.py and bert_span.py have saved under runs/; where one
+has not run yet, a short training takes its place. Then it asks each servable in a process that
+cannot import keras, or the TF Serving that --server names.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import _encoder
+import _serving
+import keras
+
+from keras_attn import data, export
+
+STEPS = 200  # of a short training
+LENGTH = 64
+TOP = 3
+QUESTIONS = {
+    "fill_mask": {
+        "text": [
+            "Opens a [MASK] where you can define the properties of the selected object.",
+            "Choose Insert - [MASK] to insert a new row.",
+        ]
+    },
+    "classify": {
+        "text": [
+            "Returns the sum of all numbers in a range of cells.",
+            "Adds a footnote at the cursor position in the text.",
+        ]
+    },
+    "answer": {
+        "question": ["choose [MASK] and then click the tab"],
+        "context": ["To open the Basic IDE, choose Tools - Macros. Click Edit to change a macro."],
+    },
+}
+
+
+def fill_mask() -> tuple[keras.Model, dict]:
+    """The pre-trained model with its head, as `export.publish` takes it."""
+    _encoder.encoder(None)  # pre-trains where nobody has yet
+    trained = next(path for path in (_encoder.PRETRAINED, _encoder.SHORT) if path.is_dir())
+    tokenizer = data.BertTokenizer(trained / "vocab.txt")
+    return keras.saving.load_model(trained / "model.keras", compile=False), {
+        "preprocessor": data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
+        "postprocessor": data.MaskedLMPostprocessor(tokenizer, top=TOP),
+    }
+
+
+def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model, dict]:
+    """What the example of that name has saved, or saves now in `output`."""
+    trained = pathlib.Path("runs") / name
+    if not (trained / "model.keras").is_file():
+        trained = output / name
+    if not (trained / "model.keras").is_file():
+        print(f"\nno runs/{name}: training it for {steps} steps")
+        command = [sys.executable, str(_serving.EXAMPLES / f"{name}.py")]
+        subprocess.run([*command, "--steps", str(steps), "--output", str(trained)], check=True)
+    return _encoder.load(trained)
+
+
+def main() -> None:
+    parser = _serving.options(__doc__, "serve_bert")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
+    arguments = parser.parse_args()
+    servables = {name: arguments.output / "servables" / name for name in QUESTIONS}
+
+    if not arguments.server:
+        trained = arguments.output / "trained"
+        made = {
+            "fill_mask": fill_mask(),
+            "classify": fine_tuned("bert_classify", trained, arguments.steps),
+            "answer": fine_tuned("bert_span", trained, arguments.steps),
+        }
+        for name, (model, layers) in made.items():
+            print(f"\n{export.publish(model, servables[name], **layers, keep=3)}")
+        _serving.write_config(arguments.output / "servables", list(servables))
+
+    answers = {
+        name: _serving.ask(servables[name], arguments.server, **question)
+        for name, question in QUESTIONS.items()
+    }
+    print("\nfill in the mask")
+    for text, pieces, chances in zip(
+        QUESTIONS["fill_mask"]["text"],
+        answers["fill_mask"]["pieces"],
+        answers["fill_mask"]["probabilities"],
+        strict=True,
+    ):
+        best = ", ".join(f"{p} {c:.0%}" for p, c in zip(pieces[0], chances[0], strict=True))
+        print(f"  {text}\n    -> {best}")
+    print("\nto which part of LibreOffice does it belong?")
+    for text, label in zip(
+        QUESTIONS["classify"]["text"], answers["classify"]["label"], strict=True
+    ):
+        print(f"  {text}\n    -> {label}")
+    print("\npoint at the answer")
+    for question, context, answer in zip(
+        *QUESTIONS["answer"].values(), answers["answer"]["answer"], strict=True
+    ):
+        print(f"  {question}\n    in: {context}\n    -> {answer}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Serve a translator with TF Serving: strings in, strings out, beam search inside.
+
+    python examples/serve_translation.py                                  # from nothing in minutes
+    python examples/serve_translation.py --server http://localhost:8501   # or grpc://localhost:8500
+
+Publishes the English-German model of translate_transformer.py under runs/translate; where there is
+none, a short training makes a weak one. Then it asks the servable in a process that cannot import
+keras, or the TF Serving that --server names.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import _serving
+import keras
+import translate_transformer
+
+from keras_attn import data, export
+
+TRAINED = pathlib.Path("runs/translate")
+STEPS = 240  # of a short training
+PIECES = 48  # of a source, and of its translation
+BEAMS = 4
+TEXTS = [
+    "Choose Insert - Table.",
+    "Click the cell.",
+    "Opens the dialog.",
+    "Select the text and press Enter.",
+]
+
+
+def trained(output: pathlib.Path, steps: int) -> keras.Model:
+    """The model of translate_transformer.py, from its own folder or trained now in `output`."""
+    folder = TRAINED if (TRAINED / "model.keras").is_file() else output
+    if not (folder / "model.keras").is_file():
+        print(f"no {TRAINED}: training for {steps} steps; translate_transformer.py is better")
+        command = [sys.executable, str(_serving.EXAMPLES / "translate_transformer.py")]
+        command += ["--steps", str(steps), "--scored", "25", "--output", str(folder)]
+        subprocess.run(command, check=True)
+    return keras.saving.load_model(folder / "model.keras", compile=False)
+
+
+def main() -> None:
+    parser = _serving.options(__doc__, "serve_translation")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
+    arguments = parser.parse_args()
+    servable = arguments.output / "servables" / "translate"
+
+    if not arguments.server:
+        model = trained(arguments.output / "trained", arguments.steps)
+        pairs, _ = translate_transformer.read_pairs(translate_transformer.CORPUS, "en", "de")
+        vocabulary = data.train_vocabulary(
+            (side for pair in pairs for side in pair),
+            translate_transformer.VOCABULARY_SIZE,
+            lowercase=False,
+        )
+        generation = export.Generation(
+            data.BertTokenizer(vocabulary, lowercase=False),
+            prompt_length=PIECES,
+            max_new_tokens=PIECES,
+            beams=BEAMS,
+            searches=["beam", "greedy"],
+        )
+        print(f"\n{export.publish(model, servable, signatures=generation, keep=3)}")
+        _serving.write_config(servable.parent, [servable.name])
+
+    answers = _serving.ask(
+        servable,
+        arguments.server,
+        text=TEXTS,
+        max_new_tokens=[PIECES] * len(TEXTS),
+        beams=[BEAMS] * len(TEXTS),
+    )
+    for text, found, scores in zip(TEXTS, answers["text"], answers["scores"], strict=True):
+        print(f"\n  {text}")
+        for translation, score in list(zip(found, scores, strict=True))[:2]:
+            print(f"    {score:8.2f}  {translation}")
+
+
+if __name__ == "__main__":
+    main()
