@@ -53,7 +53,7 @@ SIDES = {  # name: window, kernel
     "window": (WINDOW, "auto"),
     "plain": (None, "reference"),
 }
-EXPECTED = None  # held-out accuracy of the default run, the better side
+EXPECTED = 0.68  # held-out accuracy, the better side; a default run had 0.698 (whole: 0.681)
 
 
 def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data.Dataset:
@@ -212,8 +212,7 @@ def main() -> None:
     print("(plain: the whole document, with the kernel that holds all logits; the same numbers)")
     print(f"\n{time.time() - began:.0f} s in all")
     best = max(accuracy["whole"], accuracy["window"])
-    goal = "not measured yet" if EXPECTED is None else f"{EXPECTED:.0%}"
-    print(f"held-out accuracy {best:.1%} (the default run should reach: {goal})")
+    print(f"held-out accuracy {best:.1%} (the default run should reach {EXPECTED:.0%})")
     return None
 
 
