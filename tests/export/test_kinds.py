@@ -86,15 +86,15 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_he
 
 
 def test_a_model_without_text(loader, tmp_path, checked_here):
-    numbers = keras.Input((None, 6), name="numbers")
+    numbers = keras.Input((None, 12), name="numbers")
     real = keras.Input((None,), dtype="bool", name="real")
-    block = layers.TransformerEncoderBlock(2, 7, position=layers.RotaryEmbedding(), window=2)
+    block = layers.TransformerEncoderBlock(3, 7, position=layers.RotaryEmbedding(), window=2)
     pooled = layers.SequencePooling("mean")(block(numbers, mask=real), mask=real)
     model = keras.Model({"numbers": numbers, "real": real}, {"pooled": pooled})
     made = export.publish(model, tmp_path / "numbers", server="2.12")
-    assert made.signatures["serving_default"][1]["pooled"].shape == (None, 6)
+    assert made.signatures["serving_default"][1]["pooled"].shape == (None, 12)
     inputs = {
-        "numbers": np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32"),
+        "numbers": np.random.default_rng(0).normal(size=(2, 5, 12)).astype("float32"),
         "real": np.array([[True] * 5, [True, True, False, False, False]]),
     }
     got = cpp_loader.run(loader, made.path, "serving_default", inputs)
