@@ -197,6 +197,9 @@ def keep(name, device):
     RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+LABELS = {"seconds": "seconds", "extra_peak_mib": "extra peak memory, MiB"}
+
+
 def plot():
     """Time and peak against length, float32: without a mask or with a window, and causal."""
     import matplotlib
@@ -219,7 +222,7 @@ def plot():
             axis.set_xticks(lengths, lengths, minor=False)
             axis.minorticks_off()
             title = "causal" if "causal" in name else "no mask"
-            axis.set(title=title, xlabel="length", ylabel=number.replace("_", " "))
+            axis.set(title=title, xlabel="length", ylabel=LABELS[number])
             axis.legend()
     figure.suptitle("Forward and backward, batch 1, 8 heads of 64, float32, two CPU cores")
     figure.savefig(RESULTS.with_suffix(".png"), dpi=120)

@@ -101,10 +101,11 @@ KERNELS = (
     Kernel("reference", "reference", has_weights=True),
 )
 
-# From how many logits a head on the chunked kernel is taken. On TensorFlow it lost at 1024 places
-# and won at 4096 (benchmarks/attention_kernels.py); the crossover between is not measured, nor that
-# of the other backends.
-LONG = {"tensorflow": 1536 * 1536, "jax": 1024 * 1024, "torch": 1024 * 1024}
+# From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of
+# benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
+# TensorFlow: the times cross between 3072 places (7 % behind) and 4096 (9 % ahead); it is taken
+# from 2048 on (at most 12 % behind), where holding all logits of 8 heads takes 400 MB.
+LONG = {"tensorflow": 2048 * 2048, "jax": 1024 * 1024, "torch": 1024 * 1024}
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings

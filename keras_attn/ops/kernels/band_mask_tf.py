@@ -22,36 +22,30 @@ def band_mask(mask: AttentionMask, rows: Any, most: Any, keys: Any) -> Any:
     if not mask.structure <= PARTS:
         return None
     if mask.window is not None:
-        return WindowMask(mask, rows, most, keys)
-    return CausalMask(mask, rows, most, keys) if mask.causal else None
+        return BandMask(mask, rows, keys, behind=mask.window + most, beyond=most)
+    return BandMask(mask, rows, keys, behind=keys, beyond=rows) if mask.causal else None
 
 
-class CausalMask:
-    """No row sees the keys after it: those from the first row on are in question.
+class BandMask:
+    """What is added to the logits of any tile, and which of its rows have a key.
 
-    `table[t, j]` is what the mask adds to row t for the key j after that of the first row.
+    `behind` is how far the first key of a tile may be behind its first row and yet matter,
+    `beyond` how far the last may be from there.
     """
 
-    def __init__(self, mask: AttentionMask, rows: Any, most: Any, keys: Any) -> None:
-        self.mask, self.keys, self.most = mask, keys, most
-        distance = self._columns(rows) - tf.range(rows)[:, None]
+    def __init__(self, mask: AttentionMask, rows: Any, keys: Any, behind: Any, beyond: Any) -> None:
+        self.mask, self.keys, self.behind = mask, keys, behind
+        distance = tf.range(behind + beyond) - behind - tf.range(rows)[:, None]
         low, high = self._reach(0)
-        allowed = (distance >= low) & (distance <= high)
-        self.table = tf.where(allowed, 0.0, MASKED)
+        allowed = distance <= high
+        if mask.window is not None:
+            allowed &= distance >= low
+        self.table = tf.where(allowed, 0.0, MASKED)  # [r, behind + beyond]
 
     def add(self, logits: Any, rows: Any, keys: Any) -> Any:
         """The logits `[k, G, r, s]` of these positions, masked."""
-        count = tf.size(keys)
-        free = tf.minimum(rows[0] - keys[0], count)
-        edge = logits[..., free:] + self.table[:, : count - free]
-        # In place, in a graph: one more pass over the tile would cost as much as its softmax.
-        return tf.raw_ops.TensorStridedSliceUpdate(
-            input=logits,
-            begin=[0, 0, 0, free],
-            end=tf.shape(logits),
-            strides=[1, 1, 1, 1],
-            value=edge,
-        )
+        begin = tf.maximum(keys[0] - rows[0] + self.behind, 0)
+        return logits + tf.slice(self.table, (0, begin), (tf.size(rows), tf.size(keys)))
 
     def alive(self, rows: Any, real: Any) -> Any:
         """1.0 for each of these rows that has a key, `[1, 1, r, 1]`, or None if all have one.
@@ -65,30 +59,9 @@ class CausalMask:
         found = high - low if real is None else tf.gather(real, high) - tf.gather(real, low)
         return tf.cast(found > 0, "float32")[None, None, :, None]
 
-    def _columns(self, rows: Any) -> Any:
-        return tf.range(rows)
-
     def _reach(self, row: Any) -> tuple:
         """The first and the last key that a row may see."""
-        return row - self.keys, row
-
-
-class WindowMask(CausalMask):
-    """A row sees the keys near it; a tile has all of its keys in question, but they are few."""
-
-    def add(self, logits: Any, rows: Any, keys: Any) -> Any:
-        """The logits `[k, G, r, s]` of these positions, masked."""
-        begin = tf.maximum(keys[0] - rows[0] + self._behind, 0)
-        return logits + tf.slice(self.table, (0, begin), (tf.size(rows), tf.size(keys)))
-
-    @property
-    def _behind(self) -> Any:
-        """How far the first key of a tile may be behind its first row and yet matter."""
-        return self.mask.window + self.most
-
-    def _columns(self, rows: Any) -> Any:
-        return tf.range(self._behind + self.most) - self._behind
-
-    def _reach(self, row: Any) -> tuple:
         window = self.mask.window
+        if window is None:
+            return tf.zeros_like(row), row
         return row - window, row if self.mask.causal else row + window

@@ -47,7 +47,7 @@ class Plan:
         """The plan for these tensors; the blocks fit the shapes unless given."""
         length, keys = size(query, 1), size(key, 1)
         heads, group = key.shape[2], query.shape[2] // key.shape[2]
-        rows = block_size or _rows_of_block(asked["mask"].window, length, keys, group)
+        rows = block_size or _rows_of_block(asked["mask"], length, keys, group)
         rows = _least(length, rows)
         most = band(asked["mask"], rows, keys)
         tile = rows * group * most
@@ -165,13 +165,15 @@ def _range_of_ids(span: Span, row: Any) -> tuple:
     return tf.where(last < 0, 0, tf.argmax(inside, output_type=tf.int32)), last + 1
 
 
-def _rows_of_block(window: int | None, length: Any, keys: Any, group: int) -> Any:
-    if window is not None:
-        rows = min(max(window // 2, FEWEST), MOST)  # a fifth of the tile lies outside of the band
+def _rows_of_block(mask: AttentionMask, length: Any, keys: Any, group: int) -> Any:
+    most = MOST // 2 if mask.causal else MOST  # less beyond the diagonal
+    if mask.window is not None:
+        # A fifth of the tile lies outside of the band.
+        rows = min(max(mask.window // 2, FEWEST), most)
     elif isinstance(keys, int):
-        rows = min(max(TILE // keys, FEWEST), MOST)
+        rows = min(max(TILE // keys, FEWEST), most)
     else:
-        rows = tf.clip_by_value(TILE // tf.maximum(keys, 1), FEWEST, MOST)
+        rows = tf.clip_by_value(TILE // tf.maximum(keys, 1), FEWEST, most)
     blocks = -(-length * group // rows)
     return -(-length // blocks)  # equal blocks: the last, moved up, computes little again
 

@@ -62,7 +62,12 @@ MASKS = {
     "window": lambda s, rng: {"window": 3},
     "causal_window": lambda s, rng: {"causal": True, "window": 2},
     "key_padding": lambda s, rng: {"key_padding": _padding(s, rng)},
-    "causal_padding": lambda s, rng: {"causal": True, "key_padding": _padding(s, rng)},
+    "causal_padding": lambda s, rng: {
+        "causal": True,
+        "key_padding": _padding(s, rng),
+        "query_offset": 2,
+    },
+    "window_padding": lambda s, rng: {"window": 3, "key_padding": _padding(s, rng)},
     "query_padding": lambda s, rng: {"query_padding": rng.random((s.batch, s.length)) < 0.7},
     "sequence_ids": _ids,
     "unsorted_ids": lambda s, rng: {

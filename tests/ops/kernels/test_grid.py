@@ -132,7 +132,7 @@ def test_whole_grid(kernel, mask, bias):
     for key_heads, dtype in itertools.product(KEY_HEADS, TOLERANCE):
         shape = _shape(kernel, key_heads)
         if _can(kernel, mask, bias, dtype, shape):
-            for block_size in (None, 1, 4, 100) if kernel == "chunked" else (None,):
+            for block_size in (None, 1, 4) if kernel == "chunked" else (None,):
                 check(kernel, mask, bias, dtype, shape, block_size)
 
 
