@@ -216,6 +216,9 @@ def plot():
                 if record["row"] == name and record[number]:
                     side = record["side"] + (f", window {WINDOW}" * (record["mask"] == "window"))
                     curves.setdefault(side, []).append((record["length"], record[number]))
+            if not curves:  # not measured
+                axis.remove()
+                continue
             for side, points in curves.items():
                 axis.loglog(*zip(*points, strict=True), "o-", label=side)
             lengths = ROWS[name].cases[Case("ours", mask="causal" if "causal" in name else "none")]

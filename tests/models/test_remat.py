@@ -31,6 +31,7 @@ CASES = {
 }
 
 
+@pytest.mark.backends("tensorflow", "torch", reason="JAX takes long; its blocks are in tests/ops")
 @pytest.mark.parametrize("name", CASES)
 def test_every_block_is_recomputed_with_the_same_gradients(name):
     build, size, inputs = CASES[name]
