@@ -103,8 +103,8 @@ KERNELS = (
 
 # From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of
 # benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
-# TensorFlow: the times cross between 3072 places (7 % behind) and 4096 (9 % ahead); it is taken
-# from 2048 on (at most 12 % behind), where holding all logits of 8 heads takes 400 MB.
+# TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
+# 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
 LONG = {"tensorflow": 2048 * 2048, "jax": 1024 * 1024, "torch": 1024 * 1024}
 
 
