@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "serving_latency.jsonl"
-CASES = {"1x32": 150, "1x128": 100, "16x32": 20, "16x128": 10}  # and how many rounds
+CASES = {"1x32": 120, "1x128": 80, "16x32": 15, "16x128": 8}  # and how many rounds
 PIECES, CLASSES, WORDS = 30_522, 2, 80
 SIDES = {  # name: function below, its options
     "ours": ("ours", {}),

@@ -1,5 +1,7 @@
 """A model that is quick to publish."""
 
+import keras
+
 from keras_attn import data, models
 
 WORDS = ["play", "##ing", "!", "the", "cat", "sat", "on", "a", "mat", "."]
@@ -24,3 +26,9 @@ def sharp_gpt():
     model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY), num_layers=1)
     model.set_weights([2.5 * weight for weight in model.get_weights()])
     return model
+
+
+def tiny():
+    """A model without text, quick to publish."""
+    inputs = keras.Input((3,), name="numbers")
+    return keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs))

@@ -1,0 +1,153 @@
+"""What publish refuses, and that nothing is left behind then."""
+
+import resource
+
+import keras
+import pytest
+import tensorflow as tf
+import tensorflow_text  # registers the operations of the offending preprocessor
+
+from keras_attn import data, export, models
+from keras_attn.export import compatibility, isolation
+from keras_attn.export.isolation import as_array
+from tests.export import small
+from tests.export.small import LENGTH, SIZE, VOCABULARY, masked_lm_layers
+
+pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
+
+
+class Trimmed(data.MaskedLMPreprocessor):
+    """Packs with an operation that servers up to 2.19 lack."""
+
+    def call(self, text):
+        pieces = tensorflow_text.RoundRobinTrimmer(self.length - 2).trim([self.tokenizer(text)])
+        return self._pack(pieces)
+
+
+def test_an_operation_that_the_server_lacks_is_named(model, tmp_path):
+    layers = masked_lm_layers()
+    layers["preprocessor"] = Trimmed(VOCABULARY, length=LENGTH)
+    with pytest.raises(ValueError, match="2.19 cannot run .* no operation TFText>RoundRobin") as e:
+        export.publish(
+            model, tmp_path / "bert", **layers, server="2.19", signatures=["serving_default"]
+        )
+    assert "node" in str(e.value)
+    assert not (tmp_path / "bert").exists()
+    assert "TFText>RoundRobinTrim" in compatibility.operations_of("2.20")
+
+
+def test_what_differs_from_keras_is_refused(tmp_path, checked_here):
+    state = {"calls": 0}
+
+    def moody(numbers):
+        state["calls"] += 1
+        return {"out": numbers + state["calls"]}
+
+    own = export.Signature(
+        moody, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
+    )
+    with pytest.raises(ValueError, match="'moody', output 'out' differs from Keras by"):
+        export.publish(small.tiny(), tmp_path / "moody", signatures={"moody": own})
+    assert not (tmp_path / "moody").exists()
+
+
+def test_outputs_without_the_batch_are_refused(tmp_path, checked_here):
+    own = export.Signature(
+        lambda numbers: {"sum": tf.reduce_sum(numbers)},
+        {"numbers": tf.TensorSpec([None], tf.float32)},
+        [{"numbers": [1.0, 2.0]}],
+    )
+    with pytest.raises(ValueError, match="'total', output 'sum' must have the batch first"):
+        export.publish(small.tiny(), tmp_path / "total", signatures={"total": own})
+
+
+def test_an_untracked_variable_is_refused(tmp_path, checked_here):
+    stray = tf.Variable(2.0)
+    own = export.Signature(
+        lambda numbers: {"out": numbers * stray},
+        {"numbers": tf.TensorSpec([None], tf.float32)},
+        [{"numbers": [1.0]}],
+    )
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a"], [1]), 0)
+    untracked = export.Signature(
+        lambda text: {"out": table.lookup(text)},
+        {"text": tf.TensorSpec([None], tf.string)},
+        [{"text": ["a"]}],
+    )
+    export.publish(small.tiny(), tmp_path / "tracked", signatures={"stray": own})
+    with pytest.raises(ValueError, match="uses what `model` does not track"):
+        export.publish(small.tiny(), tmp_path / "untracked", signatures={"table": untracked})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"version": -1}, "`version` must be an integer from 0, got -1"),
+        ({"version": True}, "`version` must be an integer from 0, got True"),
+        ({"keep": 0}, "`keep` must be at least 1, got 0"),
+        ({"server": "1.15"}, "`server` must be a ModelServer version from 2.12, 2.19, 2.20 on"),
+        ({"server": "new"}, "`server` must be a ModelServer version"),
+        ({"signatures": {"__saved_model_init_op": None}}, "`signatures` must have names of"),
+        ({"signatures": {"a/b": None}}, "got 'a/b'"),
+        ({"signatures": ["nothing"]}, "`signatures` must be among serving_default, got 'nothing'"),
+        ({"compute_dtype": "int8"}, "`compute_dtype` must be float32, bfloat16 or float16"),
+        ({"warmup": {"other": []}}, "`warmup` must be for serving_default, got 'other'"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export.publish(small.tiny(), tmp_path / "bad", **arguments)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_version_that_exists_is_refused(servable):
+    with pytest.raises(ValueError, match="`version` must be new, got 1, which"):
+        export.publish(small.tiny(), servable.path.parent, version=1)
+
+
+def test_another_vocabulary_is_refused(tmp_path):
+    layers = masked_lm_layers()
+    other = models.bert.pretraining(SIZE, vocabulary_size=31)
+    with pytest.raises(ValueError, match="model's vocabulary of 31 pieces, got 15"):
+        export.publish(other, tmp_path / "other", **layers)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ValueError, match="`base_dir` must be a writable folder with room, got .*file"
+    ):
+        export.publish(small.tiny(), tmp_path / "file")
+
+
+def test_an_unbuilt_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`model` must be a functional model that is built"):
+        export.publish(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "unbuilt")
+
+
+def test_ask_names_what_is_wrong(servable, tmp_path):
+    requests = [("nothing", {"text": as_array(["a"])}), ("serving_default", {"words": [1]})]
+    unknown, misnamed = isolation.run(servable.path, requests)
+    assert "no signature 'nothing', there are" in unknown
+    assert "serving_default takes text, got words" in misnamed
+    with pytest.raises(RuntimeError, match="does not run in a fresh process"):
+        export.ask(tmp_path, text=["a"])
+
+
+def test_nothing_is_pruned_for_a_version_that_is_refused(tmp_path, monkeypatch):
+    export.publish(small.tiny(), tmp_path)
+    monkeypatch.setattr(isolation, "run", lambda path, requests: ["it is broken"])
+    with pytest.raises(ValueError, match="'serving_default' fails in a fresh process: it is bro"):
+        export.publish(small.tiny(), tmp_path, keep=1)
+    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["1"]
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, size[1]))
+    try:
+        with pytest.raises(ValueError, match="`base_dir` must be a writable folder with room, got"):
+            export.publish(small.tiny(), tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+    assert not (tmp_path / "full").exists()
