@@ -31,7 +31,7 @@ CHOICES = 4
 FROZEN = ("embedding", "block_0")
 SAVE_EVERY = 100  # steps between checkpoints
 DRAWN = 7  # the seed of the choices, the same whatever the training's
-EXPECTED = 0.0  # held-out accuracy of the default run
+EXPECTED = 0.75  # held-out accuracy of the default run; two seeds gave 75.3 and 76.3 %
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list, list]:

