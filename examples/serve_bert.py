@@ -21,7 +21,7 @@ import keras
 
 from keras_attn import data, export
 
-STEPS = 200  # of a short training
+STEPS = 600  # of a short training
 LENGTH = 64
 TOP = 3
 QUESTIONS = {
