@@ -4,6 +4,7 @@
     python examples/bert_pretrain.py --language zh      # or de, or all
     python examples/bert_pretrain.py --text mine.txt    # a line a paragraph, a blank line between
                                                         # documents
+    python examples/bert_pretrain.py --records DIR      # what bert_records.py made of large text
     python examples/bert_pretrain.py --resume           # go on where a run was interrupted
 
 The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
@@ -50,6 +51,7 @@ SIZE = models.sizes.BertSize(
     initializer_range=0.08,
 )
 HELD_OUT = 0.05
+SAMPLE = 20_000  # records whose text tells what to expect, and those that are held out
 HELD_OUT_SEED = 7  # the held-out examples are the same whatever the training's seed
 EXPECTED = 0.34  # held-out masked accuracy of the default run; three seeds gave 35.0 to 37.5 %
 
@@ -173,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--language", choices=(*LANGUAGES, "all"), default="en")
     parser.add_argument("--text", nargs="+", help="UTF-8 files instead of the embedded corpus")
+    parser.add_argument("--records", type=pathlib.Path, help="a directory of bert_records.py")
     parser.add_argument("--size", choices=sorted(models.sizes.BERT_SIZES), help="a larger model")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
@@ -190,16 +193,22 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     # Text: documents, a vocabulary, examples
-    documents = read_corpus(arguments.language, arguments.text)
-    train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
-    print(f"{len(train_documents)} documents to learn from, {len(held_out_documents)} held out")
-    vocabulary = data.train_vocabulary(
-        (paragraph for document in train_documents for paragraph in document), VOCABULARY_SIZE
-    )
+    if arguments.records:
+        vocabulary = data.read_vocabulary(arguments.records / "vocab.txt")
+        tokenizer = data.BertTokenizer(vocabulary)
+        train_ids = data.sample_records(arguments.records, SAMPLE)
+        held_out_ids = data.sample_records(arguments.records, SAMPLE, split="held_out")
+    else:
+        documents = read_corpus(arguments.language, arguments.text)
+        train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
+        print(f"{len(train_documents)} documents to learn from, {len(held_out_documents)} held out")
+        vocabulary = data.train_vocabulary(
+            (paragraph for document in train_documents for paragraph in document), VOCABULARY_SIZE
+        )
+        tokenizer = data.BertTokenizer(vocabulary)
+        train_ids = data.tokenize_documents(train_documents, tokenizer)
+        held_out_ids = data.tokenize_documents(held_out_documents, tokenizer)
     (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    tokenizer = data.BertTokenizer(vocabulary)
-    train_ids = data.tokenize_documents(train_documents, tokenizer)
-    held_out_ids = data.tokenize_documents(held_out_documents, tokenizer)
     held_out = data.pretraining_dataset(
         held_out_ids,
         tokenizer,
@@ -224,8 +233,11 @@ def main() -> None:
     step = checkpoint.restore(model, next(iter(held_out)))
     if step:
         print(f"resuming after step {step}")
-    stream = data.pretraining_dataset(
-        train_ids,
+    source, read = train_ids, data.pretraining_dataset
+    if arguments.records:
+        source, read = arguments.records, data.read_records
+    stream = read(
+        source,
         tokenizer,
         batch_size=BATCH_SIZE,
         length=LENGTH,

@@ -7,6 +7,7 @@ from keras_attn.data.documents import (
     read_documents,
     read_table,
     split_documents,
+    stream_documents,
     table_documents,
     tokenize_documents,
 )
@@ -17,6 +18,8 @@ from keras_attn.data.packed_rows import pack_rows
 from keras_attn.data.packing import pack
 from keras_attn.data.pair_preprocessor import PairPreprocessor
 from keras_attn.data.pipelines import pretraining_dataset, rows_of
+from keras_attn.data.record_writer import write_records
+from keras_attn.data.records import read_records, sample_records
 from keras_attn.data.sentence_pairs import SentencePairs
 from keras_attn.data.span_postprocessor import SpanPostprocessor
 from keras_attn.data.span_preprocessor import SpanPreprocessor
@@ -44,12 +47,16 @@ __all__ = [
     "pack_rows",
     "pretraining_dataset",
     "read_documents",
+    "read_records",
     "read_table",
     "read_tags",
     "read_vocabulary",
     "rows_of",
+    "sample_records",
     "split_documents",
+    "stream_documents",
     "table_documents",
     "tokenize_documents",
     "train_vocabulary",
+    "write_records",
 ]

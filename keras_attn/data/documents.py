@@ -31,21 +31,37 @@ def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    documents = []
-    for path in paths:
-        before = len(documents)
-        paragraphs: list[str] = []
-        for _, line in _lines(path):
-            if line.strip():
-                paragraphs.append(line.strip())
-            elif paragraphs:
-                documents.append(paragraphs)
-                paragraphs = []
-        if paragraphs:
-            documents.append(paragraphs)
-        if len(documents) == before:
-            raise ValueError(f"`paths` must be files with text, got {os.fspath(path)} without any")
-    return documents
+    return [document for path in paths for document in stream_documents(path)]
+
+
+def stream_documents(path: Path, longest: int | None = None) -> Iterator[list[str]]:
+    """Reads a file as `read_documents` does, one document in memory at a time.
+
+    Args:
+        path: the file.
+        longest: how many characters end a document although no blank line does; None reads on.
+
+    Yields:
+        The documents in order.
+
+    Raises:
+        ValueError: as `read_documents`, at the place where it is found.
+    """
+    paragraphs: list[str] = []
+    size, empty = 0, True
+    for _, line in _lines(path):
+        text = line.strip()
+        if text:
+            empty = False
+            paragraphs.append(text)
+            size += len(text)
+        if paragraphs and (not text or (longest is not None and size >= longest)):
+            yield paragraphs
+            paragraphs, size = [], 0
+    if paragraphs:
+        yield paragraphs
+    if empty:
+        raise ValueError(f"`paths` must be files with text, got {os.fspath(path)} without any")
 
 
 def read_table(path: Path) -> dict[str, list[str]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from keras_attn.data._imports import tf
-from keras_attn.data.masked_lm import TokenMasker
-from keras_attn.data.packing import check_ids, pack
+from keras_attn.data.packing import check_ids
+from keras_attn.data.pair_examples import PairExamples, with_rows
 from keras_attn.data.sentence_pairs import SentencePairs
 from keras_attn.data.tokenizer import BertTokenizer
 
@@ -67,33 +67,12 @@ def pretraining_dataset(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
     check_ids(documents, len(tokenizer.vocabulary), "documents")
-    if max_predictions is None:
-        max_predictions = max(1, int(mask_rate * (length - 3) + 0.5))
     pairs = SentencePairs(documents, room=length - 3, seed=seed)
-    masker = TokenMasker(tokenizer, max_predictions, mask_rate, whole_word)
-    specials = {"cls_id": tokenizer.cls_id, "sep_id": tokenizer.sep_id, "pad_id": tokenizer.pad_id}
+    masked = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
+    rows = None if count else batch_size
 
     def batch_of(numbers: tf.Tensor) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        first, second, is_random = pairs(numbers)
-        row = pack([first, second], length=length, **specials)
-        # Another seed than the pair's, or the place of A and B would tell what is masked.
-        seeds = tf.stack([tf.fill(tf.shape(numbers), tf.constant(~seed, tf.int64)), numbers], 1)
-        masked = masker(row["token_ids"], seeds)
-        features = {
-            "token_ids": masked["token_ids"],
-            "segment_ids": row["segment_ids"],
-            "padding_mask": row["padding_mask"],
-            "masked_positions": masked["masked_positions"],
-        }
-        labels = {"masked_lm": masked["masked_ids"], "next_sentence": is_random}
-        weights = {
-            "masked_lm": masked["masked_weights"],
-            "next_sentence": tf.ones_like(is_random, tf.float32),
-        }
-        rows = None if count else batch_size
-        return tf.nest.map_structure(
-            lambda x: tf.ensure_shape(x, [rows, *x.shape[1:]]), (features, labels, weights)
-        )
+        return with_rows(masked(*pairs(numbers), numbers), rows)
 
     end = tf.int64.max if count is None else start + count
     numbers = tf.data.Dataset.range(start, end).batch(batch_size, drop_remainder=count is None)

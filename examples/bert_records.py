@@ -1,0 +1,72 @@
+"""Prepare text of any size for pre-training: files to TFRecord shards, in parallel.
+
+    python examples/bert_records.py --text corpus/*.txt --output runs/records
+    python examples/bert_pretrain.py --records runs/records
+
+A line is a paragraph, a blank line ends a document; names that end in .gz are decompressed. No file
+is held in memory. Apache Beam does the work (pip install apache-beam), on all cores of this machine
+unless options of its own follow, such as --runner=DataflowRunner. Without --text, the embedded
+corpus is written out as files first.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_attn import data
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+VOCABULARY_SIZE = 8000
+LENGTH = 64  # as in bert_pretrain.py
+
+
+def embedded_corpus(folder: pathlib.Path) -> list[pathlib.Path]:
+    """LibreOffice Help in English as text, a file a module."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = data.table_documents(data.read_table(CORPUS), "en")
+    paths = []
+    for module, items in itertools.groupby(documents.items(), lambda x: x[0].split("/")[0]):
+        paths.append(folder / f"{module}.txt")
+        text = "\n\n".join("\n".join(paragraphs) for _, paragraphs in items)
+        paths[-1].write_text(text + "\n", encoding="utf-8")
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--text", nargs="+", type=pathlib.Path, help="UTF-8 files")
+    parser.add_argument("--vocabulary", type=pathlib.Path, help="a vocab.txt; trained if missing")
+    parser.add_argument("--length", type=int, default=LENGTH, help="pieces of a row")
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--held-out", type=float, default=0.05)
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/records"))
+    arguments, beam_options = parser.parse_known_args()
+    output = arguments.output
+    paths = arguments.text or embedded_corpus(output / "text")
+
+    if arguments.vocabulary:
+        vocabulary = data.read_vocabulary(arguments.vocabulary)
+    else:
+        documents = itertools.chain.from_iterable(map(data.stream_documents, paths))
+        paragraphs = itertools.chain.from_iterable(documents)
+        vocabulary = data.train_vocabulary(paragraphs, VOCABULARY_SIZE)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    options = {"beam_options": beam_options} if beam_options else {}
+    data.write_records(
+        paths,
+        output,
+        data.BertTokenizer(vocabulary),
+        length=arguments.length,
+        shards=arguments.shards,
+        held_out=arguments.held_out,
+        **options,
+    )
+    print(f"python examples/bert_pretrain.py --records {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Examples of pre-training on disk: a directory of TFRecord shards, and the stream from it.
+
+A record is a pair of `SentencePairs`, tf.train.Example of `first` and `second`, the pieces, and
+`is_random`; what is masked is drawn when it is read. `records.json`, written last, lists the
+shards: what it does not name is no part of the records.
+
+B batch, L row length.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from typing import Any
+
+from keras_attn.data._imports import tf
+from keras_attn.data.pair_examples import PairExamples, with_rows
+from keras_attn.data.tokenizer import BertTokenizer
+
+Path = str | os.PathLike
+MANIFEST = "records.json"
+CHUNK = 1 << 24  # bytes
+PASS = 1 << 32  # more blocks than a pass has, so that no two blocks are mixed alike
+
+
+def read_records(
+    directory: Path,
+    tokenizer: BertTokenizer,
+    *,
+    batch_size: int,
+    length: int,
+    split: str = "train",
+    seed: int = 0,
+    start: int = 0,
+    shuffle: int = 10_000,
+    max_predictions: int | None = None,
+    mask_rate: float = 0.15,
+    whole_word: bool = False,
+) -> tf.data.Dataset:
+    """An endless stream of full batches from `write_records`, as `pretraining_dataset` gives.
+
+    Example number i is a pure function of (records, seed, shuffle, i): `start=steps_done *
+    batch_size` goes on where a run stopped. Each pass over the records has an order and masks of
+    its own.
+
+    Args:
+        directory: of the records.
+        tokenizer: with the vocabulary that they were written with.
+        batch_size: B.
+        length: L; a longer pair loses the ends of its runs.
+        split: "train" or "held_out".
+        seed: an integer.
+        start: the number of the first example.
+        shuffle: how many examples are mixed together, besides the order of the shards.
+        max_predictions, mask_rate, whole_word: as in `pretraining_dataset`.
+
+    Returns:
+        A dataset of (features, labels, sample weights), as `pretraining_dataset`.
+
+    Raises:
+        ValueError: if there are no finished records, a shard is missing or shorter than written,
+            the tokenizer has another vocabulary; a damaged shard ends the stream with an error
+            that names it.
+    """
+    manifest = _manifest(directory, split)
+    if vocabulary_checksum(tokenizer) != manifest["vocabulary_crc32"]:
+        raise ValueError(
+            "`tokenizer` must have the vocabulary that the records were written with, got another "
+            f"of {len(tokenizer.vocabulary)} pieces"
+        )
+    paths, checksums = _columns(manifest[split])
+    total = sum(shard["examples"] for shard in manifest[split])
+    examples = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
+
+    def mixed(values: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        # Dataset.shuffle would depend on the global seed too.
+        draw = tf.stack([tf.constant(seed, tf.int64), number])
+        return tf.random.experimental.stateless_shuffle(values, draw)
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.data.Dataset.from_tensor_slices(mixed(tf.range(tf.size(paths)), number))
+        records = order.interleave(
+            lambda i: _records(paths[i], checksums[i]), cycle_length=8, deterministic=True
+        )
+        return (
+            records.batch(shuffle)
+            .enumerate(number * PASS)
+            .map(lambda block, rows: mixed(rows, block))
+            .unbatch()
+        )
+
+    def batch_of(numbers: tf.Tensor, records: tf.Tensor) -> tuple[dict, dict, dict]:
+        return with_rows(examples(*parse(records), numbers), batch_size)
+
+    passes = tf.data.Dataset.range(start // total, tf.int64.max).flat_map(one_pass)
+    stream = passes.skip(start % total).enumerate(start).batch(batch_size, drop_remainder=True)
+    return stream.map(batch_of, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+def sample_records(directory: Path, count: int, split: str = "train") -> tf.RaggedTensor:
+    """The first pairs of the records in memory, as documents of two paragraphs each.
+
+    Args:
+        directory: of the records.
+        count: how many to look at; those whose second part is from elsewhere are left out.
+        split: "train" or "held_out".
+
+    Returns:
+        ids, int32, ragged [documents, (2), (pieces)], as `tokenize_documents` gives them.
+
+    Raises:
+        ValueError: as `read_records`.
+    """
+    shards = tf.data.Dataset.from_tensor_slices(_columns(_manifest(directory, split)[split]))
+    records = shards.flat_map(_records).take(count).batch(count)
+    first, second, is_random = parse(next(iter(records)))
+    return tf.ragged.boolean_mask(tf.stack([first, second], axis=1), is_random == 0)
+
+
+def parse(records: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
+    """Serialized pairs [B] to ragged int32 [B, (T)], twice, and int32 [B]."""
+    pieces = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+    parsed = tf.io.parse_example(
+        records,
+        {"first": pieces, "second": pieces, "is_random": tf.io.FixedLenFeature([], tf.int64)},
+    )
+    return tuple(tf.cast(parsed[name], tf.int32) for name in ("first", "second", "is_random"))
+
+
+def vocabulary_checksum(tokenizer: BertTokenizer) -> int:
+    """The CRC-32 of what gives pieces their ids."""
+    return zlib.crc32("\n".join(tokenizer.vocabulary).encode())
+
+
+def checksum(path: str) -> int:
+    """The CRC-32 of a file."""
+    total = 0
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
+
+
+def _records(path: tf.Tensor, expected: tf.Tensor) -> tf.data.Dataset:
+    """The serialized records of a shard, looked over first: a reader's own error has no name."""
+    checked = tf.numpy_function(_look_over, [path, expected], tf.string)
+    return tf.data.TFRecordDataset(tf.reshape(checked, []))
+
+
+def _columns(shards: list[dict]) -> tuple[tf.Tensor, tf.Tensor]:
+    paths = tf.constant([shard["path"] for shard in shards])
+    return paths, tf.constant([shard["crc32"] for shard in shards], tf.int64)
+
+
+def _look_over(path: bytes, expected: int) -> bytes:
+    name = path.decode()
+    if checksum(name) != expected:
+        raise ValueError(f"`directory` must hold the shards as written, got {name} damaged")
+    return path
+
+
+def _manifest(directory: Path, split: str) -> dict[str, Any]:
+    """`records.json` with whole paths, after a look at the sizes of the shards."""
+    directory = os.fspath(directory)
+    path = os.path.join(directory, MANIFEST)
+    if not tf.io.gfile.exists(path):
+        raise ValueError(
+            f"`directory` must hold records, got {directory} without {MANIFEST}, which is written "
+            "when all shards are there"
+        )
+    with tf.io.gfile.GFile(path) as file:
+        manifest = json.load(file)
+    if not manifest.get(split):
+        raise ValueError(f"`split` must be one of the records', train or held_out, got {split!r}")
+    for shard in manifest[split]:
+        shard["path"] = os.path.join(directory, shard["name"])
+        size = tf.io.gfile.stat(shard["path"]).length if tf.io.gfile.exists(shard["path"]) else None
+        if size != shard["bytes"]:
+            found = "which is missing" if size is None else f"of {size} bytes"
+            raise ValueError(
+                f"`directory` must hold the shards as written, got {shard['path']} {found} instead "
+                f"of {shard['bytes']} bytes"
+            )
+    return manifest
