@@ -51,9 +51,7 @@ class Tile:
         counts = fresh if self.alive is None else fresh * self.alive
         d_context = self._rows(d_context, counts)  # [k, G r, Hv]
         context = self._rows(context)
-        pair = (tf.cast(part, "float32") for part in (d_context, context))
-        delta = tf.reduce_sum(tf.multiply(*pair), -1, keepdims=True)  # [k, G r, 1]
-        dropped, d_logits = self._d_logits(d_context, delta)
+        dropped, d_logits = self._d_logits(d_context, context)
         kind = self.value.dtype
         d_value = tf.matmul(tf.cast(dropped, kind), d_context, transpose_a=True)
         products = tf.cast(d_logits, kind)
@@ -74,17 +72,20 @@ class Tile:
         heads = (self.plan.heads, self.plan.group)
         return tf.reshape(part, (*heads, size(part, 2), size(part, 3)))
 
-    def _d_logits(self, d_context: Any, delta: Any) -> tuple:
+    def _d_logits(self, d_context: Any, context: Any) -> tuple:
         """The weights after dropout, and the gradient of the logits."""
-        if self.plan.dropout:
-            dropped = self.weights * self._keep()
-            d_weights = tf.matmul(d_context, self.value, transpose_b=True)
-            return dropped, dropped * tf.cast(d_weights, "float32") - self.weights * delta
-        # `d_weights - delta` in one product, so that only one more pass touches the tile.
-        d_context = tf.concat([d_context, tf.cast(-delta, d_context.dtype)], -1)
-        value = tf.concat([self.value, tf.ones_like(self.value[..., :1])], -1)
-        d_weights = tf.matmul(d_context, value, transpose_b=True)
-        return self.weights, self.weights * tf.cast(d_weights, "float32")
+        value = self.value
+        if self.plan.dropout or value.dtype != "float32":
+            dropped = self.weights * self._keep() if self.plan.dropout else self.weights
+            d_weights = tf.cast(tf.matmul(d_context, value, transpose_b=True), "float32")
+            products = dropped * d_weights
+            return dropped, products - self.weights * tf.reduce_sum(products, -1, keepdims=True)
+        # That sum is known from the context too, if no less precise, and enters the product, so
+        # that only one more pass touches the tile.
+        delta = tf.reduce_sum(d_context * context, -1, keepdims=True)  # [k, G r, 1]
+        d_context = tf.concat([d_context, -delta], -1)
+        value = tf.concat([value, tf.ones_like(value[..., :1])], -1)
+        return self.weights, self.weights * tf.matmul(d_context, value, transpose_b=True)
 
     def _softmax(self, masked: Any, column: Any, bias: Any) -> Any:
         query, key = self.query, self.key
