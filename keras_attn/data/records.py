@@ -80,9 +80,7 @@ def read_records(
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.data.Dataset.from_tensor_slices(mixed(tf.range(tf.size(paths)), number))
-        records = order.interleave(
-            lambda i: _records(paths[i], checksums[i]), cycle_length=8, deterministic=True
-        )
+        records = order.interleave(lambda i: _records(paths[i], checksums[i]), cycle_length=8)
         return (
             records.batch(shuffle)
             .enumerate(number * PASS)

@@ -19,11 +19,13 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
 WIDE = ("contract", "architecture", "examples")
 # Tests of several files of their folder.
 TOPICS = (
+    "test_bad_input",
     "test_grid",
     "test_kernels",
     "test_kinds",
     "test_loading_errors",
     "test_real_checkpoint",
+    "test_remat",
     "test_task_heads",
     "test_task_preprocessors",
     "test_task_scores",
