@@ -17,7 +17,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _serving
 import keras
-import translate_transformer
 
 from keras_attn import data, export
 
@@ -33,15 +32,15 @@ TEXTS = [
 ]
 
 
-def trained(output: pathlib.Path, steps: int) -> keras.Model:
-    """The model of translate_transformer.py, from its own folder or trained now in `output`."""
+def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
+    """The folder of translate_transformer.py's run, its own or one of now in `output`."""
     folder = TRAINED if (TRAINED / "model.keras").is_file() else output
     if not (folder / "model.keras").is_file():
         print(f"no {TRAINED}: training for {steps} steps; translate_transformer.py is better")
         command = [sys.executable, str(_serving.EXAMPLES / "translate_transformer.py")]
         command += ["--steps", str(steps), "--scored", "25", "--output", str(folder)]
         subprocess.run(command, check=True)
-    return keras.saving.load_model(folder / "model.keras", compile=False)
+    return folder
 
 
 def main() -> None:
@@ -51,15 +50,10 @@ def main() -> None:
     servable = arguments.output / "servables" / "translate"
 
     if not arguments.server:
-        model = trained(arguments.output / "trained", arguments.steps)
-        pairs, _ = translate_transformer.read_pairs(translate_transformer.CORPUS, "en", "de")
-        vocabulary = data.train_vocabulary(
-            (side for pair in pairs for side in pair),
-            translate_transformer.VOCABULARY_SIZE,
-            lowercase=False,
-        )
+        folder = trained(arguments.output / "trained", arguments.steps)
+        model = keras.saving.load_model(folder / "model.keras", compile=False)
         generation = export.Generation(
-            data.BertTokenizer(vocabulary, lowercase=False),
+            data.BertTokenizer(folder / "vocab.txt", lowercase=False),
             prompt_length=PIECES,
             max_new_tokens=PIECES,
             beams=BEAMS,

@@ -1,0 +1,82 @@
+"""The examples that write text, run small on a file of a user's."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDS = {"open": "öffnen", "the": "die", "table": "Tabelle", "row": "Zeile", "cell": "Zelle"}
+
+pytestmark = [
+    pytest.mark.backends("tensorflow", reason="strings are TensorFlow's"),
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Twenty documents of ten pairs, translated word by word."""
+    rng, lines = np.random.default_rng(0), ["document\ten\tde"]
+    for number in range(200):
+        words = rng.choice(list(WORDS), 5)
+        lines.append(
+            f"{number // 10}\t{' '.join(words)}\t{' '.join(WORDS[word] for word in words)}"
+        )
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def weights(output):
+    return keras.saving.load_model(output / "model.keras", compile=False).get_weights()
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "size"),
+    [
+        ("translate_transformer.py", 60, "transformer_tiny"),
+        ("translate_rnn_attention.py", 60, "32"),
+    ],
+)
+def test_a_small_language_is_learned_and_a_run_goes_on(table, tmp_path, name, steps, size):
+    options = ["--data", table, "--size", size, "--output", tmp_path / "run"]
+    printed = run(name, *options, "--steps", steps)
+    bleu, copied = map(float, re.search(r"BLEU ([\d.]+) on .*\n?.* ([\d.]+)", printed).groups())
+    assert bleu > copied
+    trained = weights(tmp_path / "run")
+    assert re.findall("BLEU.*", run(name, *options, "--steps", steps, "--resume")) == re.findall(
+        "BLEU.*", printed
+    )
+    for before, after in zip(trained, weights(tmp_path / "run"), strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+def test_a_model_of_text_writes(table, tmp_path):
+    text = tmp_path / "text.txt"
+    pairs = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+    text.write_text("\n".join(f"{english}\n\n" for _, english, _ in pairs))
+    options = ["--text", text, "--size", "gpt_tiny", "--steps", 30, "--output", tmp_path / "run"]
+    printed = run("generate_text.py", *options)
+    found, unigram = map(float, re.search(r"perplexity ([\d.]+) .* ([\d.]+)", printed).groups())
+    assert found < unigram
+    written = re.findall(r"^  \[(.*)\](.*)$", printed, re.MULTILINE)
+    assert written and set(" ".join(new for _, new in written).split()) <= set(WORDS)
