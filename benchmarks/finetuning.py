@@ -38,6 +38,7 @@ import transformers  # noqa: E402
 from keras_attn import data, weights  # noqa: E402
 
 MEASURED = 400  # held-out examples
+EPSILON = 1e-10  # of Adam: Keras adds it before the bias is corrected, torch after
 RENAMED = {
     "input_ids": "token_ids",
     "token_type_ids": "segment_ids",
@@ -155,8 +156,10 @@ def run_ours(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, seed
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight"
     )
+    optimizer = _encoder.optimizer(rate, steps)
+    optimizer.epsilon = EPSILON
     model.compile(
-        _encoder.optimizer(rate, steps),
+        optimizer,
         {"start": loss, "end": loss} if task.kind == "span" else loss,
     )
     began = time.time()
@@ -199,7 +202,7 @@ def run_theirs(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, se
     for name, parameter in model.named_parameters():
         plain["bias" in name or "LayerNorm" in name].append(parameter)
     groups = [{"params": plain[False]}, {"params": plain[True], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, eps=1e-7)
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, eps=EPSILON)
     warmup = steps // 10
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
