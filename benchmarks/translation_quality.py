@@ -98,11 +98,8 @@ def greedy(model: keras.Model, sources: list, begin: int, end: int) -> np.ndarra
 
     @tf.function
     def logits(target, place):
-        inputs = {
-            "source_ids": source,
-            "source_padding_mask": source > 0,
-            "target_ids": target,
-        }
+        ids = tf.constant(source)
+        inputs = {"source_ids": ids, "source_padding_mask": ids > 0, "target_ids": target}
         return model(inputs, training=False)[:, place]
 
     done = np.zeros(len(source), bool)

@@ -1,4 +1,4 @@
-"""What the fine-tuning examples share: options, text, the encoder that they start from, saving.
+"""What examples that start from an encoder share: options, text, reading it, saving.
 
 Without --checkpoint they take the encoder that bert_pretrain.py saved in runs/bert_pretrain; where
 there is none, a short pre-training makes a weaker one, once, in runs/bert_short.
@@ -106,6 +106,16 @@ def encoder(checkpoint: pathlib.Path | None) -> tuple[keras.Model, data.BertToke
                 f"no {PRETRAINED}: pre-training for {SHORT_STEPS} steps; bert_pretrain.py is better"
             )
             pretrain(SHORT, SHORT_STEPS)
+    return read(checkpoint)
+
+
+def read(checkpoint: pathlib.Path) -> tuple[keras.Model, data.BertTokenizer]:
+    """The encoder and its tokenizer, of bert_pretrain.py or of a format that weights.load reads."""
+    if not checkpoint.is_dir():
+        raise SystemExit(
+            f"there is no model in {checkpoint}: give --checkpoint DIR, or run "
+            "examples/bert_pretrain.py"
+        )
     if (checkpoint / "model.keras").is_file():
         model = keras.saving.load_model(checkpoint / "model.keras", compile=False)
         return models.bert.encoder_of(model), data.BertTokenizer(checkpoint / "vocab.txt")

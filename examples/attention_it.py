@@ -14,33 +14,17 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _encoder
 import keras
 import numpy as np
 
-from keras_attn import data, models, visualization, weights
+from keras_attn import data, visualization
 
 SENTENCES = {  # what "it" is, and the sentence
     "animal": "The animal didn't cross the street because it was too tired",
     "street": "The animal didn't cross the street because it was too narrow",
 }
 LAST = {noun: sentence.split()[-1] for noun, sentence in SENTENCES.items()}
-PRETRAINED = pathlib.Path("runs/bert_pretrain")
-
-
-def load(checkpoint: pathlib.Path | None) -> tuple[keras.Model, data.BertTokenizer]:
-    """The encoder and its tokenizer: a checkpoint's, or those that bert_pretrain.py saved."""
-    if checkpoint is not None:
-        loaded = weights.load(checkpoint)
-        if loaded.vocabulary is None:
-            raise SystemExit(f"{checkpoint} has no vocab.txt")
-        return loaded.model, data.BertTokenizer(loaded.vocabulary, loaded.lowercase is not False)
-    if not (PRETRAINED / "model.keras").is_file():
-        raise SystemExit(
-            f"there is no model: give --checkpoint DIR, or run examples/bert_pretrain.py, which "
-            f"saves one in {PRETRAINED}\n{__doc__}"
-        )
-    model = keras.saving.load_model(PRETRAINED / "model.keras", compile=False)
-    return models.bert.encoder_of(model), data.BertTokenizer(PRETRAINED / "vocab.txt")
 
 
 def attend(
@@ -63,12 +47,12 @@ def place(tokens: list[str], word: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="a directory with a BERT")
+    parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/attention_it"))
     arguments = parser.parse_args()
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    encoder, tokenizer = load(arguments.checkpoint)
+    encoder, tokenizer = _encoder.read(arguments.checkpoint)
 
     # The weights from "it" to both nouns, of every layer and head
     shares = {}  # sentence -> noun -> [layers, heads]

@@ -17,11 +17,12 @@ import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _encoder
 import keras
 import matplotlib
 import numpy as np
 
-from keras_attn import data, models, weights
+from keras_attn import data
 from keras_attn.visualization.heatmap import fonts
 
 matplotlib.use("Agg")
@@ -86,25 +87,6 @@ PATTERNS = {  # word -> sense -> what stands around it in the corpus
     "数": {"number": "数字|数值|整数", "function": "函数"},
     "单": {"menu": "菜单", "cell": "单元格"},
 }
-PRETRAINED = pathlib.Path("runs/bert_pretrain")
-
-
-def load(
-    checkpoint: pathlib.Path | None, pretrained: pathlib.Path
-) -> tuple[keras.Model, data.BertTokenizer]:
-    """The encoder and its tokenizer: a checkpoint's, or those that bert_pretrain.py saved."""
-    if checkpoint is not None:
-        loaded = weights.load(checkpoint)
-        if loaded.vocabulary is None:
-            raise SystemExit(f"{checkpoint} has no vocab.txt")
-        return loaded.model, data.BertTokenizer(loaded.vocabulary, loaded.lowercase is not False)
-    if not (pretrained / "model.keras").is_file():
-        raise SystemExit(
-            f"there is no model: give --checkpoint DIR, or run examples/bert_pretrain.py, which "
-            f"saves one in {pretrained}\n{__doc__}"
-        )
-    model = keras.saving.load_model(pretrained / "model.keras", compile=False)
-    return models.bert.encoder_of(model), data.BertTokenizer(pretrained / "vocab.txt")
 
 
 def corpus_sentences(count: int = 12) -> dict[str, dict[str, list[str]]]:
@@ -162,13 +144,12 @@ def plane(points: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=pathlib.Path, help="a directory with a BERT")
-    parser.add_argument("--pretrained", type=pathlib.Path, default=PRETRAINED)
+    parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
     parser.add_argument("--language", choices=("en", "zh"), default="en")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/contextual"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    encoder, tokenizer = load(arguments.checkpoint, arguments.pretrained)
+    encoder, tokenizer = _encoder.read(arguments.checkpoint)
     words = WORDS if arguments.language == "en" else corpus_sentences()
     unknown = [word for word in words if word not in tokenizer.vocabulary]
     if unknown:

@@ -32,7 +32,7 @@ CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 VOCABULARY_SIZE = 8000
 LENGTHS = (16, 32, 64)  # pieces: the shapes of the batches; longer pairs are left out
 BATCH_TOKENS = 2048  # in a batch of each length
-STEPS = 1200
+STEPS = 3000
 EPOCHS = 6  # parts of the run, each ends in a look at the held-out documents
 LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.1
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
     parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
-    parser.add_argument("--size", default="transformer_small")
+    parser.add_argument("--size", default="transformer_tiny")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--scored", type=int, default=SCORED)
     parser.add_argument("--seed", type=int, default=1)
