@@ -166,7 +166,7 @@ def main() -> None:
     steps = EPOCHS * steps_per_epoch
     schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
     model.compile(
-        keras.optimizers.Adam(schedule, clipnorm=1.0),
+        keras.optimizers.Muon(schedule),
         {"logits": training.SmoothedCrossEntropy(ignore_class=0)},
         weighted_metrics={"logits": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]},
         jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
