@@ -21,7 +21,7 @@ import keras
 from keras_attn import data, export
 
 TRAINED = pathlib.Path("runs/translate")
-STEPS = 240  # of a short training
+STEPS = 800  # of a short training
 PIECES = 48  # of a source, and of its translation
 BEAMS = 4
 TEXTS = [
