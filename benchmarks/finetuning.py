@@ -10,7 +10,6 @@ same loss, optimizer, schedule and dropout. Writes a JSON line a run.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import platform
@@ -34,6 +33,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from _results import keep  # noqa: E402
 
 from keras_attn import data, weights  # noqa: E402
 
@@ -282,10 +282,7 @@ def main() -> None:
                     "torch": torch.__version__,
                     "transformers": transformers.__version__,
                 }
-                print(json.dumps(record), flush=True)
-                arguments.results.parent.mkdir(exist_ok=True)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                keep(record, arguments.results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ examples/bert_pretrain.py for both; only the blocks differ. Writes a JSON line a
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -23,6 +22,7 @@ import keras  # noqa: E402
 import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from _results import keep  # noqa: E402
 
 from keras_attn import data  # noqa: E402
 from keras_attn.ops.positions import sinusoids  # noqa: E402
@@ -123,10 +123,7 @@ def main() -> None:
                 "keras_hub": keras_hub.__version__,
                 "tensorflow": tf.__version__,
             }
-            print(json.dumps(record), flush=True)
-            arguments.results.parent.mkdir(exist_ok=True)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            keep(record, arguments.results)
 
 
 if __name__ == "__main__":

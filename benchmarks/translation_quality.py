@@ -8,7 +8,6 @@ sacrebleu on held-out documents. Writes a JSON line a run.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -24,6 +23,7 @@ import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import translate_transformer as example  # noqa: E402
+from _results import keep  # noqa: E402
 
 from keras_attn import data, models, training  # noqa: E402
 
@@ -167,10 +167,7 @@ def main() -> None:
                 "keras_hub": keras_hub.__version__,
                 "tensorflow": tf.__version__,
             }
-            print(json.dumps(record), flush=True)
-            arguments.results.parent.mkdir(exist_ok=True)
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            keep(record, arguments.results)
 
 
 if __name__ == "__main__":

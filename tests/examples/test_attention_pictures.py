@@ -1,16 +1,11 @@
 """The examples that look into an encoder, with a tiny one of random weights."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from keras_attn import weights
 from keras_attn.models import bert
+from tests.examples.runner import printed_by, run
 
-ROOT = pathlib.Path(__file__).parents[2]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
     "the",
@@ -42,22 +37,8 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def run(name, *arguments, cwd=ROOT):
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
 def test_where_it_looks(checkpoint, tmp_path):
-    code, printed = run("attention_it.py", "--checkpoint", checkpoint, "--output", tmp_path)
-    assert code == 0, printed
+    printed = printed_by("attention_it", "--checkpoint", checkpoint, "--output", tmp_path)
     assert "of 4 heads are right in both sentences" in printed
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert {"it.png", "animal_block_1.png", "street_average.png"} <= pictures
@@ -65,14 +46,13 @@ def test_where_it_looks(checkpoint, tmp_path):
 
 
 def test_one_word_has_many_vectors(checkpoint, tmp_path):
-    code, printed = run("contextual_words.py", "--checkpoint", checkpoint, "--output", tmp_path)
-    assert code == 0, printed
+    printed = printed_by("contextual_words", "--checkpoint", checkpoint, "--output", tmp_path)
     assert "have the same sense" in printed
     assert (tmp_path / "words_en.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("name", ["attention_it.py", "contextual_words.py"])
+@pytest.mark.parametrize("name", ["attention_it", "contextual_words"])
 def test_without_a_model_the_message_says_how_to_get_one(name, tmp_path):
-    code, printed = run(name, cwd=tmp_path)
-    assert code != 0
+    status, printed = run(name, cwd=tmp_path)
+    assert status != 0
     assert "give --checkpoint DIR, or run examples/bert_pretrain.py" in printed

@@ -1,18 +1,14 @@
 """The examples that write text, run small on a file of a user's."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 import keras_attn  # noqa: F401 - registers what the models are made of
+from tests.examples.runner import printed_by
 
-ROOT = pathlib.Path(__file__).parents[2]
 WORDS = {"open": "öffnen", "the": "die", "table": "Tabelle", "row": "Zeile", "cell": "Zelle"}
 
 pytestmark = [
@@ -35,19 +31,6 @@ def table(tmp_path):
     return path
 
 
-def run(name, *arguments):
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 def weights(output):
     return keras.saving.load_model(output / "model.keras", compile=False).get_weights()
 
@@ -55,19 +38,19 @@ def weights(output):
 @pytest.mark.parametrize(
     ("name", "steps", "size"),
     [
-        ("translate_transformer.py", 150, "transformer_tiny"),
-        ("translate_rnn_attention.py", 150, "32"),
+        ("translate_transformer", 150, "transformer_tiny"),
+        ("translate_rnn_attention", 150, "32"),
     ],
 )
 def test_a_small_language_is_learned_and_a_run_goes_on(table, tmp_path, name, steps, size):
     options = ["--data", table, "--size", size, "--output", tmp_path / "run"]
-    printed = run(name, *options, "--steps", steps)
+    printed = printed_by(name, *options, "--steps", steps)
     bleu, copied = map(float, re.search(r"BLEU ([\d.]+) on .*\n?.* ([\d.]+)", printed).groups())
     assert bleu > copied
     trained = weights(tmp_path / "run")
-    assert re.findall("BLEU.*", run(name, *options, "--steps", steps, "--resume")) == re.findall(
-        "BLEU.*", printed
-    )
+    assert re.findall(
+        "BLEU.*", printed_by(name, *options, "--steps", steps, "--resume")
+    ) == re.findall("BLEU.*", printed)
     for before, after in zip(trained, weights(tmp_path / "run"), strict=True):
         np.testing.assert_array_equal(after, before)
 
@@ -77,7 +60,7 @@ def test_a_model_of_text_writes(table, tmp_path):
     pairs = [line.split("\t") for line in table.read_text().splitlines()[1:]]
     text.write_text("\n".join(f"{english}\n\n" for _, english, _ in pairs))
     options = ["--text", text, "--size", "gpt_tiny", "--steps", 100, "--output", tmp_path / "run"]
-    printed = run("generate_text.py", *options)
+    printed = printed_by("generate_text", *options)
     found, unigram = map(float, re.search(r"perplexity ([\d.]+) .* ([\d.]+)", printed).groups())
     assert found < unigram
     written = re.findall(r"^  \[(.*)\](.*)$", printed, re.MULTILINE)
