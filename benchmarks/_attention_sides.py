@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-WIDTH, WINDOW, WARM = 64, 256, 64
+WIDTH, WINDOW, WARM = 64, 256, 64  # the window: so many keys on each side
 SIDES = {  # name: backend, kernel of ours or None
     "ours": ("tensorflow", "chunked"),
     "ours_xla": ("tensorflow", "chunked"),
@@ -53,7 +53,9 @@ def attend(case):
     if kernel is not None:
         from keras_attn import ops
 
-        mask = ops.AttentionMask(causal=causal, window=WINDOW if case.mask == "window" else None)
+        mask = ops.AttentionMask(
+            causal=causal, window=WINDOW + 1 if case.mask == "window" else None
+        )
         return lambda *qkv: ops.attention(*qkv, mask=mask, kernel=kernel)
     if case.side == "keras":  # what MultiHeadAttention calls where no scores or dropout are asked
         import keras

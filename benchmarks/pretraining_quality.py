@@ -44,14 +44,14 @@ def hub_model(size) -> keras.Model:
     segments = keras.layers.Embedding(2, size.hidden_dim, embeddings_initializer=initializer)
     embedded = tokens(inputs["token_ids"])
     x = embedded + positions(embedded) + segments(inputs["segment_ids"])
-    x = keras.layers.LayerNormalization(epsilon=size.norm_epsilon)(x)
+    x = keras.layers.LayerNormalization(epsilon=size.layer_norm_epsilon)(x)
     for _ in range(size.num_layers):
         x = keras_hub.layers.TransformerEncoder(
-            size.feed_forward_dim,
+            size.intermediate_dim,
             size.num_heads,
             dropout=size.dropout,
             activation="gelu",
-            layer_norm_epsilon=size.norm_epsilon,
+            layer_norm_epsilon=size.layer_norm_epsilon,
             kernel_initializer=initializer,
         )(x, padding_mask=inputs["padding_mask"])
     pooled = keras.layers.Dense(size.hidden_dim, "tanh", kernel_initializer=initializer)(x[:, 0])

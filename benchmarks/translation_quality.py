@@ -43,11 +43,11 @@ def hub_model(size) -> keras.Model:
         embeddings_initializer=keras.initializers.RandomNormal(stddev=size.hidden_dim**-0.5),
     )
     common = {
-        "intermediate_dim": size.feed_forward_dim,
+        "intermediate_dim": size.intermediate_dim,
         "num_heads": size.num_heads,
         "dropout": size.dropout,
         "activation": size.activation,
-        "layer_norm_epsilon": size.norm_epsilon,
+        "layer_norm_epsilon": size.layer_norm_epsilon,
         "normalize_first": True,
     }
 
@@ -56,7 +56,7 @@ def hub_model(size) -> keras.Model:
         return keras.layers.Dropout(size.dropout)(x + keras_hub.layers.SinePositionEncoding()(x))
 
     def norm(x):
-        return keras.layers.LayerNormalization(epsilon=size.norm_epsilon)(x)
+        return keras.layers.LayerNormalization(epsilon=size.layer_norm_epsilon)(x)
 
     inputs = {
         "source_ids": keras.Input((None,), dtype="int32", name="source_ids"),
@@ -134,7 +134,7 @@ def main() -> None:
     size = models.sizes.resolve(
         arguments.size,
         models.sizes.TRANSFORMER_SIZES,
-        {"vocabulary_size": len(vocabulary), "norm_first": True},
+        {"vocabulary_size": len(vocabulary), "normalize_first": True},
     )
 
     for seed in arguments.seeds:

@@ -188,7 +188,7 @@ def main() -> None:
 
     # Model
     model = models.transformer.encoder_decoder(
-        arguments.size, vocabulary_size=len(vocabulary), norm_first=True
+        arguments.size, vocabulary_size=len(vocabulary), normalize_first=True
     )
     compile_model(model, EPOCHS * steps_per_epoch)
     print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")

@@ -33,7 +33,7 @@ def encoder(
     Args:
         size: a `BertSize` or the name of one: bert_tiny, bert_small, bert_base, bert_large.
         hidden_states: whether the model returns the output of every layer too.
-        window: restricts self-attention to positions at most this far away.
+        window: restricts self-attention to positions less than this far away.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
         dtype: of the layers, a name or a Keras dtype policy.
@@ -60,7 +60,7 @@ def encoder(
         max_length=size.max_length,
         num_segments=size.num_segments,
         dropout=size.dropout,
-        norm_epsilon=size.norm_epsilon,
+        layer_norm_epsilon=size.layer_norm_epsilon,
         initializer=initializer,
         dtype=dtype,
         name="embedding",
@@ -68,11 +68,11 @@ def encoder(
     blocks = [
         layers.TransformerEncoderBlock(
             size.num_heads,
-            size.feed_forward_dim,
+            size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=size.dropout,
             activation=activations.get(size.activation),
-            norm_epsilon=size.norm_epsilon,
+            layer_norm_epsilon=size.layer_norm_epsilon,
             window=window,
             kernel=kernel,
             remat=remat,
@@ -137,7 +137,7 @@ def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining")
     head = layers.BertPretrainingHead(
         activation=encoder.get_layer("block_0").activation,
         kernel_initializer=pooler.kernel_initializer.clone(),
-        norm_epsilon=encoder.get_layer("embedding").norm_epsilon,
+        layer_norm_epsilon=encoder.get_layer("embedding").layer_norm_epsilon,
         dtype=pooler.dtype_policy,
         name="head",
     )

@@ -168,7 +168,7 @@ def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Mo
     embedding = encoder.get_layer("embedding")
     head = layers.MaskedLMHead(
         activation=encoder.get_layer("block_0").activation,
-        norm_epsilon=embedding.norm_epsilon,
+        layer_norm_epsilon=embedding.layer_norm_epsilon,
         **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")

@@ -54,17 +54,15 @@ class Counterpart:
 
     def translate(self, call: dict[str, Any]) -> dict[str, Any]:
         """Arguments of ours, for a call of theirs."""
-        ours = {
+        return {
             self.arguments[name]: value for name, value in call.items() if name in self.arguments
         }
-        if len(getattr(ours.get("attention_mask"), "shape", ())) == 2:  # [T, S]
-            ours["attention_mask"] = keras.ops.expand_dims(ours["attention_mask"], 0)
-        return ours
 
 
 def is_foreign(layer: Any) -> bool:
     """Whether the layer is of a class, or of a subclass of one, that we have a counterpart for."""
-    return isinstance(layer, tuple(_makers()))
+    ours = isinstance(layer, layers.MultiHeadAttention)  # which is one of Keras' too
+    return isinstance(layer, tuple(_makers())) and not ours
 
 
 def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -112,48 +110,33 @@ def _makers() -> dict[type, Callable[..., Counterpart]]:
 
 
 def _from_multi_head(layer: keras.layers.MultiHeadAttention, calls: Calls) -> Counterpart:
-    width = layer.get_config()["output_shape"] or (None,)
-    _refuse(
-        (len(width) > 1, f"its output has more than one axis, {tuple(width)}"),
-        (tuple(layer.attention_axes) != (1,), f"it attends over the axes {layer.attention_axes}"),
-    )
-    heads = {
-        "num_heads": layer.num_heads,
-        "key_dim": layer.key_dim,
-        "value_dim": layer.value_dim,
-        "output_shape": width[0],
-    }
-    return _from_attention(layer, calls, heads)
+    ours = layers.MultiHeadAttention.from_config(layer.get_config())
+    call = calls[0]
+    ours.build(*(call[n].shape for n in ("query", "value", "key") if call.get(n) is not None))
+    for name in ("query", "key", "value", "output"):
+        _copy(getattr(layer, f"{name}_dense"), getattr(ours, f"{name}_dense"))
+    if ours.use_gate:
+        _copy(_part(layer, "_gate_dense"), ours._gate_dense)
+    return Counterpart(ours, {name: name for name in inspect.signature(layer.call).parameters})
 
 
 def _from_grouped(layer: keras.layers.GroupQueryAttention, calls: Calls) -> Counterpart:
-    heads = {
-        "num_heads": layer.num_query_heads,
-        "key_dim": layer.head_dim,
-        "num_key_value_heads": layer.num_key_value_heads,
-    }
-    return _from_attention(layer, calls, heads)
-
-
-def _from_attention(layer: keras.layers.Layer, calls: Calls, heads: dict) -> Counterpart:
     config = layer.get_config()
     extras = [
         name
         for name, value in config.items()
         if name.endswith(("_regularizer", "_constraint")) and value is not None
     ]
-    window = config["sliding_window"]
-    ranks = {len(call[name].shape) for call in calls for name in ("query", "value")}
     _refuse(
-        (ranks != {3}, f"its inputs have rank {', '.join(map(str, sorted(ranks - {3})))}, not 3"),
         (config.get("use_gate"), "ours has no gate"),
         (extras, f"ours has no {', '.join(extras)}"),
-        (window == 1, "sliding_window=1 lets a position see only itself"),
     )
-    ours = layers.MultiHeadAttention(
-        **heads,
+    ours = layers.MultiHeadCrossAttention(
+        layer.num_query_heads,
+        layer.head_dim,
+        num_kv_heads=layer.num_key_value_heads,
         causal=_causal(calls, default=False),
-        window=None if window is None else window - 1,  # Keras' window has no distance `window`
+        window=config["sliding_window"],
         dtype=layer.dtype_policy,
         **{name: config[name] for name in ("name", "dropout", "use_bias", "seed")},
         **{name: config[name] for name in ("kernel_initializer", "bias_initializer")},
@@ -208,8 +191,8 @@ def _block(kind: type, layer: Any, *shapes: Any, **options: Any) -> keras.layers
         dropout=layer.dropout,
         attention_dropout=layer.dropout,
         activation=layer.activation,
-        norm_epsilon=layer.layer_norm_epsilon,
-        norm_first=layer.normalize_first,
+        layer_norm_epsilon=layer.layer_norm_epsilon,
+        normalize_first=layer.normalize_first,
         kernel_initializer=layer.kernel_initializer.clone(),
         dtype=layer.dtype_policy,
         name=layer.name,
@@ -224,7 +207,7 @@ def _block(kind: type, layer: Any, *shapes: Any, **options: Any) -> keras.layers
     return ours
 
 
-def _copy_attention(theirs: Any, ours: layers.MultiHeadAttention) -> None:
+def _copy_attention(theirs: Any, ours: layers.MultiHeadCrossAttention) -> None:
     for name in ("query", "key", "value", "output"):
         _copy(_part(theirs, f"_{name}_dense"), getattr(ours, f"{name}_projection"))
 

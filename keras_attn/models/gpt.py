@@ -36,7 +36,7 @@ def decoder(
             parameters).
         position: any position layer; `LearnedPositionEmbedding` unless given. One that enters the
             logits (rotary, ALiBi, T5) serves each block, with weights of its own in each.
-        window: restricts attention to positions at most this far back.
+        window: restricts attention to positions less than this far back.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
         dtype: of the layers, a name or a Keras dtype policy.
@@ -62,7 +62,7 @@ def decoder(
     embedding = layers.TokenEmbedding(
         size.vocabulary_size,
         size.hidden_dim,
-        initializer=initializer.clone(),
+        embeddings_initializer=initializer.clone(),
         dtype=dtype,
         name="token_embedding",
     )
@@ -71,12 +71,12 @@ def decoder(
     blocks = [
         layers.TransformerEncoderBlock(
             size.num_heads,
-            size.feed_forward_dim,
+            size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=size.dropout,
             activation=activations.get(size.activation),
-            norm_epsilon=size.norm_epsilon,
-            norm_first=True,
+            layer_norm_epsilon=size.layer_norm_epsilon,
+            normalize_first=True,
             causal=True,
             window=window,
             position=attention_position(position),
@@ -88,7 +88,7 @@ def decoder(
         )
         for index in range(size.num_layers)
     ]
-    head = layers.LanguageModelHead("layer", size.norm_epsilon, dtype=dtype, name="head")
+    head = layers.LanguageModelHead("layer", size.layer_norm_epsilon, dtype=dtype, name="head")
 
     # Functional model
     inputs = {

@@ -13,12 +13,12 @@ class BertSize:
     num_layers: int
     hidden_dim: int
     num_heads: int
-    feed_forward_dim: int
+    intermediate_dim: int
     vocabulary_size: int = 30_522
     max_length: int = 512
     num_segments: int = 2
     dropout: float = 0.1
-    norm_epsilon: float = 1e-12
+    layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
     initializer_range: float = 0.02
 
@@ -43,12 +43,12 @@ class TransformerSize:
     num_layers: int
     hidden_dim: int
     num_heads: int
-    feed_forward_dim: int
+    intermediate_dim: int
     vocabulary_size: int = 37_000
     dropout: float = 0.1
-    norm_epsilon: float = 1e-6
+    layer_norm_epsilon: float = 1e-6
     activation: str = "relu"
-    norm_first: bool = False
+    normalize_first: bool = False
 
 
 TRANSFORMER_TINY = TransformerSize(2, 128, 4, 512)
@@ -71,11 +71,11 @@ class GptSize:
     num_layers: int
     hidden_dim: int
     num_heads: int
-    feed_forward_dim: int
+    intermediate_dim: int
     vocabulary_size: int = 50_257
     max_length: int = 1024
     dropout: float = 0.1
-    norm_epsilon: float = 1e-5
+    layer_norm_epsilon: float = 1e-5
     activation: str = "gelu_tanh"
     initializer_range: float = 0.02
 

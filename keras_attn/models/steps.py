@@ -40,7 +40,9 @@ def decoder_step(model: keras.Model) -> keras.Model:
         "index": keras.Input(batch_shape=(), dtype="int32", name="index"),
         "cache": {block.name: _cache_input(block.self_attention, block) for block in blocks},
         "output_matrix": keras.Input(
-            batch_shape=embedding.matrix.shape, dtype=embedding.compute_dtype, name="output_matrix"
+            batch_shape=embedding.embeddings.shape,
+            dtype=embedding.compute_dtype,
+            name="output_matrix",
         ),
     }
     if translates:
@@ -135,7 +137,7 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
     ) -> Any:
         # The head transposes it back: two transpositions inside the loop cancel, and the one out
         # here lays the matrix out as the product reads it.
-        columns = ops.transpose(ops.cast(embedding.matrix, embedding.compute_dtype))  # [D, V]
+        columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
 
         def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
             inputs = {
@@ -202,5 +204,5 @@ def _cache_input(attention: Any, block: keras.layers.Layer, prefix: str = "") ->
 
 
 def _heads(attention: keras.layers.Layer) -> tuple[int, int]:
-    heads = attention.num_key_value_heads or attention.num_heads
+    heads = attention.num_kv_heads or attention.num_heads
     return heads, attention.key_projection.units // heads

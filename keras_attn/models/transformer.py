@@ -58,11 +58,11 @@ def encoder_decoder(
     position = position or layers.SinusoidalPositionEncoding()
     common = {
         "num_heads": size.num_heads,
-        "feed_forward_dim": size.feed_forward_dim,
+        "intermediate_dim": size.intermediate_dim,
         "dropout": size.dropout,
         "activation": activations.get(size.activation),
-        "norm_epsilon": size.norm_epsilon,
-        "norm_first": size.norm_first,
+        "layer_norm_epsilon": size.layer_norm_epsilon,
+        "normalize_first": size.normalize_first,
         "kernel": kernel,
         "remat": remat,
         "dtype": dtype,
@@ -73,7 +73,7 @@ def encoder_decoder(
         size.vocabulary_size,
         size.hidden_dim,
         scale=size.hidden_dim**0.5,
-        initializer=keras.initializers.RandomNormal(stddev=size.hidden_dim**-0.5),
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=size.hidden_dim**-0.5),
         dtype=dtype,
         name="token_embedding",
     )
@@ -93,10 +93,10 @@ def encoder_decoder(
         for index in range(size.num_layers)
     ]
     encoder_norm = keras.layers.LayerNormalization(
-        epsilon=size.norm_epsilon, dtype=dtype, name="encoder_norm"
+        epsilon=size.layer_norm_epsilon, dtype=dtype, name="encoder_norm"
     )
     head = layers.LanguageModelHead(
-        "layer" if size.norm_first else None, size.norm_epsilon, dtype=dtype, name="head"
+        "layer" if size.normalize_first else None, size.layer_norm_epsilon, dtype=dtype, name="head"
     )
 
     # Functional model
@@ -110,7 +110,7 @@ def encoder_decoder(
     context = dropout(source_position(context))
     for block in encoder_blocks:
         context = block(context, mask=mask)
-    if size.norm_first:
+    if size.normalize_first:
         context = encoder_norm(context)
     hidden = dropout(target_position(embedding(inputs["target_ids"])))
     for block in decoder_blocks:

@@ -24,14 +24,14 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
     seed: Any = None,
-    return_weights: bool = False,
+    return_scores: bool = False,
     kernel: str = "auto",
     block_size: int | None = None,
 ) -> Any:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
 
     A row that may attend to nothing has zero weights, zero context and zero gradient. The softmax
-    runs in float32 whatever the inputs. Neither the kernel nor `return_weights` changes a number
+    runs in float32 whatever the inputs. Neither the kernel nor `return_scores` changes a number
     beyond rounding.
 
     Args:
@@ -43,13 +43,13 @@ def attention(
         scale: of the logits; `1 / sqrt(H)` unless given.
         dropout: share of the weights that is zeroed, in [0, 1).
         seed: integer tensor `[2]`; needed where `dropout > 0`.
-        return_weights: also return the weights, before dropout.
+        return_scores: also return the weights, before dropout.
         kernel: "auto", or the name of one (`keras_attn.ops.kernels`).
         block_size: how many rows of queries a chunked kernel computes at once; fits the shapes
             unless given.
 
     Returns:
-        The context `[B, T, N, Hv]` in the query's dtype; with `return_weights` also the weights,
+        The context `[B, T, N, Hv]` in the query's dtype; with `return_scores` also the weights,
         float32 `[B, N, T, S]`.
 
     Raises:
@@ -79,7 +79,7 @@ def attention(
         mask=mask,
         bias=bias,
         dropout=dropout,
-        weights=return_weights,
+        weights=return_scores,
         block_size=block_size,
     )
     run = kernels.choose(kernel, request)
@@ -92,7 +92,7 @@ def attention(
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
         dropout=dropout,
         seed=seed,
-        return_weights=return_weights,
+        return_scores=return_scores,
         block_size=block_size,
     )
 

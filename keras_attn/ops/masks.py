@@ -15,7 +15,7 @@ class AttentionMask:
 
     Args:
         causal: query `i` sees keys `j <= i + query_offset`.
-        window: query `i` sees keys with `|i + query_offset - j| <= window`.
+        window: query `i` sees keys with `|i + query_offset - j| < window`.
         key_padding: bool `[B, S]`, False at keys that nobody may attend to.
         query_padding: bool `[B, T]`, False at queries that may attend to nothing.
         query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).
@@ -30,7 +30,7 @@ class AttentionMask:
 
     Example:
     >>> from keras_attn.ops.masks import AttentionMask
-    >>> AttentionMask(causal=True, window=1).materialize(3, 3)[0, 0].numpy().astype(int)
+    >>> AttentionMask(causal=True, window=2).materialize(3, 3)[0, 0].numpy().astype(int)
     array([[1, 0, 0],
            [1, 1, 0],
            [0, 1, 1]])
@@ -76,6 +76,11 @@ class AttentionMask:
         return frozenset(n for n, part in parts.items() if part is not None and part is not False)
 
     @property
+    def reach(self) -> int | None:
+        """How far away the last key of the window is; None where there is no window."""
+        return None if self.window is None else self.window - 1
+
+    @property
     def may_empty_rows(self) -> bool:
         """Whether some query might have no key at all; being causal alone never does that."""
         return bool(self.structure - {"causal"})
@@ -110,9 +115,9 @@ class AttentionMask:
             if self.causal:
                 parts.append(keys <= rows)
             if self.window is not None:
-                parts.append(keys >= rows - self.window)
+                parts.append(keys >= rows - self.reach)
                 if not self.causal:
-                    parts.append(keys <= rows + self.window)
+                    parts.append(keys <= rows + self.reach)
             parts = [part[None, None] for part in parts]  # [1, 1, T, S]
         if self.key_padding is not None:
             parts.append(_boolean(self.key_padding)[:, None, None, :])
@@ -140,15 +145,18 @@ def check_window(window: int | None) -> None:
 
 
 def dense_mask(attention_mask: Any) -> Any:
-    """A user's `[B, T, S]` or `[B, N, T, S]` mask with the rank that AttentionMask wants."""
+    """A user's `[T, S]`, `[B, T, S]` or `[B, N, T, S]` mask as `[B or 1, N or 1, T, S]`."""
     rank = len(attention_mask.shape)
+    if rank == 2:
+        return ops.expand_dims(attention_mask, (0, 1))
     if rank == 3:
         return ops.expand_dims(attention_mask, 1)
     if rank == 4:
         return attention_mask
     raise ValueError(
-        "`attention_mask` must have shape [batch, query length, key length] or [batch, heads, "
-        f"query length, key length], got shape {tuple(attention_mask.shape)}"
+        "`attention_mask` must have shape [query length, key length], [batch, query length, key "
+        "length] or [batch, heads, query length, key length], got shape "
+        f"{tuple(attention_mask.shape)}"
     )
 
 

@@ -25,10 +25,10 @@ def _output(source: str, target: str) -> tuple[Rule, Rule]:
 
 FORMAT = Format(
     name="Google BERT",
-    size={key: value for key, value in SIZE.items() if key != "norm_epsilon"},
+    size={key: value for key, value in SIZE.items() if key != "layer_norm_epsilon"},
     trunk=(
-        Rule("bert/embeddings/word_embeddings", "embedding/token/matrix"),
-        Rule("bert/embeddings/token_type_embeddings", "embedding/segment/matrix"),
+        Rule("bert/embeddings/word_embeddings", "embedding/token/embeddings"),
+        Rule("bert/embeddings/token_type_embeddings", "embedding/segment/embeddings"),
         Rule("bert/embeddings/position_embeddings", "embedding/position/table"),
         *_norm("bert/embeddings/LayerNorm", "embedding/norm"),
         *_dense("bert/encoder/layer_{i}/attention/self/query", "block_{i}/self_attention/query"),

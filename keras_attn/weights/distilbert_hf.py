@@ -8,7 +8,7 @@ FORMAT = Format(
         "num_layers": "n_layers",
         "hidden_dim": "dim",
         "num_heads": "n_heads",
-        "feed_forward_dim": "hidden_dim",
+        "intermediate_dim": "hidden_dim",
         "vocabulary_size": "vocab_size",
         "max_length": "max_position_embeddings",
         "num_segments": lambda _: 1,
@@ -17,7 +17,7 @@ FORMAT = Format(
         "initializer_range": "initializer_range",
     },
     trunk=(
-        Rule("embeddings.word_embeddings.weight", "embedding/token/matrix"),
+        Rule("embeddings.word_embeddings.weight", "embedding/token/embeddings"),
         Rule("embeddings.position_embeddings.weight", "embedding/position/table"),
         *norm("embeddings.LayerNorm", "embedding/norm"),
         *dense("transformer.layer.{i}.attention.q_lin", "block_{i}/self_attention/query"),
@@ -42,7 +42,7 @@ FORMAT = Format(
     # Its classifier of sentences puts a ReLU where our pooler has a tanh: never loaded.
     ignored=(r"pre_classifier\..*",),
     tied={"vocab_projector.weight": "embeddings.word_embeddings.weight"},
-    zeros=("embedding/segment/matrix",),
+    zeros=("embedding/segment/embeddings",),
     architectures={
         "DistilBertModel": (),
         "DistilBertForMaskedLM": ("masked_lm",),

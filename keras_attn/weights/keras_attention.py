@@ -1,4 +1,4 @@
-"""The weights of keras.layers.MultiHeadAttention in a layer of ours.
+"""The weights of keras.layers.MultiHeadAttention in a layer of ours with matrices.
 
 Letters: N heads, H head width, D model width.
 """
@@ -26,10 +26,11 @@ def copy_keras_attention(
 ) -> None:
     """Give one of our attention layers the weights of a Keras one, and so the same outputs.
 
+    Our `MultiHeadAttention` needs no help: `set_weights` does.
+
     Args:
         source: built, with at least one batch axis and one sequence axis.
-        target: a `MultiHeadAttention` or `MultiHeadSelfAttention` of ours, built for the same
-            widths.
+        target: a `MultiHeadCrossAttention` or `MultiHeadSelfAttention`, built for the same widths.
 
     Raises:
         TypeError: a source of another class.
@@ -37,8 +38,8 @@ def copy_keras_attention(
 
     Example:
     >>> import keras
-    >>> from keras_attn.layers import MultiHeadAttention
-    >>> theirs, ours = keras.layers.MultiHeadAttention(2, 3), MultiHeadAttention(2, 3)
+    >>> from keras_attn.layers import MultiHeadCrossAttention
+    >>> theirs, ours = keras.layers.MultiHeadAttention(2, 3), MultiHeadCrossAttention(2, 3)
     >>> query, value = keras.ops.ones((1, 4, 5)), keras.ops.ones((1, 3, 7))
     >>> expected, _ = theirs(query, value), ours(query, value)
     >>> copy_keras_attention(theirs, ours)

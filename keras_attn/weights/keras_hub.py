@@ -18,7 +18,7 @@ FORMAT = Format(
         "num_layers": "num_layers",
         "hidden_dim": "hidden_dim",
         "num_heads": "num_heads",
-        "feed_forward_dim": "intermediate_dim",
+        "intermediate_dim": "intermediate_dim",
         "vocabulary_size": "vocabulary_size",
         "max_length": "max_sequence_length",
         "num_segments": "num_segments",
@@ -26,8 +26,8 @@ FORMAT = Format(
         "activation": lambda _: "gelu_new",
     },
     trunk=(
-        Rule("token_embedding/embeddings", "embedding/token/matrix"),
-        Rule("segment_embedding/embeddings", "embedding/segment/matrix"),
+        Rule("token_embedding/embeddings", "embedding/token/embeddings"),
+        Rule("segment_embedding/embeddings", "embedding/segment/embeddings"),
         Rule("position_embedding/embeddings", "embedding/position/table"),
         *_pair("embeddings_layer_norm", "embedding/norm", _NORM),
         *(

@@ -10,8 +10,8 @@ FORMAT = Format(
     name="roberta",
     size={**SIZE, "max_length": lambda config: config["max_position_embeddings"] - 2},
     trunk=(
-        Rule("embeddings.word_embeddings.weight", "embedding/token/matrix"),
-        Rule("embeddings.token_type_embeddings.weight", "embedding/segment/matrix"),
+        Rule("embeddings.word_embeddings.weight", "embedding/token/embeddings"),
+        Rule("embeddings.token_type_embeddings.weight", "embedding/segment/embeddings"),
         Rule("embeddings.position_embeddings.weight", "embedding/position/table", WITHOUT_TWO_ROWS),
         *norm("embeddings.LayerNorm", "embedding/norm"),
         *BLOCKS,

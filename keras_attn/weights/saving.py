@@ -103,7 +103,7 @@ def _config(model: keras.Model, heads: set[str]) -> dict[str, Any]:
         "position": block.position is None,
         "causal": not block.causal,
         "norm": block.norm == "layer",
-        "norm_first": not block.norm_first,
+        "normalize_first": not block.normalize_first,
         "activation": block.activation.__name__ in activations,
     }
     odd = [name for name, is_plain in plain.items() if not is_plain]
@@ -119,14 +119,14 @@ def _config(model: keras.Model, heads: set[str]) -> dict[str, Any]:
         "hidden_size": embedding.dim,
         "num_hidden_layers": sum(name.startswith("block_") for name in layers),
         "num_attention_heads": block.num_heads,
-        "intermediate_size": block.feed_forward_dim,
+        "intermediate_size": block.intermediate_dim,
         "hidden_act": activations[block.activation.__name__],
         "hidden_dropout_prob": embedding.dropout,
         "attention_probs_dropout_prob": block.attention_dropout,
         "max_position_embeddings": embedding.max_length,
         "type_vocab_size": embedding.num_segments,
         "initializer_range": getattr(embedding.initializer, "stddev", 0.02),
-        "layer_norm_eps": embedding.norm_epsilon,
+        "layer_norm_eps": embedding.layer_norm_epsilon,
         "pad_token_id": 0,
         "tie_word_embeddings": True,
     }

@@ -27,7 +27,7 @@ for room in ("ops", "layers", "models", "training"):
 
 keras.utils.set_random_seed(0)
 model = keras_attn.models.bert.pretraining(
-    "bert_tiny", num_layers=1, hidden_dim=8, num_heads=2, feed_forward_dim=12, vocabulary_size=17
+    "bert_tiny", num_layers=1, hidden_dim=8, num_heads=2, intermediate_dim=12, vocabulary_size=17
 )
 rows = np.ones((4, 5), "int32")
 inputs = {"token_ids": rows, "segment_ids": rows, "padding_mask": rows == 1,

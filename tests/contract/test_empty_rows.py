@@ -35,7 +35,7 @@ def _inputs():
 
 
 def _layer(**options):
-    layer = layers.MultiHeadAttention(N, bias_initializer="normal", **options)
+    layer = layers.MultiHeadCrossAttention(N, bias_initializer="normal", **options)
     layer(**_inputs())
     return layer
 

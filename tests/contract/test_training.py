@@ -12,7 +12,7 @@ PADDING = 0
 
 def classifier():
     tokens = keras.Input((None,), dtype="int32")
-    hidden = layers.TokenEmbedding(V, D, padding_id=PADDING, initializer="normal")(tokens)
+    hidden = layers.TokenEmbedding(V, D, embeddings_initializer="normal", mask_zero=True)(tokens)
     hidden = layers.SinusoidalPositionEncoding()(hidden)
     hidden = layers.TransformerEncoderBlock(2, 19, dropout=0.1, position=layers.ALiBi(2))(hidden)
     hidden = layers.MultiHeadSelfAttention(2, position=layers.RotaryEmbedding())(hidden)

@@ -17,8 +17,8 @@ INPUTS = {
 }
 POSITIONS = np.array([[1, 4, 6], [0, 2, 3]], "int32")
 OURS_TO_THEIRS = {
-    "embedding/token/matrix": "bert.embeddings.word_embeddings.weight",
-    "embedding/segment/matrix": "bert.embeddings.token_type_embeddings.weight",
+    "embedding/token/embeddings": "bert.embeddings.word_embeddings.weight",
+    "embedding/segment/embeddings": "bert.embeddings.token_type_embeddings.weight",
     "embedding/position/table": "bert.embeddings.position_embeddings.weight",
     "embedding/norm/gamma": "bert.embeddings.LayerNorm.weight",
     "embedding/norm/beta": "bert.embeddings.LayerNorm.bias",

@@ -7,7 +7,7 @@ import pytest
 from keras_attn.models import bert, bert_tasks
 
 B, T, C, V = 2, 7, 3, 23
-SIZE = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 17, "max_length": 97}
+SIZE = {"hidden_dim": 12, "num_heads": 3, "intermediate_dim": 17, "max_length": 97}
 BUILDERS = {
     "classifier": lambda encoder: bert_tasks.classifier(encoder, 5),
     "classifier_first": lambda encoder: bert_tasks.classifier(encoder, 5, pooling="first"),
@@ -128,7 +128,7 @@ def test_learns(encoder):
 def test_masked_lm_uses_the_token_matrix(encoder):
     model = bert_tasks.masked_lm(encoder)
     before = run(model, batch("masked_lm"))
-    matrix = encoder.get_layer("embedding").token_embedding.matrix
+    matrix = encoder.get_layer("embedding").token_embedding.embeddings
     matrix.assign(matrix * 2)
     assert not np.allclose(run(model, batch("masked_lm")), before)
     assert not any("head" in weight.path for weight in encoder.weights)

@@ -29,7 +29,7 @@ def test_padding_on_the_right_and_later_tokens_change_nothing():
 
 
 def test_the_window_restricts_what_is_seen():
-    model = models.gpt.decoder(SIZE, window=1, num_layers=1)
+    model = models.gpt.decoder(SIZE, window=2, num_layers=1)
     ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
     mask = np.ones((B, T), bool)
     logits = arrays(model({"token_ids": ids, "padding_mask": mask}))

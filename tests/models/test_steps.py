@@ -42,7 +42,7 @@ def whole(model, tokens):
 def stepwise(model, spans):
     """Logits after each span of tokens, from the cache."""
     step, cache = models.steps.decoder_step(model), models.steps.empty_cache(model, B, L)
-    matrix = model.get_layer("token_embedding").matrix.value
+    matrix = model.get_layer("token_embedding").embeddings.value
     context = {}
     if "source_ids" in model.input:
         context["context"] = models.steps.source_context(model, SOURCE, SOURCE_MASK)
@@ -93,7 +93,7 @@ def test_the_step_shares_the_weights_and_can_be_saved(tmp_path):
         "token_ids": tensors(TOKENS[:, :2]),
         "index": tensors(np.array(0, "int32")),
         "cache": models.steps.empty_cache(model, B, L),
-        "output_matrix": model.get_layer("token_embedding").matrix.value,
+        "output_matrix": model.get_layer("token_embedding").embeddings.value,
     }
     expected, found = arrays(step(inputs)["logits"]), arrays(loaded(inputs)["logits"])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -22,7 +22,7 @@ SIZE = models.sizes.TransformerSize(2, 12, 3, 31, vocabulary_size=V)
 def test_parameters(size, millions):
     """Table 3 of the paper, 65 and 213 million, rounds and counts its 37,000 pieces."""
     record = models.sizes.TRANSFORMER_SIZES[size]
-    d, f = record.hidden_dim, record.feed_forward_dim
+    d, f = record.hidden_dim, record.intermediate_dim
     attention, norm, feed_forward = 4 * (d * d + d), 2 * d, d * f + f + f * d + d
     encoder = attention + feed_forward + 2 * norm
     decoder = 2 * attention + feed_forward + 3 * norm
@@ -35,12 +35,12 @@ def test_parameters(size, millions):
 
 def test_one_matrix_serves_source_target_and_output():
     model = models.transformer.encoder_decoder(SIZE)
-    assert [w.path for w in model.weights if V in w.shape] == ["token_embedding/matrix"]
+    assert [w.path for w in model.weights if V in w.shape] == ["token_embedding/embeddings"]
 
 
-@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_what_the_logits_depend_on(norm_first):
-    model = models.transformer.encoder_decoder(SIZE, norm_first=norm_first)
+@pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_what_the_logits_depend_on(normalize_first):
+    model = models.transformer.encoder_decoder(SIZE, normalize_first=normalize_first)
     logits = arrays(model(INPUTS))
     assert logits.shape == (B, T, V)
 

@@ -40,7 +40,7 @@ def test_dropout_needs_a_seed_and_a_rate():
 def test_weights_are_those_of_the_context():
     query, key, value = (x.astype("float32") for x in draw(SHAPE))
     mask = AttentionMask(causal=True)
-    context, weights = ops.attention(query, key, value, mask=mask, return_weights=True)
+    context, weights = ops.attention(query, key, value, mask=mask, return_scores=True)
     np.testing.assert_allclose(arrays(weights).sum(-1), 1, atol=1e-6)
     expected = np.einsum("bnts,bsnh->btnh", arrays(weights), value)
     np.testing.assert_allclose(context, expected, atol=1e-6)

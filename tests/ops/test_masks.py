@@ -37,7 +37,7 @@ def test_structure_names_the_parts_in_use():
     causal = AttentionMask(causal=True, query_offset=3)
     assert causal.structure == {"causal"} and causal.shifted and not causal.may_empty_rows
     assert AttentionMask(window=2).structure == {"window"}
-    assert AttentionMask(window=2).may_empty_rows  # of a query further than 2 beyond the keys
+    assert AttentionMask(window=2).may_empty_rows  # of a query 2 or more beyond the keys
 
 
 def test_bad_parts_are_named():
@@ -52,5 +52,6 @@ def test_bad_parts_are_named():
     with pytest.raises(ValueError, match="`dense` must have rank 4"):
         AttentionMask(dense=kops.ones((2, 3), "bool"))
     with pytest.raises(ValueError, match="`attention_mask` must have shape"):
-        dense_mask(kops.ones((2, 3), "bool"))
-    assert dense_mask(kops.ones((2, 3, 5), "bool")).shape == (2, 1, 3, 5)
+        dense_mask(kops.ones((3,), "bool"))
+    for shape, wanted in (((3, 5), (1, 1, 3, 5)), ((2, 3, 5), (2, 1, 3, 5))):
+        assert dense_mask(kops.ones(shape, "bool")).shape == wanted

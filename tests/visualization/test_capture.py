@@ -11,7 +11,7 @@ from keras_attn.visualization import attention_model
 from tests.backend import arrays
 
 TINY = sizes.BertSize(
-    num_layers=2, hidden_dim=12, num_heads=3, feed_forward_dim=7, vocabulary_size=29, max_length=11
+    num_layers=2, hidden_dim=12, num_heads=3, intermediate_dim=7, vocabulary_size=29, max_length=11
 )
 
 

@@ -24,7 +24,7 @@ def randomize(layer, rng):
 def test_same_outputs(use_bias, value_dim, rng):
     options = {"value_dim": value_dim, "use_bias": use_bias, "output_shape": 13}
     theirs = keras.layers.MultiHeadAttention(N, H, **options)
-    ours = layers.MultiHeadAttention(N, H, **options)
+    ours = layers.MultiHeadCrossAttention(N, H, **options)
     query, value = np.float32(rng.normal(size=(B, T, D))), np.float32(rng.normal(size=(B, S, DV)))
     theirs(query, value, return_attention_scores=True), ours(query, value)
     randomize(theirs, rng)
@@ -63,7 +63,7 @@ def built(kind, *args, width=D, **kwargs):
 
 
 THEIRS = keras.layers.MultiHeadAttention
-OURS = layers.MultiHeadAttention
+OURS = layers.MultiHeadCrossAttention
 
 
 def test_wrong_class():

@@ -166,5 +166,5 @@ def test_vocabulary_of_a_tokenizer_file(directory):
 
 def test_half_precision_is_widened(directory):
     rewrite(directory, lambda a: a.update({k: v.astype("float16") for k, v in a.items()}))
-    matrix = weights.load(directory).model.get_layer("embedding").token_embedding.matrix
+    matrix = weights.load(directory).model.get_layer("embedding").token_embedding.embeddings
     assert str(matrix.dtype).endswith("float32")

@@ -27,7 +27,7 @@ TASKS = {
 
 @pytest.fixture
 def encoder():
-    size = {"hidden_dim": 12, "num_heads": 3, "feed_forward_dim": 19, "max_length": 97}
+    size = {"hidden_dim": 12, "num_heads": 3, "intermediate_dim": 19, "max_length": 97}
     return bert.encoder("bert_tiny", vocabulary_size=37, **size)
 
 
@@ -90,7 +90,7 @@ def test_approximate_gelu_comes_back(tmp_path, encoder):
         vocabulary_size=37,
         hidden_dim=12,
         num_heads=3,
-        feed_forward_dim=19,
+        intermediate_dim=19,
         activation="gelu_tanh",
     )
     weights.save(model, tmp_path)

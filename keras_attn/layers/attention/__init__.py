@@ -6,6 +6,7 @@ from keras_attn.layers.attention.bahdanau_attention import BahdanauAttention
 from keras_attn.layers.attention.hard_attention import HardAttention
 from keras_attn.layers.attention.luong_attention import LuongAttention
 from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
+from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "HardAttention",
     "LuongAttention",
     "MultiHeadAttention",
+    "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
 ]

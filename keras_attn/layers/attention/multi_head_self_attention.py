@@ -7,24 +7,25 @@ width.
 from typing import Any
 
 from keras_attn._register import register
-from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
+from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
 from keras_attn.layers.masking import own_mask
 
 
 @register()
-class MultiHeadSelfAttention(MultiHeadAttention):
+class MultiHeadSelfAttention(MultiHeadCrossAttention):
     """Attend from every position of a sequence to the positions of the same sequence.
 
-    `MultiHeadAttention` with one input as query, key and value; `causal=True` for a decoder,
-    `window=r` for restricted self-attention, whose cost grows linearly with the length.
+    `MultiHeadCrossAttention` with one input as query, key and value; `causal=True` for a decoder,
+    `window=w` for restricted self-attention, whose cost grows linearly with the length.
 
     Args:
-        num_heads: and the others, as in `MultiHeadAttention`.
+        num_heads: and the others, as in `MultiHeadCrossAttention`.
 
     Call arguments:
         inputs: float `[B, T, D]`.
         mask: bool `[B, T]`, False at padding, to which nobody attends.
-        attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
+        attention_mask: bool `[T, T]`, `[B, T, T]` or `[B, N, T, T]`, True where attention is
+            allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id, so that
             several sequences can share a row.
         cache: `{"key", "value"}` of decoding, each `[B, K, L, H]`, with `causal=True` only.
@@ -32,7 +33,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         return_attention_scores: whether to return the weights too.
         training: whether dropout acts.
 
-    Masking: as in `MultiHeadAttention`, except that `mask` removes padding only as keys: what
+    Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: what
     stands at a padded position is computed like any other and means nothing.
 
     Returns:
@@ -40,7 +41,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
         L]` with a cache); then, if a cache came in, the cache.
 
     Raises:
-        ValueError: as in `MultiHeadAttention`; a cache without `causal=True`.
+        ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.
 
     Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention).
 

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._register import register
 from keras_attn.layers.projection import Projection
+from keras_attn.layers.quantization import quantized_parts
 from keras_attn.ops.random import check_rate
 
 
@@ -83,6 +84,7 @@ class FeedForward(keras.layers.Layer):
         """All constructor arguments."""
         return {
             **super().get_config(),
+            **quantized_parts(self),
             "hidden_dim": self.hidden_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,

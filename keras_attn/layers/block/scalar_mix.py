@@ -19,7 +19,7 @@ class ScalarMix(keras.layers.Layer):
     Args:
         normalize: whether each `h_l` is layer-normalized first, over D and with no weights, so that
             layers of different scale start equal.
-        norm_epsilon: added to the variance there.
+        layer_norm_epsilon: added to the variance there.
 
     Call arguments:
         inputs: a list of L floats `[B, T, D]`, such as the `hidden_states` of an encoder.
@@ -41,10 +41,12 @@ class ScalarMix(keras.layers.Layer):
     [[[2.0, 2.0]]]
     """
 
-    def __init__(self, normalize: bool = False, norm_epsilon: float = 1e-12, **kwargs: Any) -> None:
+    def __init__(
+        self, normalize: bool = False, layer_norm_epsilon: float = 1e-12, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.normalize = normalize
-        self.norm_epsilon = norm_epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
@@ -83,11 +85,11 @@ class ScalarMix(keras.layers.Layer):
         return {
             **super().get_config(),
             "normalize": self.normalize,
-            "norm_epsilon": self.norm_epsilon,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
         }
 
     def _normalized(self, states: Any) -> Any:
         precise = keras.ops.cast(states, "float32")  # the epsilon has no float16
         mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)
-        normalized = (precise - mean) * keras.ops.rsqrt(variance + self.norm_epsilon)
+        normalized = (precise - mean) * keras.ops.rsqrt(variance + self.layer_norm_epsilon)
         return keras.ops.cast(normalized, states.dtype)

@@ -7,7 +7,7 @@ C context width, F feed-forward width.
 from typing import Any
 
 from keras_attn._register import register
-from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention
+from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
 from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.recomputation import recomputable
@@ -18,16 +18,16 @@ from keras_attn.ops.cache import store
 class TransformerDecoderBlock(TransformerEncoderBlock):
     """Causal self-attention, attention to a context, and a feed-forward network.
 
-    Each of the three has a residual connection and a norm, after the sum or, with `norm_first`,
-    before the sublayer, as in `TransformerEncoderBlock`. Without a context use that block with
-    `causal=True`.
+    Each of the three has a residual connection and a norm, after the sum or, with
+    `normalize_first`, before the sublayer, as in `TransformerEncoderBlock`. Without a context use
+    that block with `causal=True`.
 
     Args:
         num_heads: N, of both attentions.
-        feed_forward_dim: F.
+        intermediate_dim: F.
         **options: as in `TransformerEncoderBlock`: dropout, attention_dropout, activation, norm,
-            norm_epsilon, norm_first, window, position, kernel, kernel_initializer, remat, seed;
-            window and position are those of the self-attention, which is causal.
+            layer_norm_epsilon, normalize_first, window, position, kernel, kernel_initializer,
+            remat, seed; window and position are those of the self-attention, which is causal.
 
     Call arguments:
         inputs: float `[B, T, D]`.
@@ -56,14 +56,14 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
 
     Example:
     >>> import keras
-    >>> block = TransformerDecoderBlock(num_heads=2, feed_forward_dim=16)
+    >>> block = TransformerDecoderBlock(num_heads=2, intermediate_dim=16)
     >>> block(keras.ops.ones((3, 5, 8)), keras.ops.ones((3, 7, 12))).shape
     TensorShape([3, 5, 8])
     """
 
-    def __init__(self, num_heads: int, feed_forward_dim: int, **options: Any) -> None:
-        super().__init__(num_heads, feed_forward_dim, causal=True, **options)
-        self.cross_attention = MultiHeadAttention(
+    def __init__(self, num_heads: int, intermediate_dim: int, **options: Any) -> None:
+        super().__init__(num_heads, intermediate_dim, causal=True, **options)
+        self.cross_attention = MultiHeadCrossAttention(
             num_heads,
             dropout=self.attention_dropout,
             kernel=self.kernel,

@@ -13,6 +13,7 @@ from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.normalization import check_norm, make_norm
 from keras_attn.layers.positional import positional
+from keras_attn.layers.quantization import quantized_parts
 from keras_attn.layers.recomputation import recomputable
 from keras_attn.ops.random import check_rate
 
@@ -21,20 +22,20 @@ from keras_attn.ops.random import check_rate
 class TransformerEncoderBlock(keras.layers.Layer):
     """Self-attention, then a feed-forward network, each with a residual connection and a norm.
 
-    After the sum, as in the paper: `x = norm(x + dropout(sublayer(x)))`; with `norm_first` before
-    the sublayer: `x = x + dropout(sublayer(norm(x)))`.
+    After the sum, as in the paper: `x = norm(x + dropout(sublayer(x)))`; with `normalize_first`
+    before the sublayer: `x = x + dropout(sublayer(norm(x)))`.
 
     Args:
         num_heads: N.
-        feed_forward_dim: F.
+        intermediate_dim: F.
         dropout: share of each sublayer's output that is zeroed in training, in [0, 1).
         attention_dropout: share of the attention weights that is zeroed in training.
         activation: of the feed-forward network, a name or a function.
         norm: "layer" or "rms".
-        norm_epsilon: added to the variance.
-        norm_first: whether the norm stands before each sublayer.
+        layer_norm_epsilon: added to the variance.
+        normalize_first: whether the norm stands before each sublayer.
         causal: whether a position sees only itself and those before it.
-        window: a position sees those at most this far away; None sees all.
+        window: a position sees those less than this far away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
@@ -65,7 +66,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
 
     Example:
     >>> import keras
-    >>> block = TransformerEncoderBlock(num_heads=2, feed_forward_dim=16)
+    >>> block = TransformerEncoderBlock(num_heads=2, intermediate_dim=16)
     >>> block(keras.ops.ones((3, 5, 8))).shape
     TensorShape([3, 5, 8])
     """
@@ -73,14 +74,14 @@ class TransformerEncoderBlock(keras.layers.Layer):
     def __init__(
         self,
         num_heads: int,
-        feed_forward_dim: int,
+        intermediate_dim: int,
         *,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation: Any = "gelu",
         norm: str = "layer",
-        norm_epsilon: float = 1e-5,
-        norm_first: bool = False,
+        layer_norm_epsilon: float = 1e-5,
+        normalize_first: bool = False,
         causal: bool = False,
         window: int | None = None,
         position: keras.layers.Layer | None = None,
@@ -95,13 +96,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
         check_rate("dropout", dropout)
         check_rate("attention_dropout", attention_dropout)
         self.num_heads = num_heads
-        self.feed_forward_dim = feed_forward_dim
+        self.intermediate_dim = intermediate_dim
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.activation = keras.activations.get(activation)
         self.norm = norm
-        self.norm_epsilon = norm_epsilon
-        self.norm_first = norm_first
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.normalize_first = normalize_first
         self.causal = causal
         self.window = window
         self.position = positional(position, num_heads)
@@ -123,7 +124,7 @@ class TransformerEncoderBlock(keras.layers.Layer):
             name="self_attention",
         )
         self.feed_forward = FeedForward(
-            feed_forward_dim,
+            intermediate_dim,
             activation=self.activation,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
@@ -177,14 +178,15 @@ class TransformerEncoderBlock(keras.layers.Layer):
         """All constructor arguments."""
         return {
             **super().get_config(),
+            **quantized_parts(self),
             "num_heads": self.num_heads,
-            "feed_forward_dim": self.feed_forward_dim,
+            "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation": keras.activations.serialize(self.activation),
             "norm": self.norm,
-            "norm_epsilon": self.norm_epsilon,
-            "norm_first": self.norm_first,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "normalize_first": self.normalize_first,
             "causal": self.causal,
             "window": self.window,
             "position": keras.saving.serialize_keras_object(self.position),
@@ -195,13 +197,15 @@ class TransformerEncoderBlock(keras.layers.Layer):
         }
 
     def _norm(self, name: str) -> keras.layers.Layer:
-        return make_norm(self.norm, self.norm_epsilon, dtype=self.dtype_policy, name=name)
+        return make_norm(self.norm, self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
     def _sublayer(
         self, layer: Any, norm: Any, inputs: Any, training: bool | None, **arguments: Any
     ) -> tuple:
         """What the layer returns, with the residual connection and the norm around its output."""
-        outputs = layer(norm(inputs) if self.norm_first else inputs, training=training, **arguments)
+        outputs = layer(
+            norm(inputs) if self.normalize_first else inputs, training=training, **arguments
+        )
         outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
         total = inputs + self.dropout_layer(outputs, training=training)
-        return (total if self.norm_first else norm(total), *extras)
+        return (total if self.normalize_first else norm(total), *extras)

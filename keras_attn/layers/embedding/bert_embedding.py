@@ -22,9 +22,9 @@ class BertEmbedding(keras.layers.Layer):
         dim: D.
         max_length: the longest sequence.
         num_segments: how many segments there are; BERT's A and B make two.
-        padding_id: the id of padding, from which a Keras mask is made; None makes none.
+        mask_zero: whether 0 is padding, from which a Keras mask is made.
         dropout: share of the output that is zeroed in training, in [0, 1).
-        norm_epsilon: added to the variance.
+        layer_norm_epsilon: added to the variance.
         initializer: of the three tables.
         seed: of the dropout; drawn anew unless given.
 
@@ -36,7 +36,7 @@ class BertEmbedding(keras.layers.Layer):
         return_matrix: whether to return the token matrix too, for a head that shares it.
         training: whether dropout acts.
 
-    Masking: with `padding_id`, the mask is False at padding. Segments block nothing.
+    Masking: with `mask_zero`, the mask is False at padding. Segments block nothing.
 
     Returns:
         `[B, T, D]`; with `return_matrix` also the matrix `[V, D]`.
@@ -60,9 +60,9 @@ class BertEmbedding(keras.layers.Layer):
         dim: int,
         max_length: int = 512,
         num_segments: int = 2,
-        padding_id: int | None = None,
+        mask_zero: bool = False,
         dropout: float = 0.0,
-        norm_epsilon: float = 1e-12,
+        layer_norm_epsilon: float = 1e-12,
         initializer: Any = "uniform",
         seed: int | None = None,
         **kwargs: Any,
@@ -73,9 +73,9 @@ class BertEmbedding(keras.layers.Layer):
         self.dim = dim
         self.max_length = max_length
         self.num_segments = num_segments
-        self.padding_id = padding_id
+        self.mask_zero = mask_zero
         self.dropout = dropout
-        self.norm_epsilon = norm_epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer = keras.initializers.get(initializer)
         self.seed = seed
         self.supports_masking = True
@@ -83,15 +83,15 @@ class BertEmbedding(keras.layers.Layer):
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
             dim,
-            padding_id=padding_id,
-            initializer=self.initializer.clone(),
+            mask_zero=mask_zero,
+            embeddings_initializer=self.initializer.clone(),
             dtype=self.dtype_policy,
             name="token",
         )
         self.segment_embedding = TokenEmbedding(
             num_segments,
             dim,
-            initializer=self.initializer.clone(),
+            embeddings_initializer=self.initializer.clone(),
             dtype=self.dtype_policy,
             name="segment",
         )
@@ -102,7 +102,7 @@ class BertEmbedding(keras.layers.Layer):
             name="position",
         )
         self.norm = keras.layers.LayerNormalization(
-            epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
+            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
@@ -153,9 +153,9 @@ class BertEmbedding(keras.layers.Layer):
             "dim": self.dim,
             "max_length": self.max_length,
             "num_segments": self.num_segments,
-            "padding_id": self.padding_id,
+            "mask_zero": self.mask_zero,
             "dropout": self.dropout,
-            "norm_epsilon": self.norm_epsilon,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer": keras.initializers.serialize(self.initializer),
             "seed": self.seed,
         }

@@ -19,18 +19,21 @@ class TokenEmbedding(keras.layers.Layer):
     then stay one weight, also after the model was saved and loaded.
 
     Args:
-        vocabulary_size: V.
-        dim: D.
-        padding_id: the id of padding, from which a Keras mask is made; None makes none.
-        scale: factor of the vectors, such as sqrt(D) in the Transformer (section 3.4).
-        initializer: of the matrix.
+        input_dim: V.
+        output_dim: D.
+        embeddings_initializer: of the matrix.
+        embeddings_regularizer: of the matrix, or None.
+        embeddings_constraint: of the matrix, or None.
+        mask_zero: whether 0 is padding, from which a Keras mask is made.
+        scale: factor of the vectors, such as sqrt(D) in the Transformer (section 3.4). The others
+            are those of `keras.layers.Embedding`.
 
     Call arguments:
         token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
             nearest valid id for them.
         return_matrix: whether to return the matrix too.
 
-    Masking: with `padding_id`, the mask is False at padding.
+    Masking: with `mask_zero`, the mask is False at padding.
 
     Returns:
         `[B, T, D]` in the compute dtype; with `return_matrix` also the matrix `[V, D]`, unscaled.
@@ -49,37 +52,47 @@ class TokenEmbedding(keras.layers.Layer):
 
     def __init__(
         self,
-        vocabulary_size: int,
-        dim: int,
-        padding_id: int | None = None,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        *,
         scale: float = 1.0,
-        initializer: Any = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if vocabulary_size <= 0 or dim <= 0:
+        if input_dim <= 0 or output_dim <= 0:
             raise ValueError(
-                f"`vocabulary_size` and `dim` must be positive, got {vocabulary_size!r} and {dim!r}"
+                "`input_dim` and `output_dim` must be positive, "
+                f"got {input_dim!r} and {output_dim!r}"
             )
-        self.vocabulary_size = vocabulary_size
-        self.dim = dim
-        self.padding_id = padding_id
+        self.input_dim = input_dim
+        self.output_dim = output_dim
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
+        self.mask_zero = mask_zero
         self.scale = scale
-        self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True
         self.autocast = False  # ids are no numbers to round
 
     def build(self, input_shape: Any = None) -> None:
         """Create the matrix."""
-        self.matrix = self.add_weight(
-            shape=(self.vocabulary_size, self.dim), initializer=self.initializer, name="matrix"
+        self.embeddings = self.add_weight(
+            shape=(self.input_dim, self.output_dim),
+            initializer=self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
+            name="embeddings",
         )
         self.built = True
 
     def call(self, token_ids: Any, return_matrix: bool = False) -> Any:
         """Look up `token_ids`."""
-        matrix = keras.ops.cast(self.matrix, self.compute_dtype)
-        rows = check_ids("token_ids", token_ids, self.vocabulary_size)
+        matrix = keras.ops.cast(self.embeddings, self.compute_dtype)
+        rows = check_ids("token_ids", token_ids, self.input_dim)
         vectors = keras.ops.take(matrix, rows, axis=0)
         if self.scale != 1.0:
             vectors = vectors * self.scale
@@ -87,15 +100,17 @@ class TokenEmbedding(keras.layers.Layer):
 
     def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:
         """False at padding."""
-        return None if self.padding_id is None else keras.ops.not_equal(token_ids, self.padding_id)
+        return keras.ops.not_equal(token_ids, 0) if self.mask_zero else None
 
     def get_config(self) -> dict:
         """All constructor arguments."""
         return {
             **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "dim": self.dim,
-            "padding_id": self.padding_id,
+            "input_dim": self.input_dim,
+            "output_dim": self.output_dim,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
+            "mask_zero": self.mask_zero,
             "scale": self.scale,
-            "initializer": keras.initializers.serialize(self.initializer),
         }

@@ -18,7 +18,7 @@ class BertPretrainingHead(keras.layers.Layer):
 
     Args:
         activation: of the masked-LM head, a name or a function.
-        norm_epsilon: of the masked-LM head, added to the variance.
+        layer_norm_epsilon: of the masked-LM head, added to the variance.
         kernel_initializer: of all matrices.
 
     Call arguments:
@@ -49,18 +49,18 @@ class BertPretrainingHead(keras.layers.Layer):
     def __init__(
         self,
         activation: Any = "gelu",
-        norm_epsilon: float = 1e-12,
+        layer_norm_epsilon: float = 1e-12,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
-        self.norm_epsilon = norm_epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
         self.masked_lm = MaskedLMHead(
             activation=self.activation,
-            norm_epsilon=norm_epsilon,
+            layer_norm_epsilon=layer_norm_epsilon,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name="masked_lm",
@@ -105,6 +105,6 @@ class BertPretrainingHead(keras.layers.Layer):
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),
-            "norm_epsilon": self.norm_epsilon,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

@@ -18,7 +18,7 @@ class LanguageModelHead(keras.layers.Layer):
 
     Args:
         norm: "layer" or "rms", for a decoder whose blocks have the norm first; None for none.
-        norm_epsilon: added to the variance.
+        layer_norm_epsilon: added to the variance.
         use_bias: whether there is a bias for each token.
 
     Call arguments:
@@ -44,7 +44,7 @@ class LanguageModelHead(keras.layers.Layer):
     def __init__(
         self,
         norm: str | None = None,
-        norm_epsilon: float = 1e-5,
+        layer_norm_epsilon: float = 1e-5,
         use_bias: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -52,7 +52,7 @@ class LanguageModelHead(keras.layers.Layer):
         if norm is not None:
             check_norm(norm)
         self.norm = norm
-        self.norm_epsilon = norm_epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.use_bias = use_bias
         self.supports_masking = True
 
@@ -66,7 +66,7 @@ class LanguageModelHead(keras.layers.Layer):
         self.norm_layer = None
         if self.norm is not None:
             self.norm_layer = make_norm(
-                self.norm, self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+                self.norm, self.layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
             )
             self.norm_layer.build(inputs_shape)
         self.bias = None
@@ -91,6 +91,6 @@ class LanguageModelHead(keras.layers.Layer):
         return {
             **super().get_config(),
             "norm": self.norm,
-            "norm_epsilon": self.norm_epsilon,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
             "use_bias": self.use_bias,
         }

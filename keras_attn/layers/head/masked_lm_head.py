@@ -18,7 +18,7 @@ class MaskedLMHead(keras.layers.Layer):
 
     Args:
         activation: after the first product, a name or a function.
-        norm_epsilon: added to the variance.
+        layer_norm_epsilon: added to the variance.
         kernel_initializer: of W.
 
     Call arguments:
@@ -47,13 +47,13 @@ class MaskedLMHead(keras.layers.Layer):
     def __init__(
         self,
         activation: Any = "gelu",
-        norm_epsilon: float = 1e-12,
+        layer_norm_epsilon: float = 1e-12,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
-        self.norm_epsilon = norm_epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True
 
@@ -74,7 +74,7 @@ class MaskedLMHead(keras.layers.Layer):
         )
         self.transformation.build(inputs_shape)
         self.norm = keras.layers.LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
         self.norm.build((*inputs_shape[:-1], width))
         self.bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="bias")
@@ -98,7 +98,7 @@ class MaskedLMHead(keras.layers.Layer):
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),
-            "norm_epsilon": self.norm_epsilon,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
 

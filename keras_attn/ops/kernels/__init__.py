@@ -1,7 +1,7 @@
 """What each attention kernel can do, and the choice among them.
 
 A kernel is a module with one function `attention(query, key, value, *, mask, bias, scale, dropout,
-seed, return_weights)`; its shapes are those of `keras_attn.ops.attention`. The modules that name a
+seed, return_scores)`; its shapes are those of `keras_attn.ops.attention`. The modules that name a
 backend are imported on use.
 """
 

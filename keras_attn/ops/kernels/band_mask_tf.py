@@ -22,7 +22,7 @@ def band_mask(mask: AttentionMask, rows: Any, most: Any, keys: Any) -> Any:
     if not mask.structure <= PARTS:
         return None
     if mask.window is not None:
-        return BandMask(mask, rows, keys, behind=mask.window + most, beyond=most)
+        return BandMask(mask, rows, keys, behind=mask.reach + most, beyond=most)
     return BandMask(mask, rows, keys, behind=keys, beyond=rows) if mask.causal else None
 
 
@@ -61,7 +61,7 @@ class BandMask:
 
     def _reach(self, row: Any) -> tuple:
         """The first and the last key that a row may see."""
-        window = self.mask.window
-        if window is None:
+        reach = self.mask.reach
+        if reach is None:
             return tf.zeros_like(row), row
-        return row - window, row if self.mask.causal else row + window
+        return row - reach, row if self.mask.causal else row + reach

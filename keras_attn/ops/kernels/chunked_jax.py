@@ -29,7 +29,7 @@ def attention(
     scale: float,
     dropout: float,
     seed: Any,
-    return_weights: bool,
+    return_scores: bool,
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
@@ -45,7 +45,7 @@ def attention(
         def cut(index: Any, keys: int = keys, band: int = band, columns: dict = columns) -> tuple:
             """Where a block starts, and its parts of the tensors that have a gradient."""
             row = jnp.minimum(index * rows, length - rows)
-            first = jnp.clip(row + mask.query_offset - (mask.window or 0), 0, keys - band)
+            first = jnp.clip(row + mask.query_offset - (mask.reach or 0), 0, keys - band)
             part = {"query": _slice(query, {1: (row, rows)})}
             if band < keys:
                 part |= {name: _slice(c, {1: (first, band)}) for name, c in columns.items()}
@@ -66,7 +66,7 @@ def attention(
                 scale=scale,
                 dropout=dropout,
                 seed=None if seed is None else jax.random.fold_in(seed, index),
-                return_weights=False,
+                return_scores=False,
                 block_size=None,
             )
 
@@ -93,7 +93,7 @@ def _stages(mask: AttentionMask, length: int, keys: int, rows: int) -> list[tupl
 def _band(mask: AttentionMask, rows: int, keys: int) -> int:
     if mask.window is None:
         return keys
-    return min(keys, rows + mask.window * (1 if mask.causal else 2))
+    return min(keys, rows + mask.reach * (1 if mask.causal else 2))
 
 
 def _slice(tensor: Any, ranges: dict) -> Any:

@@ -34,13 +34,13 @@ def attention(
     scale: float,
     dropout: float,
     seed: Any,
-    return_weights: bool,
+    return_scores: bool,
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value)]
     options = {"mask": mask, "bias": bias, "scale": scale, "dropout": dropout, "seed": seed}
-    plain = {"return_weights": False, "block_size": None}
+    plain = {"return_scores": False, "block_size": None}
     chunked = functools.partial(_attention, *inputs, block_size=block_size, **options)
     reference = functools.partial(reference_attention, *inputs, **options, **plain)
     batch, length, keys = size(query, 0), size(query, 1), size(key, 1)

@@ -28,7 +28,7 @@ def attention(
     scale: float,
     dropout: float,
     seed: Any,
-    return_weights: bool,
+    return_scores: bool,
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
@@ -55,7 +55,7 @@ def attention(
                 scale=scale,
                 dropout=dropout,
                 seed=None if seed is None else seed + index * STRIDE,
-                return_weights=False,
+                return_scores=False,
                 block_size=None,
                 use_reentrant=False,
                 preserve_rng_state=False,
@@ -71,8 +71,8 @@ def _key_range(mask: AttentionMask, row: int, rows: int, keys: int) -> tuple[int
     if mask.causal:
         stop = min(stop, first + rows)
     if mask.window is not None:
-        start = max(start, first - mask.window)
-        stop = min(stop, first + rows + mask.window)
+        start = max(start, first - mask.reach)
+        stop = min(stop, first + rows + mask.reach)
     return min(start, keys - 1), stop
 
 

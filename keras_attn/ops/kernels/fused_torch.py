@@ -25,7 +25,7 @@ def attention(
     scale: float,
     dropout: float,
     seed: Any,
-    return_weights: bool,
+    return_scores: bool,
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; the logits never leave the chip."""

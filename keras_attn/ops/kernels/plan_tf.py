@@ -139,7 +139,7 @@ def key_range(span: Span, row: Any) -> tuple:
     first = row + mask.query_offset
     if mask.window is not None:
         count = band(mask, plan.rows, plan.keys)
-        return tf.clip_by_value(first - mask.window, 0, plan.keys - count), count
+        return tf.clip_by_value(first - mask.reach, 0, plan.keys - count), count
     start, stop = 0, plan.keys
     if plan.fixed:
         return start, stop
@@ -182,7 +182,7 @@ def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
     """How many keys a block of rows may see, but for sequence ids."""
     if mask.window is None:
         return keys
-    return _least(keys, rows + (mask.window if mask.causal else 2 * mask.window))
+    return _least(keys, rows + (mask.reach if mask.causal else 2 * mask.reach))
 
 
 def _known(condition: Any) -> bool:

@@ -27,7 +27,7 @@ def attention(
     scale: float,
     dropout: float,
     seed: Any,
-    return_weights: bool,
+    return_scores: bool,
     block_size: None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T x S."""
@@ -42,8 +42,8 @@ def attention(
     if mask.may_empty_rows:
         some = ops.any(allowed, axis=-1, keepdims=True)  # [B or 1, N or 1, T or 1, 1]
         context = ops.where(ops.transpose(some, (0, 2, 1, 3)), context, 0.0)
-        weights = ops.where(some, weights, 0.0) if return_weights else None
-    return (context, weights) if return_weights else context
+        weights = ops.where(some, weights, 0.0) if return_scores else None
+    return (context, weights) if return_scores else context
 
 
 def _scores(query: Any, key: Any) -> Any:

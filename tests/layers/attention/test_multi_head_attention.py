@@ -1,114 +1,209 @@
-"""MultiHeadAttention against the paper in numpy and against Keras, where Keras is right."""
+"""Our drop-in beside keras.layers.MultiHeadAttention with the same weights, and where they differ.
+
+Letters: B batch, F a free axis, T query length, S key length, D, E widths, N heads, H head width.
+"""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import BACKEND, arrays
 
-B, T, S, D, DV, DK, N, K = 2, 5, 7, 12, 11, 13, 6, 3
+B, F, T, S, D, E, N, H = 2, 3, 5, 7, 12, 11, 4, 6
+THEIRS, OURS = keras.layers.MultiHeadAttention, layers.MultiHeadAttention
 RNG = np.random.default_rng(0)
-QUERY, VALUE, KEY = (
-    RNG.normal(size=s).astype("float32") for s in ((B, T, D), (B, S, DV), (B, S, DK))
-)
-ALLOWED = RNG.random((B, T, S)) < 0.6
-ALLOWED[..., 0] = True
+QUERY, VALUE = (RNG.normal(size=(B, n, w)).astype("float32") for n, w in ((T, D), (S, E)))
+GRID = RNG.normal(size=(B, F, T, D)).astype("float32")
+OTHER_GRID = RNG.normal(size=(B, F, S, E)).astype("float32")
+MASK = RNG.random((B, N, T, S)) < 0.6
+MASK[..., 0] = True
 
 
-def attention(**options):
-    options = {"num_heads": N, "bias_initializer": "normal", **options}
-    layer = layers.MultiHeadAttention(**options)
-    layer.build(QUERY.shape, VALUE.shape, KEY.shape)
-    return layer
+def pair(*inputs, **options):
+    """A layer of theirs and one of ours with the same random weights."""
+    options.setdefault("kernel_initializer", "normal")
+    options.setdefault("bias_initializer", "normal")
+    theirs, ours = THEIRS(N, H, **options), OURS(N, H, **options)
+    for layer in (theirs, ours):
+        layer.build(*(x.shape for x in inputs))
+    ours.set_weights(theirs.get_weights())
+    return theirs, ours
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for one, other in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
+        np.testing.assert_allclose(arrays(one), arrays(other), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"key_dim": 5, "value_dim": 3, "output_shape": 17},
-        {"num_key_value_heads": K, "use_bias": False},
-        {"num_key_value_heads": 1, "key_dim": 4},
+        {"value_dim": 9, "use_bias": False},
+        {"output_shape": 13},
+        {"output_shape": (3, 2)},
+        {"use_gate": True},
+        {"sliding_window": 3},
+        {"sliding_window": 1},
+        {"dropout": 0.4},
+        {"attention_axes": 1},
     ],
     ids=str,
 )
-def test_it_is_the_paper(options):
-    layer = attention(**options)
-    outputs, scores = layer(QUERY, VALUE, KEY, attention_mask=ALLOWED, return_attention_scores=True)
-    expected, expected_scores = oracles.attention(
-        QUERY, VALUE, KEY, weights_of(layer), N, ALLOWED, options.get("num_key_value_heads")
-    )
-    np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(arrays(scores), expected_scores, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mask", [None, MASK[0, 0], MASK[:, 0], MASK[:, :1], MASK], ids=np.shape)
+def test_options_masks_and_scores_are_those_of_keras(options, causal, mask):
+    if "value_dim" in options and BACKEND == "jax":
+        options = {**options, "value_dim": H}  # Keras can do no other there
+    theirs, ours = pair(QUERY, VALUE, **options)
+    given = {"attention_mask": mask, "use_causal_mask": causal}
+    scores = {**given, "return_attention_scores": True}
+    assert_same(ours(QUERY, VALUE, **scores), theirs(QUERY, VALUE, **scores))
+    assert_same(ours(QUERY, VALUE, **given), theirs(QUERY, VALUE, **scores)[0])
 
 
-def test_the_worked_example_of_a_softmax():
-    logits = np.array([3.2, 5.1, -1.7])
-    layer = layers.MultiHeadAttention(1, key_dim=1, use_bias=False, kernel_initializer="ones")
-    _, scores = layer(np.ones((1, 1, 1)), logits.reshape(1, 3, 1), return_attention_scores=True)
-    np.testing.assert_allclose(arrays(scores)[0, 0, 0], [0.13, 0.87, 0.00], atol=5e-3)
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ((1, 2), (B, F, T, F, S)),
+        ((2, 1), (B, T, F, S, F)),
+        (None, (B, N, F, T, F, S)),
+        ((2,), (B, T, S)),
+        ((-2,), (B, F, T, S)),
+        ((2,), (T, S)),
+    ],
+)
+def test_attention_axes_are_those_of_keras(axes, shape):
+    theirs, ours = pair(GRID, OTHER_GRID, attention_axes=axes)
+    mask = np.random.default_rng(1).random(shape) < 0.6
+    mask[..., 0] = True
+    for given in ({}, {"attention_mask": mask}):
+        given = {**given, "return_attention_scores": True}
+        assert_same(ours(GRID, OTHER_GRID, **given), theirs(GRID, OTHER_GRID, **given))
 
 
-@pytest.mark.parametrize("key_heads", [None, K])
-def test_it_is_the_layer_of_keras_with_the_same_weights(key_heads):
-    ours = attention(key_dim=4, num_key_value_heads=key_heads)
-    if key_heads is None:
-        theirs = keras.layers.MultiHeadAttention(N, 4)
-        value, key = VALUE, KEY
-    else:
-        theirs = keras.layers.GroupQueryAttention(4, N, K)
-        value = key = VALUE
-        ours = layers.MultiHeadAttention(N, 4, num_key_value_heads=K, bias_initializer="normal")
-        ours.build(QUERY.shape, VALUE.shape, VALUE.shape)
-    theirs.build(QUERY.shape, value.shape, key.shape)
-    sizes = [weight.shape for weight in theirs.weights]
-    theirs.set_weights([w.reshape(s) for w, s in zip(_in_their_order(ours), sizes, strict=True)])
-    for mask in (None, ALLOWED):
-        given = {"attention_mask": mask, "return_attention_scores": True}
-        outputs, scores = ours(QUERY, value, key, **given)
-        expected, expected_scores = theirs(QUERY, value, key, **given)
-        np.testing.assert_allclose(arrays(outputs), arrays(expected), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(arrays(scores), arrays(expected_scores), rtol=1e-5, atol=1e-5)
+def test_training_without_dropout_has_the_same_gradients():
+    theirs, ours = pair(QUERY, QUERY)
+    found = []
+    for layer in (theirs, ours):
+        inputs = keras.Input((T, D))
+        model = keras.Model(inputs, layer(inputs, inputs, use_causal_mask=True))
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(QUERY, np.ones_like(QUERY), epochs=3, verbose=0)
+        found.append(layer.get_weights())
+    assert_same(*found)
 
 
-def _in_their_order(layer):
-    names = ("query", "key", "value", "output")
-    return [weights_of(layer)[f"{n}/{part}"] for n in names for part in ("kernel", "bias")]
+def test_configurations_and_weight_files_go_both_ways(tmp_path):
+    options = {"value_dim": 9, "dropout": 0.2, "sliding_window": 3, "use_gate": True, "seed": 3}
+    theirs, ours = pair(QUERY, VALUE, **options)
+    config = ours.get_config()
+    assert isinstance(ours, THEIRS)
+    assert THEIRS.get_config(theirs).keys() == config.keys() - {"flash_attention", "position"}
+    assert OURS.from_config(theirs.get_config()).get_config() == {**config, "name": theirs.name}
+    assert [w.path.split("/")[1:] for w in ours.weights] == [
+        w.path.split("/")[1:] for w in theirs.weights
+    ]
+    for index, (source, kind) in enumerate(((theirs, OURS), (ours, THEIRS))):
+        path = tmp_path / f"{index}.weights.h5"
+        models = []
+        for layer in (source, kind(N, H, **options)):
+            query, value = keras.Input((T, D)), keras.Input((S, E))
+            models.append(keras.Model([query, value], layer(query, value)))
+        models[0].save_weights(path)
+        models[1].load_weights(path)
+        assert_same(*(model.get_weights() for model in models))
 
 
-BAD_ARGUMENTS = [
-    ({"num_heads": 0}, "`num_heads` must be positive and a multiple of"),
-    ({"num_key_value_heads": 4}, "`num_key_value_heads`, got 6 and 4"),
-    ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
-    ({"dropout": -0.1}, r"`dropout` must be in \[0, 1\), got -0.1"),
-    ({"window": 0}, "`window` must be a positive integer or None, got 0"),
-    ({"window": -2}, "`window` must be a positive integer or None, got -2"),
-    ({"kernel": "magic"}, "`kernel` must be one of auto, .*reference, got 'magic'"),
-    ({"num_heads": 5}, "the query's width must be divisible by `num_heads`.*got width 12 and 5"),
-]
+def test_lora_and_quantization(tmp_path):
+    _, ours = pair(QUERY, VALUE)
+    query, value = keras.Input((T, D)), keras.Input((S, E))
+    model = keras.Model([query, value], ours(query, value))
+    expected = arrays(model([QUERY, VALUE]))
+    parts = (ours.query_dense, ours.key_dense, ours.value_dense, ours.output_dense)
+    for part in parts:
+        part.enable_lora(2)
+    assert_same(model([QUERY, VALUE]), expected)  # B of the new A B is zero
+    assert len(ours.trainable_weights) == 12
+    ours.query_dense.lora_kernel_b.assign(keras.ops.ones_like(ours.query_dense.lora_kernel_b))
+    tuned = arrays(model([QUERY, VALUE]))
+    assert abs(tuned - expected).max() > 1e-3
+    for part in parts:
+        part.quantize("int8")
+    quantized = arrays(model([QUERY, VALUE]))
+    np.testing.assert_allclose(quantized, tuned, atol=0.05 * abs(tuned).max())
+    assert ours.query_dense.quantization_mode == "int8"
+    model.save(tmp_path / "quantized.keras")
+    again = keras.models.load_model(tmp_path / "quantized.keras")
+    assert_same(again([QUERY, VALUE]), quantized, 2e-3)  # a file has A B merged, and rounded anew
 
 
-@pytest.mark.parametrize(("options", "text"), BAD_ARGUMENTS, ids=str)
-def test_bad_arguments_are_named(options, text):
-    with pytest.raises(ValueError, match=text):
-        attention(**options)
+# Where Keras is wrong, by the docstring's list
 
 
-def test_a_position_that_does_not_fit_is_named():
-    with pytest.raises(TypeError, match="`position` must be a RotaryEmbedding, ALiBi.*'rotary'"):
-        attention(position="rotary")
-    with pytest.raises(ValueError, match="`position` must have 6 heads as the layer, got 4"):
-        attention(position=layers.ALiBi(4))
+def test_an_explicit_query_mask_counts():
+    _, ours = pair(QUERY, VALUE)
+    mask = np.arange(T) < [[3], [5]]
+    outputs, scores = ours(QUERY, VALUE, query_mask=mask, return_attention_scores=True)
+    bias = np.broadcast_to(arrays(ours.output_dense.bias), (2, D))
+    np.testing.assert_allclose(arrays(outputs)[0, 3:], bias, rtol=1e-5, atol=1e-6)
+    assert not arrays(scores)[0, :, 3:].any()
+    np.testing.assert_allclose(arrays(scores)[~np.isclose(arrays(scores).sum(-1), 0)].sum(-1), 1, 5)
 
 
-def test_bad_inputs_are_named():
-    with pytest.raises(ValueError, match=r"`query` must have shape .*, got shape \(2, 12\)"):
-        layers.MultiHeadAttention(N)(QUERY[:, 0], VALUE)
-    with pytest.raises(ValueError, match=r"`attention_mask` must have shape .*got shape \(5,\)"):
-        attention()(QUERY, VALUE, KEY, attention_mask=ALLOWED[0, :, 0])
-    with pytest.raises(ValueError, match=r"`attention_mask` must be .* to shape \(2, 6, 5, 7\)"):
-        attention()(QUERY, VALUE, KEY, attention_mask=ALLOWED[..., :-1])
-    with pytest.raises(ValueError, match=r"`key_padding` must be broadcastable to shape \(2, 7\)"):
-        attention()(QUERY, VALUE, KEY, value_mask=np.ones((B, T), bool))
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"flash_attention": False}], ids=str)
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_query_that_may_attend_to_nothing_has_no_context(options, scores):
+    _, ours = pair(QUERY, VALUE, **options)
+    mask = MASK[:, 0].copy()
+    mask[:, 2] = False
+    found = ours(QUERY, VALUE, attention_mask=mask, return_attention_scores=scores)
+    outputs = arrays(found[0] if scores else found)
+    bias = np.broadcast_to(arrays(ours.output_dense.bias), (B, D))
+    np.testing.assert_allclose(outputs[:, 2], bias, rtol=1e-5, atol=1e-6)
+
+
+def test_causal_and_window_go_along_the_attended_axis():
+    _, ours = pair(GRID, GRID, attention_axes=(2,), sliding_window=2)
+    plain = OURS(N, H, sliding_window=2)
+    plain.build(GRID[:, 0].shape, GRID[:, 0].shape)
+    plain.set_weights(ours.get_weights())
+    rows = [arrays(plain(GRID[:, f], GRID[:, f], use_causal_mask=True)) for f in range(F)]
+    assert_same(ours(GRID, GRID, use_causal_mask=True), np.stack(rows, 1))
+
+
+def test_the_inputs_keep_their_masks_and_the_query_s_goes_on():
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(9, D, mask_zero=True)(ids)
+    outputs = OURS(N, H)(hidden, hidden)
+    assert hidden._keras_mask is not None and outputs._keras_mask is not None
+
+
+@pytest.mark.parametrize("flash", [True, False, None])
+def test_flash_attention_is_saved_and_goes_with_dropout_and_scores(flash):
+    layer = OURS(N, H, dropout=0.1, flash_attention=flash)
+    assert OURS.from_config(layer.get_config()).flash_attention is flash
+    plain = OURS(N, H)
+    plain.build(QUERY.shape, VALUE.shape)
+    layer.build(QUERY.shape, VALUE.shape)
+    plain.set_weights(layer.get_weights())
+    given = {"return_attention_scores": True}
+    assert_same(layer(QUERY, VALUE, **given), plain(QUERY, VALUE, **given))
+
+
+def test_bad_input_is_named():
+    for options, message in (
+        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
+        ({"sliding_window": 0}, "`sliding_window` must be `None` or a positive integer"),
+        ({"position": 3}, "`position` must be a RotaryEmbedding"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            OURS(N, H, **options)
+    with pytest.raises(ValueError, match=r"`attention_mask` must be broadcastable to .*5, 6\)"):
+        OURS(N, H)(QUERY, VALUE, attention_mask=np.ones((B, T, S - 1), bool))
+    grid = OURS(N, H, attention_axes=(2,))
+    with pytest.raises(ValueError, match=r"`query_mask` must have one axis.*shape \(2, 1, 1, 5\)"):
+        grid(GRID, OTHER_GRID, query_mask=np.ones((B, 1, 1, T), bool))
+    with pytest.raises(ValueError, match=r"`attention_mask` must have between 2 and 5 axes"):
+        grid(GRID, OTHER_GRID, attention_mask=np.ones((T,), bool))

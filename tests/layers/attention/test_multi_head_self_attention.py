@@ -26,7 +26,7 @@ POSITIONS = {
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_cached_calls_are_the_full_call(kind, window):
     layer = layers.MultiHeadSelfAttention(
-        N, key_dim=4, num_key_value_heads=K, causal=True, window=window, position=POSITIONS[kind]()
+        N, key_dim=4, num_kv_heads=K, causal=True, window=window, position=POSITIONS[kind]()
     )
     expected = arrays(layer(INPUTS))
     cache, found = caches.create(B, T + 3, K, 4), []
@@ -50,7 +50,7 @@ def test_a_window_is_the_band_of_that_width(causal):
     layer = layers.MultiHeadSelfAttention(N, causal=causal, window=2)
     outputs = layer(INPUTS)
     distance = np.arange(T)[:, None] - np.arange(T)
-    allowed = (abs(distance) <= 2) & ((distance >= 0) | (not causal))
+    allowed = (abs(distance) < 2) & ((distance >= 0) | (not causal))
     expected, _ = oracles.attention(INPUTS, INPUTS, INPUTS, weights_of(layer), N, allowed)
     np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-4, atol=1e-5)
 

@@ -37,7 +37,7 @@ def test_starts_as_the_mean():
 
 
 def test_on_the_hidden_states_of_an_encoder():
-    size = {"vocabulary_size": 11, "hidden_dim": 6, "num_heads": 2, "feed_forward_dim": 13}
+    size = {"vocabulary_size": 11, "hidden_dim": 6, "num_heads": 2, "intermediate_dim": 13}
     encoder = bert.encoder("bert_tiny", hidden_states=True, **size)
     mix = ScalarMix(name="mix")
     model = keras.Model(encoder.input, mix(encoder.output["hidden_states"]))

@@ -23,15 +23,15 @@ def block(context=CONTEXT, **options):
     return layer
 
 
-@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_layer_of_torch_with_the_same_weights(norm_first):
+@pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
     import torch
 
     context = CONTEXT[..., :D]  # torch's has one width for both
-    layer = block(context, norm_first=norm_first, activation="relu")
+    layer = block(context, normalize_first=normalize_first, activation="relu")
     weights = {name: torch.tensor(value) for name, value in weights_of(layer).items()}
     theirs = torch.nn.TransformerDecoderLayer(
-        D, N, F, dropout=0.0, batch_first=True, norm_first=norm_first
+        D, N, F, dropout=0.0, batch_first=True, norm_first=normalize_first
     )
     state = {}
     for own, name in (("self_attention", "self_attn"), ("cross_attention", "multihead_attn")):

@@ -20,9 +20,9 @@ def block(**options):
     return layer
 
 
-@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_paper(norm_first):
-    layer = block(norm_first=norm_first, norm_epsilon=1e-3)
+@pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_paper(normalize_first):
+    layer = block(normalize_first=normalize_first, layer_norm_epsilon=1e-3)
     weights = weights_of(layer)
 
     def norm(x, name):
@@ -37,7 +37,7 @@ def test_it_is_the_paper(norm_first):
         return oracles.feed_forward(x, within(weights, "feed_forward"), oracles.gelu)
 
     x = INPUTS.astype("float64")
-    if norm_first:
+    if normalize_first:
         x = x + attend(norm(x, "self_attention_norm"))
         x = x + feed(norm(x, "feed_forward_norm"))
     else:
@@ -46,14 +46,14 @@ def test_it_is_the_paper(norm_first):
     np.testing.assert_allclose(arrays(layer(INPUTS, mask=MASK)), x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_layer_of_torch_with_the_same_weights(norm_first):
+@pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
     import torch
 
-    layer = block(norm_first=norm_first, activation="relu")
+    layer = block(normalize_first=normalize_first, activation="relu")
     weights = {name: torch.tensor(value) for name, value in weights_of(layer).items()}
     theirs = torch.nn.TransformerEncoderLayer(
-        D, N, F, dropout=0.0, batch_first=True, norm_first=norm_first
+        D, N, F, dropout=0.0, batch_first=True, norm_first=normalize_first
     )
     rows = [within(weights, f"self_attention/{name}") for name in ("query", "key", "value")]
     theirs.load_state_dict(

@@ -12,10 +12,10 @@ SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
 
 
 def test_it_is_the_norm_of_the_sum():
-    layer = layers.BertEmbedding(11, 4, max_length=7, padding_id=0, norm_epsilon=1e-3)
+    layer = layers.BertEmbedding(11, 4, max_length=7, mask_zero=True, layer_norm_epsilon=1e-3)
     outputs = arrays(layer(IDS, SEGMENTS))
     weights = weights_of(layer)
-    total = weights["token/matrix"][IDS] + weights["segment/matrix"][SEGMENTS]
+    total = weights["token/embeddings"][IDS] + weights["segment/embeddings"][SEGMENTS]
     total = (total + weights["position/table"][:5]).astype("float64")
     expected = oracles.layer_norm(total, weights["norm/gamma"], weights["norm/beta"], 1e-3)
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
 
 
 def test_it_is_the_embedding_of_keras():
-    ours, theirs = layers.TokenEmbedding(11, 4, padding_id=0), keras.layers.Embedding(11, 4)
+    ours, theirs = layers.TokenEmbedding(11, 4, mask_zero=True), keras.layers.Embedding(11, 4)
     theirs.build()
     vectors, matrix = ours(IDS, return_matrix=True)
     theirs.set_weights([arrays(matrix)])
@@ -40,7 +40,7 @@ def test_a_tied_matrix_learns_from_both_its_uses_and_stays_tied(tmp_path):
 
 def test_bad_input_is_named():
     with pytest.raises(
-        ValueError, match="`vocabulary_size` and `dim` must be positive, got 0 and 4"
+        ValueError, match="`input_dim` and `output_dim` must be positive, got 0 and 4"
     ):
         layers.TokenEmbedding(0, 4)
     with pytest.raises(ValueError, match=r"`token_ids` must be in \[0, 11\), got 11"):

@@ -13,7 +13,7 @@ PLACES = np.array([[4, 0, 2], [1, 1, 3]], "int32")
 
 
 def test_it_is_the_paper():
-    head = layers.MaskedLMHead(norm_epsilon=1e-3)
+    head = layers.MaskedLMHead(layer_norm_epsilon=1e-3)
     outputs = arrays(head(INPUTS, MATRIX, masked_positions=PLACES))
     w = weights_of(head)
     chosen = np.take_along_axis(INPUTS.astype("float64"), PLACES[..., None], 1)

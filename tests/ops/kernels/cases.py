@@ -139,7 +139,7 @@ def allowed(parts, shape):
         if parts.get("causal"):
             rules.append(j <= position)
         if "window" in parts:
-            rules.append(abs(position - j) <= parts["window"])
+            rules.append(abs(position - j) < parts["window"])
         if "key_padding" in parts:
             rules.append(parts["key_padding"][b, j])
         if "query_padding" in parts:

@@ -114,7 +114,7 @@ def _fails(message, **options):
 def test_errors_name_the_argument():
     _fails("`kernel` must be one of auto, fused, chunked, reference, got 'fast'", kernel="fast")
     _fails(
-        "'chunked' cannot run here: .*never has the weights", kernel="chunked", return_weights=True
+        "'chunked' cannot run here: .*never has the weights", kernel="chunked", return_scores=True
     )
     _fails("'reference' cannot run here: it has no blocks", kernel="reference", block_size=2)
     for size in (0, -3, 2.5, "4"):
