@@ -32,12 +32,13 @@ def upgrade(model: keras.Model) -> Upgrade:
 
     `keras.layers.MultiHeadAttention` becomes `MultiHeadAttention` of this package,
     `GroupQueryAttention` becomes `MultiHeadCrossAttention`; keras-hub's `TransformerEncoder` and
-    `TransformerDecoder` become `TransformerEncoderBlock` and `TransformerDecoderBlock`. Names and weights stay, and so do the
-    outputs, at every position that is not padding. What stands at padding differs, as it does
-    wherever a query may attend to nothing: Keras gives the mean of all values, we give zeros. So a
-    model that reads padding without a mask computes something else. Keras' attention makes such
-    models: it takes the mask off the tensors that it reads, and layers that read one of them
-    afterwards (a residual `Add`, a second cross-attention) see none; ours leaves the mask on.
+    `TransformerDecoder` become `TransformerEncoderBlock` and `TransformerDecoderBlock`. Names and
+    weights stay, and so do the outputs, at every position that is not padding. What stands at
+    padding differs, as it does wherever a query may attend to nothing: Keras gives the mean of all
+    values, we give zeros. So a model that reads padding without a mask computes something else.
+    Keras' attention makes such models: it takes the mask off the tensors that it reads, and layers
+    that read one of them afterwards (a residual `Add`, a second cross-attention) see none; ours
+    leaves the mask on.
 
     All other layers are shared with the model that came in, not copied: train only one of the two,
     and build on `upgraded.output` rather than on the `output` of such a layer, which belongs to the
