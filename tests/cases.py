@@ -452,6 +452,12 @@ CASES = [
         {"token_ids": ids(V, B, T), "segment_ids": ids(3, B, T), "positions": ids(11, B, T)},
     ),
     Case(
+        layers.BertEmbedding,
+        lambda: {"vocabulary_size": V, "dim": D, "position": layers.SinusoidalPositionEncoding()},
+        {"token_ids": ids(V, B, T), "segment_ids": ids(2, B, T), "positions": ids(11, B, T)},
+        variant="sinusoidal",
+    ),
+    Case(
         layers.LearnedPositionEmbedding,
         lambda: {
             "max_length": 11,

@@ -15,18 +15,20 @@ from keras_attn.ops.random import check_rate
 
 @register()
 class BertEmbedding(keras.layers.Layer):
-    """`dropout(norm(token + segment + position))`, each of the three a learned vector.
+    """`dropout(norm(token + segment + position))`, each a vector, learned unless said.
 
     Args:
         vocabulary_size: V.
         dim: D.
-        max_length: the longest sequence.
+        max_length: the longest sequence, where positions are learned.
         num_segments: how many segments there are; BERT's A and B make two.
         mask_zero: whether 0 is padding, from which a Keras mask is made.
         dropout: share of the output that is zeroed in training, in [0, 1).
         layer_norm_epsilon: added to the variance.
         initializer: of the three tables.
         seed: of the dropout; drawn anew unless given.
+        position: the layer that puts in the positions, such as a `SinusoidalPositionEncoding`; a
+            `LearnedPositionEmbedding` unless given.
 
     Call arguments:
         token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
@@ -65,6 +67,7 @@ class BertEmbedding(keras.layers.Layer):
         layer_norm_epsilon: float = 1e-12,
         initializer: Any = "uniform",
         seed: int | None = None,
+        position: keras.layers.Layer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,7 +98,10 @@ class BertEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="segment",
         )
-        self.position_embedding = LearnedPositionEmbedding(
+        if isinstance(position, dict):
+            position = keras.saving.deserialize_keras_object(position)
+        self.position = position
+        self.position_embedding = position or LearnedPositionEmbedding(
             max_length,
             initializer=self.initializer.clone(),
             dtype=self.dtype_policy,
@@ -158,4 +164,5 @@ class BertEmbedding(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer": keras.initializers.serialize(self.initializer),
             "seed": self.seed,
+            "position": keras.saving.serialize_keras_object(self.position),
         }

@@ -24,6 +24,18 @@ def test_it_is_the_norm_of_the_sum():
     np.testing.assert_array_equal(arrays(layer(IDS)), zeros)
 
 
+def test_positions_may_be_sinusoids():
+    layer = layers.BertEmbedding(11, 4, position=layers.SinusoidalPositionEncoding())
+    outputs = arrays(layer(IDS, SEGMENTS))
+    weights = weights_of(layer)
+    total = weights["token/embeddings"][IDS] + weights["segment/embeddings"][SEGMENTS]
+    angles = np.arange(5)[:, None] / 10_000.0 ** (np.array([0, 2]) / 4)
+    total[..., ::2] += np.sin(angles)
+    total[..., 1::2] += np.cos(angles)
+    expected = oracles.layer_norm(total, weights["norm/gamma"], weights["norm/beta"], 1e-12)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_input_is_named():
     layer = layers.BertEmbedding(11, 4, max_length=4)
     with pytest.raises(ValueError, match="position table's 4 rows, got length 5 at offset 0"):
