@@ -128,6 +128,7 @@ def main() -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
+        shuffle=False,  # the stream is
     )
     model.save(output / "model.keras")
 

@@ -114,6 +114,11 @@ def _to_shape(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     return source, tf.pad(target, [[0, 0], [0, length + 1 - tf.shape(target)[1]]])
 
 
+def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, with its number of batches, which buckets do not tell."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
+
+
 def plain(rows: list, tokenizer: data.BertTokenizer) -> list[str]:
     """Strings of rows of ids, without the special pieces."""
     texts = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32))
@@ -184,7 +189,7 @@ def main() -> None:
     _, train = short_pairs(train_pairs, tokenizer)
     held_out_texts, held_out = short_pairs(held_out_pairs, tokenizer)
     print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
-    validation = batches(held_out, seed=None).cache()
+    validation = counted(batches(held_out, seed=None).cache())
 
     # Model
     model = models.transformer.encoder_decoder(
@@ -203,6 +208,7 @@ def main() -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
+        shuffle=False,  # the stream is
     )
     model.save(output / "model.keras")
 
