@@ -111,8 +111,7 @@ def _makers() -> dict[type, Callable[..., Counterpart]]:
 
 def _from_multi_head(layer: keras.layers.MultiHeadAttention, calls: Calls) -> Counterpart:
     ours = layers.MultiHeadAttention.from_config(layer.get_config())
-    call = calls[0]
-    ours.build(*(call[n].shape for n in ("query", "value", "key") if call.get(n) is not None))
+    ours.build(*_shapes(calls[0]))
     for name in ("query", "key", "value", "output"):
         _copy(getattr(layer, f"{name}_dense"), getattr(ours, f"{name}_dense"))
     if ours.use_gate:
@@ -141,11 +140,13 @@ def _from_grouped(layer: keras.layers.GroupQueryAttention, calls: Calls) -> Coun
         **{name: config[name] for name in ("name", "dropout", "use_bias", "seed")},
         **{name: config[name] for name in ("kernel_initializer", "bias_initializer")},
     )
-    call = calls[0]
-    keys = call.get("key")
-    ours.build(call["query"].shape, call["value"].shape, None if keys is None else keys.shape)
+    ours.build(*_shapes(calls[0]))
     _copy_attention(layer, ours)
     return Counterpart(ours, {name: name for name in _ATTENTION_ARGUMENTS})
+
+
+def _shapes(call: dict[str, Any]) -> list[tuple]:
+    return [call[name].shape for name in ("query", "value", "key") if call.get(name) is not None]
 
 
 def _from_encoder(layer: Any, calls: Calls) -> Counterpart:
