@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_attn import layers
+from keras_attn import layers, ops
 from tests.backend import BACKEND, arrays
 
 B, F, T, S, D, E, N, H = 2, 3, 5, 7, 12, 11, 4, 6
@@ -190,6 +190,29 @@ def test_flash_attention_is_saved_and_goes_with_dropout_and_scores(flash):
     plain.set_weights(layer.get_weights())
     given = {"return_attention_scores": True}
     assert_same(layer(QUERY, VALUE, **given), plain(QUERY, VALUE, **given))
+
+
+@pytest.mark.parametrize(
+    ("given", "configured", "kernel"),
+    [
+        (None, None, "auto"),
+        (None, False, "reference"),
+        (True, False, "auto"),
+        (False, True, "reference"),
+    ],
+)
+def test_flash_attention_chooses_the_kernel(given, configured, kernel, monkeypatch):
+    asked = []
+
+    def attention(*tensors, **options):
+        asked.append(options["kernel"])
+        return door(*tensors, **options)
+
+    door = ops.attention
+    monkeypatch.setattr(ops, "attention", attention)
+    monkeypatch.setattr(keras.config, "is_flash_attention_enabled", lambda: configured)
+    OURS(N, H, flash_attention=given)(QUERY, VALUE)
+    assert asked == [kernel]
 
 
 def test_bad_input_is_named():
