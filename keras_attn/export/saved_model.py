@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_attn import layers
 from keras_attn.export.check import check
 from keras_attn.export.compatibility import check_operations, drop_debug_names, operations_of
 from keras_attn.export.generation import Generation
@@ -153,8 +154,8 @@ def _check_model(model: keras.Model) -> None:
 def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
     """Raises unless what strings become is what the model learned."""
     vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
-    # The largest, as segments have an embedding too.
-    size = max(getattr(layer, "vocabulary_size", 0) for layer in model._flatten_layers())
+    sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
+    size = max(sizes, default=0)  # the largest, as segments have an embedding too
     if vocabulary is not None and size not in (0, len(vocabulary)):
         raise ValueError(
             f"`{name}` must have the model's vocabulary of {size} pieces, got {len(vocabulary)}"
