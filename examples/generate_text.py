@@ -31,7 +31,7 @@ LENGTH = 128  # pieces in a row
 BATCH_SIZE = 16
 STEPS = 600
 EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 6e-3
 WARMUP_SHARE = 0.1
 DROPOUT = 0.1
 HELD_OUT = 0.05
@@ -111,7 +111,7 @@ def main() -> None:
     steps = EPOCHS * steps_per_epoch
     schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
     model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=0.01, beta_2=0.98, clipnorm=1.0),
+        keras.optimizers.Muon(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[training.Perplexity(from_logits=True)],
         jit_compile=False,
