@@ -51,8 +51,17 @@ def assert_same(ours, theirs, tolerance=1e-5):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("mask", [None, MASK[0, 0], MASK[:, 0], MASK[:, :1], MASK], ids=np.shape)
+@pytest.mark.parametrize(
+    ("causal", "mask"),
+    [
+        (False, None),
+        (True, None),
+        (True, MASK[0, 0]),
+        (False, MASK[:, 0]),
+        (True, MASK),
+    ],
+    ids=["plain", "causal", "causal_TS", "BTS", "causal_BNTS"],
+)
 def test_options_masks_and_scores_are_those_of_keras(options, causal, mask):
     if "value_dim" in options and BACKEND == "jax":
         options = {**options, "value_dim": H}  # Keras can do no other there
