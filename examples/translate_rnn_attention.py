@@ -39,6 +39,7 @@ WARMUP_SHARE = 0.1
 DROPOUT = 0.2
 HELD_OUT = 0.05
 SCORED = 300  # held-out pairs that are translated and scored
+EXPECTED = 17  # BLEU of the default run; one run gave 18.8
 
 
 def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
@@ -220,8 +221,8 @@ def main() -> None:
     )
     print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")
     print(
-        f"BLEU {bleu:.1f} on {len(sources)} pairs of held-out documents; "
-        f"copying the source gives {copied:.1f}"
+        f"BLEU {bleu:.1f} on {len(sources)} pairs of held-out documents, copying the source "
+        f"{copied:.1f} (the default run should reach {EXPECTED:.0f})"
     )
 
 
