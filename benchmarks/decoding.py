@@ -8,7 +8,6 @@ The median of each and its ratio to the first go to benchmarks/results/decoding.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -17,6 +16,8 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from _results import keep
 
 PROMPT, NEW, VOCABULARY = 32, 128, 50_257
 SIDES = {  # name: backend, function below, its options
@@ -144,10 +145,7 @@ def main():
             name: version(name) for name in ("keras", "keras-hub", "tensorflow", "jax", "torch")
         },
     }
-    print(json.dumps(record, indent=1))
-    results = Path(__file__).parent / "results" / "decoding.jsonl"
-    with results.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    keep(record, Path(__file__).parent / "results" / "decoding.jsonl")
     return None
 
 

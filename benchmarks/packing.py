@@ -9,7 +9,6 @@ the sides, since the machine drifts. The medians go to benchmarks/results/packin
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -22,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
+from _results import keep
 
 from keras_attn import data, models
 
@@ -118,9 +118,7 @@ def main():
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("keras", "tensorflow")},
     }
-    print(json.dumps(record, indent=1))
-    with (ROOT / "benchmarks" / "results" / "packing.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    keep(record, ROOT / "benchmarks" / "results" / "packing.jsonl")
 
 
 if __name__ == "__main__":

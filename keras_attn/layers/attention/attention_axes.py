@@ -31,7 +31,8 @@ class AttentionAxes:
         rest = range(count, len(tensor.shape))
         shape = ops.shape(tensor)
         tensor = ops.transpose(tensor, (0, *self.free, *self.attended, *rest))
-        rows, length = self._sizes(shape)
+        rows = math.prod(shape[axis] for axis in (0, *self.free))
+        length = math.prod(shape[axis] for axis in self.attended)
         return ops.reshape(tensor, (rows, length, *(shape[axis] for axis in rest)))
 
     def split(self, tensor: Any, like: Any) -> Any:
@@ -94,8 +95,3 @@ class AttentionAxes:
         sizes = [queries[axis] for axis in self.attended], [keys[axis] for axis in self.attended]
         mask = ops.broadcast_to(mask, (*free, heads, *sizes[0], *sizes[1]))
         return ops.reshape(mask, (math.prod(free), heads, *map(math.prod, sizes)))
-
-    def _sizes(self, shape: Any) -> tuple:
-        return tuple(
-            math.prod(shape[axis] for axis in axes) for axes in ((0, *self.free), self.attended)
-        )
