@@ -6,12 +6,9 @@ Data, sizes, schedule, steps and the start of the position table are those of
 examples/bert_pretrain.py for both; only the blocks differ. Writes a JSON line a run.
 """
 
-import argparse
 import os
 import pathlib
-import platform
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,8 +18,7 @@ import bert_pretrain as example  # noqa: E402
 import keras  # noqa: E402
 import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from _results import keep  # noqa: E402
+from _quality import compare, parser  # noqa: E402
 
 from keras_attn import data  # noqa: E402
 from keras_attn.ops.positions import sinusoids  # noqa: E402
@@ -68,25 +64,8 @@ def hub_model(size) -> keras.Model:
     return model
 
 
-# Muon turns only two-dimensional weights into its own update: those of keras-hub's attention have
-# three dimensions and get Adam's, so each side is measured with Adam alone too.
-OPTIMIZERS = {
-    "muon": lambda steps: keras.optimizers.Muon(example.schedule(example.LEARNING_RATE, steps)),
-    "adam": lambda steps: keras.optimizers.Adam(example.schedule(1e-3, steps)),
-}
-BUILDERS = {"keras_attn": example.build, "keras_hub": hub_model}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--blocks", nargs="+", default=list(BUILDERS))
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
-    parser.add_argument("--steps", type=int, default=example.STEPS)
-    results = ROOT / "benchmarks" / "results" / "pretraining_quality.jsonl"
-    parser.add_argument("--results", type=pathlib.Path, default=results)
-    arguments = parser.parse_args()
-
+    arguments = parser(__doc__, example.STEPS, "pretraining_quality.jsonl").parse_args()
     train, held_out = data.split_documents(example.read_corpus("en", None), example.HELD_OUT)
     vocabulary = data.train_vocabulary((p for d in train for p in d), example.VOCABULARY_SIZE)
     tokenizer = data.BertTokenizer(vocabulary)
@@ -100,30 +79,16 @@ def main() -> None:
         count=data.rows_of(held_out_ids, example.LENGTH),
         **shape,
     ).cache()
-
-    for seed in arguments.seeds:
-        for name in arguments.blocks:
-            keras.utils.set_random_seed(seed)
-            model = BUILDERS[name](example.SIZE)
-            example.compile_model(model, OPTIMIZERS[arguments.optimizer](arguments.steps))
-            stream = data.pretraining_dataset(train_ids, tokenizer, seed=seed, **shape)
-            began = time.time()
-            model.fit(stream, steps_per_epoch=arguments.steps, verbose=0, shuffle=False)
-            seconds = time.time() - began
-            result = model.evaluate(validation, return_dict=True, verbose=0)
-            record = {
-                "blocks": name,
-                "optimizer": arguments.optimizer,
-                "seed": seed,
-                "steps": arguments.steps,
-                "seconds": round(seconds, 1),
-                **{key: round(value, 4) for key, value in result.items()},
-                "device": f"{os.cpu_count()} cores, {platform.machine()}",
-                "keras": keras.__version__,
-                "keras_hub": keras_hub.__version__,
-                "tensorflow": tf.__version__,
-            }
-            keep(record, arguments.results)
+    compare(
+        arguments,
+        example,
+        {
+            "keras_attn": lambda: example.build(example.SIZE),
+            "keras_hub": lambda: hub_model(example.SIZE),
+        },
+        stream=lambda seed: data.pretraining_dataset(train_ids, tokenizer, seed=seed, **shape),
+        scores=lambda model: model.evaluate(validation, return_dict=True, verbose=0),
+    )
 
 
 if __name__ == "__main__":

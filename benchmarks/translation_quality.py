@@ -7,12 +7,9 @@ only the blocks differ. Both are decoded greedily by the whole model, token by t
 sacrebleu on held-out documents. Writes a JSON line a run.
 """
 
-import argparse
 import os
 import pathlib
-import platform
 import sys
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
@@ -23,16 +20,11 @@ import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 import translate_transformer as example  # noqa: E402
-from _results import keep  # noqa: E402
+from _quality import compare, parser  # noqa: E402
 
-from keras_attn import data, models, training  # noqa: E402
+from keras_attn import data, models  # noqa: E402
 
 SCORED = 200
-
-
-def our_model(size) -> keras.Model:
-    """As the example builds it."""
-    return models.transformer.encoder_decoder(size)
 
 
 def hub_model(size) -> keras.Model:
@@ -75,20 +67,6 @@ def hub_model(size) -> keras.Model:
     return keras.Model(inputs, embedding(norm(hidden), reverse=True))
 
 
-BUILDERS = {"keras_attn": our_model, "keras_hub": hub_model}
-# Muon turns only two-dimensional weights into its own update: those of keras-hub's attention have
-# three dimensions and get Adam's, so each side can be measured with Adam alone too.
-OPTIMIZERS = {
-    "muon": lambda steps: keras.optimizers.Muon(schedule(example.LEARNING_RATE, steps)),
-    "adam": lambda steps: keras.optimizers.Adam(schedule(1e-3, steps), beta_2=0.98, clipnorm=1.0),
-}
-
-
-def schedule(rate: float, steps: int) -> training.WarmupLinearDecay:
-    """The example's."""
-    return training.WarmupLinearDecay(rate, int(example.WARMUP_SHARE * steps), steps)
-
-
 def greedy(model: keras.Model, sources: list, begin: int, end: int) -> np.ndarray:
     """Rows `[B, T]` of the likeliest next pieces, without a cache: the same for any model."""
     length = example.LENGTHS[-1]
@@ -113,16 +91,9 @@ def greedy(model: keras.Model, sources: list, begin: int, end: int) -> np.ndarra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--blocks", nargs="+", default=list(BUILDERS))
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="muon")
-    parser.add_argument("--size", default="transformer_tiny")
-    parser.add_argument("--steps", type=int, default=1000)
-    results = ROOT / "benchmarks" / "results" / "translation_quality.jsonl"
-    parser.add_argument("--results", type=pathlib.Path, default=results)
-    arguments = parser.parse_args()
-
+    options = parser(__doc__, 1000, "translation_quality.jsonl")
+    options.add_argument("--size", default="transformer_tiny")
+    arguments = options.parse_args()
     train_pairs, held_out_pairs = example.read_pairs(example.CORPUS, "en", "de")
     vocabulary = data.train_vocabulary(
         (side for pair in train_pairs for side in pair), example.VOCABULARY_SIZE, lowercase=False
@@ -136,38 +107,27 @@ def main() -> None:
         models.sizes.TRANSFORMER_SIZES,
         {"vocabulary_size": len(vocabulary), "normalize_first": True},
     )
+    sources = [source for source, _ in held_out[:SCORED]]
+    references = [target for _, target in texts[:SCORED]]
 
-    for seed in arguments.seeds:
-        for name in arguments.blocks:
-            keras.utils.set_random_seed(seed)
-            model = BUILDERS[name](size)
-            example.compile_model(model, arguments.steps)
-            model.optimizer = OPTIMIZERS[arguments.optimizer](arguments.steps)
-            began = time.time()
-            stream = example.batches(train, seed=seed)
-            model.fit(stream, steps_per_epoch=arguments.steps, verbose=0, shuffle=False)
-            seconds = time.time() - began
-            result = model.evaluate(validation, return_dict=True, verbose=0)
-            sources = [source for source, _ in held_out[:SCORED]]
-            rows = greedy(model, sources, tokenizer.cls_id, tokenizer.sep_id)
-            translations = example.plain(rows.tolist(), tokenizer)
-            references = [target for _, target in texts[:SCORED]]
-            record = {
-                "blocks": name,
-                "optimizer": arguments.optimizer,
-                "size": arguments.size,
-                "seed": seed,
-                "steps": arguments.steps,
-                "seconds": round(seconds, 1),
-                "weights": model.count_params(),
-                "bleu": round(example.bleu(translations, references, "de"), 2),
-                **{key: round(value, 4) for key, value in result.items()},
-                "device": f"{os.cpu_count()} cores, {platform.machine()}",
-                "keras": keras.__version__,
-                "keras_hub": keras_hub.__version__,
-                "tensorflow": tf.__version__,
-            }
-            keep(record, arguments.results)
+    def scores(model: keras.Model) -> dict[str, float]:
+        rows = greedy(model, sources, tokenizer.cls_id, tokenizer.sep_id)
+        translations = example.plain(rows.tolist(), tokenizer)
+        return {
+            "bleu": example.bleu(translations, references, "de"),
+            **model.evaluate(validation, return_dict=True, verbose=0),
+        }
+
+    compare(
+        arguments,
+        example,
+        {
+            "keras_attn": lambda: models.transformer.encoder_decoder(size),
+            "keras_hub": lambda: hub_model(size),
+        },
+        stream=lambda seed: example.batches(train, seed=seed),
+        scores=scores,
+    )
 
 
 if __name__ == "__main__":

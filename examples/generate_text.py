@@ -62,6 +62,31 @@ def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Datas
     return stream.map(split).prefetch(4)
 
 
+def build(size: str, vocabulary_size: int) -> keras.Model:
+    """A GPT with rotary positions."""
+    return models.gpt.decoder(
+        size,
+        position=layers.RotaryEmbedding(),
+        vocabulary_size=vocabulary_size,
+        dropout=DROPOUT,
+    )
+
+
+def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
+    """The learning rate: linear warm-up, linear decay."""
+    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """The loss of a language model, and the metric."""
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[training.Perplexity(from_logits=True)],
+        jit_compile=False,
+    )
+
+
 def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size: int) -> float:
     """Of a model that knows only how often each piece occurs."""
     counts = np.bincount(train.reshape(-1), minlength=vocabulary_size) + 1.0
@@ -103,20 +128,8 @@ def main() -> None:
     validation = batches(held_out, seed=None).cache()
 
     # Model
-    model = models.gpt.decoder(
-        arguments.size,
-        position=layers.RotaryEmbedding(),
-        vocabulary_size=len(vocabulary),
-        dropout=DROPOUT,
-    )
-    steps = EPOCHS * steps_per_epoch
-    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
-    model.compile(
-        keras.optimizers.Muon(schedule),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[training.Perplexity(from_logits=True)],
-        jit_compile=False,
-    )
+    model = build(arguments.size, len(vocabulary))
+    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
     print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
 
     # Training

@@ -68,11 +68,15 @@ def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, list]
     return tuple(list(side) for side in zip(*kept, strict=True))
 
 
-def compile_model(model: keras.Model, steps: int) -> None:
-    """Loss and optimizer of a run of so many steps."""
-    rate = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
+def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
+    """The learning rate: linear warm-up, linear decay."""
+    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    """The loss of the paper, and the metric."""
     model.compile(
-        keras.optimizers.Muon(rate),
+        optimizer,
         training.SmoothedCrossEntropy(0.1, ignore_class=0),
         metrics=[training.Perplexity(from_logits=True, ignore_class=0)],
         jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
@@ -195,7 +199,7 @@ def main() -> None:
     model = models.transformer.encoder_decoder(
         arguments.size, vocabulary_size=len(vocabulary), normalize_first=True
     )
-    compile_model(model, EPOCHS * steps_per_epoch)
+    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
     print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
 
     # Training

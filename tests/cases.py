@@ -410,7 +410,7 @@ CASES = [
     Case(
         layers.FeedForward,
         lambda: {
-            "hidden_dim": 31,
+            "intermediate_dim": 31,
             "activation": "tanh",
             "dropout": 0.3,
             "kernel_initializer": _normal(),

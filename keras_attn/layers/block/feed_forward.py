@@ -18,7 +18,7 @@ class FeedForward(keras.layers.Layer):
     """`activation(x W1 + b1) W2 + b2`, the same at every position.
 
     Args:
-        hidden_dim: F.
+        intermediate_dim: F.
         activation: between the two products, a name or a function.
         dropout: share of the hidden units that is zeroed in training, in [0, 1).
         kernel_initializer: of the two matrices.
@@ -34,7 +34,7 @@ class FeedForward(keras.layers.Layer):
         `[..., D]`.
 
     Raises:
-        ValueError: `hidden_dim` is not positive, or dropout outside [0, 1).
+        ValueError: `intermediate_dim` is not positive, or dropout outside [0, 1).
 
     Source: Vaswani et al. 2017, section 3.3.
 
@@ -46,7 +46,7 @@ class FeedForward(keras.layers.Layer):
 
     def __init__(
         self,
-        hidden_dim: int,
+        intermediate_dim: int,
         activation: Any = "gelu",
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
@@ -54,10 +54,10 @@ class FeedForward(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if hidden_dim <= 0:
-            raise ValueError(f"`hidden_dim` must be positive, got {hidden_dim!r}")
+        if intermediate_dim <= 0:
+            raise ValueError(f"`intermediate_dim` must be positive, got {intermediate_dim!r}")
         check_rate("dropout", dropout)
-        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -71,9 +71,9 @@ class FeedForward(keras.layers.Layer):
         """Create the two projections."""
         width = input_shape[-1]
         self.hidden_projection = self._project(
-            "hidden", self.hidden_dim, width, activation=self.activation
+            "hidden", self.intermediate_dim, width, activation=self.activation
         )
-        self.output_projection = self._project("output", width, self.hidden_dim)
+        self.output_projection = self._project("output", width, self.intermediate_dim)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Transform each position of `inputs`."""
@@ -85,7 +85,7 @@ class FeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             **quantized_parts(self),
-            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

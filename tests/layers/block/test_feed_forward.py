@@ -23,10 +23,10 @@ def test_it_is_the_paper(activation, function):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"hidden_dim": 0}, "`hidden_dim` must be positive, got 0"),
+        ({"intermediate_dim": 0}, "`intermediate_dim` must be positive, got 0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_arguments_are_named(options, text):
     with pytest.raises(ValueError, match=text):
-        layers.FeedForward(**{"hidden_dim": 11, **options})
+        layers.FeedForward(**{"intermediate_dim": 11, **options})
