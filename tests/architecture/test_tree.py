@@ -16,7 +16,7 @@ ROOT = SOURCE.parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
 # These folders of tests look at more than one file.
-WIDE = ("contract", "architecture", "examples")
+WIDE = ("contract", "architecture", "examples", "saved")
 # Tests of several files of their folder.
 TOPICS = (
     "test_bad_input",
@@ -43,8 +43,8 @@ def relative(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_no_file_is_longer_than_300_lines(path):
-    assert path.name in LONG or len(path.read_text().splitlines()) <= 300
+def test_no_file_is_longer_than_350_lines(path):
+    assert path.name in LONG or len(path.read_text().splitlines()) <= 350
 
 
 @pytest.mark.parametrize("path", TESTS, ids=relative)
