@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask  # Keras exports neither of these
+from keras.src.losses.loss import reduce_weighted_values
 
 from keras_attn._register import register
 
@@ -25,12 +27,12 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the positions
             that count, weighted by `sample_weight` if one is given.
         name: of the loss.
-        dtype: of the computation, float32 by default.
+        dtype: of the computation, float32 by default. Labels stay exact in half precision too.
 
     Call arguments:
-        y_true: int `[...]`, each in [0, V) or `ignore_class`.
+        y_true: int `[...]` or `[..., 1]`, each in [0, V) or `ignore_class`.
         y_pred: float `[..., V]`, logits.
-        sample_weight: float `[...]`, or None.
+        sample_weight: float `[...]` or `[..., 1]`, or None.
 
     Masking: the Keras mask of the logits counts like a weight of zero.
 
@@ -64,20 +66,34 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The loss, reduced over the positions that count."""
+        # As in Keras' Loss, which however would round the labels to the dtype of the loss.
+        mask = get_keras_mask(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        labels = squeeze_labels(y_true, y_pred)
         if self.ignore_class is not None:
-            y_true = ops.convert_to_tensor(y_true)
-            counts = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
-            sample_weight = counts if sample_weight is None else ops.multiply(counts, sample_weight)
-        return super().__call__(y_true, y_pred, sample_weight)
+            counts = ops.not_equal(labels, self.ignore_class)
+            mask = counts if mask is None else ops.logical_and(mask, counts)
+        losses = self.call(labels, y_pred)
+        if mask is not None and sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            if len(sample_weight.shape) == len(losses.shape):
+                # Keras multiplies it by the mask in place, which on torch broadcasts nothing and
+                # would change the caller's weights.
+                sample_weight = sample_weight * ops.ones_like(losses)
+        return reduce_weighted_values(losses, sample_weight, mask, self.reduction, self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of each position."""
+        """The loss of each position, zero where it is ignored."""
+        labels = squeeze_labels(y_true, y_pred)
         if self.ignore_class is not None:
-            y_true = ops.where(ops.equal(y_true, self.ignore_class), 0, y_true)
-        loss = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+            counts = ops.not_equal(labels, self.ignore_class)
+            labels = ops.where(counts, labels, 0)
+            y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
+        loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         # logsumexp(x) - mean(x), the cross entropy with the even target
         even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
-        return (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
+        loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
+        return loss if self.ignore_class is None else ops.where(counts, loss, 0.0)
 
     def get_config(self) -> dict:
         """All constructor arguments."""
@@ -87,3 +103,11 @@ class SmoothedCrossEntropy(keras.losses.Loss):
             "ignore_class": self.ignore_class,
             "dtype": self.dtype,
         }
+
+
+def squeeze_labels(y_true: Any, y_pred: Any) -> Any:
+    """Integer labels `[...]` or `[..., 1]` as `[...]`, for predictions `[..., V]`."""
+    labels = ops.convert_to_tensor(y_true)
+    if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    return labels

@@ -8,13 +8,15 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask  # Keras exports no reader of its masks
 
 from keras_attn._register import register
+from keras_attn.training.losses import squeeze_labels
 
 
 @register()
 class Perplexity(keras.metrics.Mean):
-    """The exponential of the mean cross entropy: among how many pieces the model hesitates.
+    """The exponential of the mean cross entropy: among how many tokens the model hesitates.
 
     `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset, each
     of equal right whatever the length of its batch. (Keras' own crossentropy metrics average a row
@@ -27,10 +29,10 @@ class Perplexity(keras.metrics.Mean):
         ignore_class: label of positions that do not count, or None.
 
     Call arguments:
-        y_true: int `[...]`.
+        y_true: int `[...]` or `[..., 1]`.
         y_pred: float `[..., V]`.
-        sample_weight: float that broadcasts to `[...]`, or `[B]`; in `compile` the metric belongs
-            to `weighted_metrics`.
+        sample_weight: float that broadcasts to `[...]`, with a last 1 or not, or `[B]`; in
+            `compile` the metric belongs to `weighted_metrics`.
 
     Masking: the Keras mask of `y_pred` counts like a weight of zero.
 
@@ -61,20 +63,19 @@ class Perplexity(keras.metrics.Mean):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Count the positions of a batch."""
-        mask = getattr(y_pred, "_keras_mask", None)
-        y_true = ops.convert_to_tensor(y_true)
+        mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
-        weights = ops.ones(ops.shape(y_true), dtype=self.dtype)
+        labels = squeeze_labels(y_true, y_pred)
+        weights = ops.ones(ops.shape(labels), dtype=self.dtype)
         if self.ignore_class is not None:
-            counts = ops.not_equal(y_true, self.ignore_class)
+            counts = ops.not_equal(labels, self.ignore_class)
             weights = ops.cast(counts, self.dtype)
-            y_true = ops.where(counts, y_true, 0)
+            labels = ops.where(counts, labels, 0)
+            y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
         for weight in (sample_weight, mask):
             if weight is not None:
-                weight = ops.convert_to_tensor(weight, dtype=self.dtype)
-                missing = len(y_true.shape) - len(weight.shape)
-                weights *= ops.reshape(weight, (*ops.shape(weight), *[1] * missing))
-        losses = ops.sparse_categorical_crossentropy(y_true, y_pred, from_logits=self.from_logits)
+                weights *= _of_rank(ops.convert_to_tensor(weight, dtype=self.dtype), weights)
+        losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=self.from_logits)
         super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 
     def result(self) -> Any:
@@ -88,3 +89,11 @@ class Perplexity(keras.metrics.Mean):
             "from_logits": self.from_logits,
             "ignore_class": self.ignore_class,
         }
+
+
+def _of_rank(weight: Any, weights: Any) -> Any:
+    """`weight` `[B, ...]` with ones behind it, or without its last one, as `weights` has axes."""
+    missing = len(weights.shape) - len(weight.shape)
+    if missing == -1 and weight.shape[-1] == 1:
+        return ops.squeeze(weight, axis=-1)
+    return ops.reshape(weight, (*ops.shape(weight), *[1] * missing))

@@ -1,8 +1,11 @@
 """Smoothed cross entropy against one-hot targets, and what we rely on in Keras' own losses."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
+from keras.src.backend import set_keras_mask
 
 from keras_attn.training import SmoothedCrossEntropy
 
@@ -42,6 +45,56 @@ def test_an_ignored_label_may_lie_outside_the_vocabulary():
     np.testing.assert_allclose(float(loss), float(expected), rtol=1e-6)
 
 
+REDUCTIONS = [None, "sum", "sum_over_batch_size", "mean", "mean_with_sample_weight"]
+
+
+@pytest.mark.parametrize("ignored", [None, 0])
+@pytest.mark.parametrize("shape", [(3,), (3, 5)], ids=str)
+def test_ranks_of_labels_weights_and_masks_are_squeezed_as_keras_does(shape, ignored):
+    labels, logits, weights = (
+        array.reshape(15, *array.shape[2:]) for array in (LABELS, LOGITS, WEIGHTS)
+    )
+    size = int(np.prod(shape))
+    labels, weights = labels[:size].reshape(shape), weights[:size].reshape(shape)
+    logits, mask = logits[:size].reshape(*shape, 7), weights > 0.3
+    labels.flat[0] = 0
+    several_labels = [labels, labels[..., None]]
+    several_weights = [None, weights, weights[..., None], weights[:, :1] if size > 3 else weights]
+    for given, weight, masked, reduction in itertools.product(
+        several_labels, several_weights, [False, True], REDUCTIONS
+    ):
+        loss = SmoothedCrossEntropy(0.0, ignored, reduction)
+        theirs = keras.losses.SparseCategoricalCrossentropy(True, ignored, reduction)
+        y_pred = keras.ops.convert_to_tensor(logits)
+        if masked:
+            set_keras_mask(y_pred, keras.ops.convert_to_tensor(mask))
+        found = np.array(loss(given, y_pred, weight))
+        if weight is not None and weight.ndim == labels.ndim:  # Keras on torch does not broadcast
+            weight = weight * np.ones_like(weights) if masked or ignored is not None else weight
+        expected = theirs(given, y_pred, weight)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, np.array(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("ignored", [None, 2050])
+def test_half_precision_rounds_no_label(dtype, ignored):
+    labels = np.array([[257], [2049], [2051], [2050]])
+    logits = np.zeros((4, 2053), "float32")
+    np.put_along_axis(logits, labels, 4.0, axis=1)
+    loss = SmoothedCrossEntropy(0.0, ignored, reduction=None, dtype=dtype)
+    found = keras.ops.convert_to_numpy(keras.ops.cast(loss(labels, logits), "float32"))
+    expected = np.full(4, np.log(2052 + np.exp(4.0)) - 4.0)
+    expected[3] = expected[3] if ignored is None else 0.0
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_what_is_ignored_may_be_nan():
+    logits = np.where((LABELS == 0)[..., None], np.nan, LOGITS)
+    loss = SmoothedCrossEntropy(0.1, ignore_class=0)(LABELS, logits)
+    np.testing.assert_allclose(float(loss), one_hot_loss(0.1)[LABELS != 0].mean(), rtol=1e-5)
+
+
 def test_nothing_that_counts_gives_zero():
     loss = SmoothedCrossEntropy(0.1, ignore_class=0)(np.zeros_like(LABELS), LOGITS)
     assert float(loss) == 0.0
@@ -50,7 +103,7 @@ def test_nothing_that_counts_gives_zero():
 def test_the_mask_of_the_logits_counts():
     mask = LABELS != 0
     logits = keras.ops.convert_to_tensor(LOGITS)
-    logits._keras_mask = keras.ops.convert_to_tensor(mask)
+    set_keras_mask(logits, keras.ops.convert_to_tensor(mask))
     loss = SmoothedCrossEntropy(0.1)(LABELS, logits)
     np.testing.assert_allclose(float(loss), one_hot_loss(0.1)[mask].mean(), rtol=1e-5)
 

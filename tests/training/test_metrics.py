@@ -1,7 +1,11 @@
 """Perplexity against its definition, and what we rely on in Keras' own accuracy."""
 
+import itertools
+
 import keras
 import numpy as np
+import pytest
+from keras.src.backend import set_keras_mask
 
 from keras_attn.training import Perplexity
 
@@ -53,6 +57,38 @@ def test_ignored_labels_count_nothing():
     np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
     metric.update_state(labels[:1, :1], np.eye(7)[None, 3:4] * 1e3, sample_weight=[[2.0]])
     np.testing.assert_allclose(float(metric.result()), 7.0**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignored", [None, 0])
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 5)], ids=str)
+def test_every_rank_of_labels_weights_and_masks(shape, ignored):
+    """As Keras' loss counts them, whose weighted mean is the logarithm of the perplexity."""
+    size = int(np.prod(shape))
+    labels, weights = LABELS.flat[:size].reshape(shape), WEIGHTS.flat[:size].reshape(shape)
+    logits = LOGITS.reshape(-1, 7)[:size].reshape(*shape, 7)
+    mask = np.random.default_rng(3).integers(0, 2, shape).astype(bool)
+    labels.flat[1], mask.flat[0], weights.flat[0] = 0, True, 0.5
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        True, ignored, reduction="mean_with_sample_weight"
+    )
+    several_weights = [
+        None,
+        weights,
+        weights[..., None],
+        weights.reshape(5, -1)[:, 0],
+        weights.reshape(5, -1)[:, :1],
+    ]
+    for given, weight, masked in itertools.product(
+        [labels, labels[..., None]], several_weights, [False, True]
+    ):
+        y_pred = keras.ops.convert_to_tensor(logits)
+        if masked:
+            set_keras_mask(y_pred, keras.ops.convert_to_tensor(mask))
+        metric = Perplexity(from_logits=True, ignore_class=ignored)
+        metric.update_state(given, y_pred, weight)
+        whole = np.ones(shape) if weight is None else weight.reshape(5, *[-1] * (len(shape) - 1))
+        expected = np.exp(float(loss(labels, y_pred, np.broadcast_to(whole, shape))))
+        np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
 def test_config_restores_the_metric():

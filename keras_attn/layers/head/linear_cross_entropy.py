@@ -77,20 +77,22 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         """The loss of each position."""
         places = {} if masked_positions is None else {"masked_positions": masked_positions}
         hidden = self.layer.hidden(inputs, **places)
+        shape, labels = ops.shape(labels), ops.reshape(labels, (-1,))
+        counts = ops.cast(labels >= 0, "float32")
+        if label_weights is not None:
+            label_weights = ops.reshape(label_weights, (-1,))
+            counts = counts * ops.cast(label_weights, "float32")
         losses = linear_cross_entropy(
             ops.reshape(hidden, (-1, hidden.shape[-1])),
             embedding_matrix,
             self.layer.bias,
-            ops.reshape(labels, (-1,)),
-            None if label_weights is None else ops.reshape(label_weights, (-1,)),
+            labels,
+            label_weights,
             label_smoothing=self.label_smoothing,
         )
-        counts = ops.cast(labels >= 0, "float32")
-        if label_weights is not None:
-            counts = counts * ops.cast(label_weights, "float32")
         count = ops.sum(counts)
         self.add_loss(ops.sum(losses) / ops.where(count == 0, 1.0, count))
-        return ops.reshape(losses, ops.shape(labels))
+        return ops.reshape(losses, shape)
 
     def compute_output_spec(
         self, inputs: Any, embedding_matrix: Any, labels: Any, *_: Any, **__: Any

@@ -72,6 +72,22 @@ def test_masked_positions_have_the_losses_of_their_logits():
     np.testing.assert_allclose(arrays(layer.losses[0]), arrays(have).mean(), rtol=1e-5)
 
 
+def test_ranks_of_labels_and_weights_are_squeezed():
+    labels, weights = LABELS[:B], WEIGHTS[:B]
+    hidden = RNG.normal(size=(B, T, 6)).astype("float32")
+    layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
+    matrix = RNG.normal(size=(V, 6)).astype("float32")
+    wanted = arrays(layer(hidden, matrix, labels=labels, label_weights=weights))
+    mean = arrays(layer.losses[0])
+    counts = (labels >= 0) * weights
+    np.testing.assert_allclose(mean, wanted.sum() / counts.sum(), rtol=1e-5)
+    for given in (labels, labels[..., None]):
+        for weight in (weights, weights[..., None]):
+            found = layer(hidden, matrix, labels=given, label_weights=weight)
+            np.testing.assert_array_equal(arrays(found).reshape(B, T), wanted)
+            np.testing.assert_allclose(arrays(layer.losses[0]), mean, rtol=1e-6)
+
+
 def test_no_position_that_counts_is_no_loss():
     layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
     ones = np.ones((B, T, 6), "float32")
