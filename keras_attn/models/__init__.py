@@ -5,10 +5,21 @@ from keras_attn.models import (
     bert_tasks,
     gpt,
     packing,
+    parts,
     rnn_attention,
     sizes,
     steps,
     transformer,
 )
 
-__all__ = ["bert", "bert_tasks", "gpt", "packing", "rnn_attention", "sizes", "steps", "transformer"]
+__all__ = [
+    "bert",
+    "bert_tasks",
+    "gpt",
+    "packing",
+    "parts",
+    "rnn_attention",
+    "sizes",
+    "steps",
+    "transformer",
+]

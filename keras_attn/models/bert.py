@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn.models import parts
 from keras_attn.models.sizes import BERT_SIZES, BertSize, resolve
 from keras_attn.ops import activations
 
@@ -131,13 +132,13 @@ def pretraining(
 
 
 def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining") -> keras.Model:
-    """`pretraining` on top of an encoder that exists; the two share their layers."""
-    embedding, matrix = encoder.get_layer("embedding").output[:2]
-    pooler = encoder.get_layer("pooler")
+    """`pretraining` on top of an existing encoder; the two share their layers."""
+    found = parts.of(encoder)
+    embedding, blocks, pooler = found.encoder.embedding, found.encoder.blocks, found.pooler
     head = layers.BertPretrainingHead(
-        activation=encoder.get_layer("block_0").activation,
+        activation=blocks[0].activation,
         kernel_initializer=pooler.kernel_initializer.clone(),
-        layer_norm_epsilon=encoder.get_layer("embedding").layer_norm_epsilon,
+        layer_norm_epsilon=embedding.layer_norm_epsilon,
         dtype=pooler.dtype_policy,
         name="head",
     )
@@ -145,25 +146,44 @@ def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining")
     outputs = head(
         encoder.output["sequence_output"],
         encoder.output["pooled_output"],
-        matrix,
+        parts.outputs(encoder, embedding)[1],  # the token matrix
         masked_positions=positions,
     )
     return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
 
 
-def encoder_of(model: keras.Model, name: str = "bert_encoder") -> keras.Model:
+def encoder_of(
+    model: keras.Model, name: str = "bert_encoder", *, hidden_states: bool = False
+) -> keras.Model:
     """The encoder inside a model of this package; the two share their layers.
 
     Without pooled_output, where the model has no pooler.
+
+    Args:
+        model: of `keras_attn.models.bert` or `bert_tasks`.
+        name: of the encoder.
+        hidden_states: as in `encoder`.
+
+    Raises:
+        ValueError: a model that is not a BERT of this package, or that takes packed rows.
     """
+    found = parts.of(model)
+    stack = found.encoder
+    if stack is None or not isinstance(stack.embedding, layers.BertEmbedding):
+        raise ValueError(f"`model` must hold a BERT encoder, got {model.name!r}")
+    if "sequence_ids" in model.input:
+        raise ValueError(
+            f"`model` must take one sequence a row, got {model.name!r}, which takes packed rows: "
+            "give the model that it was made from"
+        )
     for layer in model.layers:
         if isinstance(layer, keras.Model):  # multiple choice calls the encoder as a whole
-            return encoder_of(layer, name)
+            return encoder_of(layer, name, hidden_states=hidden_states)
     inputs = {key: model.input[key] for key in ("token_ids", "segment_ids", "padding_mask")}
-    outputs = {}
-    for layer in model.layers:
-        if layer.name.startswith("block_"):
-            outputs["sequence_output"] = layer.output
-        elif layer.name == "pooler":
-            outputs["pooled_output"] = layer.output
+    states = [parts.outputs(model, layer)[0] for layer in (stack.embedding, *stack.blocks)]
+    outputs = {"sequence_output": states[-1]}
+    if found.pooler is not None:
+        outputs["pooled_output"] = parts.outputs(model, found.pooler)[0]
+    if hidden_states:
+        outputs["hidden_states"] = states
     return keras.Model(inputs, outputs, name=name)

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn.models import parts
 
 
 def classifier(
@@ -165,15 +166,17 @@ def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Mo
 
     Source: Devlin et al. 2019, section 3.1, task 1.
     """
-    embedding = encoder.get_layer("embedding")
+    stack = parts.of(encoder).encoder
+    embedding = stack.embedding
     head = layers.MaskedLMHead(
-        activation=encoder.get_layer("block_0").activation,
+        activation=stack.blocks[0].activation,
         layer_norm_epsilon=embedding.layer_norm_epsilon,
         **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
     sequence = _output(encoder, "sequence_output")
-    outputs = head(sequence, embedding.output[1], masked_positions=positions)
+    matrix = parts.outputs(encoder, embedding)[1]
+    outputs = head(sequence, matrix, masked_positions=positions)
     return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
 
 
@@ -204,7 +207,7 @@ def _output(encoder: keras.Model, name: str) -> Any:
 
 
 def _options(encoder: keras.Model, name: str) -> dict:
-    embedding = encoder.get_layer("embedding")
+    embedding = parts.of(encoder).encoder.embedding
     return {
         "kernel_initializer": embedding.initializer.clone(),
         "dtype": embedding.dtype_policy,

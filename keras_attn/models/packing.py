@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn.models import parts
 
 POSITIONS = (
     layers.BertEmbedding,
@@ -58,8 +59,9 @@ def packed(model: keras.Model) -> keras.Model:
     >>> sorted(set(packed(model).input) - set(model.input)), packed(model).output.shape
     (['first_positions', 'positions', 'sequence_ids'], (None, None, 3))
     """
+    pooler = parts.of(model).pooler
     new = ["sequence_ids", "positions"]
-    if any(layer.name == "pooler" for layer in model.layers):
+    if pooler is not None:
         new.append("first_positions")
     inputs = {
         key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
@@ -75,7 +77,7 @@ def packed(model: keras.Model) -> keras.Model:
         if isinstance(layer, layers.TransformerEncoderBlock):
             hidden = layer(*args, **kwargs, sequence_ids=extra["sequence_ids"])
             return hidden
-        if layer.name == "pooler":  # instead of the first vector of the row
+        if layer is pooler:  # instead of the first vector of the row
             first = ops.expand_dims(extra["first_positions"], -1)  # [B, S, 1]
             return layer(ops.take_along_axis(hidden, first, axis=1))
         if isinstance(layer, keras.layers.Layer) and not isinstance(layer, APART):

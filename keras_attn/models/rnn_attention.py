@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn.models import parts
 
 _ATTENTIONS = {
     "bahdanau": lambda units: layers.BahdanauAttention(units, name="attention"),
@@ -114,13 +115,14 @@ def start(model: keras.Model) -> keras.Model:
         model: from `encoder_decoder`; the layers and weights are shared with it.
     """
     source_ids = keras.Input((None,), dtype="int32", name="source_ids")
-    cell = model.get_layer("decoder").cell
-    memory, _, first = model.get_layer("encoder")(model.get_layer("source_embedding")(source_ids))
-    bridges = [layer for layer in model.layers if layer.name.startswith("bridge_")]
+    found = parts.of(model)
+    (encoder,), (decoder,) = found.encoder.blocks, found.decoder.blocks
+    cell = decoder.cell
+    memory, _, first = encoder(found.encoder.embedding(source_ids))
     states = cell.get_initial_state(
         memory=memory,
         memory_mask=ops.not_equal(source_ids, 0),
-        cell=[bridge(first) for bridge in bridges],
+        cell=[bridge(first) for bridge in found.bridges],
     )
     # An operation leaves Keras' mask behind: a state carries none, memory_mask is part of it.
     outputs = {name: ops.copy(state) for name, state in zip(cell.state_names, states, strict=True)}
@@ -144,14 +146,16 @@ def step(model: keras.Model) -> keras.Model:
     >>> outputs["logits"].shape, outputs["attention_scores"].shape
     (TensorShape([1, 90]), TensorShape([1, 3]))
     """
-    cell = model.get_layer("decoder").cell
+    found = parts.of(model)
+    (decoder,) = found.decoder.blocks
+    cell = decoder.cell
     token_ids = keras.Input((), dtype="int32", name="token_ids")
     state = {
         name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
         for name, tensor in start(model).output.items()
     }
-    embedded = model.get_layer("target_embedding")(token_ids)  # [B, D]
+    embedded = found.decoder.embedding(token_ids)  # [B, D]
     hidden, states = cell(embedded, [state[name] for name in cell.state_names])
-    logits = model.get_layer("logits")(model.get_layer("readout")(hidden))
+    logits = found.head(found.readout(hidden))
     outputs = {"logits": logits, **dict(zip(cell.state_names, states, strict=True))}
     return keras.Model({"token_ids": token_ids, **state}, outputs, name="step")

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn.models import parts
 from keras_attn.ops import cache as caches
 
 
@@ -31,7 +32,8 @@ def decoder_step(model: keras.Model) -> keras.Model:
     >>> sorted(step.input), step.output["logits"].shape
     (['cache', 'index', 'output_matrix', 'token_ids'], (None, 100))
     """
-    embedding, position, blocks = _parts(model)
+    decoder = _decoder(model)
+    embedding, position, blocks = decoder.embedding, decoder.position, decoder.blocks
     translates = "source_ids" in model.input
 
     # Functional model
@@ -65,7 +67,7 @@ def decoder_step(model: keras.Model) -> keras.Model:
             cache[block.name] = both["self"]
 
     # Outputs
-    logits = model.get_layer("head")(hidden[:, -1], inputs["output_matrix"])
+    logits = parts.of(model).head(hidden[:, -1], inputs["output_matrix"])
     return keras.Model(inputs, {"logits": logits, "cache": cache}, name=f"{model.name}_step")
 
 
@@ -75,12 +77,12 @@ def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
     Raises:
         ValueError: the model has no positions for that length.
     """
-    _, position, blocks = _parts(model)
-    longest = getattr(position, "max_length", length)
+    decoder = _decoder(model)
+    longest = getattr(decoder.position, "max_length", length)
     if length > longest:
         raise ValueError(f"`length` must be at most the model's {longest} positions, got {length}")
     cache = {}
-    for block in blocks:
+    for block in decoder.blocks:
         heads, width = _heads(block.self_attention)
         cache[block.name] = caches.create(batch_size, length, heads, width, block.compute_dtype)
     return cache
@@ -125,7 +127,7 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
     >>> generate(np.array([[7, 8]]))["token_ids"].shape
     TensorShape([1, 5])
     """
-    step_model, embedding = decoder_step(model), model.get_layer("token_embedding")
+    step_model, embedding = decoder_step(model), _decoder(model).embedding
     encode = _context_function(model) if "source_ids" in model.input else None
 
     def generate(
@@ -163,23 +165,22 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
     return generate
 
 
-def _parts(model: keras.Model) -> tuple:
-    """The token embedding, the layer of the decoder's positions, and the decoder's blocks."""
-    translates = "source_ids" in model.input
-    blocks = [
-        layer
-        for layer in model.layers
-        if layer.name.startswith("decoder_block_" if translates else "block_")
-    ]
-    position = model.get_layer("target_position" if translates else "position")
-    return model.get_layer("token_embedding"), position, blocks
+def _decoder(model: keras.Model) -> parts.Stack:
+    decoder = parts.of(model).decoder
+    if decoder is None or decoder.position is None:  # a BERT, or recurrent
+        raise ValueError(
+            "`model` must be of models.gpt.decoder or models.transformer.encoder_decoder, "
+            f"got {model.name!r}"
+        )
+    return decoder
 
 
 def _context_function(model: keras.Model) -> Callable[..., dict]:
-    _, _, blocks = _parts(model)
-    encoder_layers = [layer for layer in model.layers if layer.name.startswith("encoder_")]
+    found = parts.of(model)
+    blocks = found.decoder.blocks
+    last = found.encoder.norm or found.encoder.blocks[-1]
     inputs = {name: model.input[name] for name in ("source_ids", "source_padding_mask")}
-    encoder = keras.Model(inputs, encoder_layers[-1].output, name=f"{model.name}_encoder")
+    encoder = keras.Model(inputs, parts.outputs(model, last)[0], name=f"{model.name}_encoder")
 
     def encode(source_ids: Any, source_padding_mask: Any = None) -> dict:
         source_ids = ops.convert_to_tensor(source_ids, "int32")

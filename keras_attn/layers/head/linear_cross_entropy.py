@@ -46,7 +46,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
     >>> import keras
     >>> from keras_attn import models
     >>> model = models.gpt.decoder("gpt_tiny", vocabulary_size=11)
-    >>> head = model.get_layer("head")
+    >>> head = model.layers[-1]
     >>> labels = keras.Input((None,), dtype="int32", name="labels")
     >>> losses = LinearCrossEntropy(head)(*head.input, labels=labels)
     >>> trained = keras.Model({**model.input, "labels": labels}, losses)

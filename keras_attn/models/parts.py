@@ -1,0 +1,149 @@
+"""The parts of a model: the only code that knows what the layers of our models are called.
+
+Letters: B batch, T length, D model width.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import keras
+
+from keras_attn import layers
+
+_TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """An encoder or a decoder: what makes vectors `[B, T, D]` of ids.
+
+    Args:
+        embedding: of the tokens. Encoder and decoder of a Transformer share one.
+        blocks: in the order in which they run; the recurrent layer of `models.rnn_attention`.
+        position: the layer of the positions; `keras.layers.Identity` where each block has its own,
+            None where a recurrent layer needs none.
+        norm: behind the last block, where there is one.
+    """
+
+    embedding: keras.layers.Layer
+    blocks: tuple[keras.layers.Layer, ...]
+    position: keras.layers.Layer | None = None
+    norm: keras.layers.Layer | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The layers of a model of this package by what they do; None where it has no such layer.
+
+    Args:
+        encoder: of BERT, of a Transformer, of the recurrent model.
+        decoder: of a GPT, of a Transformer, of the recurrent model.
+        pooler: the dense layer that BERT puts on the first vector.
+        head: the layer that gives the logits, or a dict of them.
+        bridges: of the recurrent model, from the encoder's last state to the decoder's first, one
+            for each state of the cell.
+        readout: of the recurrent model, the dense layer before the head.
+    """
+
+    encoder: Stack | None = None
+    decoder: Stack | None = None
+    pooler: keras.layers.Layer | None = None
+    head: keras.layers.Layer | None = None
+    bridges: tuple[keras.layers.Layer, ...] = ()
+    readout: keras.layers.Layer | None = None
+
+
+def of(model: keras.Model) -> Parts:
+    """The parts of a model of `keras_attn.models`, also of one that was saved, packed or extended.
+
+    The encoder may stand inside a model that is called as a layer, as multiple choice does.
+
+    Raises:
+        ValueError: another model; one with two encoders, which have no parts in common.
+
+    Example:
+    >>> from keras_attn.models import bert, bert_tasks
+    >>> parts = of(bert_tasks.tagger(bert.encoder("bert_tiny", vocabulary_size=100), 3))
+    >>> [block.name for block in parts.encoder.blocks], parts.head.name, parts.pooler
+    (['block_0', 'block_1'], 'tagger', None)
+    """
+    found = find(model)
+    if found is None:
+        names = [layer.name for layer in getattr(model, "layers", ())]
+        raise ValueError(
+            f"`model` must be one of keras_attn.models, got the {type(model).__name__} "
+            f"{getattr(model, 'name', model)!r} with layers {', '.join(names)}"
+        )
+    return found
+
+
+def find(model: keras.Model) -> Parts | None:
+    """As `of`, and None for another model."""
+    named = _by_name(model)
+
+    def numbered(prefix: str, kind: type) -> tuple[keras.layers.Layer, ...]:
+        names = (f"{prefix}_{index}" for index in itertools.count())
+        found = itertools.takewhile(lambda name: name in named, names)
+        return tuple(layer for name in found if isinstance(layer := named[name], kind))
+
+    blocks = numbered("block", layers.TransformerEncoderBlock)
+    encoder_blocks = numbered("encoder_block", layers.TransformerEncoderBlock)
+    decoder_blocks = numbered("decoder_block", layers.TransformerDecoderBlock)
+    embedding, tokens = named.get("embedding"), named.get("token_embedding")
+    if blocks and isinstance(embedding, layers.BertEmbedding):
+        heads = [named[name] for name in ("head", *_TASK_HEADS) if name in named]
+        return Parts(
+            encoder=Stack(embedding, blocks, embedding.position_embedding),
+            pooler=named.get("pooler"),
+            head=heads[0] if heads else None,
+        )
+    if blocks and isinstance(tokens, layers.TokenEmbedding):
+        return Parts(decoder=Stack(tokens, blocks, named["position"]), head=named.get("head"))
+    if encoder_blocks and decoder_blocks and isinstance(tokens, layers.TokenEmbedding):
+        return Parts(
+            encoder=Stack(
+                tokens, encoder_blocks, named["source_position"], named.get("encoder_norm")
+            ),
+            decoder=Stack(tokens, decoder_blocks, named["target_position"]),
+            head=named.get("head"),
+        )
+    if isinstance(named.get("decoder"), layers.AttentionDecoder) and "source_embedding" in named:
+        return Parts(
+            encoder=Stack(named["source_embedding"], (named["encoder"],)),
+            decoder=Stack(named["target_embedding"], (named["decoder"],)),
+            head=named["logits"],
+            bridges=numbered("bridge", keras.layers.Dense),
+            readout=named["readout"],
+        )
+    return None
+
+
+def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
+    """The tensors that a layer gives in the graph of this model.
+
+    `layer.output` is those of the first model that called it, which may be another one.
+    """
+    for nodes in model._nodes_by_depth.values():
+        for node in nodes:
+            if node.operation is layer:
+                return list(node.output_tensors)
+    raise ValueError(f"`layer` must be called by {model.name!r}, got {layer.name!r}")
+
+
+def _by_name(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    named: dict[str, keras.layers.Layer] = {}
+    for layer in _layers(model):
+        other = named.setdefault(layer.name, layer)
+        if other is not layer and isinstance(layer, layers.TransformerEncoderBlock):
+            raise ValueError(
+                f"`model` must have one encoder or decoder, got two layers {layer.name!r}"
+            )
+    return named
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in getattr(model, "layers", ()):
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)

@@ -1,0 +1,137 @@
+"""The parts of every model of the package, new, saved, extended; another model is refused."""
+
+import keras
+import pytest
+
+from keras_attn import layers
+from keras_attn.models import bert, bert_tasks, gpt, packing, parts, rnn_attention, transformer
+
+BERT = {
+    "vocabulary_size": 23,
+    "num_layers": 3,
+    "hidden_dim": 6,
+    "num_heads": 2,
+    "intermediate_dim": 7,
+}
+HEADS = {
+    "classifier": (lambda encoder: bert_tasks.classifier(encoder, 5), layers.ClassificationHead),
+    "regressor": (bert_tasks.regressor, layers.ClassificationHead),
+    "tagger": (lambda encoder: bert_tasks.tagger(encoder, 5), layers.TokenTaggingHead),
+    "span": (bert_tasks.span, layers.SpanHead),
+    "multiple_choice": (bert_tasks.multiple_choice, layers.MultipleChoiceHead),
+    "masked_lm": (bert_tasks.masked_lm, layers.MaskedLMHead),
+    "next_sentence": (bert_tasks.next_sentence, layers.NextSentenceHead),
+    "pretraining": (bert.with_pretraining_heads, layers.BertPretrainingHead),
+}
+WITHOUT_POOLER = ("tagger", "span", "masked_lm")
+
+
+def names(items):
+    return [layer.name for layer in items]
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_bert_and_its_tasks(task, tmp_path):
+    encoder = bert.encoder("bert_tiny", **BERT)
+    whole = parts.of(encoder)
+    build, head = HEADS[task]
+    model = build(encoder)
+    found = parts.of(model)
+    assert found.encoder == whole.encoder and found.decoder is None and whole.head is None
+    assert type(found.encoder.embedding) is layers.BertEmbedding
+    assert found.encoder.position is found.encoder.embedding.position_embedding
+    assert names(found.encoder.blocks) == ["block_0", "block_1", "block_2"]
+    assert type(found.head) is head
+    assert found.pooler is (None if task in WITHOUT_POOLER else whole.pooler)
+    model.save(tmp_path / "model.keras")
+    again = parts.of(keras.saving.load_model(tmp_path / "model.keras"))
+    assert type(again.head) is head
+    assert names(again.encoder.blocks) == names(found.encoder.blocks)
+
+
+def test_more_than_ten_blocks_keep_their_order():
+    model = bert.encoder("bert_tiny", **{**BERT, "num_layers": 11})
+    assert names(parts.of(model).encoder.blocks) == [f"block_{index}" for index in range(11)]
+
+
+def test_gpt_packed_too():
+    model = gpt.decoder("gpt_tiny", **BERT)
+    found = parts.of(model)
+    assert found == parts.of(packing.packed(model))
+    assert found.encoder is None and type(found.decoder.embedding) is layers.TokenEmbedding
+    assert type(found.decoder.position) is layers.LearnedPositionEmbedding
+    assert names(found.decoder.blocks) == ["block_0", "block_1", "block_2"]
+    assert type(found.head) is layers.LanguageModelHead
+
+
+@pytest.mark.parametrize("normalize_first", [False, True])
+def test_a_transformer(normalize_first):
+    model = transformer.encoder_decoder("transformer_tiny", **BERT, normalize_first=normalize_first)
+    found = parts.of(model)
+    assert found.encoder.embedding is found.decoder.embedding
+    assert names(found.encoder.blocks) == [f"encoder_block_{index}" for index in range(3)]
+    assert names(found.decoder.blocks) == [f"decoder_block_{index}" for index in range(3)]
+    assert found.encoder.position is not found.decoder.position
+    assert (found.encoder.norm is not None) is normalize_first
+
+
+def test_a_recurrent_model():
+    cell = keras.layers.LSTMCell(7)
+    model = rnn_attention.encoder_decoder(17, 19, embedding_dim=5, units=7, cell=cell)
+    found = parts.of(model)
+    assert found.encoder.embedding.input_dim == 17 and found.decoder.embedding.input_dim == 19
+    assert type(found.encoder.blocks[0]) is keras.layers.Bidirectional
+    assert found.decoder.blocks[0].cell.cell is cell
+    assert len(found.bridges) == 2
+    assert found.head.units == 19 and found.readout.units == 5
+
+
+def test_a_model_that_a_user_built_on_the_encoder():
+    encoder = bert.encoder("bert_tiny", **BERT)
+    inside = keras.Model(encoder.input, keras.layers.Dense(3)(encoder.output["pooled_output"]))
+    around = keras.Model(
+        encoder.input, keras.layers.Dense(3)(encoder(encoder.input)["pooled_output"])
+    )
+    for model in (inside, around):
+        assert parts.of(model) == parts.of(encoder)
+
+
+def test_another_model_is_refused():
+    inputs = keras.Input((3, 4))
+    block = layers.TransformerEncoderBlock(2, 5, name="block_0")
+    model = keras.Model(inputs, block(inputs), name="other")
+    assert parts.find(model) is None
+    with pytest.raises(
+        ValueError,
+        match="one of keras_attn.models, got the Functional 'other' with layers .*, block_0",
+    ):
+        parts.of(model)
+    with pytest.raises(ValueError, match="got the Dense 'x' with layers $"):
+        parts.of(keras.layers.Dense(3, name="x"))
+
+
+def test_two_encoders_have_no_parts_in_common():
+    first, second = bert.encoder("bert_tiny", **BERT), bert.encoder("bert_tiny", **BERT, name="b")
+    both = [first(first.input)["pooled_output"], second(first.input)["pooled_output"]]
+    with pytest.raises(ValueError, match="one encoder or decoder, got two layers 'block_0'"):
+        parts.of(keras.Model(first.input, both))
+
+
+def test_outputs_are_those_of_this_model_not_of_the_one_that_called_first():
+    model = bert_tasks.tagger(bert.encoder("bert_tiny", **BERT), 5)
+    rows = packing.packed(model)
+    head = parts.of(model).head
+    assert parts.outputs(rows, head)[0] is rows.output is not head.output
+    with pytest.raises(ValueError, match="`layer` must be called by 'bert_tagger_packed', got 'x'"):
+        parts.outputs(rows, keras.layers.Dense(3, name="x"))
+
+
+def test_packed_rows_have_no_encoder_of_their_own():
+    rows = packing.packed(bert_tasks.tagger(bert.encoder("bert_tiny", **BERT), 5))
+    with pytest.raises(ValueError, match="one sequence a row, got 'bert_tagger_packed'"):
+        bert.encoder_of(rows)
+
+
+def test_no_encoder_of_a_gpt():
+    with pytest.raises(ValueError, match="must hold a BERT encoder, got 'gpt'"):
+        bert.encoder_of(gpt.decoder("gpt_tiny", **BERT))
