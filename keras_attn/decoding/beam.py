@@ -1,22 +1,16 @@
 """Beam search with a length penalty.
 
 Letters: B batch, W beams, P longest prompt, R room: the prompt and what may follow, V vocabulary,
-C candidates.
+E stop tokens.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
-from keras_attn.decoding.prompts import (
-    Prompts,
-    Step,
-    check_stop_tokens,
-    is_any,
-    prefill,
-    prepare,
-)
+from keras_attn.decoding.prompts import Prompts, Step, check_stop_tokens, prefill, prepare
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
@@ -25,7 +19,7 @@ NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differen
 class _State(NamedTuple):
     index: Any  # int, position of the newest token
     token_ids: Any  # int [B, W, R], hypotheses that go on
-    scores: Any  # float [B, W], their log-probability
+    scores: Any  # float [B, W], their log-probability; NOTHING once none of a row can win
     finished_ids: Any  # int [B, W, R], hypotheses that ended with a stop token, the best first
     finished_lengths: Any  # int [B, W]
     finished_scores: Any  # float [B, W], penalized
@@ -42,6 +36,7 @@ def beam_search(
     beams: int,
     active_beams: Any = None,
     length_penalty: Any = 0.0,
+    early_stopping: bool = False,
     prompt_lengths: Any = None,
     context: Any = None,
     stop_token_ids: Sequence[int] = (),
@@ -50,23 +45,27 @@ def beam_search(
     """Go on from prompts with the W likeliest hypotheses side by side.
 
     A hypothesis of n new tokens, its stop token included, scores
-    `sum log p / ((5 + n) / 6)^length_penalty`. A row is done when W hypotheses have ended, each
-    among the W best of its step, or at its limit; there those that go on count as they are.
+    `sum log p / ((5 + n) / 6)^length_penalty`. At each step every running hypothesis may end, and
+    the W likeliest that do not end run on. A row is done when W hypotheses have ended and no
+    running one can still score higher than the worst of these, or at its limit; there the running
+    ones count as they are.
 
     Args:
         step: and prompt_ids, cache, max_new_tokens, prompt_lengths, context, stop_token_ids,
             padding_id: as in `decode`; the cache is for B rows.
         beams: W.
-        active_beams: how many of the W a row uses, an int tensor `[B]`; all unless given. One gives
+        active_beams: how many of the W a row uses, an int tensor `[B]`; defaults to all. One gives
             what `greedy` gives.
         length_penalty: 0 ranks by log-probability; the larger, the longer the answers.
+        early_stopping: whether a row is done as soon as W hypotheses have ended, each among the W
+            likeliest candidates of its step. That is faster, and may miss a likelier hypothesis.
 
     Returns:
         `{"token_ids": int32 [B, W, R], "lengths": int32 [B, W], "scores": float32 [B, W]}`, the
-        best first; a score of -inf marks rows that hold no hypothesis.
+        best first; a score of -inf marks rows that hold no hypothesis but padding of length 0.
 
     Raises:
-        ValueError: more beams than the vocabulary has tokens; otherwise as `decode`.
+        ValueError: `beams` is not positive; otherwise as `decode`.
 
     Source: length penalty: Wu et al. 2016, section 7.
 
@@ -83,51 +82,69 @@ def beam_search(
     """
     if beams <= 0:
         raise ValueError(f"`beams` must be positive, got {beams}")
+    stop_token_ids = tuple(dict.fromkeys(stop_token_ids))  # each once: one ending for each
     prompts = prepare(prompt_ids, prompt_lengths, cache, max_new_tokens, padding_id)
     cache = caches.repeat(prefill(step, prompts, cache, context), beams)
     context = None if context is None else caches.repeat(context, beams)
     rank = ops.arange(beams, dtype="int32")[None]  # [1, W]
-    active = beams if active_beams is None else ops.cast(active_beams, "int32")[:, None]  # [B, 1]
-    used = ops.broadcast_to(rank < active, (ops.shape(prompts.lengths)[0], beams))  # [B, W]
+    if active_beams is None:
+        active_beams = ops.full_like(prompts.lengths, beams)
+    active = ops.cast(active_beams, "int32")[:, None]  # [B, 1]
+    used = rank < active  # [B, W]
+    early = ops.logical_or(early_stopping, active == 1)  # [B, 1]
 
     def advance(*values: Any) -> tuple:
         state = _State(*values)
-        batch, _, room = ops.shape(state.token_ids)
+        batch = ops.shape(state.scores)[0]
+        position = state.index + 1
+        forced = position < prompts.lengths
+        held = ops.logical_or(forced, state.done)[:, None]  # [B, 1]
         current = ops.reshape(ops.take(state.token_ids, state.index, axis=2), (-1, 1))  # [B W, 1]
         logits, cache = step(current, state.index, state.cache, context)
         size = logits.shape[-1]
         check_stop_tokens(stop_token_ids, size)
-        if beams > size:
-            raise ValueError(f"`beams` must be at most the vocabulary's {size}, got {beams}")
-        totals = ops.log_softmax(ops.cast(logits, "float32"))
-        totals = state.scores[:, :, None] + ops.reshape(totals, (batch, beams, size))  # [B, W, V]
-        # Each beam has as many ends as there are stop tokens: W candidates remain that go on.
-        count = min(beams * (1 + len(stop_token_ids)), beams * size)
-        scores, flat = ops.top_k(ops.reshape(totals, (batch, beams * size)), count)  # [B, C]
+
+        # Running hypotheses: the W likeliest continuations
+        totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
+        totals = state.scores[:, :, None] + totals  # [B, W, V]
+        goes_on = np.zeros(size, "float32")
+        goes_on[list(stop_token_ids)] = NOTHING
+        going_on = ops.reshape(totals + ops.convert_to_tensor(goes_on), (batch, beams * size))
+        scores, flat = ops.top_k(going_on, beams)
         flat = ops.cast(flat, "int32")
-        origin, tokens = flat // size, flat % size
-        stops = is_any(tokens, stop_token_ids)
+        origin = ops.where(held, rank, flat // size)
+        tokens = ops.where(held, ops.take(state.token_ids, position, axis=2), flat % size)
 
-        position = state.index + 1
-        forced = position < prompts.lengths
-        held = ops.logical_or(forced, state.done)[:, None]  # [B, 1]
-        ended = ops.logical_and(stops[:, :beams], ops.logical_and(used, ops.logical_not(held)))
-        state = _finish(state, ended, scores, origin, tokens, position, prompts, length_penalty)
+        # Finished hypotheses: the W best so far and of those that end here
+        if stop_token_ids:
+            ends = ops.convert_to_tensor(_places(beams, size, stop_token_ids))  # [W E]
+            ended = ops.take(ops.reshape(totals, (batch, beams * size)), ends, axis=1)
+            among_best = _rank((ended, ends[None]), (scores, flat)) < active
+            counts = ops.logical_and(
+                ops.logical_or(among_best, ops.logical_not(early)), _real(ended)
+            )
+            counts = ops.logical_and(counts, ops.logical_not(held))
+            penalty = _penalty(position + 1 - prompts.lengths, length_penalty)
+            ended = ops.where(counts, ended / penalty, NOTHING)
+            state = _finish(state, ended, stop_token_ids, position)
 
-        scores, chosen = ops.top_k(ops.where(stops, NOTHING, scores), beams)  # [B, W]
-        chosen = ops.cast(chosen, "int32")
-        origin = ops.where(held, rank, ops.take_along_axis(origin, chosen, axis=1))
-        own = ops.take(state.token_ids, position, axis=2)
-        tokens = ops.where(held, own, ops.take_along_axis(tokens, chosen, axis=1))
+        # What a running hypothesis can reach: its sum only falls, its penalty ends at the limit
         scores = ops.where(held, state.scores, ops.where(used, scores, NOTHING))
-        full = ops.all(ops.logical_or(_real(state.finished_scores), ops.logical_not(used)), axis=1)
+        penalty = ops.maximum(
+            _penalty(position + 2 - prompts.lengths, length_penalty),
+            _penalty(prompts.limits - prompts.lengths, length_penalty),
+        )
+        worst = ops.take_along_axis(state.finished_scores, ops.clip(active, 1, beams) - 1, axis=1)
+        can_win = ops.logical_and(scores[:, :1] / penalty > worst, ops.logical_not(early))
+        settled = ops.logical_not(ops.logical_or(held, can_win))
+        settled = ops.logical_and(_real(worst), settled)  # [B, 1]
         at_limit = ops.logical_and(position + 1 >= prompts.limits, ops.logical_not(forced))
         rows = ops.reshape(origin + beams * ops.arange(batch, dtype="int32")[:, None], (-1,))
         return state._replace(
             index=position,
             token_ids=_write(_select(state.token_ids, origin), tokens, position),
-            scores=scores,
-            done=ops.logical_or(state.done, ops.logical_or(full, at_limit)),
+            scores=ops.where(settled, NOTHING, scores),
+            done=ops.logical_or(state.done, ops.logical_or(settled[:, 0], at_limit)),
             cache=caches.reorder(cache, rows),
         )
 
@@ -135,7 +152,7 @@ def beam_search(
     state = ops.while_loop(
         lambda *values: ops.logical_not(ops.all(_State(*values).done)), advance, tuple(start)
     )
-    return _best(_State(*state), used, prompts, length_penalty, beams)
+    return _best(_State(*state), used, prompts, length_penalty, padding_id)
 
 
 def _start(prompts: Prompts, rank: Any, cache: Any, beams: int, padding_id: int) -> _State:
@@ -153,53 +170,61 @@ def _start(prompts: Prompts, rank: Any, cache: Any, beams: int, padding_id: int)
     )
 
 
-def _finish(
-    state: _State,
-    ended: Any,
-    scores: Any,
-    origin: Any,
-    tokens: Any,
-    position: Any,
-    prompts: Prompts,
-    length_penalty: Any,
-) -> _State:
-    """The state with the W best of the finished and the newly ended hypotheses as the finished."""
-    beams = ended.shape[1]
-    penalty = _penalty(position + 1 - prompts.lengths, length_penalty)
-    ended_scores = ops.where(ended, scores[:, :beams] / penalty, NOTHING)
-    ended_ids = _write(_select(state.token_ids, origin[:, :beams]), tokens[:, :beams], position)
-    ended_lengths = ops.zeros_like(state.finished_lengths) + position + 1
-    best = _merge(
-        (state.finished_ids, state.finished_lengths, state.finished_scores),
-        (ended_ids, ended_lengths, ended_scores),
-    )
-    return state._replace(finished_ids=best[0], finished_lengths=best[1], finished_scores=best[2])
+def _places(beams: int, size: int, stop_token_ids: Sequence[int]) -> np.ndarray:
+    """Where the stop tokens of each beam stand in `[B, W V]`, int `[W E]`."""
+    return (np.arange(beams)[:, None] * size + np.array(stop_token_ids)).reshape(-1).astype("int32")
 
 
-def _best(state: _State, used: Any, prompts: Prompts, length_penalty: Any, beams: int) -> dict:
-    """The finished hypotheses, joined by those that go on where too few are finished."""
-    finished = ops.sum(ops.cast(_real(state.finished_scores), "int32"), axis=1, keepdims=True)
-    missing = finished < ops.sum(ops.cast(used, "int32"), axis=1, keepdims=True)  # [B, 1]
-    penalty = _penalty(prompts.limits - prompts.lengths, length_penalty)
-    live = ops.where(ops.logical_and(missing, _real(state.scores)), state.scores / penalty, NOTHING)
-    lengths = ops.zeros_like(state.finished_lengths) + prompts.limits[:, None]
-    token_ids, lengths, scores = _merge(
-        (state.finished_ids, state.finished_lengths, state.finished_scores),
-        (state.token_ids, lengths, live),
-    )
-    scores = ops.where(_real(scores), scores, float("-inf"))
-    return {"token_ids": token_ids, "lengths": lengths, "scores": scores}
+def _rank(ended: tuple, running: tuple) -> Any:
+    """How many candidates of a step are likelier than each that ends, `[B, W E]`.
+
+    Candidates are pairs of scores and of places in `[B, W V]`: of two alike the first one ranks
+    higher, as in a search for the greatest.
+    """
+    scores, places = (
+        ops.concatenate([ops.broadcast_to(a, ops.shape(ended[0])), b], axis=1)[:, None]
+        for a, b in zip(ended, running, strict=True)
+    )  # [B, 1, W E + W]
+    own_scores, own_places = ended[0][:, :, None], ended[1][:, :, None]
+    first = ops.logical_and(scores == own_scores, places < own_places)
+    likelier = ops.logical_or(scores > own_scores, first)
+    return ops.sum(ops.cast(likelier, "int32"), axis=2)
 
 
-def _merge(first: tuple, second: tuple) -> tuple:
-    """The W best of two times W hypotheses, each ids [B, W, R], lengths and scores [B, W]."""
-    beams = first[2].shape[1]
-    ids, lengths, scores = (
-        ops.concatenate(pair, axis=1) for pair in zip(first, second, strict=True)
-    )
-    scores, kept = ops.top_k(scores, beams)
+def _finish(state: _State, ended: Any, stop_token_ids: Sequence[int], position: Any) -> _State:
+    """The state with the W best of the finished and of the newly ended, scored `[B, W E]`."""
+    beams = state.scores.shape[1]
+    scores, kept = ops.top_k(ops.concatenate([state.finished_scores, ended], axis=1), beams)
     kept = ops.cast(kept, "int32")
-    return _select(ids, kept), ops.take_along_axis(lengths, kept, axis=1), scores
+    new, place = kept >= beams, ops.maximum(kept - beams, 0)  # [B, W]
+    origin = ops.where(new, beams + place // len(stop_token_ids), kept)
+    token_ids = _select(ops.concatenate([state.finished_ids, state.token_ids], axis=1), origin)
+    stops = ops.take(ops.convert_to_tensor(stop_token_ids, "int32"), place % len(stop_token_ids))
+    tokens = ops.where(new, stops, ops.take(token_ids, position, axis=2))
+    lengths = ops.take_along_axis(state.finished_lengths, ops.minimum(kept, beams - 1), axis=1)
+    return state._replace(
+        finished_ids=_write(token_ids, tokens, position),
+        finished_lengths=ops.where(new, position + 1, lengths),
+        finished_scores=scores,
+    )
+
+
+def _best(state: _State, used: Any, prompts: Prompts, length_penalty: Any, padding_id: int) -> dict:
+    """The best of the finished hypotheses and of those that still run, as many as are used."""
+    beams = state.scores.shape[1]
+    penalty = _penalty(prompts.limits - prompts.lengths, length_penalty)
+    running = ops.where(_real(state.scores), state.scores / penalty, NOTHING)
+    scores, kept = ops.top_k(ops.concatenate([state.finished_scores, running], axis=1), beams)
+    kept = ops.cast(kept, "int32")
+    token_ids = _select(ops.concatenate([state.finished_ids, state.token_ids], axis=1), kept)
+    lengths = ops.zeros_like(state.finished_lengths) + prompts.limits[:, None]
+    lengths = ops.concatenate([state.finished_lengths, lengths], axis=1)
+    found = ops.logical_and(_real(scores), used)
+    return {
+        "token_ids": ops.where(found[:, :, None], token_ids, padding_id),
+        "lengths": ops.where(found, ops.take_along_axis(lengths, kept, axis=1), 0),
+        "scores": ops.where(found, scores, float("-inf")),
+    }
 
 
 def _select(token_ids: Any, rows: Any) -> Any:

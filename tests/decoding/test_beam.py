@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_attn import decoding
 from tests.backend import arrays, tensors
-from tests.decoding.histories import V, empty, follow, score, step
+from tests.decoding.histories import V, empty, follow, log_probabilities, score, step
 
 PROMPTS = np.array([[3, 1, 4, 1], [2, 6, 0, 0], [5, 3, 5, 0]], "int32")
 LENGTHS = np.array([4, 2, 3], "int32")
@@ -58,6 +59,91 @@ def test_every_score_is_that_of_the_tokens(exponent, stops):
             assert new == 6 or tokens[-1] in stops
             expected = score(tokens, len(start)) / penalty(new, exponent)
             np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def never_stopping(start, beams, exponent, stops, new=6):
+    """Beam search in numpy that runs every hypothesis to the limit: the W best that it meets."""
+    running, finished = [(0.0, start)], []
+    for count in range(1, new + 1):
+        longer = [
+            (total + value, [*tokens, token])
+            for total, tokens in running
+            for token, value in enumerate(log_probabilities(tokens))
+        ]
+        ended = [pair for pair in longer if pair[1][-1] in stops]
+        running = sorted((pair for pair in longer if pair[1][-1] not in stops), reverse=True)[
+            :beams
+        ]
+        if count == new:
+            ended += running
+        finished += [(total / penalty(count, exponent), tokens) for total, tokens in ended]
+    return sorted(finished, reverse=True)[:beams]
+
+
+@pytest.mark.parametrize(
+    ("beams", "exponent", "stops"),
+    [
+        (2, 0.0, (0,)),
+        (V + 2, 0.0, (4, 0, 4)),
+        (3, -0.5, (4, 0)),
+        (V + 2, 0.6, (0,)),
+        (3, 3.0, (0,)),
+    ],
+)
+def test_it_goes_on_while_a_running_hypothesis_can_win(beams, exponent, stops):
+    found = search(beams=beams, stop_token_ids=stops, length_penalty=exponent)
+    for row, start in enumerate(STARTS):
+        expected = never_stopping(start, beams, exponent, stops)
+        assert [tokens for tokens, _ in hypotheses(found, row)] == [t for _, t in expected]
+        np.testing.assert_allclose(found["scores"][row], [v for v, _ in expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_enough_beams_are_an_exhaustive_search(exponent):
+    found = search(beams=V**2, max_new_tokens=3, stop_token_ids=(2,), length_penalty=exponent)
+    goes_on = [token for token in range(V) if token != 2]
+    for row, start in enumerate(STARTS):
+        every = [
+            [*start, *tokens, last]
+            for new in range(3)
+            for tokens in itertools.product(goes_on, repeat=new)
+            for last in (range(V) if new == 2 else [2])
+        ]
+        scored = sorted(
+            (
+                (score(tokens, len(start)) / penalty(len(tokens) - len(start), exponent), tokens)
+                for tokens in every
+            ),
+            reverse=True,
+        )[: V**2]
+        assert [tokens for tokens, _ in hypotheses(found, row)] == [t for _, t in scored]
+        np.testing.assert_allclose(found["scores"][row], [v for v, _ in scored], rtol=1e-5)
+
+
+def likelier_later(token_ids, index, cache, context):
+    """0 ends at once with 0.4; 1, 2, 0 has 0.54 in all, as 1 is 0.6 and then 2 is 0.9."""
+    rows = np.array([[1, 1, 1], [0.1, 0, 0.9], [1, 0, 0], [0.4, 0.6, 0]], "float32")
+    return ops.log(ops.take(rows, token_ids[:, 0], axis=0) + 1e-30), cache
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_more_beams_do_not_end_worse_than_greedy_search_unless_told_to_stop_early(early):
+    found = arrays(
+        decoding.beam_search(
+            likelier_later,
+            [[3], [3]],
+            cache=empty(2),
+            beams=2,
+            active_beams=tensors(np.array([2, 1], "int32")),
+            max_new_tokens=5,
+            stop_token_ids=(0,),
+            early_stopping=early,
+        )
+    )
+    two, one = (hypotheses(found, row)[0] for row in range(2))
+    assert one[0] == [3, 1, 2, 0]
+    assert two[0] == ([3, 0] if early else [3, 1, 2, 0])
+    np.testing.assert_allclose(np.exp(two[1]), 0.4 if early else 0.54, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stops", [(), (2,)])
@@ -121,7 +207,6 @@ def test_compiled_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": V + 1}, f"`beams` must be at most the vocabulary's {V}, got {V + 1}"),
         ({"beams": 0}, "`beams` must be positive, got 0"),
         ({"stop_token_ids": (V,)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
         ({"max_new_tokens": 8}, "`cache` must have room for 4 prompt tokens"),
