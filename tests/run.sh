@@ -1,20 +1,32 @@
 #!/bin/sh
 # Runs every check in a virtual environment of its own, which it makes where there is none.
-# Arguments go to pytest: `sh tests/run.sh -m slow` runs the long checks.
+# `sh tests/run.sh --fast` runs the checks of two minutes; other arguments go to pytest:
+# `sh tests/run.sh -m slow` runs the long tests.
 set -eu
 cd "$(dirname "$0")/.."
 export TF_CPP_MIN_LOG_LEVEL=3 PYTHONUNBUFFERED=1
 export JAX_DISABLE_MOST_OPTIMIZATIONS=1 # thousands of small programs run once: compiling is the cost
+pytest=".venv/bin/python -m pytest -n 2 --dist loadfile"
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --editable ".[test]"
+.venv/bin/python -m pip install --quiet --editable ".[test,docs]"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
+.venv/bin/pyrefly check
+
+if [ "${1:-}" = --fast ]; then
+    KERAS_BACKEND=tensorflow exec $pytest tests/ops tests/layers tests/contract/test_shapes.py \
+        tests/contract/test_saving.py --ignore tests/ops/kernels
+fi
+
 failed=0
-KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -n 2 tests keras_attn --doctest-modules "$@" || failed=1
+KERAS_BACKEND=tensorflow $pytest tests keras_attn --doctest-modules "$@" || failed=1
+# Text, examples, pictures and the tree are the same on every backend.
 for backend in jax torch; do
-    KERAS_BACKEND=$backend .venv/bin/python -m pytest -n 2 tests "$@" || failed=1
+    KERAS_BACKEND=$backend $pytest tests --ignore tests/architecture --ignore tests/data \
+        --ignore tests/visualization "$@" || failed=1
 done
+[ $# -gt 0 ] || sh tests/documentation_and_wheel.sh || failed=1
 exit $failed
