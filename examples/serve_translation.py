@@ -59,7 +59,7 @@ def main() -> None:
             beams=BEAMS,
             searches=["beam", "greedy"],
         )
-        print(f"\n{export.publish(model, servable, signatures=generation, keep=3)}")
+        print(f"\n{export.publish(model, servable, generation=generation, keep=3)}")
         _serving.write_config(servable.parent, [servable.name])
 
     answers = _serving.ask(

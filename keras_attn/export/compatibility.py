@@ -33,20 +33,6 @@ def check_operations(path: str | os.PathLike, server: str) -> None:
         raise ValueError(f"`server` {server} cannot run this model: {listed}")
 
 
-def drop_debug_names(path: str | os.PathLike) -> None:
-    """Takes `debug_name` from the variables of a SavedModel.
-
-    TensorFlow writes it since some version after 2.12, nothing reads it, and a server that does not
-    know the attribute refuses the whole model.
-    """
-    model = _read(path)
-    for node in model.meta_graphs[0].graph_def.node:
-        if node.op == "VarHandleOp":
-            node.attr.pop("debug_name", None)
-    Path(path, "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
-    Path(path, "fingerprint.pb").unlink(missing_ok=True)  # of the file as it was
-
-
 def operations_of(server: str) -> dict[str, dict[str, list | None]]:
     """Operations of a ModelServer: name to attributes, each with its allowed values or None.
 

@@ -1,8 +1,9 @@
-"""A script, not a module to import: runs a SavedModel where Keras cannot be imported.
+"""A script, not a module to import: runs SavedModels where Keras cannot be imported.
 
-Reads pickled `(path, [(signature, {input: array}), ...])` from stdin and writes a pickled list to
-stdout: for each request its outputs, or the text of its error. The graph is loaded and run in a
-session, the way TF Serving does it.
+Reads from stdin, one after another, pickled `(path, [(signature, {input: array}, wanted), ...])`,
+and writes a pickled answer to each to stdout: `(None, [...])` with each request's outputs, none
+where they are not wanted, or the text of its error; or `(why the path does not load, [])`. The
+graph is loaded and run in a session, the way TF Serving does it.
 """
 
 import glob
@@ -36,20 +37,28 @@ def run(path, requests):
     """The outputs of each request, or what went wrong with it."""
     import tensorflow as tf
 
-    text = importlib.util.find_spec("tensorflow_text")  # importing it would import keras
+    answers = []
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
+        for name, inputs, wanted in requests:
+            try:
+                answer = _answer(session, signatures, name, inputs)
+                answers.append(answer if wanted else {})
+            except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
+                text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+                answers.append(f"{type(error).__name__}: {text}")
+    return answers
+
+
+def load_libraries():
+    """The operations of TensorFlow Text; importing the package would import keras."""
+    import tensorflow as tf
+
+    text = importlib.util.find_spec("tensorflow_text")
     if text is not None:
         folder = os.path.join(os.path.dirname(text.origin), "python", "ops")
         for library in sorted(glob.glob(os.path.join(folder, "_*.so"))):
             tf.load_op_library(library)
-    answers = []
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
-        for name, inputs in requests:
-            try:
-                answers.append(_answer(session, signatures, name, inputs))
-            except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
-                answers.append(f"{type(error).__name__}: {error}")
-    return answers
 
 
 def _answer(session, signatures, name, inputs):
@@ -65,8 +74,23 @@ def _answer(session, signatures, name, inputs):
     return session.run(fetches, feeds)
 
 
+def _serve(answers_to):
+    load_libraries()
+    while True:
+        try:
+            path, requests = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = None, run(path, requests)
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}", []
+        pickle.dump(answer, answers_to)
+        answers_to.flush()
+
+
 if __name__ == "__main__":
     answers_to = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
     sys.meta_path.insert(0, _Blocker)
-    answers_to.write(pickle.dumps(run(*pickle.load(sys.stdin.buffer))))
+    _serve(answers_to)

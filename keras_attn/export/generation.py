@@ -22,7 +22,7 @@ _SAMPLING = {"temperature": ("temperature", tf.float32, 1.0), "seed": ("seeds", 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What a model that writes shall offer, for `publish(signatures=...)`.
+    """What a model that writes shall offer, for `publish(generation=...)`.
 
     Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` temperature and seed
     besides: the same seed writes the same text, whatever else is in the batch; `beam` takes beams.
@@ -59,8 +59,10 @@ class Generation:
         if not self.searches or not known.issuperset(self.searches):
             raise ValueError(f"`searches` must be among greedy, sample, beam, got {self.searches}")
 
-    def signatures(self, model: keras.Model, jit_compile: bool) -> dict[str, Signature]:
-        """Name to `Signature`, of a GPT or an encoder-decoder of `models`."""
+    def signatures(
+        self, model: keras.Model, jit_compile: bool
+    ) -> dict[str, Callable[[], Signature]]:
+        """Name to a function that makes the signature, for a GPT or an encoder-decoder."""
         most = {"max_new_tokens": ("max_new_tokens", tf.int32, self.max_new_tokens)}
         beams = {"beams": ("active_beams", tf.int32, self.beams)}
         searches = {
@@ -73,7 +75,9 @@ class Generation:
             ),
         }
         return {
-            name if index else DEFAULT: self._signature(model, jit_compile, *searches[name])
+            name if index else DEFAULT: functools.partial(
+                self._signature, model, jit_compile, *searches[name]
+            )
             for index, name in enumerate(self.searches)
         }
 

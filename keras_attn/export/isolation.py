@@ -1,4 +1,4 @@
-"""Runs a SavedModel in a process of its own, in which Keras cannot be imported."""
+"""SavedModels in a process of their own, in which Keras cannot be imported: ask and check."""
 
 from __future__ import annotations
 
@@ -6,36 +6,167 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_attn.export import fresh_process
+from keras_attn.export.signature import DEFAULT, Signature, as_array
 
 
-def run(path: str | os.PathLike, requests: Sequence[tuple[str, dict[str, Any]]]) -> list:
-    """The answers of a fresh process: a dict of arrays each, or the text of an error."""
-    # The servable is small work: no accelerator is taken from whoever trains beside it.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.run(
-        [sys.executable, fresh_process.__file__],
-        input=pickle.dumps((os.fspath(path), list(requests))),
-        capture_output=True,
-        env=environment,
-    )
-    if process.returncode:
-        text = process.stderr.decode(errors="replace").strip()
-        raise RuntimeError(f"{os.fspath(path)} does not run in a fresh process: {text[-2000:]}")
-    return pickle.loads(process.stdout)
+class FreshProcess:
+    """Python without keras and keras_attn; a context.
+
+    It imports tensorflow from the moment it is made, beside whatever the caller does meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, fresh_process.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=quiet_environment(),
+        )
+
+    def run(self, path: str | os.PathLike, requests: Sequence[tuple[str, dict, bool]]) -> list:
+        """The answers to `(signature, inputs, wanted)`: a dict of arrays, or an error's text.
+
+        The dict is empty where the outputs are not wanted.
+
+        Raises:
+            RuntimeError: the path does not load, or the process ended.
+        """
+        try:
+            pickle.dump((os.fspath(path), list(requests)), self._process.stdin)
+            self._process.stdin.flush()
+            problem, answers = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError):
+            self._process.wait()
+            self._errors.seek(0)
+            text = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            problem = f"it ended with status {self._process.returncode}: {text}"
+        if problem is not None:
+            raise RuntimeError(f"{os.fspath(path)} does not run in a fresh process: {problem}")
+        return answers
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.kill()  # it holds nothing that could be lost
+        self._process.communicate()
+        self._errors.close()
 
 
-def as_array(value: Any) -> np.ndarray:
-    """Strings as an array of objects, which sessions and numpy take for any length."""
-    array = np.asarray(value)
-    if array.dtype.kind in "US" or array.dtype == object:
-        flat = [item.encode() if isinstance(item, str) else item for item in array.ravel()]
-        encoded = np.empty(len(flat), object)
-        encoded[:] = flat
-        return encoded.reshape(array.shape)
+def quiet_environment(**variables: str) -> dict[str, str]:
+    """The environment of a child: it takes no accelerator, and TensorFlow tells errors only.
+
+    A servable is small work: no accelerator is taken from whoever trains beside it.
+    """
+    quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {**os.environ, **quiet, **variables}
+
+
+def ask(path: str | os.PathLike, signature: str = DEFAULT, **inputs: Any) -> dict:
+    """The answer of a SavedModel to one batch, from a process without keras and keras_attn.
+
+    It starts Python and loads the model for this one question, which takes seconds: it shows that
+    the folder needs nothing else. A server is asked with `export.client`.
+
+    Args:
+        path: the version's folder.
+        signature: which one to ask.
+        **inputs: by name, lists or arrays with the batch first.
+
+    Returns:
+        A dict of arrays, strings decoded.
+
+    Raises:
+        ValueError: the request failed; with the error's text.
+        RuntimeError: the process failed, as for a folder without a SavedModel.
+    """
+    arrays = {name: as_array(value) for name, value in inputs.items()}
+    with FreshProcess() as process:
+        (answer,) = process.run(path, [(signature, arrays, True)])
+    if isinstance(answer, str):
+        raise ValueError(f"`{signature}` of {os.fspath(path)} failed: {answer}")
+    return {name: _decoded(value) for name, value in answer.items()}
+
+
+def check(
+    process: FreshProcess,
+    path: str | os.PathLike,
+    signatures: Mapping[str, Signature],
+    batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
+    tolerance: float,
+) -> None:
+    """Runs all batches of each signature in the process, and compares the first with Keras.
+
+    Args:
+        process: a fresh one.
+        path: the SavedModel's folder.
+        signatures: by name.
+        batches: for each name, from `Signature.batch`.
+        tolerance: how far numbers may differ, relative to 1 and to themselves.
+
+    Raises:
+        ValueError: an answer differs, fails, or does not have the batch first; names it.
+    """
+    requests = [
+        (name, batch, not index) for name in signatures for index, batch in enumerate(batches[name])
+    ]
+    answers = process.run(path, requests)
+    for (name, batch, compared), answer in zip(requests, answers, strict=True):
+        if isinstance(answer, str):
+            shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in batch.items())
+            raise ValueError(
+                f"the signature {name!r} fails in a fresh process, asked with {shapes}: {answer}"
+            )
+        if compared:
+            rows = len(next(iter(batch.values())))
+            _compare(name, signatures[name](batch), answer, rows, tolerance)
+
+
+def _compare(name: str, expected: dict, answer: dict, rows: int, tolerance: float) -> None:
+    if set(expected) != set(answer):
+        raise ValueError(
+            f"the signature {name!r} gives the outputs {sorted(answer)}, Keras {sorted(expected)}"
+        )
+    for key, value in expected.items():
+        what = f"{name!r}, output {key!r}"
+        if value.shape[:1] != (rows,):
+            raise ValueError(f"the signature {what} must have the batch first, got {value.shape}")
+        _compare_arrays(what, value.numpy(), answer[key], tolerance)
+
+
+def _compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> None:
+    if expected.shape != got.shape:
+        raise ValueError(f"the signature {what} gives {got.shape}, Keras {expected.shape}")
+    if expected.dtype.kind == "f":
+        # Equal infinities, and NaN beside NaN, are no difference.
+        same = (expected == got) | (np.isnan(expected) & np.isnan(got))
+        with np.errstate(invalid="ignore"):
+            difference = np.where(same, 0, np.abs(expected - got))
+            close = same | (difference <= tolerance * (1 + np.abs(expected)))
+        close &= np.isfinite(expected) == np.isfinite(got)
+        if not close.all():
+            raise ValueError(
+                f"the signature {what} differs from Keras by {np.max(difference):.2g}, "
+                f"more than {tolerance}"
+            )
+    # In half precision close runners-up may change places.
+    elif tolerance < 1e-3 and not (expected == got).all():
+        raise ValueError(f"the signature {what} differs from Keras: {got} is not {expected}")
+
+
+def _decoded(array: Any) -> np.ndarray:
+    """Bytes as strings, other arrays as they are."""
+    array = np.asarray(array)
+    if array.dtype == object or array.dtype.kind == "S":
+        flat = [item.decode(errors="replace") for item in array.ravel()]
+        return np.array(flat, object).reshape(array.shape)
     return array

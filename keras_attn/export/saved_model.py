@@ -1,218 +1,84 @@
-"""A trained model as a version that TF Serving loads."""
+"""Signatures and weights as a folder that TF Serving loads."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_attn import layers
-from keras_attn.export.check import check
-from keras_attn.export.compatibility import check_operations, drop_debug_names, operations_of
-from keras_attn.export.generation import Generation
-from keras_attn.export.guide import write_guide
-from keras_attn.export.other_backend import publish_under_tensorflow
-from keras_attn.export.precision import in_precision
-from keras_attn.export.servable import Servable, Tensor
-from keras_attn.export.signature import DEFAULT, Signature, check_name
-from keras_attn.export.signatures import automatic
-from keras_attn.export.versions import check_version, commit, prune, written_beside
-from keras_attn.export.warmup import write_warmup
+from keras_attn.export import client
+from keras_attn.export.signature import Signature, Tensor
+
+_MOST_WARMUP = 1000  # TF Serving refuses a file with more
 
 
-def publish(
-    model: keras.Model,
-    base_dir: str | os.PathLike,
-    *,
-    preprocessor: keras.layers.Layer | None = None,
-    postprocessor: keras.layers.Layer | None = None,
-    signatures: Generation | Mapping[str, Signature] | Sequence[str] | None = None,
-    version: int | None = None,
-    warmup: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    server: str = "2.20",
-    compute_dtype: str | None = None,
-    jit_compile: bool = False,
-    keep: int | None = None,
-) -> Servable:
-    """Writes `base_dir/<next integer>`, checked, as TF Serving wants it.
-
-    It is written beside under a name that is no version. Every operation in it is compared with
-    what the server has; it is loaded in a fresh process in which keras and keras_attn cannot be
-    imported, and its answers are compared with Keras'. Only then it is renamed: whatever happens, a
-    server never sees half of it. Other versions are not touched.
-
-    A model of JAX or torch is saved, and published by a child process under TensorFlow.
-
-    With a preprocessor the signatures are `serving_default`, from strings to answers; `tokens`, the
-    same from token_ids and lengths; `attention`, the weights of every layer and head with the
-    pieces; `embed`, vectors of a text. Without one, `serving_default` takes the model's inputs.
-    Numbers come out as float32 or int64.
+def write(
+    signatures: Mapping[str, Signature], parts: Iterable[Any], folder: Path
+) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Writes the SavedModel: every weight once, every graph once.
 
     Args:
-        model: a functional model.
-        base_dir: the servable's folder, which holds its versions.
-        preprocessor: a layer from strings to a dict with the model's inputs, such as
-            `data.MaskedLMPreprocessor`.
-        postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
-            answers, such as `data.MaskedLMPostprocessor`.
-        signatures: names, to have only these; a `Generation`, for a model that writes text; or a
-            dict of further ones, or others, by name (on TensorFlow).
-        version: the number; by default one more than the highest there is.
-        warmup: batches for the server to run before it is ready, in place of examples of every
-            length: a dict from a signature's name to them, each a dict from input to rows.
-        server: the ModelServer that shall run it.
-        compute_dtype: "bfloat16" to compute in it; inputs and outputs stay what they are.
-        jit_compile: compile the numeric core with XLA, once for each shape of its inputs.
-        keep: how many versions to keep, this one included; all of them by default.
+        signatures: by name.
+        parts: the model and the layers whose tables the signatures use.
+        folder: where to; it exists.
 
     Returns:
-        A `Servable`: path, version, signatures with names, types and shapes.
+        For each signature its inputs and its outputs.
 
     Raises:
-        ValueError: a part of the model that is not built or not tracked, a vocabulary that is not
-            the model's, a signature name that a server refuses, an operation that it lacks, an
-            answer that differs from Keras', a folder that is full or cannot be written to; it
-            names what is wrong, and nothing is left behind.
-
-    Example:
-    >>> import tempfile
-    >>> from keras_attn import data, models
-    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
-    >>> model = models.bert.pretraining("bert_tiny", vocabulary_size=len(vocabulary))
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> servable = publish(
-    ...     model,
-    ...     folder.name,
-    ...     preprocessor=data.MaskedLMPreprocessor(vocabulary, length=16),
-    ...     postprocessor=data.MaskedLMPostprocessor(vocabulary, top=2),
-    ...     signatures=["serving_default"],
-    ... )
-    >>> servable.version, servable.signatures["serving_default"][1]["pieces"]
-    (1, Tensor(dtype='string', shape=(None, None, 2)))
-    >>> folder.cleanup()
+        ValueError: a signature uses a table that no part owns.
     """
-    base_dir = Path(base_dir).absolute()
-    if version is not None:
-        check_version(base_dir, version)
-    if keep is not None and keep < 1:
-        raise ValueError(f"`keep` must be at least 1, got {keep}")
-    operations_of(server)
-    _check_model(model)
-    _check_vocabulary(model, preprocessor, "preprocessor")
-    _check_vocabulary(model, signatures, "signatures")
-    if keras.backend.backend() != "tensorflow":
-        if isinstance(signatures, Mapping):
-            raise ValueError(
-                "`signatures` must be names on other backends than TensorFlow, got functions"
-            )
-        return publish_under_tensorflow(
-            model,
-            base_dir,
-            {"preprocessor": preprocessor, "postprocessor": postprocessor},
-            {
-                "signatures": signatures,
-                "version": version,
-                "warmup": warmup,
-                "server": server,
-                "compute_dtype": compute_dtype,
-                "jit_compile": jit_compile,
-                "keep": keep,
-            },
-        )
-    if compute_dtype is not None:
-        model = in_precision(model, compute_dtype)
-    if isinstance(signatures, Generation):
-        made = signatures.signatures(model, jit_compile)
-    else:
-        made = _select(automatic(model, preprocessor, postprocessor, jit_compile), signatures)
-    with written_beside(base_dir) as folder:
-        described = _write(made, [model, preprocessor, postprocessor], folder)
-        check_operations(folder, server)
-        half = compute_dtype not in (None, "float32")
-        check(folder, made, tolerance=2e-2 if half else 1e-4)
-        with _errors_of_files():
-            write_warmup(folder, base_dir.name, _with_warmup(made, warmup))
-        path = commit(folder, version)
-    servable = Servable(path, int(path.name), described)
-    write_guide(servable, made, server)
-    if keep is not None:
-        prune(base_dir, keep, servable.version)
-    return servable
-
-
-def _check_model(model: keras.Model) -> None:
-    if not isinstance(model, keras.Model) or not hasattr(model, "inputs") or not model.built:
-        raise ValueError(f"`model` must be a functional model that is built, got {model!r}")
-
-
-def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
-    """Raises unless what strings become is what the model learned."""
-    vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
-    sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
-    size = max(sizes, default=0)  # the largest, as segments have an embedding too
-    if vocabulary is not None and size not in (0, len(vocabulary)):
-        raise ValueError(
-            f"`{name}` must have the model's vocabulary of {size} pieces, got {len(vocabulary)}"
-        )
-
-
-def _select(made: Mapping[str, Any], wanted: Any) -> dict[str, Signature]:
-    """The signatures to write, `serving_default` first."""
-    if wanted is None or isinstance(wanted, Mapping):
-        own = wanted or {}
-        for name in own:
-            check_name(name)
-        chosen = {name: make() for name, make in made.items() if name not in own}
-        return {DEFAULT: own[DEFAULT] if DEFAULT in own else chosen[DEFAULT], **chosen, **own}
-    for name in wanted:
-        if name not in made:
-            raise ValueError(f"`signatures` must be among {', '.join(made)}, got {name!r}")
-    return {name: make() for name, make in made.items() if name in wanted or name == DEFAULT}
-
-
-def _with_warmup(made: Mapping[str, Signature], warmup: Mapping | None) -> dict[str, Signature]:
-    if warmup is None:
-        return dict(made)
-    for name in warmup:
-        if name not in made:
-            raise ValueError(f"`warmup` must be for {', '.join(made)}, got {name!r}")
-    return {
-        name: dataclasses.replace(made[name], examples=batches) for name, batches in warmup.items()
-    }
-
-
-def _write(signatures: Mapping[str, Signature], tracked: list, folder: Path) -> dict:
-    """Writes the SavedModel, and describes its signatures."""
-    archive = keras.export.ExportArchive()
-    resources = [part for signature in signatures.values() for part in signature.resources]
-    for part in [*tracked, *resources]:
-        if part is not None:
-            archive.track(part)
-    described = {}
-    for name, signature in signatures.items():
-        function = signature.traced()
-        archive.add_endpoint(name, function)
-        (graph,) = function._list_all_concrete_functions()
-        described[name] = (_describe(signature.inputs), _describe(graph.structured_outputs))
+    graphs = {name: signature.traced() for name, signature in signatures.items()}
+    owned = [part for signature in signatures.values() for part in signature.resources]
+    # Not the model itself: beside its weights Keras' objects would store them a second time.
+    root = tf.Module()
+    root.weights = list({id(v): v for graph in graphs.values() for v in graph.variables}.values())
+    root.resources = list(_resources([*parts, *owned]))
     # A server takes no gradients: their functions would only make the graph larger.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
-        with _errors_of_files():
-            archive.write_out(str(folder), options=options, verbose=False)
+        with errors_of_files():
+            tf.saved_model.save(root, str(folder), graphs, options)
     except AssertionError as error:
         raise ValueError(f"a signature uses what `model` does not track: {error}") from error
-    drop_debug_names(folder)
-    return described
+    _trim(folder)
+    return {
+        name: (_described(signatures[name].wire()), _described(graph.structured_outputs))
+        for name, graph in graphs.items()
+    }
+
+
+def write_warmup(
+    folder: Path,
+    model_name: str,
+    signatures: Mapping[str, Signature],
+    batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
+) -> None:
+    """Writes `assets.extra/tf_serving_warmup_requests`: a server runs it before it is ready.
+
+    Raises:
+        ValueError: there are more batches than TF Serving takes.
+    """
+    records = [
+        _warmup_record(model_name, name, signatures[name], batch)
+        for name in batches
+        for batch in batches[name]
+    ]
+    if len(records) > _MOST_WARMUP:
+        raise ValueError(f"`warmup` must hold at most {_MOST_WARMUP} batches, got {len(records)}")
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+    with errors_of_files(), tf.io.TFRecordWriter(str(path)) as file:
+        for record in records:
+            file.write(record)
 
 
 @contextlib.contextmanager
-def _errors_of_files() -> Iterator[None]:
+def errors_of_files() -> Iterator[None]:
     """TensorFlow's errors of writing a file as Python's."""
     try:
         yield
@@ -220,7 +86,48 @@ def _errors_of_files() -> Iterator[None]:
         raise OSError(error.message) from error
 
 
-def _describe(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def _resources(parts: Iterable[Any]) -> Iterator[Any]:
+    """The tables and the like that the parts own; each with its assets."""
+    for part in parts:
+        if part is not None:
+            for owned in tf.train.TrackableView(part).descendants():
+                if isinstance(owned, tf.saved_model.experimental.TrackableResource):
+                    yield owned
+
+
+def _described(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
         name: Tensor(tensor.dtype.name, tuple(tensor.shape)) for name, tensor in tensors.items()
     }
+
+
+def _trim(folder: Path) -> None:
+    """Removes from the graph what no server reads.
+
+    - `debug_name` of variables: TensorFlow writes it since some version after 2.12, and a server
+      that does not know the attribute refuses the whole model;
+    - `_gradient_op_type`: names a gradient that is not stored, and every load tells so;
+    - `_output_shapes`: a hint, which the loader infers anew.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = folder / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = model.meta_graphs[0].graph_def
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        for node in nodes:
+            for name in ("debug_name", "_gradient_op_type", "_output_shapes"):
+                node.attr.pop(name, None)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    (folder / "fingerprint.pb").unlink(missing_ok=True)  # of the file as it was
+
+
+def _warmup_record(model_name: str, name: str, signature: Signature, batch: Mapping) -> bytes:
+    request = client.predict_request(
+        {"name": model_name, "signature_name": name},
+        batch,
+        {key: spec.dtype.name for key, spec in signature.wire().items()},
+    )
+    log = client.message("PredictionLog")()
+    log.predict_log.request.CopyFrom(request)
+    return log.SerializeToString(deterministic=True)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn import models
-from keras_attn.export.signature import DEFAULT, Signature
+from keras_attn.export.signature import DEFAULT, Signature, flattened, plain_names
 from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
@@ -29,7 +29,14 @@ def automatic(
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         outputs = core(features)
-        return outputs if postprocessor is None else postprocessor(outputs, features)
+        if postprocessor is None:
+            return _named(outputs, model)
+        answers = postprocessor(outputs, features)
+        if not isinstance(answers, dict):
+            raise ValueError(
+                f"`postprocessor` must return a dict of answers, got {type(answers).__name__}"
+            )
+        return answers
 
     made = {DEFAULT: lambda: _from_text(preprocessor, answer, model)}
     if hasattr(preprocessor, "from_tokens"):
@@ -49,53 +56,68 @@ def automatic(
 
 
 def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
-    """The inputs of a functional model by name."""
-    tensors = model.input
-    if not isinstance(tensors, dict):
-        tensors = {tensor.name: tensor for tensor in model.inputs}
-    return {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    """The inputs of a functional model by name, in the order of `keras.tree.flatten`.
 
-
-def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
-    """Outputs by name: a dict's keys, or the names that Keras gave; lists are numbered."""
-    if not isinstance(outputs, dict):
-        values = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        outputs = dict(zip(model.output_names, values, strict=True))
-    flat = {}
-    for name, value in outputs.items():
-        if isinstance(value, (list, tuple)):
-            flat |= {f"{name}_{index}": item for index, item in enumerate(value)}
-        else:
-            flat[name] = value
-    return flat
+    Raises:
+        ValueError: an input that no request can hold.
+    """
+    specs = {}
+    for path, tensor in keras.tree.flatten_with_path(model.input):
+        name = "_".join(map(str, path)) if isinstance(model.input, dict) else tensor.name
+        if tensor.sparse or tensor.ragged:
+            raise ValueError(f"`model` must have dense inputs, got {name!r}, which is not")
+        if not tensor.shape:
+            raise ValueError(f"`model` must have the batch first, got the scalar input {name!r}")
+        specs[name] = tf.TensorSpec(tensor.shape, tensor.dtype)
+    return specs
 
 
 def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
-    """The numbers between the strings: all that XLA can compile."""
+    """The numbers between the strings: all that XLA can compile, traced once for all callers."""
     specs = input_specs(model)
+    if jit_compile and any(spec.dtype == tf.string for spec in specs.values()):
+        raise ValueError("`jit_compile` must be False for a model that takes strings")
 
-    def core(features: dict[str, Any]) -> Any:
-        inputs = features
-        if not isinstance(model.input, dict):
-            inputs = list(features.values()) if len(specs) > 1 else features[next(iter(specs))]
-        return model(inputs, training=False)
+    def core(*inputs: Any) -> Any:
+        return model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
 
-    compiled = tf.function(core, jit_compile=True, autograph=False) if jit_compile else core
+    core = tf.function(
+        core,
+        input_signature=list(specs.values()),
+        jit_compile=jit_compile or None,
+        autograph=False,
+    )
 
     def run(features: dict[str, Any]) -> Any:
-        inputs = {name: tf.convert_to_tensor(features[name]) for name in specs}
-        first = next(iter(inputs))
-        extra = inputs[first].shape.rank - specs[first].shape.rank
+        missing = [name for name in specs if name not in features]
+        if missing:
+            raise ValueError(
+                f"`preprocessor` must give the model's inputs {sorted(specs)}, got "
+                f"{sorted(features)}"
+            )
+        inputs = [
+            tf.cast(tf.convert_to_tensor(features[name]), spec.dtype)
+            for name, spec in specs.items()
+        ]
+        extra = inputs[0].shape.rank - next(iter(specs.values())).shape.rank
         if not extra:
-            return compiled(inputs)
+            return core(*inputs)
         # Windows of one context are rows to the model, and stay together in the answer.
-        outer = tf.shape(inputs[first])[: 1 + extra]
-        outputs = compiled({name: _join(value, extra) for name, value in inputs.items()})
+        outer = tf.shape(inputs[0])[: 1 + extra]
+        outputs = core(*(_join(value, extra) for value in inputs))
         return tf.nest.map_structure(
             lambda value: tf.reshape(value, tf.concat([outer, tf.shape(value)[1:]], 0)), outputs
         )
 
     return run
+
+
+def _named(outputs: Any, model: keras.Model) -> dict[str, Any]:
+    """The model's outputs by name: a dict's keys, or the names that Keras gave."""
+    if isinstance(outputs, dict):
+        return flattened(outputs)
+    values = keras.tree.flatten(outputs)
+    return dict(zip(plain_names(model.output_names), values, strict=True))
 
 
 def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
@@ -105,24 +127,27 @@ def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
 
 def _from_inputs(model: keras.Model, core: Callable) -> Signature:
     specs = input_specs(model)
-    return Signature(
-        function=lambda **inputs: named(core(inputs), model),
-        inputs=specs,
-        examples=[{name: _example(spec, seed) for seed, (name, spec) in enumerate(specs.items())}],
-    )
+    names = dict(zip(plain_names(specs), specs, strict=True))
+
+    def function(**inputs: Any) -> dict[str, Any]:
+        return _named(core({own: inputs[name] for name, own in names.items()}), model)
+
+    inputs = {name: specs[own] for name, own in names.items()}
+    example = {name: _example(spec, seed) for seed, (name, spec) in enumerate(inputs.items())}
+    return Signature(function, inputs, [example])
 
 
 def _from_text(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
     def function(**texts: Any) -> dict[str, Any]:
         features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
-        return named(answer({**texts, **features}), model)
+        return answer({**texts, **features})
 
     examples = _texts(preprocessor, model)
     shapes = {name: np.shape(value) for name, value in examples[0].items()}
     return Signature(
         function=function,
         inputs={
-            name: tf.TensorSpec([None, *shapes[name][1:]], tf.string)
+            name: tf.TensorSpec([_batch_size(model), *shapes[name][1:]], tf.string)
             for name in preprocessor.text_inputs
         },
         examples=examples,
@@ -140,7 +165,7 @@ def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Sig
             name: tf.reshape(value, tf.concat([outer, tf.shape(value)[1:]], 0))
             for name, value in rows.items()
         }
-        return named(answer(features), model)
+        return answer(features)
 
     examples = []
     for texts in _texts(preprocessor, model):
@@ -159,11 +184,17 @@ def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Sig
     )
 
 
+def _batch_size(model: keras.Model) -> int | None:
+    """The number of rows where the model takes no other."""
+    return next(iter(input_specs(model).values())).shape[0]
+
+
 def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
     """Some rows to check with, then one of each length for warming up."""
     choices = input_specs(model)["token_ids"].shape[1:-1]
-    batches = [preprocessor.examples(min(CHECKED_LENGTH, preprocessor.length), CHECKED_ROWS)]
-    batches += [preprocessor.examples(length, 1) for length in _buckets(preprocessor.length)]
+    rows, length = _batch_size(model), preprocessor.length
+    batches = [preprocessor.examples(min(CHECKED_LENGTH, length), rows or CHECKED_ROWS)]
+    batches += [preprocessor.examples(bucket, rows or 1) for bucket in _buckets(length)]
     return [
         {
             # The preprocessor does not know how many choices the model has.
@@ -215,10 +246,13 @@ def _buckets(length: int) -> Sequence[int]:
 
 def _example(spec: tf.TensorSpec, seed: int) -> np.ndarray:
     """A few rows of an input; integers stay below 2, which every vocabulary has."""
-    shape = [CHECKED_ROWS, *(size or CHECKED_LENGTH for size in spec.shape[1:])]
+    rows, *sizes = spec.shape
+    shape = [rows or CHECKED_ROWS, *(size or CHECKED_LENGTH for size in sizes)]
     rng = np.random.default_rng(seed)
+    if spec.dtype == tf.string:
+        return rng.choice(["a", "the cat", ""], shape)
     if spec.dtype.is_floating:
-        return rng.normal(size=shape).astype(spec.dtype.as_numpy_dtype)
+        return rng.normal(size=shape).astype("float32")
     if spec.dtype.is_bool:
         return np.ones(shape, bool)
     return rng.integers(2, size=shape).astype(spec.dtype.as_numpy_dtype)

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _UNFINISHED, _REMOVED = ".unfinished-", ".removed-"
+_LARGEST = 2**63 - 1  # a server reads versions as int64
 
 
 def versions(base_dir: Path) -> list[int]:
     """The versions that a server would see, ascending."""
     if not base_dir.is_dir():
         return []
-    return sorted(
+    numbers = [
         int(child.name) for child in base_dir.iterdir() if child.name.isdecimal() and child.is_dir()
-    )
+    ]
+    return sorted(number for number in numbers if number <= _LARGEST)
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def written_beside(base_dir: Path) -> Iterator[Path]:
                 base_dir.rmdir()
         if isinstance(error, OSError):
             raise ValueError(
-                f"`base_dir` must be a writable folder with room, got {base_dir}: {error}"
+                f"`base_dir` must be a writable folder with space left, got {base_dir}: {error}"
             ) from error
         raise
 
@@ -64,8 +66,7 @@ def commit(folder: Path, version: int | None) -> Path:
         number = version
         if number is None:
             number = max(versions(folder.parent), default=0) + 1
-        else:
-            check_version(folder.parent, number)
+        check_version(folder.parent, number)
         target = folder.with_name(str(number))
         try:
             return folder.rename(target)
@@ -76,11 +77,19 @@ def commit(folder: Path, version: int | None) -> Path:
 
 
 def check_version(base_dir: Path, version: int) -> None:
-    """Raises a ValueError unless `version` is a number that is free."""
-    if isinstance(version, bool) or not isinstance(version, int) or version < 0:
-        raise ValueError(f"`version` must be an integer from 0, got {version!r}")
+    """Raises a ValueError unless `version` is a number that a server knows and that is free."""
+    whole = isinstance(version, int) and not isinstance(version, bool)
+    if not whole or not 0 <= version <= _LARGEST:
+        raise ValueError(f"`version` must be an integer from 0 to {_LARGEST}, got {version!r}")
     if version in versions(base_dir):
         raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")
+
+
+def check_keep(keep: int | None) -> None:
+    """Raises a ValueError unless `keep` is a number of versions, or None."""
+    whole = isinstance(keep, int) and not isinstance(keep, bool)
+    if keep is not None and not (whole and keep >= 1):
+        raise ValueError(f"`keep` must be None or an integer from 1, got {keep!r}")
 
 
 def prune(base_dir: Path, keep: int, newest: int) -> None:
@@ -88,10 +97,10 @@ def prune(base_dir: Path, keep: int, newest: int) -> None:
     for number in versions(base_dir)[:-keep]:
         if number != newest:
             # Renamed first, so that a server never sees half of a version.
-            doomed = base_dir / f"{_REMOVED}{uuid.uuid4().hex}"
+            removed = base_dir / f"{_REMOVED}{uuid.uuid4().hex}"
             with contextlib.suppress(FileNotFoundError):  # another writer may prune as well
-                (base_dir / str(number)).rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+                (base_dir / str(number)).rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
 
 def _remove_left_behind(base_dir: Path) -> None:

@@ -1,11 +1,9 @@
 """Small published servables, each made once for all tests of a process."""
 
-import os
-
 import pytest
 
 from keras_attn import export, models
-from keras_attn.export import fresh_process, isolation
+from keras_attn.export import isolation
 from tests.export import cpp_loader, small
 
 
@@ -41,6 +39,4 @@ def loader(tmp_path_factory):
 @pytest.fixture
 def checked_here(monkeypatch):
     """`publish` checks in this process, which spares seconds; for tests of something else."""
-    monkeypatch.setattr(
-        isolation, "run", lambda path, requests: fresh_process.run(os.fspath(path), requests)
-    )
+    monkeypatch.setattr(isolation, "FreshProcess", small.ThisProcess)

@@ -1,8 +1,12 @@
 """A model that is quick to publish."""
 
+import os
+
 import keras
 
 from keras_attn import data, models
+from keras_attn.export import fresh_process
+from keras_attn.export.isolation import as_array
 
 WORDS = ["play", "##ing", "!", "the", "cat", "sat", "on", "a", "mat", "."]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -26,6 +30,26 @@ def sharp_gpt():
     model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY), num_layers=1)
     model.set_weights([2.5 * weight for weight in model.get_weights()])
     return model
+
+
+class ThisProcess:
+    """Stands in for `isolation.FreshProcess`, and spares its start."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, path, requests):
+        return fresh_process.run(os.fspath(path), requests)
+
+
+def ask_here(path, signature="serving_default", **inputs):
+    """The answer of a session in this process, or an error's text."""
+    arrays = {name: as_array(value) for name, value in inputs.items()}
+    (answer,) = fresh_process.run(os.fspath(path), [(signature, arrays, True)])
+    return answer
 
 
 def tiny():

@@ -47,7 +47,7 @@ def test_what_differs_from_keras_is_refused(tmp_path, checked_here):
         moody, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
     )
     with pytest.raises(ValueError, match="'moody', output 'out' differs from Keras by"):
-        export.publish(small.tiny(), tmp_path / "moody", signatures={"moody": own})
+        export.publish(small.tiny(), tmp_path / "moody", functions={"moody": own})
     assert not (tmp_path / "moody").exists()
 
 
@@ -58,7 +58,7 @@ def test_outputs_without_the_batch_are_refused(tmp_path, checked_here):
         [{"numbers": [1.0, 2.0]}],
     )
     with pytest.raises(ValueError, match="'total', output 'sum' must have the batch first"):
-        export.publish(small.tiny(), tmp_path / "total", signatures={"total": own})
+        export.publish(small.tiny(), tmp_path / "total", functions={"total": own})
 
 
 def test_an_untracked_variable_is_refused(tmp_path, checked_here):
@@ -74,21 +74,21 @@ def test_an_untracked_variable_is_refused(tmp_path, checked_here):
         {"text": tf.TensorSpec([None], tf.string)},
         [{"text": ["a"]}],
     )
-    export.publish(small.tiny(), tmp_path / "tracked", signatures={"stray": own})
+    export.publish(small.tiny(), tmp_path / "tracked", functions={"stray": own})
     with pytest.raises(ValueError, match="uses what `model` does not track"):
-        export.publish(small.tiny(), tmp_path / "untracked", signatures={"table": untracked})
+        export.publish(small.tiny(), tmp_path / "untracked", functions={"table": untracked})
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"version": -1}, "`version` must be an integer from 0, got -1"),
-        ({"version": True}, "`version` must be an integer from 0, got True"),
-        ({"keep": 0}, "`keep` must be at least 1, got 0"),
+        ({"version": -1}, "`version` must be an integer from 0 to 9223372036854775807, got -1"),
+        ({"version": True}, "`version` must be an integer from 0 to 9223372036854775807, got True"),
+        ({"keep": 0}, "`keep` must be None or an integer from 1, got 0"),
         ({"server": "1.15"}, "`server` must be a ModelServer version from 2.12, 2.19, 2.20 on"),
         ({"server": "new"}, "`server` must be a ModelServer version"),
-        ({"signatures": {"__saved_model_init_op": None}}, "`signatures` must have names of"),
-        ({"signatures": {"a/b": None}}, "got 'a/b'"),
+        ({"functions": {"__saved_model_init_op": None}}, "`signatures` must have names of"),
+        ({"functions": {"a/b": None}}, "got 'a/b'"),
         ({"signatures": ["nothing"]}, "`signatures` must be among serving_default, got 'nothing'"),
         ({"compute_dtype": "int8"}, "`compute_dtype` must be float32, bfloat16 or float16"),
         ({"warmup": {"other": []}}, "`warmup` must be for serving_default, got 'other'"),
@@ -108,26 +108,28 @@ def test_a_version_that_exists_is_refused(servable):
 def test_another_vocabulary_is_refused(tmp_path):
     layers = masked_lm_layers()
     other = models.bert.pretraining(SIZE, vocabulary_size=31)
-    with pytest.raises(ValueError, match="model's vocabulary of 31 pieces, got 15"):
+    with pytest.raises(ValueError, match="model's vocabulary of 31 tokens, got 15"):
         export.publish(other, tmp_path / "other", **layers)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ValueError, match="`base_dir` must be a writable folder with room, got .*file"
+        ValueError, match="`base_dir` must be a writable folder with space left, got .*file"
     ):
         export.publish(small.tiny(), tmp_path / "file")
 
 
 def test_an_unbuilt_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`model` must be a functional model that is built"):
+    with pytest.raises(ValueError, match="`model` must be functional, or sequential and built"):
         export.publish(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "unbuilt")
 
 
 def test_ask_names_what_is_wrong(servable, tmp_path):
-    requests = [("nothing", {"text": as_array(["a"])}), ("serving_default", {"words": [1]})]
-    unknown, misnamed = isolation.run(servable.path, requests)
+    text = {"text": as_array(["a"])}
+    requests = [("nothing", text, True), ("serving_default", {"words": [1]}, True)]
+    with isolation.FreshProcess() as process:
+        unknown, misnamed = process.run(servable.path, requests)
     assert "no signature 'nothing', there are" in unknown
     assert "serving_default takes text, got words" in misnamed
     with pytest.raises(RuntimeError, match="does not run in a fresh process"):
@@ -136,8 +138,8 @@ def test_ask_names_what_is_wrong(servable, tmp_path):
 
 def test_nothing_is_pruned_for_a_version_that_is_refused(tmp_path, monkeypatch):
     export.publish(small.tiny(), tmp_path)
-    monkeypatch.setattr(isolation, "run", lambda path, requests: ["it is broken"])
-    with pytest.raises(ValueError, match="'serving_default' fails in a fresh process: it is bro"):
+    monkeypatch.setattr(isolation.FreshProcess, "run", lambda *_: ["it is broken"])
+    with pytest.raises(ValueError, match="'serving_default' fails in a fresh process.*: it is bro"):
         export.publish(small.tiny(), tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["1"]
 
@@ -146,7 +148,9 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     size = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, size[1]))
     try:
-        with pytest.raises(ValueError, match="`base_dir` must be a writable folder with room, got"):
+        with pytest.raises(
+            ValueError, match="`base_dir` must be a writable folder with space left, got"
+        ):
             export.publish(small.tiny(), tmp_path / "full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, size)

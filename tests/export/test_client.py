@@ -17,8 +17,8 @@ pytest.importorskip("tensorflow_serving")
 
 from tensorflow_serving.apis import predict_pb2  # noqa: E402
 
-from keras_attn.export import client, isolation  # noqa: E402
-from tests.export.small import WORDS  # noqa: E402
+from keras_attn.export import client  # noqa: E402
+from tests.export.small import WORDS, ask_here  # noqa: E402
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -37,10 +37,7 @@ def ask(request, server):
 
 @pytest.fixture(scope="module")
 def expected(servable):
-    (answer,) = isolation.run(
-        servable.path, [("serving_default", {"text": isolation.as_array(TEXTS)})]
-    )
-    return answer
+    return ask_here(servable.path, text=TEXTS)
 
 
 def test_the_warm_up_file_has_every_signature_and_length(server, servable):

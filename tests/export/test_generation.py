@@ -6,10 +6,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_attn import data, decoding, export, models
-from keras_attn.export.fresh_process import run
-from keras_attn.export.isolation import as_array
 from tests.export import cpp_loader
-from tests.export.small import VOCABULARY, sharp_gpt
+from tests.export.small import VOCABULARY, ask_here, sharp_gpt
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -30,7 +28,7 @@ def gpt():
 def served(gpt, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt") / "gpt"
     generation = export.Generation(tokenizer, **LIMITS, beams=3)
-    made = export.publish(gpt, folder, signatures=generation, server="2.12")
+    made = export.publish(gpt, folder, generation=generation, server="2.12")
     assert list(made.signatures) == ["serving_default", "sample", "beam"]
     return str(made.path)
 
@@ -56,24 +54,26 @@ def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer, loader):
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
     def request(texts, seeds):
         rows = len(texts)
-        return "sample", {
-            "text": as_array(texts),
-            "max_new_tokens": counts(rows, 7),
-            "temperature": np.full(rows, 2.0, "float32"),
-            "seed": np.array(seeds, "int32"),
-        }
+        return ask_here(
+            served,
+            "sample",
+            text=texts,
+            max_new_tokens=counts(rows, 7),
+            temperature=np.full(rows, 2.0, "float32"),
+            seed=np.array(seeds, "int32"),
+        )["text"].tolist()
 
-    requests = [request(["the cat", "the cat", "a"], [1, 2, 1]), request(["the cat"], [1])]
-    both, alone = (answer["text"].tolist() for answer in run(served, requests))
+    both, alone = request(["the cat", "the cat", "a"], [1, 2, 1]), request(["the cat"], [1])
     assert alone == both[:1]
     assert both[0] != both[1]
 
 
 def test_beams_come_best_first_and_bounded(served):
-    batch = {"text": as_array(["the cat"]), "max_new_tokens": counts(1, 7)}
-    requests = [("beam", {**batch, "beams": counts(1, beams)}) for beams in (3, 1, 4, 0)]
-    requests.append(("beam", {**batch, "max_new_tokens": counts(1, 8), "beams": counts(1, 1)}))
-    best, one, many, none, long = run(served, requests)
+    def beam(most, beams):
+        options = {"max_new_tokens": counts(1, most), "beams": counts(1, beams)}
+        return ask_here(served, "beam", text=["the cat"], **options)
+
+    best, one, many, none, long = beam(7, 3), beam(7, 1), beam(7, 4), beam(7, 0), beam(8, 1)
     assert best["text"].shape == (1, 3)
     assert (np.diff(best["scores"][0]) <= 0).all()
     assert (one["scores"][0, 1:] == np.finfo("float32").min).all()
@@ -91,7 +91,7 @@ def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compil
         tokenizer, **LIMITS, beams=2, searches=["greedy" if compiled else "beam"]
     )
     made = export.publish(
-        model, tmp_path / "translation", signatures=generation, jit_compile=compiled, server="2.12"
+        model, tmp_path / "translation", generation=generation, jit_compile=compiled, server="2.12"
     )
     texts = ["the cat sat", "a mat"]
     asked = {"text": texts, "max_new_tokens": counts(2, 7)}
@@ -113,9 +113,8 @@ def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compil
 
 def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
     generation = export.Generation(tokenizer, **LIMITS, beams=2, searches=["beam"])
-    made = export.publish(gpt, tmp_path, signatures=generation, compute_dtype="bfloat16")
-    inputs = {"text": as_array(["the cat"]), "max_new_tokens": counts(1, 7), "beams": counts(1, 2)}
-    (answer,) = run(str(made.path), [("serving_default", inputs)])
+    made = export.publish(gpt, tmp_path, generation=generation, compute_dtype="bfloat16")
+    answer = ask_here(made.path, text=["the cat"], max_new_tokens=counts(1, 7), beams=counts(1, 2))
     assert answer["scores"].dtype == np.float32
     graph = saved_model_pb2.SavedModel.FromString((made.path / "saved_model.pb").read_bytes())
     nodes = [n for f in graph.meta_graphs[0].graph_def.library.function for n in f.node_def]
@@ -139,5 +138,5 @@ def test_bad_arguments_are_named(tokenizer, options, message):
 
 def test_another_vocabulary_is_refused(gpt, tmp_path):
     generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
-    with pytest.raises(ValueError, match="`signatures` must have the model's vocabulary of 15"):
-        export.publish(gpt, tmp_path / "gpt", signatures=generation)
+    with pytest.raises(ValueError, match="`generation` must have the model's vocabulary of 15"):
+        export.publish(gpt, tmp_path / "gpt", generation=generation)

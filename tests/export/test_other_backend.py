@@ -32,7 +32,7 @@ def test_errors_come_through(model, tmp_path):
 def test_text_is_written_as_on_the_backend_it_was_trained_on(tmp_path):
     model, tokenizer = small.sharp_gpt(), data.BertTokenizer(small.VOCABULARY)
     generation = export.Generation(tokenizer, 5, 7, searches=["greedy"])
-    made = export.publish(model, tmp_path / "gpt", signatures=generation)
+    made = export.publish(model, tmp_path / "gpt", generation=generation)
     got = export.ask(made.path, text=["the cat"], max_new_tokens=np.array([7], "int32"))["text"]
     search = functools.partial(
         decoding.greedy, max_new_tokens=7, stop_token_ids=[tokenizer.sep_id], padding_id=0

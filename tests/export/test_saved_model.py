@@ -12,7 +12,7 @@ from keras_attn import data, export, models
 from keras_attn.export import compatibility, fresh_process
 from keras_attn.export.isolation import as_array
 from tests.export import cpp_loader, small
-from tests.export.small import LENGTH, VOCABULARY, masked_lm_layers
+from tests.export.small import LENGTH, VOCABULARY, ask_here, masked_lm_layers
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -35,13 +35,6 @@ def test_names_types_and_shapes_are_told(servable):
     assert inputs == {"text": export.Tensor("string", (None,))}
     assert outputs["pieces"] == export.Tensor("string", (None, None, 2))
     assert outputs["probabilities"] == export.Tensor("float32", (None, None, 2))
-
-
-def ask_here(servable, signature="serving_default", **inputs):
-    """The answer of a session in this process."""
-    arrays = {name: as_array(value) for name, value in inputs.items()}
-    (answer,) = fresh_process.run(str(servable.path), [(signature, arrays)])
-    return answer
 
 
 def test_a_fresh_process_answers_as_keras_does(servable, model):
@@ -153,7 +146,7 @@ def test_half_precision_inside_float32_outside(model, tmp_path, checked_here):
         signatures=["serving_default"],
         compute_dtype="bfloat16",
     )
-    got = ask_here(made, text=TEXTS)
+    got = ask_here(made.path, text=TEXTS)
     assert got["probabilities"].dtype == np.float32
     np.testing.assert_allclose(
         got["probabilities"], answers(model, TEXTS)["probabilities"], atol=3e-2
@@ -182,9 +175,9 @@ def test_a_signature_of_ones_own(tmp_path, checked_here):
         inputs={"numbers": tf.TensorSpec([None, 3], tf.float32)},
         examples=[{"numbers": [[1.0, 2.0, 3.0]]}],
     )
-    made = export.publish(model, tmp_path / "own", signatures={"best": own})
+    made = export.publish(model, tmp_path / "own", functions={"best": own})
     assert list(made.signatures) == ["serving_default", "best"]
-    assert ask_here(made, "best", numbers=np.ones((2, 3), "float32"))["best"].shape == (2,)
+    assert ask_here(made.path, "best", numbers=np.ones((2, 3), "float32"))["best"].shape == (2,)
 
 
 def test_variables_have_nothing_that_an_old_server_refuses(servable, tmp_path):

@@ -126,7 +126,9 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     with (
-        pytest.raises(ValueError, match="`base_dir` must be a writable folder with room, got"),
+        pytest.raises(
+            ValueError, match="`base_dir` must be a writable folder with space left, got"
+        ),
         versions.written_beside(tmp_path / "new"),
         open("/dev/full", "w") as full,
     ):
