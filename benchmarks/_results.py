@@ -1,8 +1,13 @@
-"""Where the benchmarks keep what they measure."""
+"""Where the benchmarks keep what they measure, and on what machine it was."""
 
 import json
+import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "BF16", "amx_tile": "AMX"}
+PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "transformers")
 
 
 def keep(record: dict[str, Any], path: Path) -> None:
@@ -12,3 +17,25 @@ def keep(record: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
         file.write(line + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """The processor with what it can do, the cores, oneDNN's switch, and the versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
+    facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    flags = facts.get("flags", "").split()
+    return {
+        "processor": facts.get("model name", "unknown"),
+        "can": [label for flag, label in FLAGS.items() if flag in flags],
+        "cores": os.cpu_count(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as installed"),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
