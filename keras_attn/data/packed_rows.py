@@ -89,7 +89,7 @@ def pack_rows(
         )
 
     rows = dataset.map(pack, tf.data.AUTOTUNE, deterministic=True)
-    return rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return rows.rebatch(batch_size)
 
 
 class _Rows:

@@ -76,7 +76,7 @@ def pretraining_dataset(
 
     end = tf.int64.max if count is None else start + count
     numbers = tf.data.Dataset.range(start, end).batch(batch_size, drop_remainder=count is None)
-    return numbers.map(batch_of, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return numbers.map(batch_of, tf.data.AUTOTUNE, deterministic=True)
 
 
 def rows_of(documents: tf.RaggedTensor, length: int) -> int:

@@ -93,7 +93,7 @@ def read_records(
 
     passes = tf.data.Dataset.range(start // total, tf.int64.max).flat_map(one_pass)
     stream = passes.skip(start % total).enumerate(start).batch(batch_size, drop_remainder=True)
-    return stream.map(batch_of, tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    return stream.map(batch_of, tf.data.AUTOTUNE, deterministic=True)
 
 
 def sample_records(directory: Path, count: int, split: str = "train") -> tf.RaggedTensor:

@@ -140,3 +140,9 @@ def test_errors():
             pretraining_dataset(DOCUMENTS, TOKENIZER, **{**options, name: value})
     with pytest.raises(ValueError, match="`documents` must hold two documents or more"):
         pretraining_dataset(DOCUMENTS[:1], TOKENIZER, **options)
+
+
+def test_the_stream_ends_without_a_prefetch():
+    """What a prefetch before a cache does is told in test_packed_rows."""
+    stream = pretraining_dataset(DOCUMENTS, TOKENIZER, batch_size=2, length=LENGTH)
+    assert "Prefetch" not in repr(stream)

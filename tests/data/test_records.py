@@ -83,3 +83,9 @@ def test_errors(records, tmp_path):
     other = BertTokenizer(TOKENIZER.vocabulary[:-1])
     with pytest.raises(ValueError, match="`tokenizer` must have the vocabulary .* of 404 pieces"):
         read_records(records, other, batch_size=1, length=LENGTH)
+
+
+def test_the_stream_ends_without_a_prefetch(records):
+    """What a prefetch before a cache does is told in test_packed_rows."""
+    dataset = read_records(records, TOKENIZER, batch_size=2, length=LENGTH)
+    assert "Prefetch" not in repr(dataset)
