@@ -103,7 +103,8 @@ def test_rows_of():
     assert rows_of(DOCUMENTS, LENGTH) == len(DOCUMENTS.flat_values) // 28
 
 
-def test_model_fit_takes_it():
+def test_model_fit_sees_the_labels_and_weights_of_the_stream():
+    """Uniform predictions, so that the loss is ln V at each weighted place, whatever the labels."""
     inputs = {
         "token_ids": keras.Input((LENGTH,), dtype="int32", name="token_ids"),
         "segment_ids": keras.Input((LENGTH,), dtype="int32", name="segment_ids"),
@@ -111,20 +112,24 @@ def test_model_fit_takes_it():
         "masked_positions": keras.Input((None,), dtype="int32", name="masked_positions"),
     }
     hidden = keras.layers.Embedding(96, 5)(inputs["masked_positions"])
+    pooled = keras.layers.GlobalAveragePooling1D()(
+        keras.layers.Embedding(96, 5)(inputs["token_ids"])
+    )
     outputs = {
-        "masked_lm": keras.layers.Dense(96, name="masked_lm")(hidden),
-        "next_sentence": keras.layers.Dense(2, name="next_sentence")(
-            keras.layers.GlobalAveragePooling1D()(
-                keras.layers.Embedding(96, 5)(inputs["token_ids"])
-            )
+        "masked_lm": keras.layers.Dense(96, kernel_initializer="zeros", name="masked_lm")(hidden),
+        "next_sentence": keras.layers.Dense(2, name="next_sentence", kernel_initializer="zeros")(
+            pooled
         ),
     }
     model = keras.Model(inputs, outputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", {"masked_lm": loss, "next_sentence": loss})
+    model.compile(keras.optimizers.SGD(0.0), {"masked_lm": loss, "next_sentence": loss})
     stream = pretraining_dataset(DOCUMENTS, TOKENIZER, batch_size=3, length=LENGTH)
     history = model.fit(stream, steps_per_epoch=2, shuffle=False, verbose=0)
-    assert np.isfinite(history.history["loss"]).all()
+    weights = [weights["masked_lm"].numpy() for _, _, weights in stream.take(2)]
+    assert 0 < np.mean(weights) < 1
+    expected = np.log(96) * np.mean(weights) + np.log(2)
+    np.testing.assert_allclose(history.history["loss"], [expected], rtol=1e-6)
 
 
 def test_errors():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_attn import models
+from keras_attn import layers, models
 from tests.backend import arrays
 
 B, S, T, V = 2, 7, 5, 23
@@ -20,7 +20,7 @@ SIZE = models.sizes.TransformerSize(2, 12, 3, 31, vocabulary_size=V)
     ("size", "millions"), [("transformer_base", 63.1), ("transformer_big", 214.2)]
 )
 def test_parameters(size, millions):
-    """Table 3 of the paper, 65 and 213 million, rounds and counts its 37,000 pieces."""
+    """Table 3 of the paper, 65 and 213 million, rounds and counts its 37,000 tokens."""
     record = models.sizes.TRANSFORMER_SIZES[size]
     d, f = record.hidden_dim, record.intermediate_dim
     attention, norm, feed_forward = 4 * (d * d + d), 2 * d, d * f + f + f * d + d
@@ -54,14 +54,29 @@ def test_what_the_logits_depend_on(normalize_first):
     np.testing.assert_array_equal(changed("source_ids", 5), [[1] * T, [0] * T])
 
 
-def test_positions_of_each_kind_are_heard():
-    from keras_attn import layers
+@pytest.mark.parametrize(
+    "position",
+    [None, lambda: layers.LearnedPositionEmbedding(11), lambda: layers.RotaryEmbedding()],
+    ids=["sinusoidal", "learned", "rotary"],
+)
+@pytest.mark.parametrize("name", ["source_ids", "target_ids"])
+def test_each_kind_of_position_tells_the_order_of_source_and_target(name, position):
+    """With one layer, swapped tokens before the last leave its logits alone but for positions."""
+    model = models.transformer.encoder_decoder(SIZE, num_layers=1, position=position and position())
+    swapped = {**INPUTS, name: INPUTS[name][:, [1, 0, *range(2, INPUTS[name].shape[1])]]}
+    assert (INPUTS[name] != swapped[name]).any(axis=1).all()
+    difference = arrays(model(swapped)) - arrays(model(INPUTS))
+    assert (abs(difference[:, -1]).max(axis=-1) > 1e-3).all()
 
-    for position in (None, layers.LearnedPositionEmbedding(11), layers.RotaryEmbedding()):
-        model = models.transformer.encoder_decoder(SIZE, position=position)
-        swapped = {**INPUTS, "target_ids": INPUTS["target_ids"][:, [1, 0, 2, 3, 4]]}
-        difference = arrays(model(swapped)) - arrays(model(INPUTS))
-        assert abs(difference[:, -1]).max() > 1e-4
+
+@pytest.mark.parametrize("name", ["source_ids", "target_ids"])
+def test_without_positions_the_order_is_lost(name):
+    """What the test above would see of a model that leaves its positions out."""
+    position = layers.LearnedPositionEmbedding(11, initializer="zeros")
+    model = models.transformer.encoder_decoder(SIZE, num_layers=1, position=position)
+    swapped = {**INPUTS, name: INPUTS[name][:, [1, 0, *range(2, INPUTS[name].shape[1])]]}
+    difference = arrays(model(swapped)) - arrays(model(INPUTS))
+    assert abs(difference[:, -1]).max() < 1e-5
 
 
 def test_bad_sizes_are_named():
