@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import bert_pretrain
 import keras
 import tensorflow as tf
@@ -27,9 +28,9 @@ HELD_OUT = 0.2  # of a file of the user's that comes alone
 LEAST = 6  # words in a paragraph
 
 
-def options(text: str, steps: int, name: str) -> argparse.ArgumentParser:
+def options(text: str, steps: int, name: str, **folder: bool) -> argparse.ArgumentParser:
     """The options that all have; `text` is the example's docstring."""
-    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser = _shared.options(text, name, **folder)
     parser.add_argument(
         "--checkpoint",
         type=pathlib.Path,
@@ -45,7 +46,6 @@ def options(text: str, steps: int, name: str) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs") / name)
     return parser
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
+
 from keras_attn import export
 from keras_attn.export.client import Client
 
@@ -15,12 +17,11 @@ EXAMPLES = pathlib.Path(__file__).parent
 
 def options(text: str, name: str) -> argparse.ArgumentParser:
     """The options that both have; `text` is the example's docstring."""
-    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser = _shared.options(text, name, overwrite=False)
     parser.add_argument(
         "--server",
         help="ask this TF Serving, http://HOST:8501 or grpc://HOST:8500, in place of publishing",
     )
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs") / name)
     return parser
 
 

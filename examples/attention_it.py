@@ -15,6 +15,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 
@@ -45,13 +46,15 @@ def place(tokens: list[str], word: str) -> int:
     return tokens.index(word)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "attention_it")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/attention_it"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
     encoder, tokenizer = _encoder.read(arguments.checkpoint)
 
     # The weights from "it" to both nouns, of every layer and head
@@ -127,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -11,13 +11,14 @@ wrong choices. The embedding and the lowest layer stay as pre-training left them
 and memory. Under --output: checkpoints, and a model for export.publish.
 """
 
+import argparse
 import os
 import pathlib
-import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 
@@ -90,12 +91,12 @@ def guess(examples) -> float:
     return right / len(examples)
 
 
-def main() -> None:
-    parser = _encoder.options(__doc__, STEPS, "bert_choice")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    arguments = parser.parse_args()
-    if not arguments.resume:
-        shutil.rmtree(arguments.output, ignore_errors=True)
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    return _encoder.options(__doc__, STEPS, "bert_choice", resume=True)
+
+
+def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     encoder, tokenizer = _encoder.encoder(arguments.checkpoint)
@@ -141,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -8,6 +8,7 @@ The parts are of very unequal size, so class weights make each count the same; t
 early where a validation set of its own gets no better. Under --output: a model for export.publish.
 """
 
+import argparse
 import collections
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 
@@ -88,8 +90,12 @@ def naive_bayes(train, held_out, labels: list[str]) -> np.ndarray:
     )
 
 
-def main() -> None:
-    arguments = _encoder.options(__doc__, STEPS, "bert_classify").parse_args()
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    return _encoder.options(__doc__, STEPS, "bert_classify")
+
+
+def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     train, validation = data.split_documents(train, 0.05)
@@ -134,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -10,12 +10,14 @@ steps: what pre-training has learned about words stays, the head learns fast. Un
 model for export.publish.
 """
 
+import argparse
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 
@@ -98,8 +100,12 @@ def guess(train, held_out, labels: list[str]) -> float:
     return float(np.mean(guessed == _encoder.numbers([e[2] for e in held_out], labels)))
 
 
-def main() -> None:
-    arguments = _encoder.options(__doc__, STEPS, "bert_pairs").parse_args()
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    return _encoder.options(__doc__, STEPS, "bert_pairs")
+
+
+def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     labels = LABELS if arguments.data is None else sorted({label for *_, label in train})
@@ -136,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

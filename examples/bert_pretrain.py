@@ -14,11 +14,11 @@ The default corpus is LibreOffice Help (examples/data). Everything that a run ma
 import argparse
 import os
 import pathlib
-import shutil
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import matplotlib
 import numpy as np
@@ -171,8 +171,9 @@ def questions(documents, tokenizer: data.BertTokenizer, count: int = 4) -> list[
     return chosen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "bert_pretrain", resume=True)
     parser.add_argument("--language", choices=(*LANGUAGES, "all"), default="en")
     parser.add_argument("--text", nargs="+", help="UTF-8 files instead of the embedded corpus")
     parser.add_argument("--records", type=pathlib.Path, help="a directory of bert_records.py")
@@ -180,17 +181,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--whole-word", action="store_true", help="mask all pieces of a word")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/bert_pretrain"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     steps_per_epoch = max(1, arguments.steps // EPOCHS)
     began = time.time()
     keras.utils.set_random_seed(arguments.seed)
-    if not arguments.resume:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
 
     # Text: documents, a vocabulary, examples
     if arguments.records:
@@ -290,4 +289,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

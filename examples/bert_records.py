@@ -5,8 +5,8 @@
 
 A line is a paragraph, a blank line ends a document; names that end in .gz are decompressed. No file
 is held in memory. Apache Beam does the work (pip install apache-beam), on all cores of this machine
-unless options of its own follow, such as --runner=DataflowRunner. Without --text, the embedded
-corpus is written out as files first.
+unless --beam and Beam's own options end the line, such as --beam --runner=DataflowRunner. Without
+--text, the embedded corpus is written out as files first.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import _shared
 
 from keras_attn import data
 
@@ -35,15 +37,24 @@ def embedded_corpus(folder: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "records")
     parser.add_argument("--text", nargs="+", type=pathlib.Path, help="UTF-8 files")
     parser.add_argument("--vocabulary", type=pathlib.Path, help="a vocab.txt; trained if missing")
     parser.add_argument("--length", type=int, default=LENGTH, help="pieces of a row")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--held-out", type=float, default=0.05)
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/records"))
-    arguments, beam_options = parser.parse_known_args()
+    parser.add_argument(
+        "--beam",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="the rest of the line are options of Apache Beam, such as --runner=DataflowRunner",
+    )
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     paths = arguments.text or embedded_corpus(output / "text")
 
@@ -53,9 +64,8 @@ def main() -> None:
         documents = itertools.chain.from_iterable(map(data.stream_documents, paths))
         paragraphs = itertools.chain.from_iterable(documents)
         vocabulary = data.train_vocabulary(paragraphs, VOCABULARY_SIZE)
-    output.mkdir(parents=True, exist_ok=True)
     (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    options = {"beam_options": beam_options} if beam_options else {}
+    options = {"beam_options": arguments.beam} if arguments.beam else {}
     data.write_records(
         paths,
         output,
@@ -69,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

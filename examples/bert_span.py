@@ -10,6 +10,7 @@ selection, Ram et al. 2021, section 3). The training stops early where F1 on a v
 its own gets no better. Under --output: a model for export.publish.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ import re
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 
@@ -137,8 +139,12 @@ def guess(examples: list[Example]) -> dict[str, float]:
     return {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
 
 
-def main() -> None:
-    arguments = _encoder.options(__doc__, STEPS, "bert_span").parse_args()
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    return _encoder.options(__doc__, STEPS, "bert_span")
+
+
+def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     train, validation = data.split_documents(train, 0.1)
@@ -182,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -10,6 +10,7 @@ which mark stood behind it, O that nothing has to change. So F1 of the entities,
 named-entity files, is here that of the words to change. Under --output: a model for export.publish.
 """
 
+import argparse
 import collections
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import numpy as np
 import tensorflow as tf
@@ -112,13 +114,17 @@ def add_lora(encoder: keras.Model, rank: int) -> None:
             layer.self_attention.value_projection.enable_lora(rank)
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """The command line."""
     parser = _encoder.options(__doc__, STEPS, "bert_tag")
     parser.add_argument(
         "--columns", type=int, nargs=2, default=(0, -1), help="where word and tag stand in --data"
     )
     parser.add_argument("--lora", type=int, metavar="RANK", help="learn updates of this rank")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data, arguments.columns)
     labels = sorted({tag for _, tags in train for tag in tags})
@@ -164,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -18,6 +18,7 @@ import re
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
+import _shared
 import keras
 import matplotlib
 import numpy as np
@@ -142,13 +143,15 @@ def plane(points: np.ndarray) -> np.ndarray:
     return centred @ axes[:2].T
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "contextual")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
     parser.add_argument("--language", choices=("en", "zh"), default="en")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/contextual"))
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     encoder, tokenizer = _encoder.read(arguments.checkpoint)
     words = WORDS if arguments.language == "en" else corpus_sentences()
     unknown = [word for word in words if word not in tokenizer.vocabulary]
@@ -201,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -13,11 +13,11 @@ import argparse
 import functools
 import os
 import pathlib
-import shutil
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import numpy as np
 import tensorflow as tf
@@ -93,22 +93,21 @@ def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size:
     return float(np.exp(-np.log(counts / counts.sum())[held_out[:, 1:]].mean()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "generate_text", resume=True)
     parser.add_argument("--language", default="en", help="a column of the corpus")
     parser.add_argument("--text", type=pathlib.Path, help="a text file instead of the corpus")
     parser.add_argument("--size", default="gpt_mini")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/generate_text"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
     began = time.time()
     keras.utils.set_random_seed(arguments.seed)
-    if not arguments.resume:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
 
     # Text
     if arguments.text:
@@ -176,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

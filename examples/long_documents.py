@@ -21,6 +21,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import numpy as np
 import tensorflow as tf
@@ -158,12 +159,16 @@ def peaks() -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, None)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--peak", choices=SIDES, help="only measure one training step's memory")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     if arguments.peak:
         return peak(arguments.peak)
     began = time.time()
@@ -217,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

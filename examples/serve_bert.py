@@ -8,6 +8,7 @@ has not run yet, a short training takes its place. Then it asks each servable in
 cannot import keras, or the TF Serving that --server names.
 """
 
+import argparse
 import os
 import pathlib
 import subprocess
@@ -17,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _encoder
 import _serving
+import _shared
 import keras
 
 from keras_attn import data, export
@@ -63,14 +65,20 @@ def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model
     if not (trained / "model.keras").is_file():
         print(f"\nno runs/{name}: training it for {steps} steps")
         command = [sys.executable, str(_serving.EXAMPLES / f"{name}.py")]
-        subprocess.run([*command, "--steps", str(steps), "--output", str(trained)], check=True)
+        subprocess.run(
+            [*command, "--steps", str(steps), "--overwrite", "--output", str(trained)], check=True
+        )
     return _encoder.load(trained)
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """The command line."""
     parser = _serving.options(__doc__, "serve_bert")
     parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     servables = {name: arguments.output / "servables" / name for name in QUESTIONS}
 
     if not arguments.server:
@@ -81,7 +89,7 @@ def main() -> None:
             "answer": fine_tuned("bert_span", trained, arguments.steps),
         }
         for name, (model, layers) in made.items():
-            print(f"\n{export.publish(model, servables[name], **layers, keep=3)}")
+            print(f"\n{export.publish(model, servables[name], **layers)}")
         _serving.write_config(arguments.output / "servables", list(servables))
 
     answers = {
@@ -110,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -8,6 +8,7 @@ none, a short training makes a weak one. Then it asks the servable in a process 
 keras, or the TF Serving that --server names.
 """
 
+import argparse
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import _serving
+import _shared
 import keras
 
 from keras_attn import data, export
@@ -38,15 +40,19 @@ def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
     if not (folder / "model.keras").is_file():
         print(f"no {TRAINED}: training for {steps} steps; translate_transformer.py is better")
         command = [sys.executable, str(_serving.EXAMPLES / "translate_transformer.py")]
-        command += ["--steps", str(steps), "--scored", "25", "--output", str(folder)]
+        command += ["--steps", str(steps), "--scored", "25", "--overwrite", "--output", str(folder)]
         subprocess.run(command, check=True)
     return folder
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """The command line."""
     parser = _serving.options(__doc__, "serve_translation")
     parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     servable = arguments.output / "servables" / "translate"
 
     if not arguments.server:
@@ -59,7 +65,7 @@ def main() -> None:
             beams=BEAMS,
             searches=["beam", "greedy"],
         )
-        print(f"\n{export.publish(model, servable, generation=generation, keep=3)}")
+        print(f"\n{export.publish(model, servable, generation=generation)}")
         _serving.write_config(servable.parent, [servable.name])
 
     answers = _serving.ask(
@@ -76,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

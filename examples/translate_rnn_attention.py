@@ -13,11 +13,11 @@ The default corpus is LibreOffice Help (examples/data). Everything that a run ma
 import argparse
 import os
 import pathlib
-import shutil
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import numpy as np
 import sacrebleu
@@ -131,8 +131,9 @@ def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
     return [string.decode() for string in strings]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "translate_rnn", resume=True)
     parser.add_argument("--attention", choices=("bahdanau", "luong", "local_p"), default="bahdanau")
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
@@ -140,15 +141,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192, help="width of embeddings and cells")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/translate_rnn"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
     began = time.time()
     keras.utils.set_random_seed(arguments.seed)
-    if not arguments.resume:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
 
     # Text: pairs, one vocabulary for both languages, ids
     train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
@@ -227,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

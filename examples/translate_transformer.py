@@ -14,12 +14,12 @@ import argparse
 import functools
 import os
 import pathlib
-import shutil
 import time
 from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import numpy as np
 import sacrebleu
@@ -164,8 +164,9 @@ def bleu(lines: Sequence[str], references: Sequence[str], language: str) -> floa
     return found.score
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _shared.options(__doc__, "translate", resume=True)
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
     parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
@@ -173,15 +174,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--scored", type=int, default=SCORED)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/translate"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
     output, steps_per_epoch = arguments.output, max(1, arguments.steps // EPOCHS)
     began = time.time()
     keras.utils.set_random_seed(arguments.seed)
-    if not arguments.resume:
-        shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
 
     # Text: pairs, one vocabulary for both languages, ids
     train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
@@ -236,4 +235,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -9,12 +9,12 @@ Table 1 of the Transformer's paper, 6 its choices. The page lies under --output.
 import argparse
 import functools
 import os
-import pathlib
 import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _shared
 import keras
 import matplotlib
 import numpy as np
@@ -371,11 +371,12 @@ def choices(axis: plt.Axes) -> None:
     axis.legend(fontsize=7)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/why_attention"))
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    return _shared.options(__doc__, "why_attention")
+
+
+def main(arguments: argparse.Namespace) -> None:
     began = time.time()
     keras.utils.set_random_seed(1)
     figure, axes = plt.subplots(3, 4, figsize=(20, 13), layout="constrained")
@@ -394,4 +395,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _shared.run(main, options())

@@ -69,7 +69,18 @@ def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
     process.communicate()
     assert not (killed / "model.keras").exists()
 
-    resumed = finish(start(text, killed, "--save-every", "4", "--resume"))
+    process = start(text, killed, "--resume")  # with the options of the run that was killed
+    while newest(killed) < 48:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    printed, _ = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert printed.splitlines()[-1] == (
+        f"stopped; to go on: python {ROOT}/examples/bert_pretrain.py --resume --output {killed}"
+    )
+
+    resumed = finish(start(text, killed, "--resume"))
     assert "resuming after step" in resumed
     assert weights(killed) == weights(tmp_path / "whole")
 

@@ -82,8 +82,9 @@ def files(tmp_path):
 
 
 def run(example, name, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    example(name).main()
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    module = example(name)
+    example("_shared").run(module.main, module.options())
 
 
 def test_classify_learns_and_saves_what_can_be_served(
@@ -135,7 +136,7 @@ def test_lora_leaves_the_encoder_alone(example, checkpoint, files, tmp_path, mon
 
 @pytest.mark.slow
 def test_an_interrupted_choice_resumes_to_the_same_weights(
-    example, checkpoint, files, tmp_path, monkeypatch
+    example, checkpoint, files, tmp_path, monkeypatch, capsys
 ):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -144,11 +145,14 @@ def test_an_interrupted_choice_resumes_to_the_same_weights(
     monkeypatch.setattr(example("bert_choice"), "SAVE_EVERY", 3)
     run(example, "bert_choice", monkeypatch, *options, "--output", tmp_path / "whole")
     halves = [*options, "--output", tmp_path / "halves"]
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(keras.Model, "evaluate", interrupt)  # at the end of the first part
         run(example, "bert_choice", patched, *halves)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"stopped; to go on: python bert_choice.py --resume --output {tmp_path / 'halves'}"
+    )
     assert [path.stem[-1] for path in (tmp_path / "halves" / "checkpoints").iterdir()] == ["3"]
-    run(example, "bert_choice", monkeypatch, *halves, "--resume")
+    run(example, "bert_choice", monkeypatch, "--resume", "--output", tmp_path / "halves")
     first, second = (example("_encoder").load(tmp_path / name)[0] for name in ("whole", "halves"))
     for weight, again in zip(first.weights, second.weights, strict=True):
         assert np.array_equal(weight, again), weight.path
@@ -158,8 +162,9 @@ def test_an_interrupted_choice_resumes_to_the_same_weights(
 def test_without_an_encoder_it_makes_one(example, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(example("_encoder"), "SHORT_STEPS", 2)
+    options = ["--data", files["bert_classify"], "--steps", 6, "--overwrite"]
     for count in (1, 0):  # the second time it is there
-        run(example, "bert_classify", monkeypatch, "--data", files["bert_classify"], "--steps", 6)
+        run(example, "bert_classify", monkeypatch, *options)
         assert capsys.readouterr().out.count("pre-training for 2 steps") == count
 
 

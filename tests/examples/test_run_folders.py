@@ -1,0 +1,187 @@
+"""The folder of a run: nothing that is not the example's own is ever removed or written over."""
+
+import argparse
+import importlib
+import json
+import pathlib
+import signal
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+RESUMABLE = [
+    "bert_choice",
+    "bert_pretrain",
+    "generate_text",
+    "translate_rnn_attention",
+    "translate_transformer",
+]
+OVERWRITING = [
+    "attention_it",
+    "bert_classify",
+    "bert_pairs",
+    "bert_records",
+    "bert_span",
+    "bert_tag",
+    "contextual_words",
+    "why_attention",
+]
+ADDING = ["serve_bert", "serve_translation"]
+PRINTING = ["long_documents"]
+
+pytestmark = pytest.mark.backends("tensorflow", reason="the examples' own backend")
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A function: the name of an example -> its module."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module
+
+
+@pytest.fixture
+def start(example, tmp_path):
+    """A function: the options given -> those of the run, in tmp_path / "run"."""
+    shared = example("_shared")
+    parser = shared.options("A test.", "run", resume=True)
+    parser.add_argument("--steps", type=int, default=5)
+
+    def begin(*given, folder=tmp_path / "run"):
+        return shared.start(main, parser, [*given, "--output", str(folder)])
+
+    return begin
+
+
+def main(arguments):
+    """What this file would run, if it were an example."""
+
+
+def finish(folder):
+    """What a run leaves."""
+    for name in (
+        "model.keras",
+        "vocab.txt",
+        "checkpoints/step-0000000200.npz",
+        "logs/train/events.out.tfevents.1.host",
+        "servable/1/saved_model.pb",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("from a run")
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"], ["--resume"]])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"thesis.txt": "years of work"}, "thesis.txt"),
+        ({"model.keras": "of somebody", "a": "", "b": "", "c": ""}, "a, b, c, ..."),
+        ({"run.json": "not ours"}, "run.json"),
+        ({"run.json": "[1]", "x": ""}, "run.json, x"),
+        ({"run.json": '{"example": "other.py", "options": []}'}, "a run of other.py"),
+    ],
+)
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(
+    start, tmp_path, option, content, found
+):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    before = files(folder)
+    with pytest.raises(SystemExit) as refused:
+        start(*option)
+    assert str(refused.value) == (
+        "`--output` must be a new or empty folder, or one of an earlier run of "
+        f"test_run_folders.py, got {folder} ({found}): nothing was changed, give another --output"
+    )
+    assert files(folder) == before
+
+
+def test_a_file_is_no_folder(start, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(SystemExit, match=r"got .*run \(a file\)"):
+        start("--overwrite")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_second_run_asks(start, tmp_path):
+    start()
+    start("--steps", "6")  # the first one failed before it wrote anything
+    finish(tmp_path / "run")
+    before = files(tmp_path / "run")
+    with pytest.raises(SystemExit, match=r"holds an earlier run .* --resume .* --overwrite"):
+        start()
+    assert files(tmp_path / "run") == before
+
+
+def test_overwriting_leaves_served_versions_and_other_files(start, tmp_path):
+    folder = tmp_path / "run"
+    start()
+    finish(folder)
+    (folder / "checkpoints" / "notes.txt").write_text("mine")
+    (folder / "checkpoints" / "step-mine.npz").write_text("mine")
+    (folder / "servable" / "2").mkdir()
+    (folder / "servable" / "2" / "model.keras").write_text("served")
+    (folder / "plans.txt").write_text("mine")
+    before = set(files(folder))
+    start("--overwrite", "--steps", "7")
+    assert before - set(files(folder)) == {
+        "model.keras",
+        "checkpoints/step-0000000200.npz",
+        "logs/train/events.out.tfevents.1.host",
+    }
+    assert json.loads((folder / "run.json").read_text())["options"][:2] == ["--steps", "7"]
+
+
+def test_a_resumed_run_keeps_its_files_and_its_options(start, tmp_path):
+    folder = tmp_path / "run"
+    assert start("--overwrite", "--steps", "7").steps == 7
+    finish(folder)
+    before = set(files(folder))
+    moved = folder.rename(tmp_path / "moved")
+    resumed = start("--resume", folder=moved)
+    assert (resumed.steps, resumed.output) == (7, moved)
+    assert set(files(moved)) == before
+    assert start("--resume", "--steps", "9", folder=moved).steps == 9
+    assert start("--resume", folder=moved).steps == 9
+
+
+def test_there_must_be_a_run_to_resume(start, tmp_path):
+    with pytest.raises(SystemExit, match="which holds none: leave --resume out to begin one"):
+        start("--resume")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_example_has_the_options_that_it_needs(example):
+    names = [path.stem for path in EXAMPLES.glob("[!_]*.py")]
+    assert sorted(names) == sorted([*RESUMABLE, *OVERWRITING, *ADDING, *PRINTING])
+    for name in names:
+        options = example(name).options().parse_args([])
+        assert ("resume" in options) == (name in RESUMABLE), name
+        assert ("overwrite" in options) == (name in RESUMABLE + OVERWRITING), name
+        assert ("output" in options) == (name not in PRINTING), name
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_interrupt_ends_in_one_line(example, tmp_path, monkeypatch, capsys, resume):
+    shared, folder = example("_shared"), tmp_path / "a run"
+    monkeypatch.setattr(sys, "argv", ["examples/it.py", "--output", str(folder)])
+
+    def interrupted(arguments: argparse.Namespace) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        shared.run(interrupted, shared.options("A test.", "run", resume=resume))
+    assert stopped.value.code == 130
+    line = f"; to go on: python examples/it.py --resume --output '{folder}'" if resume else ""
+    assert capsys.readouterr().err == f"\nstopped{line}\n"
