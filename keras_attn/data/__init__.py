@@ -3,14 +3,6 @@
 from keras_attn.data.bert_preprocessor import BertPreprocessor
 from keras_attn.data.choice_preprocessor import ChoicePreprocessor
 from keras_attn.data.classification_postprocessor import ClassificationPostprocessor
-from keras_attn.data.documents import (
-    read_documents,
-    read_table,
-    split_documents,
-    stream_documents,
-    table_documents,
-    tokenize_documents,
-)
 from keras_attn.data.masked_lm import TokenMasker
 from keras_attn.data.masked_lm_postprocessor import MaskedLMPostprocessor
 from keras_attn.data.masked_lm_preprocessor import MaskedLMPreprocessor
@@ -23,8 +15,23 @@ from keras_attn.data.records import read_records, sample_records
 from keras_attn.data.sentence_pairs import SentencePairs
 from keras_attn.data.span_postprocessor import SpanPostprocessor
 from keras_attn.data.span_preprocessor import SpanPreprocessor
-from keras_attn.data.tag_file import read_tags
 from keras_attn.data.tagging_postprocessor import TaggingPostprocessor
+from keras_attn.data.text.documents import (
+    read_documents,
+    split_documents,
+    stream_documents,
+    tokenize_documents,
+)
+from keras_attn.data.text.examples import (
+    Examples,
+    read_choices,
+    read_entities,
+    read_examples,
+    read_rows,
+    read_squad,
+)
+from keras_attn.data.text.tables import read_table, table_documents
+from keras_attn.data.text.tags import read_tags
 from keras_attn.data.tokenizer import BertTokenizer
 from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
 from keras_attn.data.words_preprocessor import WordsPreprocessor
@@ -34,6 +41,7 @@ __all__ = [
     "BertTokenizer",
     "ChoicePreprocessor",
     "ClassificationPostprocessor",
+    "Examples",
     "MaskedLMPostprocessor",
     "MaskedLMPreprocessor",
     "PairPreprocessor",
@@ -46,8 +54,13 @@ __all__ = [
     "pack",
     "pack_rows",
     "pretraining_dataset",
+    "read_choices",
     "read_documents",
+    "read_entities",
+    "read_examples",
     "read_records",
+    "read_rows",
+    "read_squad",
     "read_table",
     "read_tags",
     "read_vocabulary",

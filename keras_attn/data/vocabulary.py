@@ -4,6 +4,8 @@ import collections
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from keras_attn.data.text.files import Path, read_lines
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
 
@@ -68,24 +70,24 @@ def train_vocabulary(
     return sorted(ids, key=ids.get)
 
 
-def read_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads a vocab.txt: UTF-8, one piece a line, the id is the line's number from 0.
+def read_vocabulary(path: Path) -> list[str]:
+    """Reads a vocab.txt: UTF-8, a token in each line, whose number from 0 is the id.
+
+    A byte-order mark is left out, and blank lines at the end.
 
     Raises:
-        ValueError: if the file is not UTF-8; the message names the file and the line.
+        ValueError: if the file is not UTF-8 or has a blank line between tokens; the message names
+            file and line.
     """
-    with open(path, "rb") as file:
-        lines = file.read().removesuffix(b"\n").split(b"\n")
-    pieces = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            pieces.append(line.removesuffix(b"\r").decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"`vocabulary` must be a UTF-8 file, got {os.fspath(path)} "
-                f"whose line {number} is not ({error.reason})"
-            ) from error
-    return [] if pieces == [""] else pieces
+    tokens = [line for _, line in read_lines(path)]
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    if "" in tokens:
+        raise ValueError(
+            f"`vocabulary` must hold a token in each line, got {os.fspath(path)} "
+            f"whose line {tokens.index('') + 1} is blank"
+        )
+    return tokens
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:

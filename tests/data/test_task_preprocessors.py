@@ -11,7 +11,6 @@ from keras_attn.data import (
     PairPreprocessor,
     SpanPreprocessor,
     WordsPreprocessor,
-    read_tags,
 )
 
 tf = pytest.importorskip("tensorflow")
@@ -120,26 +119,6 @@ def test_tags_that_repeat():
 def test_words_without_rows():
     with pytest.raises(ValueError, match=r"`words` must have the shape \[B, \(W\)\], got \(1,\)"):
         words_layer()(tf.constant(["who"]))
-
-
-def test_tag_file(tmp_path):
-    file = tmp_path / "tags.iob2"
-    file.write_text("# text = x\n1\tAnn\tB-X\n2\t#\tO\n\n\n1\tthe\tO\r\n", encoding="utf-8")
-    sentences = list(read_tags(file, word_column=1, separator="\t"))
-    assert sentences == [(["Ann", "#"], ["B-X", "O"]), (["the"], ["O"])]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a O\nb\n", r"tags.txt, line 2: every line must have 2 columns, got 1: 'b'"),
-        ("a\n", r"tags.txt, line 1: every line must have 2 columns, got 1: 'a'"),
-    ],
-)
-def test_tag_file_of_unequal_columns(text, message, tmp_path):
-    (tmp_path / "tags.txt").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        list(read_tags(tmp_path / "tags.txt"))
 
 
 def span_layer(**options):

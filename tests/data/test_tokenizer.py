@@ -180,7 +180,7 @@ def test_bad_vocabulary_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"got .*vocab.txt without \[PAD\], \[UNK\]"):
         BertTokenizer(path)
     path.write_bytes(gzip.compress(b"a"))
-    with pytest.raises(ValueError, match=r"must be a UTF-8 file, got .*vocab.txt whose line 1"):
+    with pytest.raises(ValueError, match=r"text must be UTF-8, got .*vocab.txt whose line 1"):
         BertTokenizer(path)
 
 

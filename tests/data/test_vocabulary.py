@@ -58,5 +58,14 @@ def test_read_vocabulary_keeps_every_line(tmp_path):
 def test_vocabulary_that_is_not_utf8_is_named_with_its_line(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("[PAD]\nGröße\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"`vocabulary` must be a UTF-8 file, got .*latin.txt .*2"):
+    with pytest.raises(ValueError, match=r"text must be UTF-8, got .*latin.txt .*2"):
+        read_vocabulary(path)
+
+
+def test_a_byte_order_mark_and_blank_lines_at_the_end_are_no_tokens(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("\ufeff[PAD]\r\n\ufeffx\r\n\r\n\n".encode())
+    assert read_vocabulary(path) == ["[PAD]", "\ufeffx"]
+    path.write_bytes(b"[PAD]\n\na\n")
+    with pytest.raises(ValueError, match="got .*vocab.txt whose line 2 is blank"):
         read_vocabulary(path)

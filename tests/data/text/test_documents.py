@@ -1,19 +1,14 @@
 import gzip
-import pathlib
 
 import pytest
 
 from keras_attn.data import (
     BertTokenizer,
     read_documents,
-    read_table,
     split_documents,
-    table_documents,
     tokenize_documents,
 )
 from keras_attn.data.vocabulary import SPECIAL_TOKENS
-
-CORPUS = pathlib.Path(__file__).parents[2] / "examples/data/libreoffice_help.tsv.gz"
 
 
 def write(path, content):
@@ -37,39 +32,6 @@ def test_bad_text_files_are_named(tmp_path):
     latin = write(tmp_path / "latin.txt", "one\ntwo\nGröße".encode("latin-1"))
     with pytest.raises(ValueError, match=r"text must be UTF-8, got .*latin.txt whose line 3"):
         read_documents([good, latin])
-
-
-def test_corpus_is_what_its_notice_says():
-    table = read_table(CORPUS)
-    assert list(table) == ["document", "en", "de", "zh"]
-    assert len(table["en"]) == 46815
-    assert len(table_documents(table, "en")) == 2479
-    assert sum(map(len, table_documents(table, "en", "de").values())) == 43430
-    assert sum(map(len, table_documents(table, "en", "zh").values())) == 30316
-
-
-def test_a_table_with_commas(tmp_path):
-    content = 'text,label\r\n"a, ""b""",x\r\n"two\nlines",y\r\n'
-    expected = {"text": ['a, "b"', "two\nlines"], "label": ["x", "y"]}
-    assert read_table(write(tmp_path / "a.csv", content)) == expected
-    packed = write(tmp_path / "a.csv.gz", gzip.compress(content.encode()))
-    assert read_table(packed) == expected
-    with pytest.raises(ValueError, match=r"a.csv whose line 3 has 1"):
-        read_table(write(tmp_path / "a.csv", "text,label\nb,x\nc\n"))
-    with pytest.raises(ValueError, match=r"must be a table, got .*a.csv whose line 2 is not"):
-        read_table(write(tmp_path / "a.csv", 'text,label\n"b" c,x\n'))
-
-
-def test_bad_tables_are_named(tmp_path):
-    uneven = write(tmp_path / "uneven.tsv", "document\ten\np\ta\np\tb\tc\n")
-    with pytest.raises(
-        ValueError, match=r"must have 2 columns in every line, got .*uneven.tsv whose line 3 has 3"
-    ):
-        read_table(uneven)
-    with pytest.raises(ValueError, match=r"must be a table with a header line, got .*none.tsv"):
-        read_table(write(tmp_path / "none.tsv", ""))
-    with pytest.raises(ValueError, match="`columns` must be among document, en, got 'fr'"):
-        table_documents({"document": [], "en": []}, "fr")
 
 
 def test_split_is_seeded_complete_and_in_order():

@@ -1,0 +1,1 @@
+"""Files of text, vocabularies and tokenizers; import its names from `keras_attn.data`."""

@@ -1,0 +1,117 @@
+"""Tables with a header line: columns by name, and the documents that their rows make."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+from keras_attn.data.text.files import Path, read_lines, stem
+
+_LONGEST_CELL = 2**31 - 1  # characters; the csv module refuses more than 131,072 by default
+
+
+def read_table(path: Path) -> dict[str, list[str]]:
+    """Reads a table, its first line the names of the columns.
+
+    Blank lines and columns without a name are left out.
+
+    Args:
+        path: a UTF-8 file; comma-separated, with quotes as spreadsheets write them, if its name
+            ends in .csv, otherwise tab-separated; with .gz, .bz2 or .xz behind that it is
+            decompressed.
+
+    Returns:
+        The cells of each column, by its name.
+
+    Raises:
+        ValueError: if the file is empty, is not UTF-8, two columns have the same name, or a line
+            has more or fewer cells than the first; the message names file and line.
+    """
+    names, rows = read_numbered(path)
+    columns = list(zip(*(cells for _, cells in rows), strict=True)) or [()] * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True) if name}
+
+
+def read_numbered(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of a table's columns, and its rows: the number of the line, the cells."""
+    name = os.fspath(path)
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        lines = list(_cells(path))
+    finally:
+        csv.field_size_limit(limit)
+    if not lines:
+        raise ValueError(f"`path` must be a table with a header line, got {name} empty")
+    (_, names), *rows = lines
+    twice = [column for column, count in Counter(names).items() if column and count > 1]
+    if twice:
+        raise ValueError(
+            f"`path` must name each column once, got {name} with {names.count(twice[0])} columns "
+            f"{twice[0]!r}"
+        )
+    if len(names) > 1:  # a line of spaces is blank
+        rows = [(number, cells) for number, cells in rows if len(cells) > 1 or cells[0].strip()]
+    for number, cells in rows:
+        if len(cells) != len(names):
+            raise ValueError(
+                f"`path` must have {len(names)} columns in every line, "
+                f"got {name} whose line {number} has {len(cells)}"
+            )
+    return names, rows
+
+
+def table_documents(
+    table: dict[str, list[str]], *columns: str, by: str = "document"
+) -> dict[str, list]:
+    """Groups the rows of a table into documents.
+
+    Args:
+        table: from `read_table`.
+        columns: one name for paragraphs, several for aligned ones, such as "en", "de" for
+            translation pairs. Rows that lack one of them are left out.
+        by: the column with the document's name.
+
+    Returns:
+        The documents by name, in order: a list of strings each, or, for several columns, of
+        tuples of strings. Documents without a row are left out.
+
+    Raises:
+        ValueError: if the table has no such column.
+
+    Example:
+    >>> table = {"document": ["p", "p", "q"], "en": ["a", "b", "c"], "de": ["A", "", "C"]}
+    >>> table_documents(table, "en")
+    {'p': ['a', 'b'], 'q': ['c']}
+    >>> table_documents(table, "en", "de")
+    {'p': [('a', 'A')], 'q': [('c', 'C')]}
+    """
+    for name in (by, *columns):
+        if name not in table:
+            raise ValueError(f"`columns` must be among {', '.join(table)}, got {name!r}")
+    documents: dict[str, list] = {}
+    for document, *cells in zip(table[by], *(table[name] for name in columns), strict=True):
+        if all(cells):
+            row = cells[0] if len(columns) == 1 else tuple(cells)
+            documents.setdefault(document, []).append(row)
+    return documents
+
+
+def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines' numbers and cells, without blank lines; a quoted cell may hold line ends."""
+    if not stem(path).endswith(".csv"):
+        for number, line in read_lines(path):
+            if line.strip(" "):
+                yield number, line.split("\t")
+        return
+    reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
+    try:
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise ValueError(
+            f"`path` must be a table, got {os.fspath(path)} "
+            f"whose line {reader.line_num} is not ({error})"
+        ) from error
