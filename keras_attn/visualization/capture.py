@@ -5,43 +5,37 @@ Letters: B batch, N heads, T query length, S key length.
 
 from __future__ import annotations
 
+import collections
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
-
-
-class _WithWeights(keras.layers.Layer):
-    """A layer that returns its weights too.
-
-    A layer of its own, as Keras expects every call of one layer to return equally many tensors.
-    """
-
-    def __init__(self, layer: keras.layers.Layer) -> None:
-        super().__init__(dtype=layer.dtype_policy, name=f"{layer.name}_with_weights")
-        self.layer = layer
-        self.built = True
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer(*args, **kwargs | {"return_attention_scores": True})
-
-    def compute_mask(self, *_: Any) -> None:
-        """The inner layer has set the mask of its output already."""
+from keras import ops
 
 
 def attention_model(model: keras.Model) -> keras.Model | None:
     """A model with the same inputs and layers, whose outputs are the attention weights.
 
     Every layer that can return its weights is asked for them, be it of this package or Keras' own,
-    and inside a model that is called as a layer too.
+    and inside a model that is called as a layer, or inside `keras.layers.TimeDistributed`, too.
 
     Args:
         model: functional or sequential, with its inputs known.
 
     Returns:
         The model; its output is a dict from a layer's name to its weights, float `[B, N, T, S]`, or
-        `[B, T, S]` of a layer without heads; a layer that has two kinds gives NAME and NAME_1, a
-        layer inside the model OUTER gives OUTER_NAME. None where no layer has weights to give.
+        `[B, T, S]` of a layer without heads. Each call of a layer has an entry of its own:
+
+        - a layer with two kinds of weights gives NAME and NAME_1;
+        - the second call of a layer gives NAME_call_2;
+        - a layer inside the model OUTER gives OUTER_NAME, inside its second call
+          OUTER_call_2_NAME;
+        - a layer inside `TimeDistributed` gives the name of the wrapper, for each step: one more
+          axis after the batch.
+
+        Where another layer has such a name already, it is written with slashes: NAME/1. None where
+        no layer has weights to give.
 
     Raises:
         ValueError: a model that is neither functional nor a built sequential one.
@@ -57,33 +51,130 @@ def attention_model(model: keras.Model) -> keras.Model | None:
             "`model` must be functional, or sequential and built, "
             f"got the {type(model).__name__} {model.name!r}"
         )
-    copy, weights = _capture(model)
+    copy, weights = _Capture().of_model(model)
     return keras.Model(copy.input, weights) if weights else None
 
 
-def _capture(model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-    """The model called anew on inputs of its own, and the weights in that call."""
-    weights: dict[str, Any] = {}
+class _Asking(keras.layers.Layer):
+    """A layer whose call returns `[outputs, weights]`, the weights by name.
 
-    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
-            copy, inner = _capture(layer)
-            if not inner:
+    A layer of its own, as Keras expects every call of one layer to return equally many tensors.
+    """
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        super().__init__(dtype=layer.dtype_policy, name=f"{layer.name}_with_weights")
+        self.layer = layer
+        self.built = True
+
+    def compute_mask(self, *_: Any) -> None:
+        """The inner layer has set the mask of its output already."""
+
+
+class _AskingLayer(_Asking):
+    def call(self, *args: Any, **kwargs: Any) -> list:
+        outputs, *rest = self.layer(*args, **kwargs | {"return_attention_scores": True})
+        weights = [item for item in rest if not isinstance(item, dict)]
+        caches = [item for item in rest if isinstance(item, dict)]
+        if kwargs.get("return_attention_scores"):
+            outputs = (outputs, *rest)
+        elif caches:
+            outputs = (outputs, *caches)
+        return [outputs, {str(kind) if kind else "": w for kind, w in enumerate(weights)}]
+
+
+class _AskingSteps(_Asking):
+    """`TimeDistributed`, with all steps in one batch."""
+
+    def __init__(self, layer: keras.layers.TimeDistributed, inner: Any) -> None:
+        super().__init__(layer)
+        self.inner = inner
+
+    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> list:
+        steps = ops.shape(inputs)[:2]
+
+        def merge(x: Any) -> Any:
+            return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+
+        def split(x: Any) -> Any:
+            return ops.reshape(x, (*steps, *ops.shape(x)[1:]))
+
+        arguments = {} if mask is None else {"mask": merge(mask)}
+        return keras.tree.map_structure(split, self.inner(merge(inputs), **arguments))
+
+
+class _Capture:
+    """Models that return their weights too, one for each model and layer inside."""
+
+    def __init__(self) -> None:
+        self._asking: dict[keras.layers.Layer, Any] = {}
+
+    def of_model(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        """The model called anew on inputs of its own, and the weights in that call."""
+        if isinstance(model, keras.Sequential):  # of which no call can be changed
+            model = keras.Model(model.inputs[0], model.outputs[0])
+        turns = _turns(model)
+        found: dict[keras.layers.Layer, dict[int, dict]] = {}
+
+        def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+            turn = next(turns[layer])
+            asking = self._of_layer(layer)
+            if asking is None:
                 return layer(*args, **kwargs)
-            outputs, inner = keras.Model(copy.input, [copy.output, inner])(*args, **kwargs)
-            weights.update({f"{layer.name}_{name}": item for name, item in inner.items()})
+            outputs, weights = asking(*args, **kwargs)
+            found.setdefault(layer, {})[turn] = weights
             return outputs
-        if "return_attention_scores" not in inspect.signature(layer.call).parameters:
-            return layer(*args, **kwargs)
-        results = _WithWeights(layer)(*args, **kwargs)
-        outputs, first, *more = results
-        weights[layer.name] = first
-        weights.update({f"{layer.name}_{index}": item for index, item in enumerate(more, start=1)})
-        return results if kwargs.get("return_attention_scores") else outputs
 
-    if isinstance(model, keras.Sequential):  # of which no call can be changed
-        model = keras.Model(model.inputs[0], model.outputs[0])
-    copy = keras.models.clone_model(
-        model, clone_function=lambda layer: layer, call_function=call, recursive=False
-    )
-    return copy, weights
+        copy = keras.models.clone_model(
+            model, clone_function=lambda layer: layer, call_function=call, recursive=False
+        )
+        return copy, _named(found)
+
+    def _of_layer(self, layer: keras.layers.Layer) -> Any:
+        """What to call in place of the layer; None where the layer has no weights to give."""
+        if layer not in self._asking:
+            self._asking[layer] = self._make(layer)
+        return self._asking[layer]
+
+    def _make(self, layer: keras.layers.Layer) -> Any:
+        if isinstance(layer, keras.layers.TimeDistributed):
+            inner = self._of_layer(layer.layer)
+            return inner and _AskingSteps(layer, inner)
+        if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
+            copy, weights = self.of_model(layer)
+            return keras.Model(copy.input, [copy.output, weights]) if weights else None
+        if "return_attention_scores" in inspect.signature(layer.call).parameters:
+            return _AskingLayer(layer)
+        return None
+
+
+def _turns(model: keras.Model) -> dict[Any, Any]:
+    """For each layer, which of its calls in the model comes next when the model is called anew.
+
+    A model runs by depth, not in the order in which it was written.
+    """
+    turns = collections.defaultdict(list)
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            turns[node.operation].append(node.operation._inbound_nodes.index(node))
+    return {
+        layer: iter([sorted(indices).index(index) for index in indices])
+        for layer, indices in turns.items()
+    }
+
+
+def _named(found: dict[keras.layers.Layer, dict[int, dict]]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for layer, calls in found.items():
+        for turn in sorted(calls):
+            for name, weights in calls[turn].items():
+                call = f"call_{turn + 1}" if turn else ""
+                named[_free_name((layer.name, call, name), found, named)] = weights
+    return named
+
+
+def _free_name(words: Iterable[str], layers: Iterable, taken: Iterable[str]) -> str:
+    own, *more = [word for word in words if word]
+    name = "_".join([own, *more])
+    if more and (name in taken or name in [layer.name for layer in layers]):
+        return "/".join([own, *more])
+    return name

@@ -54,6 +54,85 @@ def test_a_model_inside_a_model_is_opened():
         assert_close(captured[f"bert_encoder_{name}"], expected[name], atol=1e-6)
 
 
+def weights_of(layer, inputs, **arguments):
+    return arrays(layer(inputs, return_attention_scores=True, **arguments)[1])
+
+
+@pytest.mark.parametrize("written", ["left first", "right first"])
+def test_each_call_of_a_shared_encoder_has_its_own_weights(written):
+    encoder = bert.encoder(TINY)
+    sides = {
+        side: {
+            key: keras.Input((None,), dtype=tensor.dtype, name=f"{side}_{key}")
+            for key, tensor in encoder.input.items()
+        }
+        for side in ("left", "right")
+    }
+    order = ["left", "right"] if written == "left first" else ["right", "left"]
+    pooled = {side: encoder(sides[side])["pooled_output"] for side in order}
+    siamese = keras.Model(sides, keras.layers.Dot(axes=1)([pooled["left"], pooled["right"]]))
+    rng = np.random.default_rng(5)
+    values = {
+        side: {**bert_inputs((2, length)), "token_ids": rng.integers(29, size=(2, length))}
+        for side, length in (("left", 7), ("right", 5))
+    }
+    captured = attention_model(siamese)(values)
+    first, second = (attention_model(encoder)(values[side]) for side in order)
+    assert list(captured) == [
+        *(f"bert_encoder_{name}" for name in first),
+        *(f"bert_encoder_call_2_{name}" for name in second),
+    ]
+    for name in first:
+        assert_close(captured[f"bert_encoder_{name}"], first[name], atol=1e-6)
+        assert_close(captured[f"bert_encoder_call_2_{name}"], second[name], atol=1e-6)
+
+
+def test_a_layer_called_in_a_row_and_side_by_side():
+    layer = layers.MultiHeadSelfAttention(2, name="own")
+    x, y = keras.Input((5, 4)), keras.Input((3, 4))
+    model = keras.Model([x, y], [layer(layer(x)), layer(y)])
+    rng = np.random.default_rng(7)
+    values = [rng.normal(size=(2, n, 4)).astype("float32") for n in (5, 3)]
+    captured = attention_model(model)(values)
+    expected = {
+        "own": weights_of(layer, values[0]),
+        "own_call_2": weights_of(layer, layer(values[0])),
+        "own_call_3": weights_of(layer, values[1]),
+    }
+    assert list(captured) == list(expected)
+    for name, weights in expected.items():
+        assert_close(captured[name], weights, atol=1e-6)
+
+
+def test_a_model_inside_time_distributed_is_opened():
+    inputs = keras.Input((5, 4))
+    layer = layers.MultiHeadSelfAttention(2, name="own")
+    steps = keras.layers.TimeDistributed(keras.Model(inputs, layer(inputs)), name="each")
+    x = keras.Input((3, 5, 4))
+    model = keras.Model(x, steps(x))
+    values = np.random.default_rng(7).normal(size=(2, 3, 5, 4)).astype("float32")
+    captured = attention_model(model)
+    assert captured.output["each_own"].shape == (None, 3, 2, 5, 5)
+    expected = [weights_of(layer, values[:, step]) for step in range(3)]
+    assert_close(captured(values)["each_own"], np.stack(expected, 1), atol=1e-6)
+
+
+def test_no_name_of_one_layer_hides_another():
+    x, context = keras.Input((5, 4)), keras.Input((3, 4))
+    blocks = [layers.TransformerDecoderBlock(2, 7, name=name) for name in ("block", "block_1")]
+    model = keras.Model([x, context], blocks[1](blocks[0](x, context), context))
+    assert list(attention_model(model).output) == ["block", "block/1", "block_1", "block_1_1"]
+
+
+def test_a_cache_is_no_weights():
+    block = layers.TransformerEncoderBlock(2, 7, causal=True, name="block")
+    x = keras.Input((5, 4))
+    cache = {name: keras.Input((2, 6, 2), name=name) for name in ("key", "value")}
+    outputs, after = block(x, cache=cache)
+    model = attention_model(keras.Model([x, cache], [outputs, after["key"]]))
+    assert {name: w.shape for name, w in model.output.items()} == {"block": (None, 2, 5, 6)}
+
+
 def test_an_encoder_with_a_decoder_gives_three_kinds():
     model = transformer.encoder_decoder(
         "transformer_tiny", vocabulary_size=31, num_layers=1, dropout=0.0
