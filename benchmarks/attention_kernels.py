@@ -180,20 +180,21 @@ def _records():
 
 
 def keep(name, device):
-    """Measure a row and put it in the place of its old lines."""
+    """Measure a row and put it in the place of its old lines of this processor."""
     row = ROWS[name]
     number = {"time": "seconds", "memory": "extra_peak_mib"}[row.what]
     where = {
         "device": f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else device,
         "versions": {name: version(name) for name in ("keras", "tensorflow", "jax", "torch")},
     }
-    fresh = [
+    measured = [
         {"row": name, **dataclasses.asdict(case), "length": length, number: found, **where}
         for (case, length), found in measure(row, device).items()
     ]
-    for record in fresh:
+    for record in measured:
         print(*(f"{key}={found}" for key, found in record.items() if key not in where), flush=True)
-    records = [record for record in _records() if record["row"] != name] + fresh
+    old = [r for r in _records() if (r["row"], r["device"]) != (name, where["device"])]
+    records = old + measured
     RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -201,7 +202,7 @@ LABELS = {"seconds": "seconds", "extra_peak_mib": "extra peak memory, MiB"}
 
 
 def plot():
-    """Time and peak against length, float32: without a mask or with a window, and causal."""
+    """Time and peak against length, float32, of the processor that was measured last."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,11 +210,14 @@ def plot():
 
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 8), layout="constrained")
     panels = (("lengths", "lengths_causal"), ("memory", "memory_causal"))
+    rows = {name for pair in panels for name in pair}
+    device = [record["device"] for record in _records() if record["row"] in rows][-1]
     for row, number in enumerate(("seconds", "extra_peak_mib")):
         for axis, name in zip(axes[row], panels[row], strict=True):
             curves = {}
             for record in _records():
-                if record["row"] == name and record[number]:
+                here = record["row"] == name and record["device"] == device
+                if here and record[number]:
                     side = record["side"] + (f", window {WINDOW}" * (record["mask"] == "window"))
                     curves.setdefault(side, []).append((record["length"], record[number]))
             if not curves:  # not measured
@@ -227,7 +231,7 @@ def plot():
             title = "causal" if "causal" in name else "no mask"
             axis.set(title=title, xlabel="length", ylabel=LABELS[number])
             axis.legend()
-    figure.suptitle("Forward and backward, batch 1, 8 heads of 64, float32, two CPU cores")
+    figure.suptitle(f"Forward and backward, batch 1, 8 heads of 64, float32; {device}")
     figure.savefig(RESULTS.with_suffix(".png"), dpi=120)
 
 
