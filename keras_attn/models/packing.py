@@ -40,16 +40,17 @@ def packed(model: keras.Model) -> keras.Model:
 
     Inputs: those of `model`, and sequence_ids int `[B, T]`, the same number at the positions of one
     sequence and another at those of the next; positions int `[B, T]`, which restart at 0 with each
-    sequence; where the model has a pooler also first_positions int `[B, S]`, where each sequence
-    begins. Outputs: those of `model`; what it gives for a sequence becomes `[B, S, ...]`.
+    sequence; where the model takes the first vector of a sequence, as BERT's pooler does, also
+    first_positions int `[B, S]`, where each sequence begins. Outputs: those of `model`; what it
+    gives for a sequence becomes `[B, S, ...]`.
 
     Args:
         model: of `models.gpt`, or of `models.bert` or `models.bert_tasks`: a classifier, regressor
             or next-sentence model on the pooler, a tagger, a masked LM, the pre-training model.
 
     Raises:
-        ValueError: a layer that would mix the sequences of a row, such as a mean over all
-            positions; its name is told.
+        ValueError: a layer or an operation that would mix the sequences of a row, such as a mean
+            over all positions; the message gives its name. An encoder-decoder; a packed model.
 
     Source: Krell et al. 2021, section 3.2 (packing without cross-contamination).
 
@@ -59,33 +60,41 @@ def packed(model: keras.Model) -> keras.Model:
     >>> sorted(set(packed(model).input) - set(model.input)), packed(model).output.shape
     (['first_positions', 'positions', 'sequence_ids'], (None, None, 3))
     """
-    pooler = parts.of(model).pooler
+    found = parts.of(model)
+    if found.encoder and found.decoder:
+        raise ValueError(
+            "`model` must be an encoder or a decoder alone, got the encoder-decoder "
+            f"{model.name!r}: nothing says which source a packed target belongs to"
+        )
+    if "sequence_ids" in model.input:
+        raise ValueError(
+            f"`model` must take one sequence a row, got {model.name!r}, packed already"
+        )
+    _check_apart(model)
     new = ["sequence_ids", "positions"]
-    if pooler is not None:
+    if any(map(_is_item, model.operations)):
         new.append("first_positions")
     inputs = {
         key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
         for key, tensor in model.input.items()
     }
     extra = {key: keras.Input((None,), dtype="int32", name=key) for key in new}
-    hidden = None
 
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal hidden
-        if isinstance(layer, POSITIONS):
-            return layer(*args, **kwargs, positions=extra["positions"])
-        if isinstance(layer, layers.TransformerEncoderBlock):
-            hidden = layer(*args, **kwargs, sequence_ids=extra["sequence_ids"])
-            return hidden
-        if layer is pooler:  # instead of the first vector of the row
-            first = ops.expand_dims(extra["first_positions"], -1)  # [B, S, 1]
-            return layer(ops.take_along_axis(hidden, first, axis=1))
-        if isinstance(layer, keras.layers.Layer) and not isinstance(layer, APART):
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(operation, POSITIONS):
+            return operation(*args, **kwargs, positions=extra["positions"])
+        if isinstance(operation, layers.TransformerEncoderBlock):
+            return operation(*args, **kwargs, sequence_ids=extra["sequence_ids"])
+        if not _is_item(operation):
+            return operation(*args, **kwargs)
+        hidden, item = args
+        if tuple(item) != (slice(None), 0):
             raise ValueError(
-                "`model` must treat the sequences of a row apart, got the layer "
-                f"{layer.name!r}, a {type(layer).__name__}"
+                "`model` must take the first vector of a sequence or all, "
+                f"got {operation.name!r}, which takes {item}"
             )
-        return layer(*args, **kwargs)
+        first = ops.expand_dims(extra["first_positions"], -1)  # [B, S, 1]
+        return ops.take_along_axis(hidden, first, axis=1)  # [B, S, D]
 
     return keras.models.clone_model(
         keras.Model({**model.input, **extra}, model.output, name=f"{model.name}_packed"),
@@ -93,3 +102,19 @@ def packed(model: keras.Model) -> keras.Model:
         clone_function=lambda layer: layer,
         call_function=call,
     )
+
+
+def _is_item(operation: Any) -> bool:
+    return type(operation).__name__ == "GetItem"  # `x[:, 0]`: Keras does not export the class
+
+
+def _check_apart(model: keras.Model) -> None:
+    known = (*POSITIONS, *APART, layers.TransformerEncoderBlock)
+    mixing = [op for op in model.operations if not (isinstance(op, known) or _is_item(op))]
+    # A layer has a name that the user knows, unlike the operations around it.
+    for operation in sorted(mixing, key=lambda op: not isinstance(op, keras.layers.Layer)):
+        kind = "layer" if isinstance(operation, keras.layers.Layer) else "operation"
+        raise ValueError(
+            f"`model` must treat the sequences of a row apart, got the {kind} "
+            f"{operation.name!r}, a {type(operation).__name__}"
+        )

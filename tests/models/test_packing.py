@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_attn import models
+from keras_attn import layers, models
 from keras_attn.models.packing import packed
 from tests.backend import arrays, call_with, gradients
 
@@ -131,36 +131,97 @@ def test_pretraining_heads_and_saving(tmp_path):
     close(again["next_sentence"], outputs["next_sentence"])
 
 
-@pytest.mark.parametrize("kind", ["tagger", "masked_lm", "gpt"])
-def test_models_without_a_vector_for_a_sequence(kind):
-    if kind == "tagger":
-        model = models.bert_tasks.tagger(encoder(), C)
-    elif kind == "masked_lm":
-        model = models.bert_tasks.masked_lm(encoder())
-    else:
-        size = models.sizes.GptSize(2, D, N, F, vocabulary_size=V, max_length=L)
-        model = models.gpt.decoder(size)
+GPT = models.sizes.GptSize(2, D, N, F, vocabulary_size=V, max_length=L)
+GPT_POSITIONS = {
+    "learned": lambda: None,
+    "sinusoids": layers.SinusoidalPositionEncoding,
+    "rotary": layers.RotaryEmbedding,
+    "alibi": lambda: layers.ALiBi(N),
+    "relative": lambda: layers.RelativePositionBias(N, max_distance=5),
+}
+PER_TOKEN = {
+    "tagger": lambda: models.bert_tasks.tagger(encoder(), C),
+    **{
+        f"gpt_{name}": lambda make=make: models.gpt.decoder(GPT, position=make())
+        for name, make in GPT_POSITIONS.items()
+    },
+}
+PER_SEQUENCE = {
+    "masked_lm": lambda: models.bert_tasks.masked_lm(encoder()),
+    "regressor": lambda: models.bert_tasks.regressor(encoder()),
+    "next_sentence": lambda: models.bert_tasks.next_sentence(encoder()),
+    "first_vector": lambda: on_top(lambda outputs: outputs["sequence_output"][:, 0]),
+}
+
+
+def on_top(make):
+    """A model of a user's own."""
+    inside = encoder()
+    return keras.Model(inside.input, keras.layers.Dense(C)(make(inside.output)))
+
+
+def both_ways(model):
+    """Outputs for padded and for packed rows."""
     padded = {**PADDED, "masked_positions": MASKED}
     rows = {**PACKED, "masked_positions": MASKED_IN_ROWS}
-    expected = arrays(model(inputs_of(model, padded)))
-    actual = arrays(packed(model)(inputs_of(packed(model), rows)))
-    if kind == "masked_lm":
-        close(actual[REAL], expected[:, 0])
-    else:
-        close(actual[PACKED["padding_mask"]], expected[SHOWN])
+    return arrays(model(inputs_of(model, padded))), arrays(
+        packed(model)(inputs_of(packed(model), rows))
+    )
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (models.bert_tasks.span, "got the layer 'span', a SpanHead"),
-        (models.bert_tasks.multiple_choice, "got the layer 'bert_encoder', a Functional"),
-        (
-            lambda encoder: models.bert_tasks.classifier(encoder, C, pooling="mean"),
-            "got the layer 'pooling', a SequencePooling",
-        ),
-    ],
-)
+@pytest.mark.parametrize("build", PER_TOKEN.values(), ids=PER_TOKEN)
+def test_outputs_for_each_token(build):
+    expected, actual = both_ways(build())
+    close(actual[PACKED["padding_mask"]], expected[SHOWN])
+
+
+@pytest.mark.parametrize("build", PER_SEQUENCE.values(), ids=PER_SEQUENCE)
+def test_outputs_for_each_sequence(build):
+    expected, actual = both_ways(build())
+    close(actual[REAL], expected.reshape(len(SIZES), -1))
+
+
+def test_an_encoder_gives_vectors_of_both():
+    expected, actual = both_ways(encoder())
+    close(actual["sequence_output"][PACKED["padding_mask"]], expected["sequence_output"][SHOWN])
+    close(actual["pooled_output"][REAL], expected["pooled_output"])
+
+
+REFUSED = {
+    "span": (
+        lambda: models.bert_tasks.span(encoder()),
+        "got the layer 'span', a SpanHead",
+    ),
+    "multiple_choice": (
+        lambda: models.bert_tasks.multiple_choice(encoder()),
+        "got the layer 'bert_encoder', a Functional",
+    ),
+    "classifier_mean": (
+        lambda: models.bert_tasks.classifier(encoder(), C, pooling="mean"),
+        "got the layer 'pooling', a SequencePooling",
+    ),
+    "transformer": (
+        lambda: models.transformer.encoder_decoder("transformer_tiny", vocabulary_size=V),
+        "got the encoder-decoder 'transformer'",
+    ),
+    "rnn": (
+        lambda: models.rnn_attention.encoder_decoder(V, embedding_dim=3, units=5),
+        "got the encoder-decoder 'rnn_attention'",
+    ),
+    "a_mean_of_a_user": (
+        lambda: on_top(lambda outputs: keras.ops.mean(outputs["sequence_output"], axis=1)),
+        "got the operation 'mean.*', a Mean",
+    ),
+    "the_last_vector": (
+        lambda: on_top(lambda outputs: outputs["sequence_output"][:, -1]),
+        "must take the first vector of a sequence or all, got 'get_item",
+    ),
+    "packed": (lambda: packed(encoder()), "got 'bert_encoder_packed', packed already"),
+    "another": (lambda: keras.Sequential([keras.Input((3,))], name="other"), "got the Sequential"),
+}
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_would_mix_sequences_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
-        packed(build(encoder()))
+        packed(build())
