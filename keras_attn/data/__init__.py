@@ -13,9 +13,8 @@ from keras_attn.data.pipelines import pretraining_dataset, rows_of
 from keras_attn.data.record_writer import write_records
 from keras_attn.data.records import read_records, sample_records
 from keras_attn.data.sentence_pairs import SentencePairs
-from keras_attn.data.span_postprocessor import SpanPostprocessor
-from keras_attn.data.span_preprocessor import SpanPreprocessor
 from keras_attn.data.tagging_postprocessor import TaggingPostprocessor
+from keras_attn.data.tasks.span import SpanPostprocessor, SpanPreprocessor
 from keras_attn.data.text.documents import (
     read_documents,
     split_documents,
@@ -32,8 +31,8 @@ from keras_attn.data.text.examples import (
 )
 from keras_attn.data.text.tables import read_table, table_documents
 from keras_attn.data.text.tags import read_tags
-from keras_attn.data.tokenizer import BertTokenizer
-from keras_attn.data.vocabulary import read_vocabulary, train_vocabulary
+from keras_attn.data.text.tokenizer import BertTokenizer
+from keras_attn.data.text.vocabulary import read_vocabulary, train_vocabulary
 from keras_attn.data.words_preprocessor import WordsPreprocessor
 
 __all__ = [

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 from keras_attn.data._imports import tf
 
@@ -24,3 +28,62 @@ def require(right: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.Abs
         names = [value.decode("utf-8", "replace") for value in wrong.numpy()[:5]]
         raise ValueError(f"{message}, got {', '.join(map(repr, names))}")
     return contextlib.nullcontext()
+
+
+def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.RaggedTensor:
+    """`values` as a tensor of strings; a ragged tensor stays one.
+
+    Raises:
+        ValueError: something in it is not a string, or lists have unequal lengths.
+    """
+    if not tf.is_tensor(values) and not isinstance(values, tf.RaggedTensor):
+        _check_strings(name, values)
+        try:
+            values = tf.convert_to_tensor(values, tf.string)
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` must have the shape {shape}, got lists of unequal length"
+            ) from error
+    if values.dtype != tf.string:
+        raise ValueError(f"`{name}` must hold strings, got {values.dtype.name}")
+    return values
+
+
+def ragged_strings(name: str, values: Any) -> tf.RaggedTensor:
+    """`values`, a list of lists or a tensor, as strings, ragged `[B, (W)]`.
+
+    Raises:
+        ValueError: it has another shape, or something in it is not a string.
+    """
+    if not tf.is_tensor(values) and not isinstance(values, tf.RaggedTensor):
+        _check_strings(name, values)
+        rows = values.tolist() if isinstance(values, np.ndarray) else values
+        rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+        flat = [row for row in rows if not isinstance(row, (list, tuple))]
+        if flat:
+            raise ValueError(
+                f"`{name}` must have the shape [B, (W)], a list for each row, got {flat[0]!r}"
+            )
+        values = tf.ragged.constant(rows, dtype=tf.string, ragged_rank=1, inner_shape=())
+    values = strings(name, values)
+    if values.shape.rank != 2:
+        raise ValueError(f"`{name}` must have the shape [B, (W)], got {values.shape}")
+    if not isinstance(values, tf.RaggedTensor):
+        values = tf.RaggedTensor.from_tensor(values)
+    return values
+
+
+def _check_strings(name: str, values: Any) -> None:
+    for number, leaf in enumerate(_leaves(values)):
+        if not isinstance(leaf, (str, bytes)):
+            raise ValueError(f"`{name}` must hold strings, got {leaf!r} at place {number}")
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        yield values
+    else:
+        for value in values:
+            yield from _leaves(value)

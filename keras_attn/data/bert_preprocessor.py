@@ -15,8 +15,8 @@ import numpy as np
 from keras_attn._register import register
 from keras_attn.data._imports import tf
 from keras_attn.data.packing import pack
-from keras_attn.data.tokenizer import BertTokenizer
-from keras_attn.data.vocabulary import SPECIAL_TOKENS, is_continuation
+from keras_attn.data.text.tokenizer import BertTokenizer
+from keras_attn.data.text.vocabulary import SPECIAL_TOKENS, is_continuation
 
 
 @register()

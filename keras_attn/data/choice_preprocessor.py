@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_attn._register import register
 from keras_attn.data._imports import tf
+from keras_attn.data._require import strings
 from keras_attn.data.pair_preprocessor import PairPreprocessor
 
 
@@ -42,16 +43,11 @@ class ChoicePreprocessor(PairPreprocessor):
 
     def call(self, prompt: Any, choices: Any) -> dict[str, tf.Tensor]:
         """Rows of each choice."""
-        try:
-            choices = tf.convert_to_tensor(choices)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"`choices` must have as many strings for each prompt, [B, C], got {choices}"
-            ) from error
+        choices = strings("choices", choices, "[B, C]")
         if choices.shape.rank != 2:
             raise ValueError(f"`choices` must have the shape [B, C], got {choices.shape}")
         batch, count = tf.unstack(tf.shape(choices))
-        prompts = tf.repeat(tf.convert_to_tensor(prompt), count)  # [B C]
+        prompts = tf.repeat(strings("prompt", prompt), count)  # [B C]
         rows = super().call(prompts, tf.reshape(choices, [-1]))
         shape = [batch, choices.shape[1] or count, tf.shape(rows["token_ids"])[1]]
         return {name: tf.reshape(row, shape) for name, row in rows.items()}  # [B, C, T]

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_attn.data._imports import tf
 from keras_attn.data.random import uniform
-from keras_attn.data.tokenizer import BertTokenizer
-from keras_attn.data.vocabulary import is_continuation
+from keras_attn.data.text.tokenizer import BertTokenizer
+from keras_attn.data.text.vocabulary import is_continuation
 
 
 class TokenMasker:

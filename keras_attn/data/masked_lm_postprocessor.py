@@ -12,7 +12,7 @@ from typing import Any
 from keras_attn._register import register
 from keras_attn.data._imports import tf
 from keras_attn.data.postprocessor import Postprocessor
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 
 @register()
@@ -58,6 +58,13 @@ class MaskedLMPostprocessor(Postprocessor):
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The best pieces at each mask."""
         logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
+        logits = tf.convert_to_tensor(logits)
+        size = len(self.tokenizer.vocabulary)
+        if logits.shape[-1] < size:
+            raise ValueError(
+                f"`outputs` must have a logit for each of {size} tokens, got {logits.shape[-1]}"
+            )
+        logits = logits[..., :size]  # a model may have more rows than tokens, to a round number
         best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
         real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
         return {

@@ -10,7 +10,7 @@ from typing import Any
 from keras_attn.data._imports import tf
 from keras_attn.data.masked_lm import TokenMasker
 from keras_attn.data.packing import pack
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 
 class PairExamples:

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_attn._register import register
 from keras_attn.data._imports import tf
+from keras_attn.data._require import strings
 from keras_attn.data.bert_preprocessor import BertPreprocessor
 
 
@@ -43,4 +44,6 @@ class PairPreprocessor(BertPreprocessor):
 
     def call(self, first: Any, second: Any) -> dict[str, tf.Tensor]:
         """Rows of the pairs."""
-        return self._pack([self.tokenizer(first), self.tokenizer(second)])
+        return self._pack(
+            [self.tokenizer(strings("first", first)), self.tokenizer(strings("second", second))]
+        )

@@ -11,7 +11,7 @@ from keras_attn.data._imports import tf
 from keras_attn.data.packing import check_ids
 from keras_attn.data.pair_examples import PairExamples, with_rows
 from keras_attn.data.sentence_pairs import SentencePairs
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 
 def pretraining_dataset(

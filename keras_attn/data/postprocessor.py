@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 
 class Postprocessor(keras.layers.Layer):

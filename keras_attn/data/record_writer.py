@@ -20,7 +20,7 @@ from keras_attn.data.pipelines import rows_of
 from keras_attn.data.records import MANIFEST, Path, checksum, vocabulary_checksum
 from keras_attn.data.sentence_pairs import SentencePairs
 from keras_attn.data.text.documents import stream_documents, tokenize_documents
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 LOCAL = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")  # all cores
 GROUP = 1 << 22  # characters of the documents among which pairs are drawn

@@ -16,7 +16,7 @@ from typing import Any
 
 from keras_attn.data._imports import tf
 from keras_attn.data.pair_examples import PairExamples, with_rows
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 Path = str | os.PathLike
 MANIFEST = "records.json"

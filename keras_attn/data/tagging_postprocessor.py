@@ -46,7 +46,7 @@ class TaggingPostprocessor(ClassificationPostprocessor):
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A tag for each word."""
         answer = self._likeliest(tf.convert_to_tensor(outputs), "tags")
-        real = features["padding_mask"]
+        real = tf.cast(features["padding_mask"], tf.bool)
         pieces = self.tokenizer.pieces(features["token_ids"])
         return {
             "pieces": tf.where(real, pieces, ""),

@@ -11,9 +11,9 @@ from typing import Any
 
 from keras_attn._register import register
 from keras_attn.data._imports import tf
-from keras_attn.data._require import require
+from keras_attn.data._require import ragged_strings, require
 from keras_attn.data.bert_preprocessor import BertPreprocessor
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 ONE_TAG = "`tags` must have one tag for each word"
 
@@ -73,7 +73,7 @@ class WordsPreprocessor(BertPreprocessor):
         features = self._pack([rows])
         if tags is None:
             return features
-        words, tags = _ragged("words", words), _ragged("tags", tags)
+        words, tags = ragged_strings("words", words), ragged_strings("tags", tags)
         equal = tags.row_lengths() == pieces.row_lengths()
         with require(equal, tf.strings.reduce_join(words, -1, separator=" "), ONE_TAG):
             tags = tags.with_values(tf.identity(tags.values))
@@ -97,7 +97,7 @@ class WordsPreprocessor(BertPreprocessor):
         return {**super().get_config(), "tags": self.tags}
 
     def _pieces(self, words: Any) -> tf.RaggedTensor:
-        pieces = self.tokenizer(_ragged("words", words))
+        pieces = self.tokenizer(ragged_strings("words", words))
         empty = tf.cast(pieces.values.row_lengths() == 0, tf.int64)
         unknown = tf.RaggedTensor.from_row_lengths(
             tf.fill([tf.reduce_sum(empty)], self.tokenizer.unk_id), empty
@@ -118,14 +118,3 @@ class WordsPreprocessor(BertPreprocessor):
         known = tf.reduce_any(same, axis=1)
         with require(known, tags, f"`tags` must be among {', '.join(self.tags)}"):
             return tf.cast(tf.argmax(tf.cast(same, tf.int32), axis=1), tf.int32)
-
-
-def _ragged(name: str, strings: Any) -> tf.RaggedTensor:
-    if not isinstance(strings, tf.RaggedTensor):
-        if not tf.is_tensor(strings):
-            strings = tf.ragged.constant(strings, dtype=tf.string, ragged_rank=1)
-        elif strings.shape.rank == 2:
-            strings = tf.RaggedTensor.from_tensor(strings)
-    if strings.shape.rank != 2:
-        raise ValueError(f"`{name}` must have the shape [B, (W)], got {strings.shape}")
-    return strings

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attn.data import BertTokenizer, TokenMasker
-from keras_attn.data.vocabulary import SPECIAL_TOKENS
+from keras_attn.data.text.vocabulary import SPECIAL_TOKENS
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 WORDS = [f"w{i}" for i in range(53)]

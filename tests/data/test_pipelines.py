@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attn.data import BertTokenizer, pretraining_dataset, rows_of
-from keras_attn.data.vocabulary import SPECIAL_TOKENS
+from keras_attn.data.text.vocabulary import SPECIAL_TOKENS
 
 TOKENIZER = BertTokenizer([*SPECIAL_TOKENS, *(f"w{i}" for i in range(89)), "##x", "##y"])
 GENERATOR = np.random.default_rng(2)

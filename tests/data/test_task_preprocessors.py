@@ -8,8 +8,10 @@ import pytest
 
 from keras_attn.data import (
     ChoicePreprocessor,
+    MaskedLMPostprocessor,
     PairPreprocessor,
     SpanPreprocessor,
+    TaggingPostprocessor,
     WordsPreprocessor,
 )
 
@@ -70,9 +72,8 @@ def test_choices():
 
 
 def test_choices_of_unequal_number():
-    with pytest.raises(
-        ValueError, match=r"as many strings for each prompt, \[B, C\], got \[\['a'\]"
-    ):
+    message = r"`choices` must have the shape \[B, C\], got lists of unequal length"
+    with pytest.raises(ValueError, match=message):
         ChoicePreprocessor(VOCABULARY, length=9)(["who", "who"], [["a"], ["b", "c"]])
 
 
@@ -119,132 +120,66 @@ def test_tags_that_repeat():
 def test_words_without_rows():
     with pytest.raises(ValueError, match=r"`words` must have the shape \[B, \(W\)\], got \(1,\)"):
         words_layer()(tf.constant(["who"]))
+    message = r"`words` must have the shape \[B, \(W\)\], a list for each row, got 'who'"
+    for flat in (["who", "sang"], np.array(["who", "sang"])):
+        with pytest.raises(ValueError, match=message):
+            words_layer()(flat)
+    with pytest.raises(ValueError, match=r"`tags` must have the shape .* got 'O'"):
+        words_layer()([["who", "sang"]], ["O", "O"])
+    with pytest.raises(ValueError, match="`words` must hold strings, got None at place 2"):
+        words_layer()([["who", "sang"], [None]])
 
 
-def span_layer(**options):
-    return SpanPreprocessor(
-        VOCABULARY, **{"length": 10, "question_length": 3, "overlap": 1, **options}
-    )
+def test_words_in_other_forms():
+    expected = words_layer()([["who", "sang"], ["ann", "ann"]])
+    same(words_layer()(np.array([["who", "sang"], ["ann", "ann"]])), expected)
+    same(words_layer()((("who", "sang"), np.array(["ann", "ann"]))), expected)
+    assert lists(words_layer()([])["token_ids"]) == []
+    assert lists(words_layer()([[]])["token_ids"]) == [[2, 3]]
 
 
-CONTEXTS = ["Ann\u00a0 played — the loud 大小!\tsang", "who"]
+def test_pairs_that_are_no_strings_are_named():
+    layer = PairPreprocessor(VOCABULARY, length=9)
+    with pytest.raises(ValueError, match="`second` must hold strings, got None at place 1"):
+        layer(["a", "b"], ["c", None])
+    with pytest.raises(ValueError, match="`prompt` must hold strings, got nan at place 0"):
+        ChoicePreprocessor(VOCABULARY, length=9)([float("nan")], [["a", "b"]])
 
 
-def test_windows():
-    """Room for 4 pieces, 1 shared with the window before; the second context has one window."""
-    layer = span_layer()
-    questions = tf.constant(["who sang the the", "-"])
-    features = layer(questions, CONTEXTS)
-    question = "[CLS] who sang the [SEP]"
-    assert lists(features["token_ids"]) == [
-        [
-            ids(f"{question} ann play ##ed [UNK] [SEP]"),
-            ids(f"{question} [UNK] the loud 大 [SEP]"),
-            ids(f"{question} 大 小 ! sang [SEP]"),
-        ],
-        [ids("[CLS] - [SEP] who [SEP]") + [0] * 5, [0] * 10, [0] * 10],
-    ]
-    seen = features["padding_mask"].numpy()
-    assert seen.sum(-1).tolist() == [[10, 10, 10], [5, 0, 0]]
-    assert lists(features["segment_ids"])[0][1] == [0] * 5 + [1] * 5
-    context = CONTEXTS[0].encode()
-    words = [
-        context[first:last].decode()
-        for first, last in features["offsets"].numpy()[0, 1]
-        if first >= 0
-    ]
-    assert words == ["—", "the", "loud", "大"]
-    assert (features["offsets"].numpy()[1, 0] >= 0).all(-1).tolist() == [False] * 3 + [True] + [
-        False
-    ] * 6
-    same(in_graph(layer, questions, tf.constant(CONTEXTS)), features)
+def test_a_matrix_with_more_rows_than_tokens():
+    """As NVIDIA's BERTs have it: the rows beyond the vocabulary never come out."""
+    size = len(VOCABULARY)
+    logits = np.full([1, 2, size + 7], -9.0, "float32")
+    logits[0, 0, [ID["sang"], ID["loud"], size + 3]] = 2.0, 1.0, 30.0
+    layer = MaskedLMPostprocessor(VOCABULARY, top=2)
+    answer = layer(logits, {"masked_weights": [[1.0, 0.0]]})
+    assert lists(answer["pieces"]) == [[[b"sang", b"loud"], [b"", b""]]]
+    same(answer, layer(logits[..., :size], {"masked_weights": [[1.0, 0.0]]}))
+    with pytest.raises(ValueError, match=f"a logit for each of {size} tokens, got {size - 1}"):
+        layer(logits[..., : size - 1], {"masked_weights": [[1.0, 0.0]]})
 
 
-def test_labels():
-    """The first window ends within the answer, and does not have it."""
-    answers, starts = ["— the", ""], [CONTEXTS[0].index("—"), 0]
-    arguments = (["who sang the", "who"], CONTEXTS, answers, starts)
-    _, labels, weights = span_layer()(*arguments)
-    assert lists(labels["start"]) == [[0, 5, 0], [0, 0, 0]]
-    assert lists(labels["end"]) == [[0, 6, 0], [0, 0, 0]]
-    assert lists(weights) == [[1, 1, 1], [1, 0, 0]]
-    same(in_graph(span_layer(), *map(tf.constant, arguments))[1], labels)
-
-
-def test_answers_come_back_as_they_were_written():
-    layer = span_layer(length=40)
-    features = layer(["who"], CONTEXTS[:1])
-    offsets = tf.repeat(features["offsets"][:, 0], 4, axis=0)
-    start, end = tf.constant([3, 4, 5, 0]), tf.constant([5, 8, 4, 0])
-    texts = layer.answers(CONTEXTS[:1] * 4, offsets, start, end)
-    assert [text.decode() for text in texts.numpy()] == [
-        "Ann\u00a0 played",
-        "played — the loud",
-        "played",
-        "",
-    ]
-
-
-def test_answer_that_is_not_in_its_context():
-    text = "`answer` must stand in `context` at `answer_start`, got 'loud'"
-    with pytest.raises(ValueError, match=text):
-        span_layer()(["who"], ["ann sang loud"], ["loud"], [3])
-
-
-def test_empty_context():
-    features, labels, _ = span_layer()(["who"], [""], [""], [0])
-    assert lists(features["token_ids"]) == [[ids("[CLS] who [SEP] [SEP]")]]
-    assert lists(labels["start"]) == [[0]]
-
-
-def test_windows_need_a_step():
-    with pytest.raises(ValueError, match="must leave more room than `overlap` after `question_len"):
-        span_layer(overlap=4)
-
-
-@pytest.mark.parametrize("make", [words_layer, span_layer, lambda: PairPreprocessor(VOCABULARY, 9)])
-def test_config(make):
-    layer = make()
-    again = reloaded(layer)
-    assert again.get_config() == layer.get_config()
-    strings = [layer.examples(9, 3)[name] for name in layer.text_inputs]
-    same(again(*strings), layer(*strings))
-
-
-@pytest.mark.shared_data
-def test_every_answer_of_xquad_comes_back(shared):
-    """The words that an answer touches hold it, and mostly are it."""
-    articles = json.loads((shared / "data" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
-    rows = [
-        (question["question"], paragraph["context"], answer["text"], answer["answer_start"])
-        for article in articles
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-        for answer in question["answers"]
-    ]
-    letters = sorted({c for row in rows for c in (row[0] + row[1]).lower()} - set(" \n"))
-    vocabulary = VOCABULARY[:5] + [p + c for p in ("", "##") for c in letters]
-    layer = SpanPreprocessor(vocabulary, length=4000, question_length=500, overlap=0)
-    questions, contexts, answers, starts = map(list, zip(*rows, strict=True))
-    exact = 0
-    for at in range(0, len(rows), 100):
-        cut = slice(at, at + 100)
-        features, labels, _ = layer(questions[cut], contexts[cut], answers[cut], starts[cut])
-        texts = layer.answers(
-            contexts[cut], features["offsets"][:, 0], labels["start"][:, 0], labels["end"][:, 0]
-        )
-        for text, answer in zip(texts.numpy(), answers[cut], strict=True):
-            assert answer.strip() in text.decode()
-            exact += text.decode() == answer
-    assert exact >= 0.97 * len(rows)
+def test_a_padding_mask_of_numbers():
+    features = {"token_ids": [[ID["ann"], 0]], "padding_mask": [[1, 0]]}
+    tagger = TaggingPostprocessor(VOCABULARY, ["x", "y"])
+    assert lists(tagger([[[1.0, 0.0], [0.0, 1.0]]], features)["tags"]) == [[b"x", b""]]
 
 
 PREPROCESSORS = {
     "pair": (lambda: PairPreprocessor(VOCABULARY, 9), [(), ()]),
     "choice": (lambda: ChoicePreprocessor(VOCABULARY, 9), [(), (2,)]),
     "words": (words_layer, [(None,)]),
-    "span": (span_layer, [(), ()]),
+    "span": (lambda: SpanPreprocessor(VOCABULARY, 10, 3, 1), [(), ()]),
 }
+
+
+@pytest.mark.parametrize("make", [make for make, _ in PREPROCESSORS.values()])
+def test_config(make):
+    layer = make()
+    again = reloaded(layer)
+    assert again.get_config() == layer.get_config()
+    strings = [layer.examples(9, 3)[name] for name in layer.text_inputs]
+    same(again(*strings), layer(*strings))
 
 
 @pytest.mark.backends("tensorflow", reason="the others have no strings in a functional model")

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_attn.data._imports import tf
 from keras_attn.data.text.files import Path, read_lines
-from keras_attn.data.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer import BertTokenizer
 
 Item = TypeVar("Item")
 

@@ -8,7 +8,7 @@ from keras_attn.data import (
     split_documents,
     tokenize_documents,
 )
-from keras_attn.data.vocabulary import SPECIAL_TOKENS
+from keras_attn.data.text.vocabulary import SPECIAL_TOKENS
 
 
 def write(path, content):

@@ -4,16 +4,18 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 
 from keras_attn.data import BertTokenizer, pack, read_table, train_vocabulary
-from keras_attn.data.vocabulary import SPECIAL_TOKENS
+from keras_attn.data.text.vocabulary import SPECIAL_TOKENS
 
-CORPUS = pathlib.Path(__file__).parents[2] / "examples/data/libreoffice_help.tsv.gz"
+CORPUS = pathlib.Path(__file__).parents[3] / "examples/data/libreoffice_help.tsv.gz"
 VOCABULARY = [*SPECIAL_TOKENS, "play", "##ing", "!", "the", "cat", "é", "Play", "e"]
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="functional string models need TensorFlow"
@@ -62,6 +64,53 @@ def test_final_sigma_is_the_originals():
     assert "ΟΔΟΣ".lower() == "οδος"
     assert BertTokenizer(vocabulary)(["ΟΔΟΣ"]).to_list() == [[5]]
     assert oracle(vocabulary, True).encode("ΟΔΟΣ", add_special_tokens=False).ids == [6]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_offsets_of_nasty_strings(lowercase):
+    """The ids are those of a call; the bytes of a token say what it says, whatever is around."""
+    tokenizer = BertTokenizer(
+        train_vocabulary(NASTY * 2, 900, lowercase, progress=False), lowercase
+    )
+    ids, begins, ends = tokenizer.tokenize_with_offsets(NASTY)
+    assert ids.to_list() == tokenizer(NASTY).to_list()
+    for text, row, row_begins, row_ends in zip(
+        NASTY, ids.to_list(), begins.to_list(), ends.to_list(), strict=True
+    ):
+        parts = [text.encode()[b:e].decode() for b, e in zip(row_begins, row_ends, strict=True)]
+        assert all(parts)
+        assert row_begins == sorted(row_begins)
+        again = tokenizer([part.strip() for part in parts]).to_list()
+        for token, part, alone in zip(row, parts, again, strict=True):
+            piece = tokenizer.vocabulary[token]
+            if not piece.startswith("##") and unicodedata.is_normalized("NFD", part):
+                assert alone == [token], (text, piece, part)
+    ragged = tf.ragged.constant([NASTY[3:5], []])
+    assert tokenizer.tokenize_with_offsets(ragged)[2].to_list() == [ends.to_list()[3:5], []]
+
+
+def test_a_private_character_in_a_vocabulary_is_a_token_like_others():
+    """U+E000 stood for [PAD] once, and hid it."""
+    vocabulary = [*SPECIAL_TOKENS, "\ue000", "a", "\ue004", "pad", "mask", "unk"]
+    for lowercase in (True, False):
+        ids = BertTokenizer(vocabulary, lowercase)(["[PAD] a[MASK]", "\ue000a \ue004", "é[UNK]pad"])
+        assert ids.to_list() == [[0, 6, 4], [6], [1, 1, 8]]
+
+
+def test_what_is_not_a_string_is_named():
+    tokenizer = BertTokenizer(VOCABULARY)
+    for wrong in (None, float("nan"), 3):
+        for texts in (["the", wrong], np.array(["the", wrong], object), (["the", wrong],)):
+            with pytest.raises(
+                ValueError, match=f"`text` must hold strings, got {wrong} at place 1"
+            ):
+                tokenizer(texts)
+        with pytest.raises(ValueError, match=f"`texts` must hold strings, got {wrong} at place 1"):
+            train_vocabulary(["the", wrong], 99)
+    with pytest.raises(ValueError, match=r"must have the shape \[B\], got lists of unequal length"):
+        tokenizer([["the"], ["a", "cat"]])
+    assert tokenizer([]).to_list() == []
+    assert tokenizer(np.array(["the", "cat"])).to_list() == [[8], [9]]
 
 
 def test_invalid_utf8_is_dropped():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,20 +14,18 @@ import keras
 
 from keras_attn._register import register
 from keras_attn.data._imports import tf, tf_text
+from keras_attn.data._require import strings
 from keras_attn.data.packing import check_ids
-from keras_attn.data.vocabulary import SPECIAL_TOKENS, check_vocabulary, read_vocabulary
-
-# Cleaning deletes private-use characters from the text, so that they are free to stand for the
-# special tokens through lower-casing, splitting and look-up.
-_SENTINELS = {token: chr(0xE000 + index) for index, token in enumerate(SPECIAL_TOKENS)}
-# Words of their own, from BERT's basic tokenizer: ASCII marks, Unicode punctuation, Chinese.
-_ALONE = (
-    r"[!-/:-@\[-`{-~\p{P}"
-    r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
-    r"\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
+from keras_attn.data.text.normalization import (
+    SPECIAL_TOKENS,
+    marked,
+    normalize,
+    sources,
+    split_words,
 )
-_SPLIT = " +|" + _ALONE
-_LONGEST_WORD = 100  # characters; BERT's word pieces give [UNK] for a longer one
+from keras_attn.data.text.vocabulary import check_vocabulary, read_vocabulary
+
+_LONGEST_WORD = 100  # characters; BERT gives [UNK] for a longer one
 
 
 @register()
@@ -127,18 +124,48 @@ class BertTokenizer(keras.layers.Layer):
 
     def call(self, text: Any) -> tf.RaggedTensor:
         """The ids of `text`."""
-        if not isinstance(text, tf.RaggedTensor):
-            text = tf.convert_to_tensor(text)
-        if text.dtype != tf.string:
-            raise ValueError(f"`text` must hold strings, got {text.dtype.name}")
+        text = self._strings(text)
         if isinstance(text, tf.RaggedTensor):
             return text.with_values(self.call(text.values))
-        if text.shape.rank != 1:
-            raise ValueError(f"`text` must have the shape [B], got {text.shape}")
-        words = tf_text.regex_split(self._normalize(text), _SPLIT, _ALONE)  # [B, (words)]
-        too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > _LONGEST_WORD
-        words = words.with_flat_values(tf.where(too_long, _SENTINELS["[UNK]"], words.flat_values))
-        return self._word_pieces().tokenize(words).merge_dims(-2, -1)  # [B, (T)]
+        words, _, _ = split_words(normalize(text, self.lowercase))  # [B, (words)]
+        return self._word_pieces().tokenize(self._cut(words)).merge_dims(-2, -1)  # [B, (T)]
+
+    def tokenize_with_offsets(
+        self, text: Any, whole_words: bool = False
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """The ids of `text`, and where in it each token begins and ends.
+
+        Args:
+            text: as in a call.
+            whole_words: whether a token has the place of its whole word.
+
+        Returns:
+            Three ragged int32 `[B, (T)]`: the ids, the first byte of each token in its string as
+            it was given, and the byte after its last, accents included.
+        """
+        text = self._strings(text)
+        if isinstance(text, tf.RaggedTensor):
+            parts = self.tokenize_with_offsets(text.values, whole_words)
+            return tuple(text.with_values(part) for part in parts)
+        normal = normalize(text, self.lowercase)
+        words, word_begins, word_ends = split_words(normal)  # [B, (words)]
+        ids, begins, ends = self._word_pieces().tokenize_with_offsets(self._cut(words))
+        word = ids.values.value_rowids()  # the number of each token's word in the batch
+        before = tf.cumsum(tf.cast(tf.strings.length(normal), tf.int64), exclusive=True)
+        word_begins, word_ends = (
+            tf.gather(place.flat_values + tf.gather(before, place.value_rowids()), word)
+            for place in (word_begins, word_ends)
+        )
+        whole = (ids.flat_values == self.unk_id) | whole_words
+        first = tf.where(whole, word_begins, word_begins + begins.flat_values)
+        last = tf.where(whole, word_ends, word_begins + ends.flat_values) - 1
+        source_begins, source_ends = sources(text, self.lowercase)
+        ids = ids.merge_dims(-2, -1)  # [B, (T)]
+        return (
+            ids,
+            ids.with_values(tf.cast(tf.gather(source_begins, first), tf.int32)),
+            ids.with_values(tf.cast(tf.gather(source_ends, last), tf.int32)),
+        )
 
     def pieces(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
         """The pieces as strings, of the shape of `ids`."""
@@ -182,18 +209,17 @@ class BertTokenizer(keras.layers.Layer):
             "lowercase": self.lowercase,
         }
 
-    def _normalize(self, text: tf.Tensor) -> tf.Tensor:
-        """The original BERT's cleaning; each special token becomes its sentinel."""
-        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        text = tf.strings.regex_replace(text, r"[\t\n\r\p{Z}]", " ")
-        text = tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\x{FFFD}]", "")
-        for token, sentinel in _SENTINELS.items():
-            text = tf.strings.regex_replace(text, re.escape(token), f" {sentinel} ")
-        if self.lowercase:
-            text = tf.strings.lower(text, encoding="utf-8")
-            text = tf_text.normalize_utf8(text, "NFD")
-            text = tf.strings.regex_replace(text, r"\p{Mn}", "")
+    def _strings(self, text: Any) -> tf.Tensor | tf.RaggedTensor:
+        text = strings("text", text)
+        if not isinstance(text, tf.RaggedTensor) and text.shape.rank != 1:
+            raise ValueError(f"`text` must have the shape [B], got {text.shape}")
         return text
+
+    def _cut(self, words: tf.RaggedTensor) -> tf.RaggedTensor:
+        """The words, [UNK] for those that are too long."""
+        too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > _LONGEST_WORD
+        unknown = marked("[UNK]", self.lowercase)
+        return words.with_flat_values(tf.where(too_long, unknown, words.flat_values))
 
     def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
         if not isinstance(ids, tf.RaggedTensor):
@@ -203,7 +229,10 @@ class BertTokenizer(keras.layers.Layer):
 
     def _word_pieces(self) -> tf_text.WordpieceTokenizer:
         if self._tokenizer is None:
-            pieces = [_SENTINELS.get(piece, piece) for piece in self.vocabulary]
+            pieces = [
+                marked(piece, self.lowercase) if piece in SPECIAL_TOKENS else piece
+                for piece in self.vocabulary
+            ]
             # The table outlives the graph in which the layer happens to be called first.
             with tf.init_scope():
                 ids = tf.range(len(pieces), dtype=tf.int64)
@@ -213,7 +242,7 @@ class BertTokenizer(keras.layers.Layer):
             self._tokenizer = tf_text.WordpieceTokenizer(
                 self._table,
                 token_out_type=tf.int32,
-                unknown_token=_SENTINELS["[UNK]"],
+                unknown_token=marked("[UNK]", self.lowercase),
                 max_bytes_per_word=4 * _LONGEST_WORD,
             )
         return self._tokenizer

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from keras_attn.data import read_vocabulary, train_vocabulary
+from keras_attn.data import BertTokenizer, read_vocabulary, train_vocabulary
 
 TEXTS = ["Low lower lowest.", "new newer newest, wide wider widest", "Größe 数据 数据库"] * 7
 
@@ -33,6 +33,16 @@ def test_special_tokens_first_then_pieces_of_the_text():
 def test_case_and_accents_stay_when_asked():
     vocabulary = train_vocabulary(TEXTS, 80, lowercase=False, progress=False)
     assert {"L", "##ö", "##ß"} <= set(vocabulary)
+
+
+def test_the_trainer_splits_words_as_the_tokenizer_does():
+    """A final sigma, as Python's lower() has it; a special token written out is no word."""
+    texts = ["ΟΔΟΣ ΣΟΦΟΣ, [MASK] ΟΔΟΣ[SEP]"] * 9
+    vocabulary = train_vocabulary(texts, 60, progress=False)
+    assert "ΟΔΟΣ".lower() in vocabulary
+    assert "οδοσ" not in vocabulary
+    assert not {"[", "]", "mask", "m"} & set(vocabulary)
+    assert BertTokenizer(vocabulary)(["Οδός"]).to_list() == [[vocabulary.index("οδος")]]
 
 
 @pytest.mark.parametrize(

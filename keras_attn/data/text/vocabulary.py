@@ -1,13 +1,16 @@
 """WordPiece vocabularies: train one, read one, and the checks that every one passes."""
 
 import collections
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from keras_attn.data._require import strings
 from keras_attn.data.text.files import Path, read_lines
+from keras_attn.data.text.normalization import SPECIAL_TOKENS, normalize, split_words
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
+_CHUNK = 4096  # texts at once
 
 
 def train_vocabulary(
@@ -121,21 +124,17 @@ def is_continuation(vocabulary: Sequence[str]) -> list[bool]:
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
-    """Words and marks as BERT's basic tokenizer splits them, in alphabetical order."""
-    import tokenizers
-
-    normalizer = tokenizers.normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=lowercase, clean_text=True, handle_chinese_chars=True
-    )
-    splitter = tokenizers.pre_tokenizers.BertPreTokenizer()
-    chunks: collections.Counter[str] = collections.Counter()
-    for text in texts:
-        chunks.update(normalizer.normalize_str(text).split())
-    words: collections.Counter[str] = collections.Counter()
-    for chunk, count in chunks.items():
-        for word, _ in splitter.pre_tokenize_str(chunk):
-            words[word] += count
-    return dict(sorted(words.items()))
+    """Words and marks as the tokenizer splits them, in alphabetical order."""
+    counts: collections.Counter[bytes] = collections.Counter()
+    texts = iter(texts)
+    while chunk := list(itertools.islice(texts, _CHUNK)):
+        words, _, _ = split_words(normalize(strings("texts", chunk), lowercase))
+        counts.update(words.flat_values.numpy().tolist())
+    return {
+        word.decode(): counts[word]
+        for word in sorted(counts)
+        if not word.startswith(b"\n")  # a special token, written out
+    }
 
 
 def _repeat(words: dict[str, int], at_most: int = 10_000) -> Iterator[str]:

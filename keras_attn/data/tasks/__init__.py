@@ -1,0 +1,1 @@
+"""Tasks, one file each: strings to the inputs of its model, and the outputs to answers."""

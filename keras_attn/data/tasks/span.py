@@ -1,0 +1,278 @@
+"""Questions and long contexts to the inputs and labels of a span model, its logits to answers.
+
+B batch, W windows, T tokens of the longest row in the batch, R tokens of context in a window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from keras_attn._register import register
+from keras_attn.data._imports import tf
+from keras_attn.data._require import require, strings
+from keras_attn.data.bert_preprocessor import BertPreprocessor
+from keras_attn.data.postprocessor import Postprocessor
+from keras_attn.data.text.tokenizer import BertTokenizer
+
+_NEVER = -1e9
+
+
+@register()
+class SpanPreprocessor(BertPreprocessor):
+    """A question with each window of its context to a row [CLS] question [SEP] window [SEP].
+
+    A context that is too long for one row is cut into windows that overlap. A token keeps its
+    place in the context, so that answers come back as they were written, and need not be words
+    between spaces.
+
+    Args:
+        tokenizer: and `length`, as in `BertPreprocessor`.
+        length: as there.
+        question_length: the most tokens of a question; a longer one loses its end.
+        overlap: tokens of context that a window shares with the one before.
+        whole_words: whether a token has the place of its whole word instead of its own, so that
+            answers are whole words.
+
+    Call arguments:
+        question: strings `[B]`.
+        context: strings `[B]`.
+        answer: strings `[B]`, "" where there is no answer; None to predict.
+        answer_start: int `[B]`, the character in the context at which the answer starts.
+
+    Returns:
+        A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, W, T]`,
+        and `offsets` int32 `[B, W, T, 2]`: the first byte of a token in the context and the one
+        after its last, -1 outside the context. With an answer a triple, as `model.fit` takes
+        it once B and W are merged: that; a dict of `start` and `end` int32 `[B, W]`, 0 where the
+        answer is not in the window; and the weights float32 `[B, W]`, 0 at windows that only
+        fill the batch.
+
+    Raises:
+        ValueError: lengths that leave no space for a step; an answer without `answer_start`, or
+            one that does not stand in its context there (in a graph an InvalidArgumentError).
+
+    Example:
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "sang", "loud"]
+    >>> layer = SpanPreprocessor(vocabulary, length=7, question_length=2, overlap=1)
+    >>> context = ["Ann  sang loud"]
+    >>> features, labels, _ = layer(["who sang"], context, ["sang loud"], [5])
+    >>> features["token_ids"].numpy().tolist()
+    [[[2, 5, 7, 3, 6, 7, 3], [2, 5, 7, 3, 7, 8, 3]]]
+    >>> labels["start"].numpy().tolist(), labels["end"].numpy().tolist()
+    ([[0, 4]], [[0, 5]])
+    >>> layer.answers(context, features["offsets"][:, 1], [4], [5]).numpy().tolist()
+    [b'sang loud']
+
+    Reference: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    """
+
+    text_inputs = ("question", "context")
+
+    def __init__(
+        self,
+        tokenizer: BertTokenizer | Sequence[str] | str | os.PathLike,
+        length: int,
+        question_length: int = 64,
+        overlap: int = 128,
+        whole_words: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(tokenizer, length, **kwargs)
+        self.window_length = length - 3 - question_length
+        if question_length <= 0 or not 0 <= overlap < self.window_length:
+            raise ValueError(
+                "`length` must leave more space than `overlap` after `question_length` and three "
+                f"special tokens, got {length}, {overlap} and {question_length}"
+            )
+        self.question_length = question_length
+        self.overlap = overlap
+        self.whole_words = whole_words
+
+    def call(
+        self, question: Any, context: Any, answer: Any = None, answer_start: Any = None
+    ) -> Any:
+        """Rows of windows."""
+        context = strings("context", context)
+        question = self.tokenizer(strings("question", question))[:, : self.question_length]
+        tokens, begins, ends = self.tokenizer.tokenize_with_offsets(context, self.whole_words)
+        step = self.window_length - self.overlap
+        counts = tf.maximum(-(-(tokens.row_lengths() - self.overlap) // step), 1)  # [B]
+        example = tf.repeat(tf.range(tf.size(counts)), counts)  # [rows]
+        window = tf.range(tf.size(example, tf.int64)) - tf.gather(
+            tf.cumsum(counts, exclusive=True), example
+        )
+        first = window * step
+        size = tf.minimum(tf.gather(tokens.row_lengths(), example) - first, self.window_length)
+        base = tf.gather(tokens.row_starts(), example) + first
+        places = tf.ragged.range(base, base + size)  # [rows, (R)]
+        question = tf.gather(question, example)
+        rows = self._pack([question, tf.gather(tokens.flat_values, places)])
+        before = question.row_lengths() + 2  # [CLS], the question, [SEP]
+        rows["offsets"] = tf.stack(
+            [
+                _shift(tf.gather(places_of.flat_values, places), before)
+                for places_of in (begins, ends)
+            ],
+            axis=-1,
+        )  # [rows, T, 2]
+        fill = {"token_ids": self.tokenizer.pad_id, "offsets": -1}
+        features = {
+            name: tf.RaggedTensor.from_row_lengths(row, counts).to_tensor(
+                tf.cast(fill.get(name, 0), row.dtype)
+            )
+            for name, row in rows.items()
+        }  # [B, W, T]
+        if answer is None:
+            return features
+        start, end = self._answer(context, answer, answer_start, begins, ends)  # tokens, [B]
+        start, end = (tf.gather(place, example) - first for place in (start, end))
+        inside = (start >= 0) & (end < size)
+        labels = {
+            name: _to_windows(tf.where(inside, tf.cast(before + place, tf.int32), 0), counts)
+            for name, place in (("start", start), ("end", end))
+        }
+        return features, labels, _to_windows(tf.ones_like(first, tf.float32), counts)
+
+    def answers(self, context: Any, offsets: Any, start: Any, end: Any) -> tf.Tensor:
+        """The text `[B]` from the token at `start` `[B]` to the one at `end`, of rows `[B, T, 2]`.
+
+        "" where one of the two is no token of the context, such as [CLS], or they are reversed.
+        """
+        return _text(context, tf.convert_to_tensor(offsets), start, end)
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "question_length": self.question_length,
+            "overlap": self.overlap,
+            "whole_words": self.whole_words,
+        }
+
+    def _answer(
+        self,
+        context: tf.Tensor,
+        answer: Any,
+        answer_start: Any,
+        begins: tf.RaggedTensor,
+        ends: tf.RaggedTensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The first and the last token of each answer in its context; -1 where there is none."""
+        if answer_start is None:
+            raise ValueError("`answer_start` must be given with `answer`, got None")
+        answer = strings("answer", answer)
+        characters = tf.maximum(tf.convert_to_tensor(answer_start, tf.int32), 0)
+        lead = tf.strings.substr(context, tf.zeros_like(characters), characters, unit="UTF8_CHAR")
+        first = tf.strings.length(lead)  # bytes
+        length = tf.strings.length(answer)
+        first = tf.minimum(first, tf.strings.length(context))
+        right = tf.strings.substr(context, first, length) == answer
+        with require(right, answer, "`answer` must stand in `context` at `answer_start`"):
+            touched = (ends > first[:, None]) & (begins < (first + length)[:, None])
+        touched = tf.pad(touched.to_tensor(), [[0, 0], [0, 1]])  # [B, P + 1]: never empty
+        some = tf.reduce_any(touched, axis=1) & (length > 0)
+        start = tf.argmax(tf.cast(touched, tf.int32), axis=1)
+        end = start + tf.reduce_sum(tf.cast(touched, tf.int64), axis=1) - 1
+        return tuple(tf.where(some, place, -1) for place in (start, end))
+
+
+def _shift(row: tf.RaggedTensor, before: tf.Tensor) -> tf.Tensor:
+    """The row with `before` times -1 in front, and one behind for [SEP]."""
+    lead = tf.RaggedTensor.from_row_lengths(-tf.ones([tf.reduce_sum(before)], row.dtype), before)
+    return tf.concat([lead, row, -tf.ones([row.nrows(), 1], row.dtype)], axis=1).to_tensor(-1)
+
+
+def _to_windows(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    return tf.RaggedTensor.from_row_lengths(values, counts).to_tensor()  # [B, W]
+
+
+def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
+    """The text `[B]` of the tokens from `start` to `end`; "" where they are no answer."""
+    first = tf.gather(offsets[..., 0], start, batch_dims=1)
+    last = tf.gather(offsets[..., 1], end, batch_dims=1)
+    size = tf.where((first >= 0) & (last > first), last - first, 0)
+    return tf.strings.substr(context, tf.maximum(first, 0), size)
+
+
+@register()
+class SpanPostprocessor(Postprocessor):
+    """The best answer of all windows, the greatest start[i] + end[j] with i <= j < i + `longest`.
+
+    There is none, and the answer is "", where every window would rather point at [CLS].
+
+    Args:
+        longest: the most tokens in an answer.
+
+    Call arguments:
+        outputs: a dict of logits, "start" and "end", each `[B, W, T]`, or `[B, T]` of one window.
+        features: what `SpanPreprocessor` returned, with the strings "context" `[B]`. Without
+            "offsets" and "context" only the tokens' places are given.
+
+    Returns:
+        A dict, each `[B]`: `answer` strings, as they stand in the context; `score` float32, by how
+        much the logits prefer it to none; `window`, `start` and `end` int32: its first and last
+        token, 0 where there is none.
+
+    Raises:
+        ValueError: `longest` is below 1.
+
+    Example:
+    >>> logits = {"start": [[0.0, 1.0, 9.0, 0.0]], "end": [[0.0, 8.0, 0.0, 7.0]]}
+    >>> offsets = [[[-1, -1], [0, 3], [4, 8], [9, 13]]]
+    >>> features = {"offsets": offsets, "context": ["Ann sang loud"]}
+    >>> SpanPostprocessor()(logits, features)["answer"].numpy().tolist()
+    [b'sang loud']
+
+    Reference: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    """
+
+    def __init__(self, longest: int = 30, **kwargs: Any):
+        super().__init__(**kwargs)
+        if longest < 1:
+            raise ValueError(f"`longest` must be at least 1, got {longest}")
+        self.longest = longest
+
+    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The answers in the text."""
+        start, end = (tf.cast(outputs[name], tf.float32) for name in ("start", "end"))
+        batch, length = tf.shape(start)[0], tf.shape(start)[-1]
+        windows = tf.shape(start)[1] if start.shape.rank == 3 else 1
+        shape = [batch, windows, length]
+        start, end, allowed = (
+            tf.reshape(tensor, shape) for tensor in (start, end, _allowed(features))
+        )
+        at_cls = tf.reduce_sum(start[..., :1] + end[..., :1], axis=-1)  # [B, W]
+        none = tf.where(tf.reduce_any(allowed, -1), at_cls, -_NEVER)
+        none = tf.reduce_min(none, axis=1)  # [B]
+        place = tf.range(length)
+        ahead = place[None] - place[:, None]
+        pairs = start[..., None] + end[..., None, :]  # [B, W, T, T]
+        possible = allowed[..., None] & allowed[..., None, :]
+        possible &= (ahead >= 0) & (ahead < self.longest)
+        pairs = tf.reshape(tf.where(possible, pairs, _NEVER), [batch, windows * length**2])
+        pairs = tf.pad(pairs, [[0, 0], [0, 1]], constant_values=_NEVER)  # never empty
+        best = tf.argmax(pairs, axis=-1, output_type=tf.int32)
+        score = tf.reduce_max(pairs, axis=-1) - none
+        found = tf.where(score > 0, best, 0)
+        width = tf.maximum(length, 1)
+        window, first, last = found // width**2, found // width % width, found % width
+        answer = {"score": score, "window": window, "start": first, "end": last}
+        if "context" in features:
+            offsets = tf.reshape(features["offsets"], [*shape, 2])
+            offsets = tf.gather(offsets, window, batch_dims=1)
+            answer["answer"] = _text(features["context"], offsets, first, last)
+        return answer
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
+        return {**super().get_config(), "longest": self.longest}
+
+
+def _allowed(features: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Where an answer may start or end: the tokens of the context."""
+    if "offsets" in features:
+        return tf.convert_to_tensor(features["offsets"])[..., 0] >= 0
+    real = tf.cast(features["padding_mask"], tf.bool)
+    return real & (tf.convert_to_tensor(features["segment_ids"]) == 1)
