@@ -42,7 +42,8 @@ def pack_rows(
         weights: as the labels, float32; those given, or 1, and 0 where there is no label.
 
     Raises:
-        ValueError: if a number is not positive or the features have no `padding_mask`.
+        ValueError: if a number is not positive, the features have no `padding_mask`, or something
+            has another shape.
         tf.errors.InvalidArgumentError: while it runs, if a sequence is longer than a row.
 
     Example:
@@ -98,6 +99,8 @@ class _Rows:
     def __init__(self, padding_mask: tf.Tensor, length: int, max_sequences: int):
         self.length, self.max_sequences = length, max_sequences
         self.mask = tf.cast(padding_mask, tf.bool)
+        if self.mask.shape.rank != 2:
+            raise ValueError(f"`padding_mask` must have the shape [N, L], got {self.mask.shape}")
         sizes = tf.reduce_sum(tf.cast(self.mask, tf.int64), axis=1)  # [N]
         message = f"`length` must be that of the longest sequence or more, got {length}"
         room = tf.constant([length, max_sequences], tf.int64)
@@ -109,6 +112,11 @@ class _Rows:
         """[N] of the sequences to [rows, S], or [N, L] of their tokens to [rows, T]."""
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
+        if not values.shape[:2].is_compatible_with(self.mask.shape):
+            raise ValueError(
+                f"`dataset` must have features {self.mask.shape}, as `padding_mask`, and labels "
+                f"and weights of that shape or [N], got {values.shape}"
+            )
         return self._tokens(
             tf.gather(tf.ragged.boolean_mask(values, self.mask), self.order), default
         )

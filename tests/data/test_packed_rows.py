@@ -104,3 +104,15 @@ def test_a_cache_behind_it_holds_every_batch(times):
         cached = rows.cache()
         next(iter(cached))
         assert sum(1 for _ in cached) == 30
+
+
+def test_other_shapes_are_named():
+    features, _ = sequences()
+    with pytest.raises(
+        ValueError, match=r"labels and weights of that shape or \[N\], got \(.*, 1\)"
+    ):
+        packed(features, np.zeros([N, 1]))
+    with pytest.raises(
+        ValueError, match=r"`padding_mask` must have the shape \[N, L\], got \(.*\)"
+    ):
+        packed({**features, "padding_mask": np.ones([N])}, np.zeros([N]))

@@ -97,11 +97,15 @@ def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
     """Raises a ValueError unless `vocabulary` has pieces, all different, and the special tokens."""
     if not vocabulary:
         raise ValueError(f"`vocabulary` must hold pieces, got {source} that is empty")
-    broken = [piece for piece in vocabulary if not piece or "\n" in piece]
+    broken = [
+        (number, token)
+        for number, token in enumerate(vocabulary)
+        if not isinstance(token, str) or not token or "\n" in token
+    ]
     if broken:
         raise ValueError(
-            f"`vocabulary` must hold pieces that are neither empty nor broken over lines, "
-            f"got {source} with {broken[0]!r}"
+            f"`vocabulary` must hold strings that are neither empty nor broken over lines, "
+            f"got {source} with {broken[0][1]!r} at place {broken[0][0]}"
         )
     missing = [token for token in SPECIAL_TOKENS if token not in set(vocabulary)]
     if missing:

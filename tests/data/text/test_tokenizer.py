@@ -213,6 +213,7 @@ def test_config_is_the_constructor():
         (VOCABULARY[:4] + ["a"], "`vocabulary` must hold the special tokens .* without \\[MASK\\]"),
         (VOCABULARY + ["the"], "must hold each piece once, .* 1 pieces repeated: 'the'"),
         (VOCABULARY + ["a\nb"], "neither empty nor broken over lines, got a list with 'a\\\\nb'"),
+        (VOCABULARY + [None], "must hold strings that are .* with None at place 13"),
     ],
 )
 def test_bad_vocabularies(vocabulary, message):
