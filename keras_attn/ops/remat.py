@@ -7,7 +7,10 @@ from typing import Any
 
 import keras
 from keras import ops, tree
-from keras.src.backend import AutocastScope, get_autocast_scope  # Keras exports neither
+from keras.src.backend.common.variables import (  # Keras exports neither
+    AutocastScope,
+    get_autocast_scope,
+)
 
 _recomputed = importlib.import_module(
     f"keras_attn.ops.kernels.remat_{keras.backend.backend()}"
