@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import keyword
 import logging
 import os
 import shlex
@@ -103,8 +102,6 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
     # The shell ends a quoted text at an apostrophe.
     body = json.dumps({"inputs": request}, ensure_ascii=False).replace("'", "\\u0027")
     arguments = ", ".join(f"{name}={value!r}" for name, value in request.items())
-    if any(map(keyword.iskeyword, request)):
-        arguments = f"**{request!r}"
     if len(body) > _INLINE:
         _replace(base_dir / "request.json", body)
         body, arguments = "@request.json", '**json.load(open("request.json"))["inputs"]'

@@ -6,6 +6,7 @@ B batch.
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,12 +66,20 @@ class Signature:
             float32 and uint16 as int32, which JSON knows.
         examples: batches, each name to list or array; the first checks, all of them warm up.
         resources: layers and tables that `function` uses, besides the model.
+
+    Raises:
+        ValueError: an input's name that no request could have.
     """
 
     function: Callable[..., dict[str, Any]]
     inputs: dict[str, tf.TensorSpec]
     examples: Sequence[dict[str, Any]]
     resources: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        right = input_names(self.inputs)
+        if list(self.inputs) != right:
+            raise ValueError(f"`inputs` must have names such as {right}, got {list(self.inputs)}")
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """The named outputs in the types that a server can write as JSON."""
@@ -138,6 +147,12 @@ def plain_names(names: Iterable[Any]) -> list[str]:
             names[place] = next(new for new in numbered if new not in taken)
             taken.add(names[place])
     return names
+
+
+def input_names(names: Iterable[Any]) -> list[str]:
+    """Plain names that a Python function can have as arguments, as TensorFlow wants."""
+    taken = [*keyword.kwlist, "self"]
+    return [f"arg_{name}" if name in taken else name for name in plain_names(names)]
 
 
 def flattened(outputs: Any) -> dict[str, Any]:

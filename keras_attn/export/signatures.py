@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn import models
-from keras_attn.export.signature import DEFAULT, Signature, flattened, plain_names
+from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
 from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
@@ -127,7 +127,7 @@ def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
 
 def _from_inputs(model: keras.Model, core: Callable) -> Signature:
     specs = input_specs(model)
-    names = dict(zip(plain_names(specs), specs, strict=True))
+    names = dict(zip(input_names(specs), specs, strict=True))
 
     def function(**inputs: Any) -> dict[str, Any]:
         return _named(core({own: inputs[name] for name, own in names.items()}), model)

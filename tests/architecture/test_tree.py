@@ -19,6 +19,7 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
 WIDE = ("contract", "architecture", "examples", "saved")
 # Tests of several files of their folder.
 TOPICS = (
+    "test_any_model",
     "test_bad_input",
     "test_grid",
     "test_kernels",

@@ -109,7 +109,10 @@ def test_a_server_that_is_too_slow_is_an_error(ask, server):
         (b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{", "no answer from the server"),
         (b"", "no answer from the server"),
         (b"SSH-2.0\r\n", "no answer from the server"),
-        (b"HTTP/1.0 404 Not Found\r\n\r\nno such", "HTTP 404: no such"),
+        (
+            b"HTTP/1.0 404 Not Found\r\n\r\nno such",
+            "the server refused the request, NOT_FOUND: no such",
+        ),
     ],
     ids=["no JSON", "half an answer", "hung up", "not HTTP", "not found"],
 )
@@ -266,7 +269,7 @@ def test_real_tensors_are_read_back(array):
 def test_what_cannot_be_sent_is_named():
     with pytest.raises(client.ServingError, match="rows of one length"):
         client.to_tensor([[1, 2], [3]], "int32")
-    with pytest.raises(client.ServingError, match="a value is not of type int32"):
+    with pytest.raises(client.ServingError, match="`value` must be of type int32, got 'a'"):
         client.to_tensor(["a"], "int32")
     with pytest.raises(ValueError, match="`address` must be"):
         client.Client("localhost:8500", "bert")
