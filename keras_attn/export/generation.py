@@ -147,8 +147,11 @@ class Generation:
         """What stands behind the prompts, of rows [R, L]."""
         place = tf.range(tf.shape(found["token_ids"])[1])[None]
         new = (place >= lengths[:, None]) & (place < found["lengths"][:, None])
-        pad_id = self.tokenizer.pad_id
-        return self.tokenizer.detokenize(tf.where(new, found["token_ids"], pad_id))
+        ids = tf.where(new, found["token_ids"], self.tokenizer.pad_id)
+        vocabulary = getattr(self.tokenizer, "vocabulary", None)
+        if vocabulary is not None:  # rows of the matrix that stand for no token
+            ids = tf.where(ids < len(vocabulary), ids, self.tokenizer.unk_id)
+        return self.tokenizer.detokenize(ids)
 
 
 def _bounded(name: str, value: tf.Tensor, most: int | None) -> tf.Tensor:

@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn.models import parts
-from keras_attn.models.sizes import BERT_SIZES, BertSize, resolve
+from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
 from keras_attn.ops import activations
 
 
@@ -71,7 +71,7 @@ def encoder(
             size.num_heads,
             size.intermediate_dim,
             dropout=size.dropout,
-            attention_dropout=size.dropout,
+            attention_dropout=first_given(size.attention_dropout, size.dropout),
             activation=activations.get(size.activation),
             layer_norm_epsilon=size.layer_norm_epsilon,
             window=window,
@@ -85,7 +85,7 @@ def encoder(
     ]
     pooler = keras.layers.Dense(
         size.hidden_dim,
-        activation="tanh",
+        activation=size.pooler_activation,
         kernel_initializer=initializer.clone(),
         dtype=dtype,
         name="pooler",
@@ -97,13 +97,18 @@ def encoder(
         "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
         "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
     }
-    hidden, _ = embedding(inputs["token_ids"], inputs["segment_ids"], return_matrix=True)
+    # Where there is but one segment, the ids only tell a span head where the context is.
+    segment_ids = inputs["segment_ids"] if size.num_segments > 1 else None
+    hidden, _ = embedding(inputs["token_ids"], segment_ids, return_matrix=True)
     states = [hidden]
     for block in blocks:
         states.append(block(states[-1], mask=inputs["padding_mask"]))
 
     # Outputs
-    outputs = {"sequence_output": states[-1], "pooled_output": pooler(states[-1][:, 0])}
+    first = states[-1][:, 0]
+    if size.pooler_dropout:
+        first = keras.layers.Dropout(size.pooler_dropout, dtype=dtype, name="pooler_dropout")(first)
+    outputs = {"sequence_output": states[-1], "pooled_output": pooler(first)}
     if hidden_states:
         outputs["hidden_states"] = states
     return keras.Model(inputs, outputs, name=name)
@@ -131,12 +136,20 @@ def pretraining(
     return with_pretraining_heads(encoder(size, **options), name=name)
 
 
-def with_pretraining_heads(encoder: keras.Model, name: str = "bert_pretraining") -> keras.Model:
-    """`pretraining` on top of an existing encoder; the two share their layers."""
+def with_pretraining_heads(
+    encoder: keras.Model, name: str = "bert_pretraining", *, activation: Any = None
+) -> keras.Model:
+    """`pretraining` on top of an existing encoder; the two share their layers.
+
+    Args:
+        encoder: with outputs sequence_output and pooled_output.
+        name: of the model.
+        activation: of the masked-LM head; defaults to that of the encoder's blocks.
+    """
     found = parts.of(encoder)
     embedding, blocks, pooler = found.encoder.embedding, found.encoder.blocks, found.pooler
     head = layers.BertPretrainingHead(
-        activation=blocks[0].activation,
+        activation=activation or blocks[0].activation,
         kernel_initializer=pooler.kernel_initializer.clone(),
         layer_norm_epsilon=embedding.layer_norm_epsilon,
         dtype=pooler.dtype_policy,

@@ -96,7 +96,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     """Where the answer starts and ends: a dict of logits, "start" and "end", each `[B, T]`.
 
     The question is segment 0, the context segment 1. Padding and the question get no probability;
-    the first position, [CLS], stands for an answer that is not there.
+    the first position, [CLS], stands for an answer that is not there. An encoder with one segment
+    or none also takes rows whose ids mark no context: there all but padding may be the answer.
 
     Args:
         encoder: with output sequence_output.
@@ -110,9 +111,11 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     >>> sorted(span(bert.encoder("bert_tiny", vocabulary_size=100)).output)
     ['end', 'start']
     """
-    context = ops.logical_and(
-        encoder.input["padding_mask"], ops.equal(encoder.input["segment_ids"], 1)
-    )
+    context = ops.equal(encoder.input["segment_ids"], 1)
+    if parts.of(encoder).encoder.embedding.num_segments < 2:
+        marked = ops.any(context, axis=1, keepdims=True)
+        context = ops.logical_or(context, ops.logical_not(marked))
+    context = ops.logical_and(encoder.input["padding_mask"], context)
     first = ops.equal(ops.cumsum(ops.ones_like(encoder.input["token_ids"]), axis=1), 1)
     head = layers.SpanHead(dropout=dropout, **_options(encoder, "span"))
     outputs = head(_output(encoder, "sequence_output"), mask=ops.logical_or(first, context))
@@ -157,11 +160,14 @@ def multiple_choice(
     return keras.Model(inputs, head(pooled), name=name)
 
 
-def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Model:
+def masked_lm(
+    encoder: keras.Model, *, activation: Any = None, name: str = "bert_masked_lm"
+) -> keras.Model:
     """The token at each of the positions in one more input, masked_positions: logits `[B, P, V]`.
 
     Args:
         encoder: with output sequence_output; its token matrix is the output's too.
+        activation: of the head, a name or a function; defaults to that of the encoder's blocks.
         name: of the model.
 
     Source: Devlin et al. 2019, section 3.1, task 1.
@@ -169,7 +175,7 @@ def masked_lm(encoder: keras.Model, *, name: str = "bert_masked_lm") -> keras.Mo
     stack = parts.of(encoder).encoder
     embedding = stack.embedding
     head = layers.MaskedLMHead(
-        activation=stack.blocks[0].activation,
+        activation=activation or stack.blocks[0].activation,
         layer_norm_epsilon=embedding.layer_norm_epsilon,
         **_options(encoder, "masked_lm"),
     )

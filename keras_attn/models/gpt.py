@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn.models.positions import attention_position, embedding_position
-from keras_attn.models.sizes import GPT_SIZES, GptSize, resolve
+from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops import activations
 
 
@@ -67,13 +67,15 @@ def decoder(
         name="token_embedding",
     )
     token_position = embedding_position(position, "position", dtype)
-    dropout = keras.layers.Dropout(size.dropout, dtype=dtype, name="embedding_dropout")
+    dropout = keras.layers.Dropout(
+        first_given(size.embedding_dropout, size.dropout), dtype=dtype, name="embedding_dropout"
+    )
     blocks = [
         layers.TransformerEncoderBlock(
             size.num_heads,
             size.intermediate_dim,
             dropout=size.dropout,
-            attention_dropout=size.dropout,
+            attention_dropout=first_given(size.attention_dropout, size.dropout),
             activation=activations.get(size.activation),
             layer_norm_epsilon=size.layer_norm_epsilon,
             normalize_first=True,

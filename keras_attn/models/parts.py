@@ -24,12 +24,14 @@ class Stack:
         position: the layer of the positions; `keras.layers.Identity` where each block has its own,
             None where a recurrent layer needs none.
         norm: behind the last block, where there is one.
+        dropout: of the embeddings, where it is a layer of its own.
     """
 
     embedding: keras.layers.Layer
     blocks: tuple[keras.layers.Layer, ...]
     position: keras.layers.Layer | None = None
     norm: keras.layers.Layer | None = None
+    dropout: keras.layers.Layer | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Parts:
         encoder: of BERT, of a Transformer, of the recurrent model.
         decoder: of a GPT, of a Transformer, of the recurrent model.
         pooler: the dense layer that BERT puts on the first vector.
+        pooler_dropout: the layer in front of it that zeroes some of its inputs in training.
         head: the layer that gives the logits, or a dict of them.
         bridges: of the recurrent model, from the encoder's last state to the decoder's first, one
             for each state of the cell.
@@ -49,6 +52,7 @@ class Parts:
     encoder: Stack | None = None
     decoder: Stack | None = None
     pooler: keras.layers.Layer | None = None
+    pooler_dropout: keras.layers.Layer | None = None
     head: keras.layers.Layer | None = None
     bridges: tuple[keras.layers.Layer, ...] = ()
     readout: keras.layers.Layer | None = None
@@ -96,10 +100,12 @@ def find(model: keras.Model) -> Parts | None:
         return Parts(
             encoder=Stack(embedding, blocks, embedding.position_embedding),
             pooler=named.get("pooler"),
+            pooler_dropout=named.get("pooler_dropout"),
             head=heads[0] if heads else None,
         )
     if blocks and isinstance(tokens, layers.TokenEmbedding):
-        return Parts(decoder=Stack(tokens, blocks, named["position"]), head=named.get("head"))
+        stack = Stack(tokens, blocks, named["position"], dropout=named.get("embedding_dropout"))
+        return Parts(decoder=stack, head=named.get("head"))
     if encoder_blocks and decoder_blocks and isinstance(tokens, layers.TokenEmbedding):
         return Parts(
             encoder=Stack(

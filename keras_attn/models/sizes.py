@@ -8,7 +8,11 @@ Size = TypeVar("Size")
 
 @dataclasses.dataclass(frozen=True)
 class BertSize:
-    """The sizes of a BERT (Devlin et al. 2019, section 3)."""
+    """The sizes of a BERT (Devlin et al. 2019, section 3).
+
+    `attention_dropout` defaults to `dropout`. DistilBERT has no segments, and a ReLU in its pooler;
+    RoBERTa's classifier drops what goes into its pooler.
+    """
 
     num_layers: int
     hidden_dim: int
@@ -21,6 +25,9 @@ class BertSize:
     layer_norm_epsilon: float = 1e-12
     activation: str = "gelu"
     initializer_range: float = 0.02
+    attention_dropout: float | None = None
+    pooler_activation: str = "tanh"
+    pooler_dropout: float = 0.0
 
 
 BERT_TINY = BertSize(2, 128, 2, 512)
@@ -66,7 +73,10 @@ TRANSFORMER_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class GptSize:
-    """The sizes of a GPT-2 (Radford et al. 2019, section 2.3)."""
+    """The sizes of a GPT-2 (Radford et al. 2019, section 2.3).
+
+    `attention_dropout` and `embedding_dropout` default to `dropout`.
+    """
 
     num_layers: int
     hidden_dim: int
@@ -78,6 +88,8 @@ class GptSize:
     layer_norm_epsilon: float = 1e-5
     activation: str = "gelu_tanh"
     initializer_range: float = 0.02
+    attention_dropout: float | None = None
+    embedding_dropout: float | None = None
 
 
 GPT_TINY = GptSize(2, 128, 4, 512)
@@ -85,6 +97,11 @@ GPT_MINI = GptSize(4, 256, 4, 1024)
 GPT_SMALL = GptSize(12, 768, 12, 3072)
 
 GPT_SIZES = {"gpt_tiny": GPT_TINY, "gpt_mini": GPT_MINI, "gpt_small": GPT_SMALL}
+
+
+def first_given(*values: float | None) -> float:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)
 
 
 def resolve(size: str | Size, known: dict[str, Size], overrides: dict) -> Size:

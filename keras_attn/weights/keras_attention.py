@@ -1,24 +1,11 @@
-"""The weights of keras.layers.MultiHeadAttention in a layer of ours with matrices.
-
-Letters: N heads, H head width, D model width.
-"""
+"""The weights of keras.layers.MultiHeadAttention in a layer of ours with matrices."""
 
 import keras
 
-from keras_attn.weights.fit import fit
-from keras_attn.weights.rule import FLAT, MERGED_FIRST, MERGED_LAST, Format, Rule
-from keras_attn.weights.source import of_weights
-
-RULES = (
-    Rule("query/kernel", "query/kernel", MERGED_LAST),
-    Rule("query/bias", "query/bias", FLAT),
-    Rule("key/kernel", "key/kernel", MERGED_LAST),
-    Rule("key/bias", "key/bias", FLAT),
-    Rule("value/kernel", "value/kernel", MERGED_LAST),
-    Rule("value/bias", "value/bias", FLAT),
-    Rule("attention_output/kernel", "output/kernel", MERGED_FIRST),
-    Rule("attention_output/bias", "output/bias"),
-)
+from keras_attn.weights.formats.format import Format
+from keras_attn.weights.formats.keras_attention import RULES
+from keras_attn.weights.matching import match
+from keras_attn.weights.readers import read_weights
 
 
 def copy_keras_attention(
@@ -34,7 +21,7 @@ def copy_keras_attention(
 
     Raises:
         TypeError: a source of another class.
-        ValueError: layers that are not built, unequal heads, weights that do not fit (named).
+        ValueError: layers that are not built, unequal heads, weights that do not match (named).
 
     Example:
     >>> import keras
@@ -57,7 +44,7 @@ def copy_keras_attention(
         raise ValueError(
             f"`target` must have {source.num_heads} heads as `source`, got {target.num_heads}"
         )
-    biased = [rule for rule in RULES if source.use_bias or "bias" not in rule.source]
-    theirs = of_weights(f"the layer {source.name!r}", source.weights, depth=2)
-    format = Format("Keras attention", {}, tuple(biased), {})
-    fit(theirs, format, target.weights, depth=2).assign()
+    biased = tuple(rule for rule in RULES if source.use_bias or "bias" not in rule.source)
+    theirs = read_weights(f"the layer {source.name!r}", source.weights, depth=2)
+    format = Format("Keras attention", size={}, trunk=biased)
+    match(theirs, format, target.weights, {}, depth=2).assign()

@@ -2,17 +2,18 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_attn.models import bert, bert_tasks, gpt
 from keras_attn.models.sizes import BertSize, GptSize
-from keras_attn.weights.bert_hf import ACTIVATIONS
-from keras_attn.weights.directory import Checkpoint, of_backbone, open_checkpoint
-from keras_attn.weights.fit import fit, saved_parts
+from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
+from keras_attn.weights.formats import Config, Head
+from keras_attn.weights.matching import has_pooler, match, saved_heads
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
     "classifier": bert_tasks.classifier,
@@ -24,6 +25,8 @@ TASKS: dict[str, Callable[..., keras.Model]] = {
     "next_sentence": bert_tasks.next_sentence,
     "pretraining": bert.with_pretraining_heads,
 }
+# The heads of a task whose name is not that of its head.
+HEADS = {"regressor": ("classifier",), "pretraining": ("masked_lm", "next_sentence")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +35,15 @@ class Loaded:
 
     Args:
         model: the encoder, or the model of the task.
-        vocabulary: the pieces in the order of their ids, or None where there is no file of them.
+        vocabulary: the tokens in the order of their ids, or None where there is no file of them.
+            The token matrix may have more rows.
         lowercase: whether the tokenizer lower-cases text, or None where no file says so.
         skipped: names in the checkpoint that were left out by a rule: heads of other tasks,
             optimizer slots, constants.
         fresh: weights of the model that the checkpoint does not have and that are newly drawn.
+        config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
+        unknown: keys of the configuration that say nothing to this package. transformers does not
+            read them either, but code of the checkpoint's author may.
     """
 
     model: keras.Model
@@ -44,6 +51,8 @@ class Loaded:
     lowercase: bool | None
     skipped: tuple[str, ...]
     fresh: tuple[str, ...]
+    config: Mapping[str, Any]
+    unknown: tuple[str, ...]
 
 
 def load(
@@ -73,82 +82,146 @@ def load(
         kernel: as there.
         dtype: as there.
         **head_options: of the task's builder in `keras_attn.models.bert_tasks`, such as
-            `num_classes`, which a head in the checkpoint knows by itself.
+            `num_classes`, which a head in the checkpoint knows by itself. `dropout` defaults to
+            what the configuration says.
 
     Returns:
         a `Loaded`: the model, the vocabulary, and what was skipped or is new.
 
     Raises:
         ValueError: an unknown task; files that are missing, truncated, a pickle or of an unknown
-            architecture; names that no rule uses, weights that nothing sets, wrong shapes; a
-            vocabulary whose size is not the matrix's. No model is left half loaded.
+            architecture; a configuration that asks for what there is no layer for; names that no
+            rule uses, weights that nothing sets, wrong shapes or types, numbers that are not
+            finite; more tokens than the matrix has rows. No model is left half loaded.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
     checkpoint = (
-        of_backbone(source) if isinstance(source, keras.Model) else open_checkpoint(Path(source))
+        open_backbone(source) if isinstance(source, keras.Model) else open_checkpoint(Path(source))
     )
+    format = checkpoint.format
     _check_vocabulary(checkpoint)
     options = {"window": window, "kernel": kernel, "dtype": dtype}
-    if checkpoint.format.family == "gpt":
+    heads = () if task is None else HEADS.get(task, (task,))
+    if format.family == "gpt":
         if task is not None or hidden_states:
             raise ValueError(
                 f"`task` and `hidden_states` are for BERT and its kin, got {task!r} and "
-                f"{hidden_states!r} for {checkpoint.format.name}"
+                f"{hidden_states!r} for {format.name}"
             )
         size = read_size(checkpoint, GptSize)
         model = gpt.decoder(size, **options)
     else:
         size = read_size(checkpoint, BertSize)
+        own = [format.heads[name] for name in heads if name in format.heads]
+        head_options = {**_head_options(checkpoint, own), **head_options}
+        if any(head.pooler_dropout for head in own):
+            size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
         model = bert.encoder(size, hidden_states=hidden_states, **options)
         model = _with_task(checkpoint, model, task, head_options)
-    fitted = fit(
+    matched = match(
         checkpoint.source,
-        checkpoint.format,
+        format,
         model.weights,
+        checkpoint.read_config,
         num_layers=size.num_layers,
-        architecture=checkpoint.architecture,
+        heads=[
+            name
+            for name in saved_heads(checkpoint.source, format, checkpoint.architecture)
+            if name in heads
+        ],
     )
-    fitted.assign()
-    return Loaded(model, checkpoint.vocabulary, checkpoint.lowercase, fitted.skipped, fitted.fresh)
+    matched.assign()
+    return Loaded(
+        model,
+        checkpoint.vocabulary,
+        checkpoint.lowercase,
+        matched.skipped,
+        matched.new,
+        checkpoint.config,
+        format.unknown(checkpoint.read_config),
+    )
 
 
-def read_size(checkpoint: Checkpoint, kind: type) -> BertSize | GptSize:
+def read_size(checkpoint: Checkpoint, kind: type[BertSize | GptSize]) -> BertSize | GptSize:
     """Our size of that kind, from a checkpoint's configuration.
 
     Raises:
-        ValueError: a key that is missing, or a value for which there is no layer here.
+        ValueError: a key that is missing or of the wrong type, or a value for which there is no
+            layer here.
     """
-    config, format, title = checkpoint.config, checkpoint.format, checkpoint.source.title
-    for key, value in format.requires.items():
+    config, format, title = checkpoint.read_config, checkpoint.format, checkpoint.source.title
+    _require(title, config, format.requires)
+    fields = dict(format.fixed)
+    for field in dataclasses.fields(kind):
+        key = format.size.get(field.name)
+        if key is None or (key.name not in config and field.default is not dataclasses.MISSING):
+            continue
+        if key.name not in config:
+            raise ValueError(f"{title}: the configuration must have `{key.name}`, got no such key")
+        value = config[key.name]
+        if key.values is not None:
+            if value not in tuple(key.values):
+                raise ValueError(
+                    f"{title}: `{key.name}` must be one of {', '.join(key.values)}, got {value!r}"
+                )
+            fields[field.name] = key.values[value]
+            continue
+        if value is not None or key.name not in format.defaults:
+            _number(title, key.name, value, _range(field))
+        fields[field.name] = _number(title, key.name, key.load(value, config), _range(field))
+    return kind(**fields)
+
+
+# What a number must be, and whether it is.
+COUNT = ("a positive integer", lambda value: type(value) is int and value > 0)
+RATE = ("a number in [0, 1)", lambda value: type(value) in (int, float) and 0 <= value < 1)
+NUMBER = ("a finite number", lambda value: type(value) in (int, float) and abs(value) < np.inf)
+
+
+def _range(field: dataclasses.Field) -> tuple[str, Callable[[Any], bool]]:
+    if field.type is int:
+        return COUNT
+    return RATE if field.name.endswith("dropout") else NUMBER
+
+
+def _number(title: str, key: str, value: Any, range: tuple[str, Callable[[Any], bool]]) -> Any:
+    expected, holds = range
+    if not holds(value):
+        raise ValueError(f"{title}: `{key}` must be {expected}, got {value!r}")
+    return value
+
+
+def _require(title: str, config: Config, required: Config) -> None:
+    for key, value in required.items():
         if config.get(key, value) != value:
             raise ValueError(f"{title}: `{key}` must be {value!r}, got {config[key]!r}")
-    fields = {}
-    for field in dataclasses.fields(kind):
-        where = format.size.get(field.name)
-        try:
-            fields[field.name] = where(config) if callable(where) else config[where]
-        except KeyError:
-            if field.default is dataclasses.MISSING:
-                raise ValueError(
-                    f"{title}: the configuration must have `{where}`, got no such key"
-                ) from None
-    activation = fields.get("activation", "gelu")
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"{title}: the activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
-        )
-    return kind(**{**fields, "activation": ACTIVATIONS[activation]})
+
+
+def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> dict[str, Any]:
+    """What the configuration says about heads."""
+    config, title = checkpoint.read_config, checkpoint.source.title
+    options = {}
+    for head in heads:
+        _require(title, config, head.requires)
+        if head.activation:
+            options["activation"] = head.activation
+        for key in head.dropout:
+            if config.get(key) is not None:
+                options["dropout"] = _number(title, key, config[key], RATE)
+                break
+    return options
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    matrix = checkpoint.format.trunk[0].source  # the token matrix comes first in every format
+    matrix = checkpoint.format.trunk[0].source
     shapes = {checkpoint.format.rename(n): s for n, s in checkpoint.source.shapes.items()}
     rows = shapes.get(matrix, (None,))[0]
-    if None not in (rows, checkpoint.vocabulary) and rows != len(checkpoint.vocabulary):
+    # More rows than tokens fill up a multiple of 8 or 64.
+    if None not in (rows, checkpoint.vocabulary) and rows < len(checkpoint.vocabulary):
         raise ValueError(
-            f"{checkpoint.source.title}: the vocabulary must have a piece for each of the {rows} "
-            f"rows of {matrix}, got {len(checkpoint.vocabulary)}"
+            f"{checkpoint.source.title}: {matrix} must have a row for each of the "
+            f"{len(checkpoint.vocabulary)} tokens of the vocabulary, got {rows}"
         )
 
 
@@ -157,7 +230,7 @@ def _with_task(
 ) -> keras.Model:
     if task is not None:
         return TASKS[task](encoder, **_with_num_classes(checkpoint, task, options))
-    if "pooler" in saved_parts(checkpoint.source, checkpoint.format, None):
+    if has_pooler(checkpoint.source, checkpoint.format):
         return encoder
     outputs = {key: value for key, value in encoder.output.items() if key != "pooled_output"}
     return keras.Model(encoder.input, outputs, name=encoder.name)
@@ -168,10 +241,11 @@ def _with_num_classes(checkpoint: Checkpoint, task: str, options: dict) -> dict:
     if task not in ("classifier", "tagger") or "num_classes" in options:
         return options
     source, format = checkpoint.source, checkpoint.format
-    if task not in saved_parts(source, format, checkpoint.architecture):
+    if task not in saved_heads(source, format, checkpoint.architecture):
         raise ValueError(
             f"{source.title} has no {task} head: `num_classes` must be given for a new one"
         )
-    bias = next(r.source for r in format.parts[task] if r.target == f"{task}/output/bias")
+    target = f"{task}/output/bias"
+    bias = next(rule.source for rule in format.heads[task].rules if target in rule.targets)
     shapes = {format.rename(name): shape for name, shape in source.shapes.items()}
     return {**options, "num_classes": shapes[bias][0]}

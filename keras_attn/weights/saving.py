@@ -1,5 +1,6 @@
 """A model becomes a checkpoint directory that the library transformers loads."""
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -9,31 +10,48 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attn.models import bert
-from keras_attn.weights.bert_hf import ACTIVATIONS, ARCHITECTURES, FORMAT, PARTS
-from keras_attn.weights.source import path
+from keras_attn import layers
+from keras_attn.models import parts
+from keras_attn.models.sizes import BertSize, GptSize
+from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
+from keras_attn.weights.loading import Loaded
+from keras_attn.weights.matching import rules_of, targets_of
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
+# What the blocks of a family are like; of the other kinds of block transformers knows nothing.
+PLAIN = {"window": None, "position": None, "norm": "layer"}
+BLOCKS = {
+    "bert": {**PLAIN, "causal": False, "normalize_first": False},
+    "gpt": {**PLAIN, "causal": True, "normalize_first": True},
+}
 
 
 def save(
-    model: keras.Model,
+    model: keras.Model | Loaded,
     directory: str | os.PathLike,
     *,
     vocabulary: Sequence[str] | None = None,
     lowercase: bool | None = None,
 ) -> None:
-    """Write a BERT as transformers does: model.safetensors, config.json and vocab.txt.
+    """Write a model as transformers does: model.safetensors, config.json and vocab.txt.
+
+    A `Loaded` goes back to the kind of checkpoint that it came from, RoBERTa to RoBERTa, with all
+    that its configuration says about classes, ids and the problem. Google's and keras-hub's become
+    BERT, and so does a model alone.
 
     Args:
-        model: of `keras_attn.models.bert` or `bert_tasks`, or loaded.
+        model: a `Loaded`, whose model may have been trained since, or a model of
+            `keras_attn.models.bert`, `bert_tasks` or `gpt`.
         directory: made if it is not there; files of these names are replaced.
-        vocabulary: the pieces in the order of their ids, for vocab.txt.
-        lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json.
+        vocabulary: the tokens in the order of their ids, for vocab.txt; defaults to that of the
+            `Loaded`. The files of tokenizers without a vocab.txt (RoBERTa, GPT-2) are not written:
+            copy them.
+        lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
+            that of the `Loaded`.
 
     Raises:
-        ValueError: a model that transformers' BERT cannot be, such as one with a window; a
-            vocabulary whose size is not the matrix's.
+        ValueError: a model that transformers' class cannot be, such as one with a window; more
+            tokens than the matrix has rows.
 
     Example:
     >>> import tempfile
@@ -45,96 +63,187 @@ def save(
     """
     import safetensors.numpy
 
-    targets = {path(weight).removeprefix("head/"): weight for weight in model.weights}
-    parts = {part for part, rules in PARTS.items() if rules[0].target in targets}
-    config = _config(model, parts - {"pooler"})
-    if vocabulary is not None and len(vocabulary) != config["vocab_size"]:
+    loaded = model if isinstance(model, Loaded) else None
+    model = loaded.model if loaded else model
+    found = parts.find(model)
+    if found is None or (found.encoder and found.decoder):
         raise ValueError(
-            f"`vocabulary` must have a piece for each of the {config['vocab_size']} rows of the "
-            f"token matrix, got {len(vocabulary)}"
+            "`model` must be one of keras_attn.models.bert, bert_tasks or gpt, "
+            f"got {model.name!r} with layers {', '.join(layer.name for layer in model.layers)}"
         )
-    prefix = "" if config["architectures"] == ["BertModel"] else "bert."
-    arrays = {}
-    for owner, rows in ((prefix, (*FORMAT.trunk, *PARTS["pooler"])), ("", _heads(parts))):
-        for rule in (rule for row in rows for rule in row.expand(config["num_hidden_layers"])):
-            if rule.target in targets:
-                array = keras.ops.convert_to_numpy(targets.pop(rule.target))
-                arrays[owner + rule.source] = np.ascontiguousarray(rule.change.save(array))
-    if targets:
+    size = _size(found)
+    format = TRANSFORMERS["bert" if found.encoder else "gpt2"]
+    origin: Config = {}
+    if loaded and loaded.config.get("model_type") in TRANSFORMERS:
+        origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
+    if loaded and format.tokenizer:
+        vocabulary = loaded.vocabulary if vocabulary is None else vocabulary
+        lowercase = loaded.lowercase if lowercase is None else lowercase
+    targets = targets_of(model.weights)
+    heads = {name for name, head in format.heads.items() if head.rules[0].targets[0] in targets}
+    config = _config(model, size, format, heads, origin)
+    if format.tokenizer is None and (vocabulary is not None or lowercase is not None):
         raise ValueError(
-            f"`model` must be a BERT of this package, got weights {', '.join(targets)}"
+            f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has other "
+            f"files, got {type(vocabulary).__name__} and {lowercase!r}"
         )
+    if vocabulary is not None and len(vocabulary) > size.vocabulary_size:
+        raise ValueError(
+            f"`vocabulary` must have at most as many tokens as the token matrix has rows, "
+            f"{size.vocabulary_size}, got {len(vocabulary)}"
+        )
+    if vocabulary is not None and "[PAD]" in vocabulary and "pad_token_id" not in origin:
+        config["pad_token_id"] = vocabulary.index("[PAD]")
+    arrays = _arrays(targets, format, heads, size.num_layers, config)
+    config["dtype"] = str(next(iter(arrays.values())).dtype)
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
     _write_json(directory / "config.json", config)
     if vocabulary is not None:
-        text = "".join(f"{piece}\n" for piece in vocabulary)
+        text = "".join(f"{token}\n" for token in vocabulary)
         (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     if lowercase is not None:
         _write_json(
             directory / "tokenizer_config.json",
-            {"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer"},
+            {"do_lower_case": lowercase, "tokenizer_class": format.tokenizer},
         )
 
 
-def _heads(parts: set[str]) -> list:
-    return [rule for part in sorted(parts - {"pooler"}) for rule in PARTS[part]]
-
-
-def _config(model: keras.Model, heads: set[str]) -> dict[str, Any]:
-    """config.json, from the layers."""
-    architectures = [name for name, saved in ARCHITECTURES.items() if set(saved) == heads]
-    layers = {layer.name: layer for layer in bert.encoder_of(model).layers}
-    if heads & NEED_POOLER and "pooler" not in layers:
-        raise ValueError(
-            f"`model` must have a pooler, as BERT's {', '.join(heads)} has, got {model.name!r}"
-        )
-    if not architectures or not {"embedding", "block_0"} <= set(layers):
-        raise ValueError(
-            "`model` must be one of keras_attn.models.bert or bert_tasks, "
-            f"got {model.name!r} with layers {', '.join(layers)}"
-        )
-    embedding, block = layers["embedding"], layers["block_0"]
-    activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    plain = {
-        "window": block.window is None,
-        "position": block.position is None,
-        "causal": not block.causal,
-        "norm": block.norm == "layer",
-        "normalize_first": not block.normalize_first,
-        "activation": block.activation.__name__ in activations,
+def _arrays(
+    targets: dict[str, Any], format: Format, heads: set[str], num_layers: int, config: Config
+) -> dict[str, np.ndarray]:
+    """The checkpoint's arrays by their names."""
+    trunk, (pooler, *head_rules) = rules_of(format, sorted(heads), num_layers)
+    if not any(target in targets for rule in pooler for target in rule.targets):
+        pooler = ()
+    # A class without a head has names without a prefix; what belongs to a head never has one.
+    prefix = format.prefix if heads or format.family == "gpt" else ""
+    inner = (*trunk, *format.pooler)
+    named = {
+        f"{prefix if rule in inner else ''}{rule.source}": rule
+        for rule in itertools.chain(trunk, pooler, *head_rules)
     }
-    odd = [name for name, is_plain in plain.items() if not is_plain]
-    if odd:
+    missing = [t for rule in named.values() for t in rule.targets if t not in targets]
+    if missing:
         raise ValueError(
-            "`model` must have plain BERT blocks for transformers to load it, got "
-            + ", ".join(f"{name}={getattr(block, name)!r}" for name in odd)
+            f"`model` must have all weights of {format.name}, got none of {', '.join(missing)}"
         )
-    config = {
-        "architectures": architectures,
-        "model_type": "bert",
-        "vocab_size": embedding.vocabulary_size,
-        "hidden_size": embedding.dim,
-        "num_hidden_layers": sum(name.startswith("block_") for name in layers),
-        "num_attention_heads": block.num_heads,
-        "intermediate_size": block.intermediate_dim,
-        "hidden_act": activations[block.activation.__name__],
-        "hidden_dropout_prob": embedding.dropout,
-        "attention_probs_dropout_prob": block.attention_dropout,
-        "max_position_embeddings": embedding.max_length,
-        "type_vocab_size": embedding.num_segments,
-        "initializer_range": getattr(embedding.initializer, "stddev", 0.02),
-        "layer_norm_eps": embedding.layer_norm_epsilon,
-        "pad_token_id": 0,
-        "tie_word_embeddings": True,
-    }
-    counts = [layer.num_classes for layer in model.layers if hasattr(layer, "num_classes")]
-    for count in counts:
+    arrays = {}
+    for name, rule in named.items():
+        ours = [keras.ops.convert_to_numpy(targets.pop(target)) for target in rule.targets]
+        arrays[name] = np.ascontiguousarray(rule.change.save(ours, config))
+    if targets:
+        raise ValueError(
+            f"`model` must be a BERT or GPT of this package, got weights {', '.join(targets)}"
+        )
+    return arrays
+
+
+def _config(
+    model: keras.Model, size: BertSize | GptSize, format: Format, heads: set[str], origin: Config
+) -> dict[str, Any]:
+    """config.json: what the layers are, and what else the checkpoint said that they came from."""
+    architectures = [name for name, has in format.architectures.items() if set(has) == heads]
+    if not architectures:
+        raise ValueError(
+            f"`model` must have the heads of a class of {format.name}, got {', '.join(heads)}"
+        )
+    needing = heads & NEED_POOLER
+    if needing and size.pooler_activation is None:
+        raise ValueError(
+            f"`model` must have a pooler, as the {', '.join(needing)} of {format.name} has, "
+            f"got {model.name!r}"
+        )
+    origin = {format.aliases.get(key, key): value for key, value in origin.items()}
+    config = {**format.defaults, **origin}
+    config |= {"architectures": architectures, "model_type": format.name}
+    config |= {"tie_word_embeddings": True}
+    for field, value in format.fixed.items():
+        if field == "pooler_activation" and size.pooler_activation is None:
+            continue  # no pooler
+        _expect(field, value, getattr(size, field))
+    for field, key in format.size.items():
+        value = getattr(size, field)
+        if key.values is not None:
+            _expect(field, tuple(dict.fromkeys(key.values.values())), value)
+            if key.values.get(config.get(key.name)) != value:
+                config[key.name] = next(name for name, v in key.values.items() if v == value)
+        elif key.name not in config or key.load(config[key.name], config) != value:
+            config[key.name] = key.save(value, config)
+    for name in heads:
+        _add_head(config, model, size, format.heads[name])
+    return config
+
+
+def _add_head(config: dict, model: keras.Model, size: BertSize, head: Head) -> None:
+    """Its dropout, and how many classes it has."""
+    name = head.rules[0].targets[0].split("/")[0]
+    (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
+    if isinstance(layer, layers.MaskedLMHead):
+        _expect("activation", head.activation or size.activation, layer.activation.__name__)
+        _expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)
+    _expect("pooler_dropout", layer.dropout if head.pooler_dropout else 0.0, size.pooler_dropout)
+    rate = next((config[key] for key in head.dropout if config.get(key) is not None), None)
+    # A head's key that is also the blocks' (DistilBERT's tagger) cannot say something else.
+    if rate is not None and rate != layer.dropout:
+        config[head.dropout[0]] = layer.dropout
+    count = getattr(layer, "num_classes", None)
+    if count is not None and len(config.get("id2label") or ()) != count:
         config["id2label"] = {str(index): f"LABEL_{index}" for index in range(count)}
         config["label2id"] = {f"LABEL_{index}": index for index in range(count)}
-    return config
+
+
+def _size(found: parts.Parts) -> BertSize | GptSize:
+    """The size that would build these layers."""
+    stack, family = (found.encoder, "bert") if found.encoder else (found.decoder, "gpt")
+    block, embedding = stack.blocks[0], stack.embedding
+    common = {
+        "num_heads": block.num_heads,
+        "intermediate_dim": block.intermediate_dim,
+        "dropout": block.dropout,
+        "attention_dropout": block.attention_dropout,
+        "activation": block.activation,
+        "layer_norm_epsilon": block.layer_norm_epsilon,
+    }
+    for each in stack.blocks:
+        for field, value in (BLOCKS[family] | common).items():
+            _expect(field, value, getattr(each, field))
+    common |= {
+        "num_layers": len(stack.blocks),
+        "activation": block.activation.__name__,
+        "initializer_range": getattr(block.kernel_initializer, "stddev", 0.02),
+    }
+    if family == "gpt":
+        return GptSize(
+            **common,
+            hidden_dim=embedding.output_dim,
+            vocabulary_size=embedding.input_dim,
+            max_length=getattr(stack.position, "max_length", 0),
+            embedding_dropout=stack.dropout.rate,
+        )
+    _expect("dropout", block.dropout, embedding.dropout)
+    _expect("layer_norm_epsilon", block.layer_norm_epsilon, embedding.layer_norm_epsilon)
+    return BertSize(
+        **common,
+        hidden_dim=embedding.dim,
+        vocabulary_size=embedding.vocabulary_size,
+        max_length=embedding.max_length,
+        num_segments=embedding.num_segments,
+        pooler_activation=found.pooler.activation.__name__ if found.pooler else None,
+        pooler_dropout=found.pooler_dropout.rate if found.pooler_dropout else 0.0,
+    )
+
+
+def _expect(field: str, expected: Any, value: Any) -> None:
+    """Raises unless a model has what its kind of checkpoint takes for granted."""
+    choices = expected if isinstance(expected, tuple) else (expected,)
+    if value not in choices:
+        raise ValueError(
+            f"`model` must have {field}={' or '.join(map(repr, choices))} for transformers to load "
+            f"it, got {value!r}"
+        )
 
 
 def _write_json(file: Path, content: dict) -> None:

@@ -176,19 +176,57 @@ def test_distilbert(saved, inputs, run_theirs):
     expected = run_theirs(model, inputs, token_type_ids=None).logits
     close(ours(loaded.model, inputs), expected, inputs["padding_mask"])
 
-    model, directory = saved("DistilBertForSequenceClassification", num_labels=5, **sizes)
-    loaded = weights.load(directory, "classifier", num_classes=5)
+    _, directory = saved("DistilBertForSequenceClassification", num_labels=5, **sizes)
+    loaded = weights.load(directory)
     assert set(loaded.skipped) == {
         f"{layer}.{weight}"
         for layer in ("pre_classifier", "classifier")
         for weight in ("weight", "bias")
     }
-    assert loaded.fresh == (
-        "pooler/kernel",
-        "pooler/bias",
-        "classifier/output/kernel",
-        "classifier/output/bias",
+    assert list(loaded.model.output) == ["sequence_output"]
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Roberta"])
+def test_span_without_segments_finds_the_answer(kind, saved, inputs, run_theirs):
+    """Segment 1 marks the context if anything does; else all but padding may be the answer."""
+    inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
+    sizes = {"DistilBert": {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}}
+    options = sizes.get(kind, {"type_vocab_size": 1, "pad_token_id": 1})
+    model, directory = saved(f"{kind}ForQuestionAnswering", **options)
+    loaded = weights.load(directory, "span")
+    expected = run_theirs(model, inputs, token_type_ids=None)
+    for marked in (True, False):
+        segments = inputs["segment_ids"] if marked else 0 * inputs["segment_ids"]
+        actual = ours(loaded.model, {**inputs, "segment_ids": segments})
+        allowed = inputs["padding_mask"] & (segments == int(marked))
+        allowed[:, 0] = True
+        close(actual["start"], expected.start_logits, allowed)
+        close(actual["end"], expected.end_logits, allowed)
+        assert (actual["start"][~allowed] == -30000).all()
+        assert allowed[0, 4]
+
+
+def test_pooler_of_an_old_roberta_classifier(saved, inputs, run_theirs):
+    """Old files of the class also hold the encoder's own pooler, which it does not use."""
+    inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
+    model, directory = saved(
+        "RobertaForSequenceClassification", num_labels=5, type_vocab_size=2, pad_token_id=1
     )
+    kernel, bias = np.eye(12, dtype="float32"), np.zeros(12, "float32")
+    pooler = {"roberta.pooler.dense.weight": kernel, "roberta.pooler.dense.bias": bias}
+    rewrite(directory, lambda arrays: {**arrays, **pooler})
+    loaded = weights.load(directory, "classifier")
+    close(ours(loaded.model, inputs), run_theirs(model, inputs).logits)
+    assert set(loaded.skipped) == set(pooler)
+    encoder = weights.load(directory).model
+    np.testing.assert_array_equal(encoder.get_layer("pooler").kernel, kernel)
+
+
+def test_untied_output_is_refused_only_with_its_head(saved):
+    _, directory = saved("BertForMaskedLM", tie_word_embeddings=False)
+    assert "cls.predictions.bias" in weights.load(directory).skipped
+    with pytest.raises(ValueError, match="`tie_word_embeddings` must be True, got False"):
+        weights.load(directory, "masked_lm")
 
 
 def test_roberta_classifier(saved, inputs, run_theirs):

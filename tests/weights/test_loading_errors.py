@@ -77,8 +77,85 @@ def test_missing_size(directory):
 def test_unknown_activation(directory):
     configure(directory, hidden_act="silu")
     fails(
-        directory, "the activation must be one of gelu, gelu_new, gelu_pytorch_tanh, relu, got 's"
+        directory, "`hidden_act` must be one of gelu, gelu_new, gelu_pytorch_tanh, relu, got 'silu'"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden_size", "12", "a positive integer, got '12'"),
+        ("hidden_size", 12.0, "a positive integer, got 12.0"),
+        ("num_hidden_layers", True, "a positive integer, got True"),
+        ("num_attention_heads", 0, "a positive integer, got 0"),
+        ("vocab_size", [37], "a positive integer, got [37]"),
+        ("hidden_dropout_prob", "0.1", "a number in [0, 1), got '0.1'"),
+        ("attention_probs_dropout_prob", 1.0, "a number in [0, 1), got 1.0"),
+        ("layer_norm_eps", "1e-12", "a finite number, got '1e-12'"),
+        ("initializer_range", float("nan"), "a finite number, got nan"),
+        ("hidden_act", ["gelu"], "one of gelu, gelu_new, gelu_pytorch_tanh, relu, got ['gelu']"),
+        ("classifier_dropout", "0.1", "a number in [0, 1), got '0.1'"),
+    ],
+)
+def test_value_of_the_wrong_type(key, value, expected, directory):
+    configure(directory, **{key: value})
+    fails(directory, f"`{key}` must be {expected}", "classifier")
+
+
+@pytest.mark.parametrize("value", ["1", None, -1])
+def test_padding_id_of_roberta(value, saved):
+    _, directory = saved("RobertaModel", pad_token_id=1)
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": value}))
+    fails(directory, f"`pad_token_id` must be an integer from 0, got {value!r}")
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, None])
+def test_index_without_files(value, directory):
+    file = directory / "model.safetensors.index.json"
+    file.write_text(json.dumps({"weight_map": value}))
+    fails(directory, "index.json must have a weight_map from names to files, got")
+    file.write_text(json.dumps([value]))
+    fails(directory, "index.json must hold a JSON object, got list")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "text"),
+    [
+        ("tokenizer.json", {"model": [1]}, "model must be an object, got [1]"),
+        ("tokenizer.json", {"normalizer": "x"}, "normalizer must be an object, got 'x'"),
+        ("tokenizer.json", {"model": {"vocab": {"a": "0"}}}, "an id of its own, got '0' for 'a'"),
+        ("vocab.json", {"a": 0, "b": 0}, "an id of its own, got 0 for 'b'"),
+        ("vocab.json", {"a": 0, "b": 2}, "the ids 0 to 1, got none with id 1"),
+        ("tokenizer_config.json", {"do_lower_case": "yes"}, "must be true or false, got 'yes'"),
+    ],
+)
+def test_tokenizer_files(file, content, text, directory):
+    (directory / file).write_text(json.dumps(content))
+    fails(directory, text)
+
+
+def test_case_of_a_tokenizer_file(directory):
+    content = {"model": None, "normalizer": {"type": "BertNormalizer", "lowercase": False}}
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    loaded = weights.load(directory)
+    assert (loaded.vocabulary, loaded.lowercase) == (None, False)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite(value, directory):
+    def spoil(arrays):
+        arrays["bert.encoder.layer.1.output.dense.weight"][3, 5] = value
+
+    rewrite(directory, spoil)
+    fails(directory, "not finite: bert.encoder.layer.1.output.dense.weight")
+
+
+def test_integers(directory):
+    """A quantized file without a key that says so."""
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    rewrite(directory, lambda a: a.update({name: a[name].astype("int8")}))
+    fails(directory, f"not floating-point numbers: {name} (int8)")
 
 
 @pytest.mark.parametrize(
@@ -152,10 +229,26 @@ def test_tied_weights_that_differ(directory):
 
 
 def test_vocabulary_of_another_size(directory):
-    (directory / "vocab.txt").write_text("\n".join(f"w{i}" for i in range(36)))
-    fails(
-        directory, "must have a piece for each of the 37 rows of embeddings.word_embeddings.weight,"
-    )
+    (directory / "vocab.txt").write_text("\n".join(f"w{i}" for i in range(38)))
+    text = "word_embeddings.weight must have a row for each of the 38 tokens of the vocabulary, got"
+    fails(directory, f"{text} 37")
+
+
+def test_more_rows_than_tokens(directory):
+    """Matrices are filled up to a multiple of 8 or 64; tokens are added in a file of their own."""
+    (directory / "vocab.txt").write_text("\n".join(f"w{i}" for i in range(30)))
+    assert weights.load(directory).vocabulary == [f"w{i}" for i in range(30)]
+    (directory / "added_tokens.json").write_text('{"[NEW]": 31, "[NEWER]": 30}')
+    added = {"content": "[NEWEST]", "id": 32}
+    content = {"model": None, "added_tokens": [added, {"content": "w7", "id": 7}]}
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    assert weights.load(directory).vocabulary[29:] == ["w29", "[NEWER]", "[NEW]", "[NEWEST]"]
+    (directory / "added_tokens.json").write_text('{"[NEW]": 36}')
+    fails(directory, "the 32 tokens must have the ids 0 to 31, got none with id 30")
+    (directory / "added_tokens.json").write_text('{"[NEW]": 30, "[NEWER]": 30}')
+    fails(directory, "each token must have an id of its own, got 30 for '[NEWER]'")
+    (directory / "added_tokens.json").write_text('{"[NEW]": "30"}')
+    fails(directory, "each token must have an id of its own, got '30' for '[NEW]'")
 
 
 def test_vocabulary_of_a_tokenizer_file(directory):

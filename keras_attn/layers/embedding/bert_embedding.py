@@ -21,7 +21,8 @@ class BertEmbedding(keras.layers.Layer):
         vocabulary_size: V.
         dim: D.
         max_length: the longest sequence, where positions are learned.
-        num_segments: how many segments there are; BERT's A and B make two.
+        num_segments: how many segments there are; BERT's A and B make two, with 0 there is no
+            such table, and segment ids change nothing.
         mask_zero: whether 0 is padding, from which a Keras mask is made.
         dropout: share of the output that is zeroed in training, in [0, 1).
         layer_norm_epsilon: added to the variance.
@@ -91,13 +92,15 @@ class BertEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="token",
         )
-        self.segment_embedding = TokenEmbedding(
-            num_segments,
-            dim,
-            embeddings_initializer=self.initializer.clone(),
-            dtype=self.dtype_policy,
-            name="segment",
-        )
+        self.segment_embedding = None
+        if num_segments:
+            self.segment_embedding = TokenEmbedding(
+                num_segments,
+                dim,
+                embeddings_initializer=self.initializer.clone(),
+                dtype=self.dtype_policy,
+                name="segment",
+            )
         if isinstance(position, dict):
             position = keras.saving.deserialize_keras_object(position)
         self.position = position
@@ -118,7 +121,8 @@ class BertEmbedding(keras.layers.Layer):
         """Create the three tables and the norm."""
         shape = (*token_ids_shape, self.dim)
         self.token_embedding.build()
-        self.segment_embedding.build()
+        if self.segment_embedding:
+            self.segment_embedding.build()
         self.position_embedding.build(shape)
         self.norm.build(shape)
 
@@ -132,9 +136,10 @@ class BertEmbedding(keras.layers.Layer):
     ) -> Any:
         """Embed `token_ids`."""
         vectors, matrix = self.token_embedding(token_ids, return_matrix=True)
-        if segment_ids is None:
-            segment_ids = keras.ops.zeros_like(token_ids)
-        vectors = vectors + self.segment_embedding(segment_ids)
+        if self.segment_embedding:
+            if segment_ids is None:
+                segment_ids = keras.ops.zeros_like(token_ids)
+            vectors = vectors + self.segment_embedding(segment_ids)
         vectors = self.position_embedding(vectors, positions=positions)
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors

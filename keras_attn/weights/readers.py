@@ -27,7 +27,7 @@ class Source:
     read: Callable[[str], np.ndarray]
 
 
-def of_weights(title: str, weights: Iterable[Any], depth: int = 0) -> Source:
+def read_weights(title: str, weights: Iterable[Any], depth: int = 0) -> Source:
     """Keras weights, named by the last `depth` parts of their paths, or by all."""
     named = {path(weight, depth): weight for weight in weights}
     shapes = {name: tuple(weight.shape) for name, weight in named.items()}
@@ -39,7 +39,7 @@ def path(weight: Any, depth: int = 0) -> str:
     return "/".join(weight.path.split("/")[-depth:])
 
 
-def of_safetensors(directory: Path) -> Source:
+def read_safetensors(directory: Path) -> Source:
     """model.safetensors, or the files that its index names.
 
     Raises:
@@ -49,8 +49,12 @@ def of_safetensors(directory: Path) -> Source:
 
     files = [directory / "model.safetensors"]
     if (directory / INDEX).exists():
-        parts = read_json(directory / INDEX).get("weight_map", {})
-        files = [directory / name for name in sorted(set(parts.values()))]
+        shards = read_json(directory / INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
+            raise ValueError(
+                f"{directory / INDEX} must have a weight_map from names to files, got {shards!r}"
+            )
+        files = [directory / name for name in sorted(set(shards.values()))]
     homes, shapes = {}, {}
     for file in files:
         try:
@@ -60,10 +64,21 @@ def of_safetensors(directory: Path) -> Source:
         for name in handle.keys():  # noqa: SIM118 (it is no mapping)
             homes[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
-    return Source(str(directory), shapes, lambda name: homes[name].get_tensor(name))
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return homes[name].get_tensor(name)
+        except AttributeError as error:  # numpy has no such type
+            kind = homes[name].get_slice(name).get_dtype()
+            raise ValueError(
+                f"{directory}: {name} must hold floating-point numbers of 16 bits or more, "
+                f"got {kind}"
+            ) from error
+
+    return Source(str(directory), shapes, read)
 
 
-def of_tensorflow(prefix: Path) -> Source:
+def read_tensorflow(prefix: Path) -> Source:
     """A checkpoint of TensorFlow 1: the files prefix.index and prefix.data-*.
 
     Raises:

@@ -1,0 +1,183 @@
+"""What lies in a checkpoint directory."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from keras_attn.data import read_vocabulary
+from keras_attn.weights.formats import GOOGLE_BERT, KERAS_HUB, TRANSFORMERS, Format
+from keras_attn.weights.readers import (
+    INDEX,
+    Source,
+    read_json,
+    read_safetensors,
+    read_tensorflow,
+    read_weights,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is not yet a model.
+
+    Args:
+        source: its arrays.
+        format: which kind it is.
+        config: its configuration.
+        vocabulary: the tokens in the order of their ids, or None where there is no file of them.
+        lowercase: whether text is lower-cased first, or None where no file says so.
+    """
+
+    source: Source
+    format: Format
+    config: dict[str, Any]
+    vocabulary: list[str] | None = None
+    lowercase: bool | None = None
+
+    @property
+    def read_config(self) -> dict[str, Any]:
+        """The configuration under the names that the format reads, with its defaults."""
+        aliases = self.format.aliases
+        own = {aliases.get(key, key): value for key, value in self.config.items()}
+        return {**self.format.defaults, **own}
+
+    @property
+    def architecture(self) -> str | None:
+        """The class that it was saved from, where it says so."""
+        names = self.config.get("architectures") or ()
+        return names[0] if isinstance(names, list) else None
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Recognize a checkpoint by its files.
+
+    Raises:
+        ValueError: no directory, none or several checkpoints in it, a pickle, an architecture that
+            is not known, a file that cannot be read.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"`source` must be a directory or a keras-hub backbone, got {directory}")
+    if (directory / "model.safetensors").exists() or (directory / INDEX).exists():
+        return _transformers(directory)
+    if list(directory.glob("*.index")):
+        return _google(directory)
+    if (directory / "model.weights.h5").exists():
+        return _preset(directory)
+    pickles = sorted(file.name for file in directory.glob("*.bin"))
+    if pickles:
+        raise ValueError(
+            f"{directory / pickles[0]} is a pickle, which can run any code when it is opened, so "
+            "it is not: let transformers save the model again, as model.safetensors"
+        )
+    found = ", ".join(sorted(file.name for file in directory.iterdir())) or "nothing"
+    raise ValueError(
+        f"{directory} must hold model.safetensors, a TensorFlow checkpoint (*.index) or a "
+        f"keras-hub preset, got {found}"
+    )
+
+
+def open_backbone(backbone: Any) -> Checkpoint:
+    """A keras-hub BertBackbone."""
+    if type(backbone).__name__ != "BertBackbone":
+        raise ValueError(
+            f"`source` must be a keras-hub BertBackbone, got {type(backbone).__name__}"
+        )
+    source = read_weights(f"the backbone {backbone.name!r}", backbone.weights)
+    return Checkpoint(source, KERAS_HUB, backbone.get_config())
+
+
+def _transformers(directory: Path) -> Checkpoint:
+    config = read_json(directory / "config.json")
+    kind = config.get("model_type")
+    if kind not in tuple(TRANSFORMERS):
+        raise ValueError(
+            f"{directory / 'config.json'} must have a model_type among {', '.join(TRANSFORMERS)}, "
+            f"got {kind!r}"
+        )
+    source = read_safetensors(directory)
+    return Checkpoint(source, TRANSFORMERS[kind], config, *_vocabulary(directory))
+
+
+def _google(directory: Path) -> Checkpoint:
+    config = read_json(directory / "bert_config.json")
+    prefixes = sorted(directory.glob("*.index"))
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"{directory} must hold one TensorFlow checkpoint, "
+            f"got {', '.join(prefix.stem for prefix in prefixes)}"
+        )
+    source = read_tensorflow(prefixes[0].with_suffix(""))
+    return Checkpoint(source, GOOGLE_BERT, config, *_vocabulary(directory))
+
+
+def _preset(directory: Path) -> Checkpoint:
+    import keras_hub as hub
+
+    checkpoint = open_backbone(hub.models.Backbone.from_preset(str(directory)))
+    file, lowercase = directory / "assets" / "tokenizer" / "vocabulary.txt", None
+    if (directory / "tokenizer.json").exists():
+        tokenizer = _object(read_json(directory / "tokenizer.json"), "config", directory)
+        lowercase = tokenizer.get("lowercase")
+    vocabulary = read_vocabulary(file) if file.exists() else None
+    return dataclasses.replace(checkpoint, vocabulary=vocabulary, lowercase=lowercase)
+
+
+def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
+    """The tokens, from whichever files have them, and whether text is lower-cased."""
+    files = {
+        name: read_json(directory / name) if (directory / name).exists() else {}
+        for name in ("tokenizer_config.json", "tokenizer.json", "vocab.json", "added_tokens.json")
+    }
+    settings, tokenizer = files["tokenizer_config.json"], files["tokenizer.json"]
+    lowercase = settings.get("do_lower_case")
+    if lowercase is None:
+        lowercase = _object(tokenizer, "normalizer", directory).get("lowercase")
+    if not isinstance(lowercase, bool | None):
+        raise ValueError(f"{directory}: do_lower_case must be true or false, got {lowercase!r}")
+
+    ids = files["vocab.json"] or _object(tokenizer, "model", directory).get("vocab")
+    if (directory / "vocab.txt").exists():
+        tokens = dict(enumerate(read_vocabulary(directory / "vocab.txt")))
+    elif isinstance(ids, dict):
+        tokens = _by_id(ids.items(), directory)
+    else:  # none, or a list of scored tokens
+        return None, lowercase
+    added = _by_id(
+        [
+            *files["added_tokens.json"].items(),
+            *(
+                (token["content"], int(index))
+                for index, token in _object(settings, "added_tokens_decoder", directory).items()
+            ),
+            *((token["content"], token["id"]) for token in tokenizer.get("added_tokens") or ()),
+        ],
+        directory,
+    )
+    tokens |= added
+    gaps = [index for index in range(len(tokens)) if index not in tokens]
+    if gaps:
+        raise ValueError(
+            f"{directory}: the {len(tokens)} tokens must have the ids 0 to {len(tokens) - 1}, "
+            f"got none with id {gaps[0]}"
+        )
+    return [tokens[index] for index in range(len(tokens))], lowercase
+
+
+def _by_id(tokens: Iterable[tuple[str, Any]], directory: Path) -> dict[int, str]:
+    """Tokens by their ids."""
+    by_id: dict[int, str] = {}
+    for token, index in tokens:
+        if type(index) is not int or by_id.setdefault(index, token) != token:
+            raise ValueError(
+                f"{directory}: each token must have an id of its own, got {index!r} for {token!r}"
+            )
+    return by_id
+
+
+def _object(content: dict, key: str, directory: Path) -> dict:
+    """The object under a key, empty where there is none or null."""
+    value = content.get(key)
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{directory}: {key} must be an object, got {value!r}")
+    return value or {}

@@ -1,0 +1,83 @@
+"""GPT-2 as the library transformers saves it; its kernels are stored as [input, output]."""
+
+from keras_attn.weights.formats.format import (
+    ACTIVATIONS,
+    AS_IS,
+    THIRDS,
+    Format,
+    Key,
+    Rule,
+    dense,
+    keys,
+    norm,
+    rule,
+)
+from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
+
+
+def _thirds(source: str, name: str) -> Rule:
+    parts = ("query", "key", "value")
+    return Rule(source, tuple(f"block_{{i}}/self_attention/{p}/{name}" for p in parts), THIRDS)
+
+
+FORMAT = Format(
+    name="gpt2",
+    family="gpt",
+    size={
+        **keys(
+            num_layers="n_layer",
+            hidden_dim="n_embd",
+            num_heads="n_head",
+            vocabulary_size="vocab_size",
+            max_length="n_positions",
+            dropout="resid_pdrop",
+            attention_dropout="attn_pdrop",
+            embedding_dropout="embd_pdrop",
+            layer_norm_epsilon="layer_norm_epsilon",
+            initializer_range="initializer_range",
+        ),
+        "activation": Key("activation_function", ACTIVATIONS),
+        "intermediate_dim": Key(
+            "n_inner",
+            load=lambda value, config: 4 * config["n_embd"] if value is None else value,
+        ),
+    },
+    trunk=(
+        rule("wte.weight", "token_embedding/embeddings"),
+        rule("wpe.weight", "position/table"),
+        *norm("h.{i}.ln_1", "block_{i}/self_attention_norm"),
+        _thirds("h.{i}.attn.c_attn.weight", "kernel"),
+        _thirds("h.{i}.attn.c_attn.bias", "bias"),
+        *dense("h.{i}.attn.c_proj", "block_{i}/self_attention/output", AS_IS),
+        *norm("h.{i}.ln_2", "block_{i}/feed_forward_norm"),
+        *dense("h.{i}.mlp.c_fc", "block_{i}/feed_forward/hidden", AS_IS),
+        *dense("h.{i}.mlp.c_proj", "block_{i}/feed_forward/output", AS_IS),
+        *norm("ln_f", "norm"),
+    ),
+    defaults={"n_inner": None, "resid_pdrop": 0.1, "attn_pdrop": 0.1, "embd_pdrop": 0.1},
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+    requires={
+        **REQUIRES,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True,
+    },
+    irrelevant=(
+        *(key for key in IRRELEVANT if key != "tie_word_embeddings"),
+        # A head that this package has not
+        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+        *("summary_first_dropout", "classifier_dropout", "hidden_dropout"),
+        # The order of a product and its precision, and a length that nothing reads
+        *("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens"),
+    ),
+    architectures={"GPT2LMHeadModel": ()},
+    prefix="transformer.",
+    # The causal mask, which old files hold as an array.
+    ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
+    tied={"lm_head.weight": "wte.weight"},
+)

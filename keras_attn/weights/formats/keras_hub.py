@@ -1,0 +1,42 @@
+"""The weights of keras-hub's BertBackbone."""
+
+from keras_attn.weights.formats.format import Format, keys, pair, rule
+from keras_attn.weights.formats.keras_attention import RULES as ATTENTION
+
+NORM = ("gamma", "beta")
+LAYER = "transformer_layer_{i}"
+
+FORMAT = Format(
+    name="keras-hub BertBackbone",
+    size=keys(
+        num_layers="num_layers",
+        hidden_dim="hidden_dim",
+        num_heads="num_heads",
+        intermediate_dim="intermediate_dim",
+        vocabulary_size="vocabulary_size",
+        max_length="max_sequence_length",
+        num_segments="num_segments",
+        dropout="dropout",  # of the attention weights too
+    ),
+    trunk=(
+        rule("token_embedding/embeddings", "embedding/token/embeddings"),
+        rule("segment_embedding/embeddings", "embedding/segment/embeddings"),
+        rule("position_embedding/embeddings", "embedding/position/table"),
+        *pair("embeddings_layer_norm", "embedding/norm", NORM),
+        *(
+            rule(
+                f"{LAYER}/self_attention_layer/{attention.source}",
+                f"block_{{i}}/self_attention/{attention.targets[0]}",
+                attention.change,
+            )
+            for attention in ATTENTION
+        ),
+        *pair(f"{LAYER}/self_attention_layer_norm", "block_{i}/self_attention_norm", NORM),
+        *pair(f"{LAYER}/feedforward_intermediate_dense", "block_{i}/feed_forward/hidden"),
+        *pair(f"{LAYER}/feedforward_output_dense", "block_{i}/feed_forward/output"),
+        *pair(f"{LAYER}/feedforward_layer_norm", "block_{i}/feed_forward_norm", NORM),
+    ),
+    pooler=pair("pooled_dense", "pooler"),
+    fixed={"activation": "gelu_tanh", "layer_norm_epsilon": 1e-12},
+    irrelevant=("name", "trainable", "dtype"),
+)

@@ -1,0 +1,83 @@
+"""RoBERTa as the library transformers saves it: BERT's encoder with other names around it."""
+
+import numpy as np
+
+from keras_attn.weights.formats import bert
+from keras_attn.weights.formats.format import Change, Config, Format, Head, Key, dense, norm, rule
+from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
+
+
+def unread_rows(config: Config) -> int:
+    """Positions count from the padding's id + 1: so many rows of the table are never read."""
+    padding_id = config["pad_token_id"]
+    if type(padding_id) is not int or padding_id < 0:
+        raise ValueError(f"`pad_token_id` must be an integer from 0, got {padding_id!r}")
+    return padding_id + 1
+
+
+FORMAT = Format(
+    name="roberta",
+    size={
+        **bert.SIZE,
+        "max_length": Key(
+            "max_position_embeddings",
+            load=lambda value, config: value - unread_rows(config),
+            save=lambda value, config: value + unread_rows(config),
+        ),
+    },
+    trunk=(
+        rule("embeddings.word_embeddings.weight", "embedding/token/embeddings"),
+        rule("embeddings.token_type_embeddings.weight", "embedding/segment/embeddings"),
+        rule(
+            "embeddings.position_embeddings.weight",
+            "embedding/position/table",
+            Change(
+                lambda table, config: [table[unread_rows(config) :]],
+                lambda tables, config: np.pad(tables[0], ((unread_rows(config), 0), (0, 0))),
+            ),
+        ),
+        *norm("embeddings.LayerNorm", "embedding/norm"),
+        *bert.BLOCKS,
+    ),
+    pooler=dense("pooler.dense", "pooler"),
+    heads={
+        "masked_lm": Head(
+            (
+                *dense("lm_head.dense", "masked_lm/transformation"),
+                *norm("lm_head.layer_norm", "masked_lm/norm"),
+                rule("lm_head.bias", "masked_lm/bias"),
+            ),
+            activation="gelu",
+            requires=bert.TIED,
+        ),
+        "classifier": Head(
+            dense("classifier.out_proj", "classifier/output"),
+            pooler=dense("classifier.dense", "pooler"),
+            dropout=bert.DROPOUT,
+            pooler_dropout=True,
+        ),
+        "tagger": Head(dense("classifier", "tagger/output"), dropout=bert.DROPOUT),
+        "multiple_choice": Head(
+            dense("classifier", "multiple_choice/output"), dropout=("hidden_dropout_prob",)
+        ),
+        "span": Head(dense("qa_outputs", "span/output")),
+    },
+    fixed={"pooler_activation": "tanh"},
+    defaults={**bert.DEFAULTS, "pad_token_id": 1, "vocab_size": 50_265},
+    requires=REQUIRES,
+    irrelevant=IRRELEVANT,
+    architectures={
+        "RobertaModel": (),
+        "RobertaForMaskedLM": ("masked_lm",),
+        "RobertaForSequenceClassification": ("classifier",),
+        "RobertaForTokenClassification": ("tagger",),
+        "RobertaForMultipleChoice": ("multiple_choice",),
+        "RobertaForQuestionAnswering": ("span",),
+    },
+    prefix="roberta.",
+    ignored=(r"embeddings\.position_ids", r"embeddings\.token_type_ids"),
+    tied={
+        "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    },
+)

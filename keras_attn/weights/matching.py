@@ -1,0 +1,167 @@
+"""Match the names of a checkpoint with the weights of a model, all of them, before any is set."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_attn.weights.formats import Config, Format, Rule
+from keras_attn.weights.readers import Source, path
+
+Rules = tuple[Rule, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What goes where: pairs of weight and array, names left out, weights left as they are."""
+
+    pairs: tuple[tuple[keras.Variable, np.ndarray], ...]
+    skipped: tuple[str, ...]
+    new: tuple[str, ...]
+
+    def assign(self) -> None:
+        """Set the weights."""
+        for weight, array in self.pairs:
+            weight.assign(array)
+
+
+def match(
+    source: Source,
+    format: Format,
+    weights: Iterable[Any],
+    config: Config,
+    *,
+    num_layers: int = 0,
+    heads: Iterable[str] = (),
+    depth: int = 0,
+) -> Match:
+    """Read what the weights need from a checkpoint.
+
+    Args:
+        source: the checkpoint.
+        format: the rules.
+        weights: Keras variables.
+        config: the checkpoint's configuration.
+        num_layers: how often a rule with {i} applies.
+        heads: those of the checkpoint that the weights are for.
+        depth: how many parts of a weight's path the rules name; 0 is all.
+
+    Raises:
+        ValueError: names that no rule uses or skips, weights that nothing sets, wrong shapes or
+            types, numbers that are not finite, arrays that should be the same and are not; all of
+            them are named.
+    """
+    targets = targets_of(weights, depth)
+    names = {format.rename(name): name for name in source.shapes}
+    trunk, parts = rules_of(format, heads, num_layers)
+    present = [rules for rules in parts if any(rule.source in names for rule in rules)]
+    rules = [
+        rule
+        for rule in itertools.chain(trunk, *present)
+        if any(target in targets for target in rule.targets)
+    ]
+    used = {rule.source for rule in rules}
+    ruled = {target for rule in rules for target in rule.targets}
+
+    optional = {rule.source for rules in _optional(format) for rule in rules}
+    left = [name for name in names if name not in used and name not in format.tied]
+    skipped = [name for name in left if name in optional or format.ignores(name)]
+    roots = {target.split("/")[0] for rule in trunk for target in rule.targets}
+    unruled = [target for target in targets if target not in ruled]
+    new = [target for target in unruled if target.split("/")[0] not in roots]
+    missing = [rule for rule in rules if rule.source not in names]
+    _raise(
+        source,
+        {
+            "not used": [names[name] for name in left if name not in skipped],
+            "not set": [target for rule in missing for target in rule.targets]
+            + [target for target in unruled if target not in new],
+        },
+    )
+
+    read = {rule.source: source.read(names[rule.source]) for rule in rules}
+    tied = {} if config.get("tie_word_embeddings") is False else format.tied
+    _raise(
+        source,
+        {
+            "not floating-point numbers": [
+                f"{names[name]} ({array.dtype})"
+                for name, array in read.items()
+                if not keras.backend.is_float_dtype(array.dtype.name)
+            ],
+            "not finite": [names[name] for name, a in read.items() if not np.isfinite(a).all()],
+            "not equal": [
+                f"{names[name]} and {names[other]}"
+                for name, other in tied.items()
+                if name in names
+                and other in names
+                and not np.array_equal(source.read(names[name]), source.read(names[other]))
+            ],
+        },
+    )
+    changed = [
+        (rule, target, array)
+        for rule in rules
+        for target, array in zip(
+            rule.targets, rule.change.load(read[rule.source], config), strict=True
+        )
+    ]
+    _raise(
+        source,
+        {
+            "wrong shape": [
+                f"{names[rule.source]} gives {array.shape} where {target} has "
+                f"{tuple(targets[target].shape)}"
+                for rule, target, array in changed
+                if array.shape != tuple(targets[target].shape)
+            ]
+        },
+    )
+    return Match(
+        tuple((targets[target], array) for _, target, array in changed),
+        tuple(names[name] for name in skipped),
+        tuple(new),
+    )
+
+
+def targets_of(weights: Iterable[Any], depth: int = 0) -> dict[str, Any]:
+    """Weights by the names that the rules have for them."""
+    return {path(weight, depth).removeprefix("head/"): weight for weight in weights}
+
+
+def rules_of(format: Format, heads: Iterable[str], num_layers: int) -> tuple[Rules, list[Rules]]:
+    """The rules of the trunk, one for each layer, and those of the pooler and of each head."""
+    trunk = tuple(expanded for rule in format.trunk for expanded in rule.expand(num_layers))
+    chosen = [format.heads[name] for name in heads]
+    pooler = next((head.pooler for head in chosen if head.pooler), format.pooler)
+    return trunk, [pooler, *(head.rules for head in chosen)]
+
+
+def has_pooler(source: Source, format: Format) -> bool:
+    """Whether a checkpoint has a pooler of its own, not one that belongs to a head."""
+    return _any_saved(source, format, format.pooler)
+
+
+def saved_heads(source: Source, format: Format, architecture: str | None) -> list[str]:
+    """Which heads a checkpoint has; heads of two tasks may share their names."""
+    known = format.architectures.get(architecture, tuple(format.heads))
+    return [name for name in known if _any_saved(source, format, format.heads[name].rules)]
+
+
+def _any_saved(source: Source, format: Format, rules: Rules) -> bool:
+    names = {format.rename(name) for name in source.shapes}
+    return any(rule.source in names for rule in rules)
+
+
+def _optional(format: Format) -> list[Rules]:
+    heads = format.heads.values()
+    return [format.pooler, *(head.pooler for head in heads), *(head.rules for head in heads)]
+
+
+def _raise(source: Source, problems: dict[str, list[str]]) -> None:
+    found = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(f"{source.title} does not match the model; {'; '.join(found)}")

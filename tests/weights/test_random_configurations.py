@@ -1,0 +1,285 @@
+"""Every kind of checkpoint with all fields of its configuration away from their defaults.
+
+The outputs and the dropout rates are those of the library that wrote it, and what `save` writes is
+what was read; or the error names the key that asks for another model.
+"""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import transformers
+
+from keras_attn import weights
+
+B, T, C = 2, 7, 3
+TASKS = {
+    "Model": None,
+    "LMHeadModel": None,
+    "ForPreTraining": "pretraining",
+    "ForMaskedLM": "masked_lm",
+    "ForNextSentencePrediction": "next_sentence",
+    "ForSequenceClassification": "classifier",
+    "ForTokenClassification": "tagger",
+    "ForMultipleChoice": "multiple_choice",
+    "ForQuestionAnswering": "span",
+}
+ENCODERS = [ending for ending in TASKS if ending != "LMHeadModel"]
+SHARED = [e for e in ENCODERS if e not in ("ForPreTraining", "ForNextSentencePrediction")]
+KINDS = {"Bert": ENCODERS, "Roberta": SHARED, "DistilBert": SHARED, "GPT2": ["LMHeadModel"]}
+# What another model would be, and the value that asks for it.
+REFUSED = {
+    "is_decoder": True,
+    "add_cross_attention": True,
+    "is_encoder_decoder": True,
+    "scale_attn_weights": False,
+    "scale_attn_by_inverse_layer_idx": True,
+}
+
+
+def cases():
+    """20 of each class; of each kind the first three are fast."""
+    for kind, endings in KINDS.items():
+        for ending_index, ending in enumerate(endings):
+            for seed in range(20):
+                fast = (seed, ending_index) in ((0, 0), (1, min(5, len(endings) - 1)), (2, 1))
+                fast = fast or (len(endings) == 1 and seed < 3)
+                marks = () if fast else pytest.mark.slow
+                yield pytest.param(kind, ending, seed, marks=marks, id=f"{kind}{ending}-{seed}")
+
+
+def configuration(kind, ending, rng):
+    """Off every default."""
+
+    def rate():
+        return round(float(rng.uniform(0.2, 0.6)), 3)
+
+    heads, width = int(rng.integers(2, 5)), 2 * int(rng.integers(1, 4))
+    activation = str(rng.choice(["gelu_new", "gelu_pytorch_tanh", "relu"]))
+    pad = int(rng.choice([2, 3, 5] if kind != "Roberta" else [0, 2, 5]))
+    values = {
+        "vocab_size": int(rng.integers(29, 47)),
+        "initializer_range": 0.03,
+        "pad_token_id": pad,
+        "bos_token_id": 7,
+        "eos_token_id": 8,
+        "chunk_size_feed_forward": 1,
+    }
+    sizes = {
+        "num_hidden_layers": int(rng.integers(1, 4)),
+        "hidden_size": heads * width,
+        "num_attention_heads": heads,
+        "max_position_embeddings": int(rng.integers(19, 31)),
+    }
+    if kind in ("Bert", "Roberta"):
+        values |= {
+            **sizes,
+            "intermediate_size": int(rng.integers(5, 20)),
+            "hidden_act": activation,
+            "hidden_dropout_prob": rate(),
+            "attention_probs_dropout_prob": rate(),
+            "classifier_dropout": rate() if rng.integers(2) else 0.0,
+            "type_vocab_size": int(rng.choice([1, 3, 4])),
+            "layer_norm_eps": float(10 ** -rng.uniform(1, 4)),
+            "use_cache": False,
+        }
+    elif kind == "DistilBert":
+        values |= {
+            **sizes,
+            "hidden_dim": int(rng.integers(5, 20)),
+            "activation": activation,
+            "dropout": rate(),
+            "attention_dropout": rate(),
+            "seq_classif_dropout": rate(),
+            "qa_dropout": rate(),
+            "sinusoidal_pos_embds": True,
+        }
+    else:
+        values |= {
+            "n_layer": sizes["num_hidden_layers"],
+            "n_embd": sizes["hidden_size"],
+            "n_head": heads,
+            "n_positions": sizes["max_position_embeddings"],
+            "n_inner": int(rng.integers(5, 20)),
+            "activation_function": str(rng.choice(["gelu", "gelu_pytorch_tanh", "relu"])),
+            "resid_pdrop": rate(),
+            "attn_pdrop": rate(),
+            "embd_pdrop": rate(),
+            "layer_norm_epsilon": float(10 ** -rng.uniform(1, 4)),
+            "summary_type": "last",
+            "summary_use_proj": False,
+            "summary_activation": "tanh",
+            "summary_proj_to_labels": False,
+            "summary_first_dropout": rate(),
+            "reorder_and_upcast_attn": True,
+            "use_cache": False,
+        }
+    if ending in ("ForSequenceClassification", "ForTokenClassification"):
+        labels = {i: f"name {i}" for i in range(int(rng.integers(3, 7)))}
+        values |= {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
+        values["problem_type"] = "multi_label_classification"
+    return values
+
+
+def make(kind, ending, config, directory):
+    """Their model with random weights, saved."""
+    model_class = getattr(transformers, f"{kind}{ending}")
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(directory)
+    return model
+
+
+def inputs_of(kind, config, rng):
+    """Ours, `[B, T]`; padding on the right has its id, and nothing else has it."""
+    ids = rng.integers(0, config["vocab_size"], (B, T))
+    ids = np.where(ids == config["pad_token_id"], 6, ids)
+    mask = np.arange(T) < np.array([[T], [5]])
+    segments = rng.integers(0, config.get("type_vocab_size", 1), (B, T))
+    return {
+        "token_ids": np.where(mask, ids, config["pad_token_id"]),
+        "segment_ids": segments,
+        "padding_mask": mask,
+    }
+
+
+def outputs_of(model, kind, inputs):
+    """Theirs: each output by name."""
+    names = {"input_ids": "token_ids", "attention_mask": "padding_mask"}
+    if kind in ("Bert", "Roberta"):
+        names["token_type_ids"] = "segment_ids"
+    tensors = {name: torch.tensor(np.int64(inputs[ours])) for name, ours in names.items()}
+    with torch.no_grad():
+        return {name: value.numpy() for name, value in model(**tensors).items() if name != "cache"}
+
+
+def run(model, inputs):
+    return keras.tree.map_structure(
+        keras.ops.convert_to_numpy, model({k: inputs[k] for k in model.input}, training=False)
+    )
+
+
+def compare(loaded, task, inputs, expected):
+    """Our outputs under their names, at what is neither padding nor excluded from a span."""
+    seen = inputs["padding_mask"]
+    if task == "span":
+        context = inputs["segment_ids"] == 1
+        if loaded.config.get("type_vocab_size", 1) < 2:
+            context |= ~context.any(axis=1, keepdims=True)
+        seen = seen & (context | (np.arange(T) == 0))
+    if task in ("masked_lm", "pretraining"):
+        inputs = {**inputs, "masked_positions": np.tile(np.arange(T), (B, 1))}
+    ours = run(loaded.model, inputs)
+    if not isinstance(ours, dict):
+        ours = {"logits": ours}
+    theirs = {
+        "sequence_output": "last_hidden_state",
+        "pooled_output": "pooler_output",
+        "masked_lm": "prediction_logits",
+        "next_sentence": "seq_relationship_logits",
+        "start": "start_logits",
+        "end": "end_logits",
+        "logits": "logits",
+    }
+    for name, value in ours.items():
+        other = expected[theirs[name]]
+        assert value.shape == other.shape
+        where = seen if value.shape[:2] == (B, T) else ...
+        np.testing.assert_allclose(value[where], other[where], atol=2e-4, rtol=2e-4, err_msg=name)
+
+
+def dropout_rates(model):
+    """Theirs, by our names."""
+    places = {
+        r".*(embeddings\.dropout|\.drop)$": "embedding",
+        r".*(attention\.self\.dropout|attention\.dropout|attn\.attn_dropout)$": "attention",
+        r".*(output\.dropout|ffn\.dropout|resid_dropout|mlp\.dropout)$": "block",
+        r"(classifier\.)?dropout$": "head",
+    }
+    rates = {}
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            (name,) = (name for pattern, name in places.items() if re.fullmatch(pattern, path))
+            rates.setdefault(name, set()).add(module.p)
+    return {name: values.pop() for name, values in rates.items() if len(values) == 1}
+
+
+def our_rates(model, task):
+    flat = {layer.name: layer for layer in model._flatten_layers()}
+    rates = {"attention": flat["block_0"].attention_dropout, "block": flat["block_0"].dropout}
+    embedding = flat.get("embedding")
+    rates["embedding"] = embedding.dropout if embedding else flat["embedding_dropout"].rate
+    if task in ("classifier", "tagger", "multiple_choice"):
+        rates["head"] = flat[task].dropout
+    if task == "span" and flat["span"].dropout:
+        rates["head"] = flat["span"].dropout
+    return rates
+
+
+@pytest.mark.parametrize(("kind", "ending", "seed"), list(cases()))
+def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path):
+    rng = np.random.default_rng([seed, len(ending), len(kind)])
+    config, task = configuration(kind, ending, rng), TASKS[ending]
+    model = make(kind, ending, config, tmp_path / "theirs")
+    inputs = inputs_of(kind, config, rng)
+    if task == "multiple_choice":
+        inputs = {k: np.stack([v, np.roll(v, 1, 0), v[:, ::1]], 1) for k, v in inputs.items()}
+        inputs["token_ids"][:, 2, 1] = 9
+    options = {"num_choices": C} if task == "multiple_choice" else {}
+    loaded = weights.load(tmp_path / "theirs", task, **options)
+    assert (loaded.skipped, loaded.fresh, loaded.unknown) == ((), (), ())
+    expected = outputs_of(model, kind, inputs)
+    compare(loaded, task, inputs, expected)
+    assert our_rates(loaded.model, task) == pytest.approx(dropout_rates(model))
+
+    weights.save(loaded, tmp_path / "ours")
+    first, second = (
+        safetensors.numpy.load_file(tmp_path / name / "model.safetensors")
+        for name in ("theirs", "ours")
+    )
+    assert set(first) == set(second)
+    unread = config["pad_token_id"] + 1 if kind == "Roberta" else 0
+    for name, array in first.items():
+        start = unread if "position_embeddings" in name else 0
+        np.testing.assert_array_equal(second[name][start:], array[start:], err_msg=name)
+    old, new = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "ours")
+    )
+    assert {key: new.get(key) for key in old} == old
+    again = type(model).from_pretrained(tmp_path / "ours").eval()
+    for name, value in outputs_of(again, kind, inputs).items():
+        # RoBERTa's position of padding comes back as zeros.
+        seen = inputs["padding_mask"] if value.shape[:2] == (B, T) else ...
+        np.testing.assert_allclose(value[seen], expected[name][seen], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", REFUSED)
+def test_another_model_is_refused(kind, key, tmp_path):
+    ending = KINDS[kind][0]
+    config = configuration(kind, ending, np.random.default_rng(0))
+    make(kind, ending, config, tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: REFUSED[key]}))
+    known = hasattr(getattr(transformers, f"{kind}Config")(), key)
+    if not known and "scale" in key:
+        assert weights.load(tmp_path).unknown == (key,)
+        return
+    with pytest.raises(ValueError, match=f"`{key}` must be {not REFUSED[key]}, got"):
+        weights.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_key_of_transformers_is_known(kind):
+    config = getattr(transformers, f"{kind}Config")(num_labels=3).to_dict()
+    from keras_attn.weights.formats import TRANSFORMERS
+
+    format = TRANSFORMERS[config["model_type"]]
+    assert format.unknown({**config, "odd": 1}) == ("odd",)
