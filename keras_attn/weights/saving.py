@@ -84,8 +84,8 @@ def save(
     config = _config(model, size, format, heads, origin)
     if format.tokenizer is None and (vocabulary is not None or lowercase is not None):
         raise ValueError(
-            f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has other "
-            f"files, got {type(vocabulary).__name__} and {lowercase!r}"
+            f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
+            f"other files, got {type(vocabulary).__name__} and {lowercase!r}"
         )
     if vocabulary is not None and len(vocabulary) > size.vocabulary_size:
         raise ValueError(
