@@ -1,20 +1,21 @@
 """Text to tensors with tf.data and tensorflow-text, inside the graph, so that export reuses it."""
 
-from keras_attn.data.bert_preprocessor import BertPreprocessor
-from keras_attn.data.choice_preprocessor import ChoicePreprocessor
-from keras_attn.data.classification_postprocessor import ClassificationPostprocessor
-from keras_attn.data.masked_lm import TokenMasker
-from keras_attn.data.masked_lm_postprocessor import MaskedLMPostprocessor
-from keras_attn.data.masked_lm_preprocessor import MaskedLMPreprocessor
-from keras_attn.data.packed_rows import pack_rows
-from keras_attn.data.packing import pack
-from keras_attn.data.pair_preprocessor import PairPreprocessor
-from keras_attn.data.pipelines import pretraining_dataset, rows_of
-from keras_attn.data.record_writer import write_records
-from keras_attn.data.records import read_records, sample_records
-from keras_attn.data.sentence_pairs import SentencePairs
-from keras_attn.data.tagging_postprocessor import TaggingPostprocessor
+from keras_attn.data.pretraining.masking import TokenMasker
+from keras_attn.data.pretraining.packing import pack_rows
+from keras_attn.data.pretraining.record_writer import write_records
+from keras_attn.data.pretraining.records import read_records, sample_records
+from keras_attn.data.pretraining.sentence_pairs import SentencePairs
+from keras_attn.data.pretraining.streams import pretraining_dataset, rows_of
+from keras_attn.data.tasks.classification import (
+    BertPreprocessor,
+    ChoicePreprocessor,
+    ClassificationPostprocessor,
+    PairPreprocessor,
+)
+from keras_attn.data.tasks.layers import Postprocessor, Preprocessor, check_protocol
+from keras_attn.data.tasks.masked_lm import MaskedLMPostprocessor, MaskedLMPreprocessor
 from keras_attn.data.tasks.span import SpanPostprocessor, SpanPreprocessor
+from keras_attn.data.tasks.tagging import TaggingPostprocessor, WordsPreprocessor
 from keras_attn.data.text.documents import (
     read_documents,
     split_documents,
@@ -29,11 +30,11 @@ from keras_attn.data.text.examples import (
     read_rows,
     read_squad,
 )
+from keras_attn.data.text.segments import pack
 from keras_attn.data.text.tables import read_table, table_documents
 from keras_attn.data.text.tags import read_tags
 from keras_attn.data.text.tokenizer import BertTokenizer
 from keras_attn.data.text.vocabulary import read_vocabulary, train_vocabulary
-from keras_attn.data.words_preprocessor import WordsPreprocessor
 
 __all__ = [
     "BertPreprocessor",
@@ -44,12 +45,15 @@ __all__ = [
     "MaskedLMPostprocessor",
     "MaskedLMPreprocessor",
     "PairPreprocessor",
+    "Postprocessor",
+    "Preprocessor",
     "SentencePairs",
     "SpanPostprocessor",
     "SpanPreprocessor",
     "TaggingPostprocessor",
     "TokenMasker",
     "WordsPreprocessor",
+    "check_protocol",
     "pack",
     "pack_rows",
     "pretraining_dataset",

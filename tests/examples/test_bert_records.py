@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.data.records import TOKENIZER, write, write_text
+from tests.data.pretraining.small_records import TOKENIZER, write, write_text
 from tests.examples.test_bert_pretrain import ROOT, weights
 
 pytestmark = [

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._register import register
-from keras_attn.data._imports import tf
-from keras_attn.data._require import require, strings
-from keras_attn.data.bert_preprocessor import BertPreprocessor
-from keras_attn.data.postprocessor import Postprocessor
+from keras_attn.data._tensorflow import require, strings, tf
+from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 _NEVER = -1e9
 
 
 @register()
-class SpanPreprocessor(BertPreprocessor):
+class SpanPreprocessor(PreprocessorLayer):
     """A question with each window of its context to a row [CLS] question [SEP] window [SEP].
 
     A context that is too long for one row is cut into windows that overlap. A token keeps its
@@ -197,7 +195,7 @@ def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
 
 
 @register()
-class SpanPostprocessor(Postprocessor):
+class SpanPostprocessor(PostprocessorLayer):
     """The best answer of all windows, the greatest start[i] + end[j] with i <= j < i + `longest`.
 
     There is none, and the answer is "", where every window would rather point at [CLS].

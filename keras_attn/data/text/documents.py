@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from keras_attn.data._imports import tf
+from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.files import Path, read_lines
 from keras_attn.data.text.tokenizer import BertTokenizer
 

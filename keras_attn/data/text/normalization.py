@@ -5,7 +5,7 @@ B batch, W words of a row (ragged).
 
 from __future__ import annotations
 
-from keras_attn.data._imports import tf, tf_text
+from keras_attn.data._tensorflow import tf, tf_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # A special token written out in a text travels as its name between line ends: cleaning leaves no

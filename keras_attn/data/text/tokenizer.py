@@ -13,9 +13,7 @@ from typing import Any
 import keras
 
 from keras_attn._register import register
-from keras_attn.data._imports import tf, tf_text
-from keras_attn.data._require import strings
-from keras_attn.data.packing import check_ids
+from keras_attn.data._tensorflow import strings, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
     marked,
@@ -23,6 +21,7 @@ from keras_attn.data.text.normalization import (
     sources,
     split_words,
 )
+from keras_attn.data.text.segments import check_ids
 from keras_attn.data.text.vocabulary import check_vocabulary, read_vocabulary
 
 _LONGEST_WORD = 100  # characters; BERT gives [UNK] for a longer one

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from keras_attn.data._require import strings
+from keras_attn.data._tensorflow import strings
 from keras_attn.data.text.files import Path, read_lines
 from keras_attn.data.text.normalization import SPECIAL_TOKENS, normalize, split_words
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import BertTokenizerFast
 
 from keras_attn.data import BertTokenizer, SpanPostprocessor, SpanPreprocessor, train_vocabulary
-from tests.data.test_task_preprocessors import VOCABULARY, ids, in_graph, lists, same
+from tests.data.tasks.test_task_preprocessors import VOCABULARY, ids, in_graph, lists, same
 
 tf = pytest.importorskip("tensorflow")
 

@@ -1,51 +1,82 @@
-"""Raw strings to the inputs of a BERT, as one layer, for a server.
+"""What the layers around a model share, and the protocols that every such layer follows.
 
-B batch, T pieces of the longest row in the batch.
+B batch, T tokens of the longest row in the batch.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
 
-from keras_attn._register import register
-from keras_attn.data._imports import tf
-from keras_attn.data.packing import pack
+from keras_attn.data._tensorflow import tf
+from keras_attn.data.text.normalization import SPECIAL_TOKENS
+from keras_attn.data.text.segments import pack
 from keras_attn.data.text.tokenizer import BertTokenizer
-from keras_attn.data.text.vocabulary import SPECIAL_TOKENS, is_continuation
+from keras_attn.data.text.vocabulary import is_continuation
 
 
-@register()
-class BertPreprocessor(keras.layers.Layer):
-    """Strings to BERT's rows, each batch as wide as its longest row.
+@runtime_checkable
+class Preprocessor(Protocol):
+    """Strings to the inputs of a model: what stands before it in a servable.
 
-    Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
-        length: the most pieces in a row; longer texts lose their ends.
-
-    Call arguments:
-        text: strings `[B]`.
-
-    Returns:
-        A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
-
-    Raises:
-        ValueError: a `length` without room for a piece, a vocabulary that `BertTokenizer` refuses.
-
-    Example:
-    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
-    >>> features = BertPreprocessor(vocabulary, length=8)(["Playing!", ""])
-    >>> features["token_ids"].numpy().tolist()
-    [[2, 5, 6, 7, 3], [2, 3, 0, 0, 0]]
-
-    Reference: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    A preprocessor that has `from_tokens(token_ids, lengths)` also serves clients that tokenize.
     """
 
-    text_inputs = ("text",)  # the names of the strings, in the order of `call`
+    text_inputs: Sequence[str]
+    """The names of the strings, in the order of a call."""
+    length: int
+    """The most tokens in a row."""
+
+    def __call__(self, *texts: Any) -> Mapping[str, tf.Tensor]:
+        """A dict that has the model's inputs."""
+
+    def examples(self, tokens: int, batch: int) -> dict[str, list]:
+        """Strings, by their names, of about `tokens` tokens in all, `batch` of them."""
+
+
+@runtime_checkable
+class Postprocessor(Protocol):
+    """A model's outputs to answers: what stands behind it in a servable."""
+
+    def __call__(self, outputs: Any, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """A dict of answers from the outputs and what the preprocessor returned."""
+
+
+def check_protocol(name: str, layer: Any, protocol: type) -> None:
+    """Raises a TypeError that names what `layer` lacks of `Preprocessor` or `Postprocessor`."""
+    functions = [
+        member
+        for member, value in vars(protocol).items()
+        if inspect.isfunction(value) and not member.startswith("_")
+    ]
+    missing = [
+        member
+        for member in (*inspect.get_annotations(protocol), *functions)
+        if not hasattr(layer, member)
+    ]
+    if not callable(layer):
+        missing.insert(0, "__call__")
+    if missing:
+        raise TypeError(
+            f"`{name}` must follow the protocol keras_attn.data.{protocol.__name__}, got "
+            f"{type(layer).__name__} without {', '.join(missing)}"
+        )
+
+
+class PreprocessorLayer(keras.layers.Layer):
+    """Base of the layers from strings to BERT's rows, each batch as wide as its longest row.
+
+    Args:
+        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
+        length: the most tokens in a row.
+    """
+
+    text_inputs: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -65,10 +96,6 @@ class BertPreprocessor(keras.layers.Layer):
         self.tokenizer = tokenizer
         self.length = length
         self.built = True
-
-    def call(self, text: Any) -> dict[str, tf.Tensor]:
-        """Rows of `text`."""
-        return self._pack([self.tokenizer(text)])
 
     def from_tokens(self, token_ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         """The features of rows that the caller has tokenized, [CLS] and [SEP] included.
@@ -132,7 +159,7 @@ class BertPreprocessor(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> BertPreprocessor:
+    def from_config(cls, config: dict[str, Any]) -> PreprocessorLayer:
         """The layer that `get_config` describes."""
         tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
         return cls(**{**config, "tokenizer": tokenizer})
@@ -152,3 +179,40 @@ class BertPreprocessor(keras.layers.Layer):
     def _complete(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds what a task needs besides; here nothing."""
         return features
+
+
+class PostprocessorLayer(keras.layers.Layer):
+    """Base of the layers from a model's outputs to answers; `call(outputs, features)`.
+
+    Args:
+        tokenizer: a `BertTokenizer`, or what makes one; None where no piece is named.
+    """
+
+    def __init__(self, tokenizer: Any = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        # Features hold strings: no other backend has a tensor for them.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        self.supports_masking = True
+        if tokenizer is not None and not isinstance(tokenizer, keras.layers.Layer):
+            tokenizer = BertTokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self.built = True
+
+    def compute_mask(self, *_: Any, **__: Any) -> None:
+        """None: answers know their own padding."""
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
+        config = super().get_config()
+        if self.tokenizer is not None:
+            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> PostprocessorLayer:
+        """The layer that `get_config` describes."""
+        if "tokenizer" in config:
+            tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
+            config = {**config, "tokenizer": tokenizer}
+        return cls(**config)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_attn.data._imports import tf
-from keras_attn.data.random import uniform
+from keras_attn.data._tensorflow import tf
+from keras_attn.data.pretraining.masking import uniform
 
 
 class SentencePairs:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keras_attn.data._imports import tf
+from keras_attn.data._tensorflow import tf
 
 
 def pack(

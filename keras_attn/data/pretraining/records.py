@@ -14,8 +14,8 @@ import os
 import zlib
 from typing import Any
 
-from keras_attn.data._imports import tf
-from keras_attn.data.pair_examples import PairExamples, with_rows
+from keras_attn.data._tensorflow import tf
+from keras_attn.data.pretraining.streams import PairExamples, with_rows
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 Path = str | os.PathLike

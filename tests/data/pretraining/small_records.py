@@ -1,8 +1,8 @@
 """Small text files, and records made of them without Beam."""
 
 from keras_attn.data import BertTokenizer
-from keras_attn.data.record_writer import Shard, finish, write_shard
-from keras_attn.data.records import vocabulary_checksum
+from keras_attn.data.pretraining.record_writer import Shard, finish, write_shard
+from keras_attn.data.pretraining.records import vocabulary_checksum
 
 LENGTH = 13
 WORDS = [f"w{number}" for number in range(400)]

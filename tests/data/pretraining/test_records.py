@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attn.data import BertTokenizer, read_records, sample_records
-from tests.data.records import LENGTH, TOKENIZER, write, write_text
+from tests.data.pretraining.small_records import LENGTH, TOKENIZER, write, write_text
 
 
 @pytest.fixture

@@ -5,9 +5,16 @@ import pytest
 import tensorflow as tf
 
 from keras_attn.data import read_records, write_records
-from keras_attn.data.record_writer import groups, write_shard
-from keras_attn.data.records import parse
-from tests.data.records import LENGTH, PARAGRAPHS, TOKENIZER, shard, write, write_text
+from keras_attn.data.pretraining.record_writer import groups, write_shard
+from keras_attn.data.pretraining.records import parse
+from tests.data.pretraining.small_records import (
+    LENGTH,
+    PARAGRAPHS,
+    TOKENIZER,
+    shard,
+    write,
+    write_text,
+)
 
 try:
     import apache_beam  # noqa: F401
@@ -59,7 +66,7 @@ def test_a_document_is_in_one_split(tmp_path):
 
 
 def test_two_groups_at_most_are_held_in_memory(monkeypatch):
-    monkeypatch.setattr("keras_attn.data.record_writer.GROUP", 10)
+    monkeypatch.setattr("keras_attn.data.pretraining.record_writer.GROUP", 10)
     read = []
 
     def documents():

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from keras_attn.data._imports import tf
-from keras_attn.data.pipelines import rows_of
-from keras_attn.data.records import MANIFEST, Path, checksum, vocabulary_checksum
-from keras_attn.data.sentence_pairs import SentencePairs
+from keras_attn.data._tensorflow import tf
+from keras_attn.data.pretraining.records import MANIFEST, Path, checksum, vocabulary_checksum
+from keras_attn.data.pretraining.sentence_pairs import SentencePairs
+from keras_attn.data.pretraining.streams import rows_of
 from keras_attn.data.text.documents import stream_documents, tokenize_documents
 from keras_attn.data.text.tokenizer import BertTokenizer
 

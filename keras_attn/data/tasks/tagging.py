@@ -1,25 +1,26 @@
-"""Words with tags to the inputs and labels of a tagger.
+"""Words with tags to the inputs and labels of a tagger, its logits to tags.
 
-B batch, W words, T pieces of the longest row in the batch.
+B batch, C tags, W words, T pieces of the longest row in the batch.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._register import register
-from keras_attn.data._imports import tf
-from keras_attn.data._require import ragged_strings, require
-from keras_attn.data.bert_preprocessor import BertPreprocessor
+from keras_attn.data._tensorflow import ragged_strings, require, tf
+from keras_attn.data.tasks.classification import check_labels, likeliest
+from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 ONE_TAG = "`tags` must have one tag for each word"
 
 
 @register()
-class WordsPreprocessor(BertPreprocessor):
+class WordsPreprocessor(PreprocessorLayer):
     """Lists of words to BERT's rows; the tag of a word stands at the first of its pieces.
 
     A word in which nothing is left to see becomes [UNK], so that every word has a piece.
@@ -85,6 +86,11 @@ class WordsPreprocessor(BertPreprocessor):
 
     def first_pieces(self, words: Any) -> tf.Tensor:
         """Where in each row, bool `[B, T]`, the words begin: there a prediction is a word's."""
+        warnings.warn(
+            "`first_pieces` is deprecated: a call with tags returns these places as weights",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         pieces = self._pieces(words)
         return self._place(pieces.merge_dims(1, 2).with_values(self._first(pieces)))
 
@@ -118,3 +124,50 @@ class WordsPreprocessor(BertPreprocessor):
         known = tf.reduce_any(same, axis=1)
         with require(known, tags, f"`tags` must be among {', '.join(self.tags)}"):
             return tf.cast(tf.argmax(tf.cast(same, tf.int32), axis=1), tf.int32)
+
+
+@register()
+class TaggingPostprocessor(PostprocessorLayer):
+    """The pieces of each row with their likeliest tags.
+
+    Args:
+        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
+        labels: the names of the tags, in the order of the logits.
+
+    Call arguments:
+        outputs: logits `[B, T, C]`.
+        features: what the preprocessor returned.
+
+    Returns:
+        A dict: `pieces` strings `[B, T]`, `tags` strings `[B, T]`, both "" at padding;
+        `probabilities` float32 `[B, T, C]`.
+
+    Raises:
+        ValueError: there is no label, or not one for each logit.
+
+    Example:
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
+    >>> tagger = TaggingPostprocessor(vocabulary, ["word", "mark"])
+    >>> features = {"token_ids": [[5, 7]], "padding_mask": [[True, True]]}
+    >>> tagger([[[1.0, 0.0], [0.0, 1.0]]], features)["tags"].numpy().tolist()
+    [[b'word', b'mark']]
+    """
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], **kwargs: Any):
+        super().__init__(tokenizer, **kwargs)
+        self.labels = check_labels(labels)
+
+    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A tag for each word."""
+        answer = likeliest(tf.convert_to_tensor(outputs), self.labels, "tags")
+        real = tf.cast(features["padding_mask"], tf.bool)
+        pieces = self.tokenizer.pieces(features["token_ids"])
+        return {
+            "pieces": tf.where(real, pieces, ""),
+            "tags": tf.where(real, answer["tags"], ""),
+            "probabilities": answer["probabilities"],
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
+        return {**super().get_config(), "labels": self.labels}

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_attn.data._imports import tf
-from keras_attn.data.random import uniform
+from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.tokenizer import BertTokenizer
 from keras_attn.data.text.vocabulary import is_continuation
 
@@ -161,3 +160,17 @@ def _first_true(chosen: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
     keys = tf.sort(tf.where(beyond, length, keys), axis=1)[:, :most]
     real = keys < length
     return tf.where(real, keys, 0), real
+
+
+def uniform(seeds: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+    """Float32 [B, count] in [0, 1), row i drawn from `seeds[i]`; seeds are integers [B, 2].
+
+    A row's numbers do not depend on the batch that it is in, so that a stream of examples can
+    be cut into other batches, or entered in the middle, and give the same examples.
+    """
+    return tf.map_fn(
+        # The algorithm is named because the default may differ between devices.
+        lambda seed: tf.random.stateless_uniform([count], seed, alg="philox"),
+        tf.cast(seeds, tf.int64),
+        fn_output_signature=tf.float32,
+    )

@@ -1,0 +1,1 @@
+"""Examples to pre-train on; import its names from `keras_attn.data`."""
