@@ -35,7 +35,7 @@ def attend(
     ids = np.array([[tokenizer.cls_id, *tokenizer([sentence]).to_list()[0], tokenizer.sep_id]])
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids >= 0}
     outputs = visualization.attention_model(encoder)(inputs)
-    tokens = [piece.decode() for piece in tokenizer.pieces(ids[0]).numpy()]
+    tokens = [piece.decode() for piece in tokenizer.tokens(ids[0]).numpy()]
     return tokens, {name: keras.ops.convert_to_numpy(w)[0] for name, w in outputs.items()}
 
 

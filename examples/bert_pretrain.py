@@ -165,7 +165,7 @@ def questions(documents, tokenizer: data.BertTokenizer, count: int = 4) -> list[
             if 8 <= len(ids) <= 20 and len(chosen) < count:
                 middle = len(ids) // 2
                 hidden = [*ids[:middle], tokenizer.mask_id, *ids[middle + 1 :]]
-                answer = tokenizer.pieces([ids[middle]]).numpy()[0].decode()
+                answer = tokenizer.tokens([ids[middle]]).numpy()[0].decode()
                 chosen.append((tokenizer.detokenize([hidden]).numpy()[0].decode(), answer))
                 break
     return chosen

@@ -214,8 +214,8 @@ def main(arguments: argparse.Namespace) -> None:
     visualization.heatmap(
         output / "alignment.png",
         alignments[shown, : len(rows), : len(columns)],
-        [piece.decode() for piece in tokenizer.pieces(rows).numpy()],
-        [piece.decode() for piece in tokenizer.pieces(columns).numpy()],
+        [piece.decode() for piece in tokenizer.tokens(rows).numpy()],
+        [piece.decode() for piece in tokenizer.tokens(columns).numpy()],
         title="where the decoder looks: rows the translation, columns the source",
     )
     print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")

@@ -209,7 +209,7 @@ def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
     """The weights of every layer, [B, N, T, T] each, with the pieces that they are about."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
-        pieces = preprocessor.tokenizer.pieces(features["token_ids"])
+        pieces = preprocessor.tokenizer.tokens(features["token_ids"])
         return {"pieces": tf.where(features["padding_mask"], pieces, ""), **core(features)}
 
     return answer

@@ -1,4 +1,4 @@
-"""The masked language model's examples: which pieces to hide, behind what, and the answers.
+"""The masked language model's examples: which tokens to hide, behind what, and the answers.
 
 B batch, L row length, P most predictions in a row, V vocabulary.
 """
@@ -13,19 +13,19 @@ from keras_attn.data.text.vocabulary import is_continuation
 
 
 class TokenMasker:
-    """Hides some pieces of each row, in the graph, as a pure function of the row and its seed.
+    """Hides some tokens of each row, in the graph, as a pure function of the row and its seed.
 
-    Of a row's n candidates (every piece but [PAD], [CLS], [SEP], [MASK]),
+    Of a row's n candidates (every token but [PAD], [CLS], [SEP], [MASK]),
     max(1, floor(rate * n + 1/2)), at most P, are chosen uniformly. Of the chosen, on average
-    80 % become [MASK], 10 % a random piece that is not a special token, 10 % stay as they are.
+    80 % become [MASK], 10 % a random token that is not a special token, 10 % stay as they are.
     With `whole_word`, words are taken in random order, each whole; one that would exceed the
     number is passed over, so that fewer may be chosen.
 
     Args:
         tokenizer: whose vocabulary it is.
         max_predictions: P.
-        rate: the share of candidates to choose.
-        whole_word: whether pieces with "##" are chosen together with the word before them.
+        rate: the fraction of candidates to choose.
+        whole_word: whether tokens with "##" are chosen together with the word before them.
 
     Call arguments:
         token_ids: int32 [B, L].
@@ -33,7 +33,7 @@ class TokenMasker:
 
     Returns:
         A dict: `token_ids` int32 [B, L], with the masks applied; `masked_positions` int32
-        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the pieces that stood there, then
+        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the tokens that stood there, then
         [PAD]; `masked_weights` float32 [B, P], 1 at a prediction, then 0.
 
     Raises:
@@ -101,7 +101,7 @@ class TokenMasker:
         }
 
     def _choose(self, token_ids: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
-        """Which pieces to hide; one piece is a word of its own unless words are whole."""
+        """Which tokens to hide; one token is a word of its own unless words are whole."""
         candidate = tf.gather(self._is_candidate, token_ids)  # [B, L]
         count = tf.reduce_sum(tf.cast(candidate, tf.int32), axis=1)
         wanted = tf.cast(tf.floor(self.rate * tf.cast(count, tf.float32) + 0.5), tf.int32)
@@ -129,15 +129,15 @@ def _choose_words(sizes: tf.Tensor, order: tf.Tensor, wanted: tf.Tensor) -> tf.T
     """Takes words in the order of `order` while the sizes of the taken fit into `wanted`.
 
     Each turn takes words up to the first that does not fit. That one is then too large for the
-    room that is left, the next turn goes on behind it, and the result is that of going word by
+    space that is left, the next turn goes on behind it, and the result is that of going word by
     word.
     """
     in_order = tf.argsort(order, axis=1, stable=True)
     sizes = tf.gather(sizes, in_order, batch_dims=1)
 
     def fits(taken: tf.Tensor) -> tf.Tensor:
-        room = wanted - tf.reduce_sum(tf.where(taken, sizes, 0), axis=1)
-        return ~taken & (sizes > 0) & (sizes <= room[:, None])
+        space = wanted - tf.reduce_sum(tf.where(taken, sizes, 0), axis=1)
+        return ~taken & (sizes > 0) & (sizes <= space[:, None])
 
     def turn(taken: tf.Tensor) -> tuple[tf.Tensor]:
         open_words = fits(taken)

@@ -21,7 +21,7 @@ def pack_rows(
     """Puts the sequences of padded batches together into rows, for `models.packed`.
 
     The sequences of one incoming batch are matched among themselves, the longest first, each into
-    the first row with room for it: some hundreds in a batch fill the rows nearly full.
+    the first row with space for it: some hundreds in a batch fill the rows nearly full.
 
     Args:
         dataset: of (features, labels) or (features, labels, weights), batched. Features: a dict
@@ -103,9 +103,9 @@ class _Rows:
             raise ValueError(f"`padding_mask` must have the shape [N, L], got {self.mask.shape}")
         sizes = tf.reduce_sum(tf.cast(self.mask, tf.int64), axis=1)  # [N]
         message = f"`length` must be that of the longest sequence or more, got {length}"
-        room = tf.constant([length, max_sequences], tf.int64)
-        with tf.control_dependencies([tf.debugging.assert_less_equal(sizes, room[0], message)]):
-            self.order, self.counts = _first_fit(sizes, room)
+        space = tf.constant([length, max_sequences], tf.int64)
+        with tf.control_dependencies([tf.debugging.assert_less_equal(sizes, space[0], message)]):
+            self.order, self.counts = _first_fit(sizes, space)
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
@@ -143,12 +143,12 @@ class _Rows:
         return rows.to_tensor(tf.cast(default, rows.dtype), shape=[None, self.length])
 
 
-def _first_fit(sizes: tf.Tensor, room: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _first_fit(sizes: tf.Tensor, space: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The sequences in the order of their rows, int64 [N], and how many each row takes, [rows].
 
     Args:
         sizes: int64 [N].
-        room: int64 [2], the most tokens and the most sequences of a row.
+        space: int64 [2], the most tokens and the most sequences of a row.
     """
     descending = tf.argsort(sizes, direction="DESCENDING", stable=True)
     needs = tf.gather(tf.stack([sizes, tf.ones_like(sizes)], axis=1), descending)  # [N, 2]
@@ -162,7 +162,7 @@ def _first_fit(sizes: tf.Tensor, room: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
     _, _, chosen = tf.while_loop(
         lambda index, *_: index < count,
         put,
-        (0, tf.tile(room[None], [count, 1]), tf.TensorArray(tf.int64, count)),
+        (0, tf.tile(space[None], [count, 1]), tf.TensorArray(tf.int64, count)),
     )
     rows = chosen.stack()  # [N]
     counts = tf.math.bincount(tf.cast(rows, tf.int32), dtype=tf.int64)

@@ -62,15 +62,15 @@ def write_records(
 
     Args:
         paths: UTF-8 files as `read_documents` takes them, which every worker can read.
-        directory: where to write, made if need be; any place that tf.io.gfile knows.
-        tokenizer: whose pieces they become.
-        length: of the rows to fill.
+        directory: where to write, created if it is missing; any place that tf.io.gfile knows.
+        tokenizer: whose tokens they become.
+        length: the length of the rows to fill.
         shards: how many files to write for training; as many more as `held_out` is of them, at
             least one, unless that is 0.
-        held_out: the share of documents in the split "held_out", in [0, 1).
+        held_out: the fraction of documents in the split "held_out", in [0, 1).
         seed: an integer; the same seed, files and shards give the same records.
-        beam_options: of Beam's pipeline, such as `["--runner=DataflowRunner", ...]`; all cores of
-            this machine unless given.
+        beam_options: of Beam's pipeline, such as `["--runner=DataflowRunner", ...]`; defaults to
+            all cores of this machine.
 
     Raises:
         ValueError: if a number is out of range, a file has no text or is not UTF-8, or a shard's

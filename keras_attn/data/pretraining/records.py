@@ -1,6 +1,6 @@
 """Examples of pre-training on disk: a directory of TFRecord shards, and the stream from it.
 
-A record is a pair of `SentencePairs`, tf.train.Example of `first` and `second`, the pieces, and
+A record is a pair of `SentencePairs`, tf.train.Example of `first` and `second`, the tokens, and
 `is_random`; what is masked is drawn when it is read. `records.json`, written last, lists the
 shards: what it does not name is no part of the records.
 
@@ -45,7 +45,7 @@ def read_records(
     its own.
 
     Args:
-        directory: of the records.
+        directory: the folder of the records.
         tokenizer: with the vocabulary that they were written with.
         batch_size: B.
         length: L; a longer pair loses the ends of its runs.
@@ -67,7 +67,7 @@ def read_records(
     if vocabulary_checksum(tokenizer) != manifest["vocabulary_crc32"]:
         raise ValueError(
             "`tokenizer` must have the vocabulary that the records were written with, got another "
-            f"of {len(tokenizer.vocabulary)} pieces"
+            f"of {len(tokenizer.vocabulary)} tokens"
         )
     paths, checksums = _columns(manifest[split])
     total = sum(shard["examples"] for shard in manifest[split])
@@ -100,12 +100,12 @@ def sample_records(directory: Path, count: int, split: str = "train") -> tf.Ragg
     """The first pairs of the records in memory, as documents of two paragraphs each.
 
     Args:
-        directory: of the records.
+        directory: the folder of the records.
         count: how many to look at; those whose second part is from elsewhere are left out.
         split: "train" or "held_out".
 
     Returns:
-        ids, int32, ragged [documents, (2), (pieces)], as `tokenize_documents` gives them.
+        ids, int32, ragged [documents, (2), (tokens)], as `tokenize_documents` gives them.
 
     Raises:
         ValueError: as `read_records`.
@@ -118,16 +118,16 @@ def sample_records(directory: Path, count: int, split: str = "train") -> tf.Ragg
 
 def parse(records: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
     """Serialized pairs [B] to ragged int32 [B, (T)], twice, and int32 [B]."""
-    pieces = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+    tokens = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     parsed = tf.io.parse_example(
         records,
-        {"first": pieces, "second": pieces, "is_random": tf.io.FixedLenFeature([], tf.int64)},
+        {"first": tokens, "second": tokens, "is_random": tf.io.FixedLenFeature([], tf.int64)},
     )
     return tuple(tf.cast(parsed[name], tf.int32) for name in ("first", "second", "is_random"))
 
 
 def vocabulary_checksum(tokenizer: BertTokenizer) -> int:
-    """The CRC-32 of what gives pieces their ids."""
+    """The CRC-32 of what gives tokens their ids."""
     return zlib.crc32("\n".join(tokenizer.vocabulary).encode())
 
 
@@ -141,8 +141,8 @@ def checksum(path: str) -> int:
 
 
 def _records(path: tf.Tensor, expected: tf.Tensor) -> tf.data.Dataset:
-    """The serialized records of a shard, looked over first: a reader's own error has no name."""
-    checked = tf.numpy_function(_look_over, [path, expected], tf.string)
+    """The serialized records of a shard, checked first: the error of a reader names no file."""
+    checked = tf.numpy_function(_checked, [path, expected], tf.string)
     return tf.data.TFRecordDataset(tf.reshape(checked, []))
 
 
@@ -151,7 +151,7 @@ def _columns(shards: list[dict]) -> tuple[tf.Tensor, tf.Tensor]:
     return paths, tf.constant([shard["crc32"] for shard in shards], tf.int64)
 
 
-def _look_over(path: bytes, expected: int) -> bytes:
+def _checked(path: bytes, expected: int) -> bytes:
     name = path.decode()
     if checksum(name) != expected:
         raise ValueError(f"`directory` must hold the shards as written, got {name} damaged")

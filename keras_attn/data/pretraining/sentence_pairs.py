@@ -1,9 +1,11 @@
 """Next-sentence examples: two runs of text from documents, one following the other or not.
 
-B batch, D documents, T pieces of a run (ragged).
+B batch, D documents, T tokens of a run (ragged).
 """
 
 from __future__ import annotations
+
+import warnings
 
 import numpy as np
 
@@ -17,16 +19,17 @@ class SentencePairs:
     A pair stands at a border between two paragraphs of a document: A is the run of whole
     paragraphs that ends there, B the run that begins there and is cut where the row is full. In
     half of the pairs B begins at a border of another document instead. The borders are taken in a
-    random permutation, a new one each time that all have been used. A's share of the row is
+    random permutation, a new one each time that all have been used. A's fraction of the row is
     uniform between a quarter and three quarters; where B's document ends early, A takes more.
 
     Documents of one paragraph have no border and give no pair. A paragraph longer than A's
     share gives its end to A, its beginning to B.
 
     Args:
-        documents: ids, ragged [D, (paragraphs), (pieces)]; no paragraph is empty.
-        room: the most pieces of A and B together: the row without its special tokens.
+        documents: ids, ragged [D, (paragraphs), (tokens)]; no paragraph is empty.
+        length: the most tokens of A and B together: the row without its special tokens.
         seed: an integer.
+        room: the earlier name of `length`; deprecated.
 
     Call arguments:
         numbers: int64 [B], the numbers of the pairs.
@@ -36,16 +39,25 @@ class SentencePairs:
         follows A and 1 where it is from another document, the original BERT's labels.
 
     Raises:
-        ValueError: if fewer than two documents have two paragraphs, or `room` is below 4.
+        ValueError: if fewer than two documents have two paragraphs, or `length` is below 4.
 
     Reference: Devlin et al. 2018, "BERT", section 3.1 and appendix A.2,
     https://arxiv.org/abs/1810.04805
     """
 
-    def __init__(self, documents: tf.RaggedTensor, room: int, seed: int):
-        if room < 4:
-            raise ValueError(f"`room` must be at least 4 pieces, got {room}")
-        self.room = room
+    def __init__(
+        self,
+        documents: tf.RaggedTensor,
+        length: int | None = None,
+        seed: int = 0,
+        room: int | None = None,
+    ):
+        if room is not None:
+            warnings.warn("`room` is deprecated: use `length`", DeprecationWarning, stacklevel=2)
+            length = room
+        if length is None or length < 4:
+            raise ValueError(f"`length` must be at least 4 tokens, got {length}")
+        self.length = length
         self.seed = seed
         self._ids = tf.cast(documents.flat_values, tf.int32)
         paragraph_starts = documents.values.row_splits.numpy()
@@ -75,14 +87,14 @@ class SentencePairs:
         is_random = tf.cast(coin < 0.5, tf.int32)
         second = tf.where(is_random == 1, self._elsewhere(first, other), first)
 
-        room = tf.constant(self.room, tf.int64)
-        share_a = tf.cast((0.25 + 0.5 * share) * float(self.room), tf.int64)
+        total = tf.constant(self.length, tf.int64)
+        share_a = tf.cast((0.25 + 0.5 * share) * float(self.length), tf.int64)
         border_a, begin_a = tf.gather(self._border, first), tf.gather(self._begin, first)
         start_b = tf.gather(self._border, second)
         available_b = tf.gather(self._end, second) - start_b
         start_a = self._back(border_a, share_a, begin_a)
-        length_b = tf.minimum(available_b, room - (border_a - start_a))
-        start_a = tf.minimum(start_a, self._back(border_a, room - length_b, begin_a))
+        length_b = tf.minimum(available_b, total - (border_a - start_a))
+        start_a = tf.minimum(start_a, self._back(border_a, total - length_b, begin_a))
         a = tf.gather(self._ids, tf.ragged.range(start_a, border_a))
         b = tf.gather(self._ids, tf.ragged.range(start_b, start_b + length_b))
         return a, b, is_random

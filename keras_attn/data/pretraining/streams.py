@@ -34,7 +34,7 @@ def pretraining_dataset(
     stopped, at once. See `SentencePairs` and `TokenMasker` for what an example is.
 
     Args:
-        documents: ids from `tokenize_documents`, ragged [documents, (paragraphs), (pieces)].
+        documents: ids from `tokenize_documents`, ragged [documents, (paragraphs), (tokens)].
         tokenizer: the tokenizer that made them.
         batch_size: B.
         length: L.
@@ -43,8 +43,8 @@ def pretraining_dataset(
         count: how many examples, the last batch possibly smaller; None for an endless stream
             of full batches. `rows_of(documents, length)` is about one pass over the text.
         max_predictions: P; None for `mask_rate` of a full row.
-        mask_rate: the share of pieces to predict.
-        whole_word: whether to mask all pieces of a word together.
+        mask_rate: the fraction of tokens to predict.
+        whole_word: whether to mask all tokens of a word together.
 
     Returns:
         A dataset of (features, labels, sample weights), three dicts:
@@ -67,7 +67,7 @@ def pretraining_dataset(
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
     check_ids(documents, len(tokenizer.vocabulary), "documents")
-    pairs = SentencePairs(documents, room=length - 3, seed=seed)
+    pairs = SentencePairs(documents, length=length - 3, seed=seed)
     masked = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
     rows = None if count else batch_size
 
@@ -80,7 +80,7 @@ def pretraining_dataset(
 
 
 def rows_of(documents: tf.RaggedTensor, length: int) -> int:
-    """How many rows of `length` the pieces of the documents fill."""
+    """How many rows of `length` the tokens of the documents fill."""
     return max(1, int(tf.size(documents.flat_values)) // (length - 3))
 
 
@@ -88,7 +88,7 @@ class PairExamples:
     """Masked-language-model and next-sentence examples of pairs of runs of text.
 
     Args:
-        tokenizer: whose pieces they are.
+        tokenizer: whose tokens they are.
         length: L, and the others as in `pretraining_dataset`.
 
     Call arguments:

@@ -18,8 +18,8 @@ class BertPreprocessor(PreprocessorLayer):
     """Strings to BERT's rows, each batch as wide as its longest row.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
-        length: the most pieces in a row; longer texts lose their ends.
+        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
+        length: the most tokens in a row; longer texts lose their ends.
 
     Call arguments:
         text: strings `[B]`.
@@ -28,7 +28,7 @@ class BertPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
 
     Raises:
-        ValueError: a `length` without room for a piece, a vocabulary that `BertTokenizer` refuses.
+        ValueError: a `length` too small for a token, a vocabulary that `BertTokenizer` refuses.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -62,7 +62,7 @@ class PairPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
 
     Raises:
-        ValueError: a `length` without room for a piece of each.
+        ValueError: a `length` too small for a token of each.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -121,9 +121,9 @@ class ChoicePreprocessor(PreprocessorLayer):
         shape = [batch, choices.shape[1] or count, tf.shape(rows["token_ids"])[1]]
         return {name: tf.reshape(row, shape) for name, row in rows.items()}  # [B, C, T]
 
-    def examples(self, pieces: int, batch: int) -> dict[str, list]:
-        """Strings of about that many pieces in all, with two choices to each prompt."""
-        strings = super().examples(pieces, batch)
+    def examples(self, tokens: int, batch: int) -> dict[str, list]:
+        """Strings of about that many tokens in all, with two choices to each prompt."""
+        strings = super().examples(tokens, batch)
         return {**strings, "choices": [[choice, choice] for choice in strings["choices"]]}
 
 

@@ -116,7 +116,7 @@ class PreprocessorLayer(keras.layers.Layer):
                 tf.debugging.assert_positive(lengths, "lengths must be at least 1"),
                 tf.debugging.assert_less_equal(lengths, width, "lengths beyond token_ids"),
                 tf.debugging.assert_less_equal(
-                    lengths, self.length, f"lengths: the model takes {self.length} pieces"
+                    lengths, self.length, f"lengths: the model takes {self.length} tokens"
                 ),
             ]
         ):
@@ -132,16 +132,16 @@ class PreprocessorLayer(keras.layers.Layer):
             }
         )
 
-    def examples(self, pieces: int, batch: int) -> dict[str, list[str]]:
-        """Strings of about that many pieces in all, to check and to warm up a server with."""
+    def examples(self, tokens: int, batch: int) -> dict[str, list[str]]:
+        """Strings of about that many tokens in all, to check and to warm up a server with."""
         vocabulary = self.tokenizer.vocabulary
         words = [
-            piece
-            for piece, inside in zip(vocabulary, is_continuation(vocabulary), strict=True)
-            if not inside and piece not in SPECIAL_TOKENS
+            token
+            for token, inside in zip(vocabulary, is_continuation(vocabulary), strict=True)
+            if not inside and token not in SPECIAL_TOKENS
         ]
-        count = max(1, (pieces - 1) // len(self.text_inputs) - 1)
-        rng = np.random.default_rng(pieces)
+        count = max(1, (tokens - 1) // len(self.text_inputs) - 1)
+        rng = np.random.default_rng(tokens)
         return {
             name: [
                 " ".join([*rng.choice(words or ["[UNK]"], count - 1), "[MASK]"])
@@ -185,7 +185,7 @@ class PostprocessorLayer(keras.layers.Layer):
     """Base of the layers from a model's outputs to answers; `call(outputs, features)`.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one; None where no piece is named.
+        tokenizer: a `BertTokenizer`, or what makes one; None where no token is named.
     """
 
     def __init__(self, tokenizer: Any = None, **kwargs: Any):

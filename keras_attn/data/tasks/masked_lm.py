@@ -21,11 +21,11 @@ class MaskedLMPreprocessor(BertPreprocessor):
     """Strings to BERT's rows and the places of their masks.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
-        length: the most pieces in a row; longer texts lose their ends, and masks there.
+        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
+        length: the most tokens in a row; longer texts lose their ends, and masks there.
 
     Call arguments:
-        text: strings `[B]`, in which "[MASK]" stands for a piece to find.
+        text: strings `[B]`, in which "[MASK]" stands for a token to find.
 
     Returns:
         A dict: `token_ids` int32, `segment_ids` int32, `padding_mask` bool, each `[B, T]`;
@@ -33,7 +33,7 @@ class MaskedLMPreprocessor(BertPreprocessor):
         1 at a mask, then 0.
 
     Raises:
-        ValueError: a `length` without room for a piece, a vocabulary that `BertTokenizer` refuses.
+        ValueError: a `length` too small for a token, a vocabulary that `BertTokenizer` refuses.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -58,11 +58,11 @@ class MaskedLMPreprocessor(BertPreprocessor):
 
 @register()
 class MaskedLMPostprocessor(PostprocessorLayer):
-    """The `top` likeliest pieces of each mask with their probabilities, the likeliest first.
+    """The `top` likeliest tokens of each mask with their probabilities, the likeliest first.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
-        top: how many pieces for a mask.
+        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
+        top: how many tokens for a mask.
 
     Call arguments:
         outputs: logits `[B, P, V]`, or a dict that has them as "masked_lm".
@@ -97,7 +97,7 @@ class MaskedLMPostprocessor(PostprocessorLayer):
         self.top = top
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The best pieces at each mask."""
+        """The best tokens at each mask."""
         logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
         logits = tf.convert_to_tensor(logits)
         size = len(self.tokenizer.vocabulary)
@@ -109,7 +109,7 @@ class MaskedLMPostprocessor(PostprocessorLayer):
         best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
         real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
         return {
-            "pieces": tf.where(real, self.tokenizer.pieces(best.indices), ""),
+            "pieces": tf.where(real, self.tokenizer.tokens(best.indices), ""),
             "probabilities": tf.where(real, best.values, 0.0),
         }
 

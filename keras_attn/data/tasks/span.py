@@ -48,7 +48,7 @@ class SpanPreprocessor(PreprocessorLayer):
         fill the batch.
 
     Raises:
-        ValueError: lengths that leave no space for a step; an answer without `answer_start`, or
+        ValueError: lengths too small for a step; an answer without `answer_start`, or
             one that does not stand in its context there (in a graph an InvalidArgumentError).
 
     Example:

@@ -1,6 +1,6 @@
 """Words with tags to the inputs and labels of a tagger, its logits to tags.
 
-B batch, C tags, W words, T pieces of the longest row in the batch.
+B batch, C tags, W words, T tokens of the longest row in the batch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ONE_TAG = "`tags` must have one tag for each word"
 
 @register()
 class WordsPreprocessor(PreprocessorLayer):
-    """Lists of words to BERT's rows; the tag of a word stands at the first of its pieces.
+    """Lists of words to BERT's rows; the tag of a word stands at the first of its tokens.
 
-    A word in which nothing is left to see becomes [UNK], so that every word has a piece.
+    A word in which nothing is left to see becomes [UNK], so that every word has a token.
 
     Args:
         tokenizer: and `length`, as in `BertPreprocessor`; words that do not fit are lost.
@@ -37,7 +37,7 @@ class WordsPreprocessor(PreprocessorLayer):
     Returns:
         without `tags` a dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each
         `[B, T]`; with `tags` that, the numbers int32 `[B, T]` and the weights float32 `[B, T]`,
-        which are 1 at the first piece of each word: what `model.fit` takes.
+        which are 1 at the first token of each word: what `model.fit` takes.
 
     Raises:
         ValueError: no tags, or one twice; words of the wrong shape; in a call, tags that are not
@@ -64,23 +64,23 @@ class WordsPreprocessor(PreprocessorLayer):
     ):
         super().__init__(tokenizer, length, **kwargs)
         if not tags or len(set(tags)) < len(tags):
-            raise ValueError(f"`tags` must be names, each once, got {list(tags)}")
+            raise ValueError(f"`tags` must be different names, got {list(tags)}")
         self.tags = list(tags)
 
     def call(self, words: Any, tags: Any = None) -> Any:
         """Rows of the words."""
-        pieces = self._pieces(words)  # [B, (W), (pieces)]
-        rows = pieces.merge_dims(1, 2)
+        tokens = self._tokens(words)  # [B, (W), (tokens)]
+        rows = tokens.merge_dims(1, 2)
         features = self._pack([rows])
         if tags is None:
             return features
         words, tags = ragged_strings("words", words), ragged_strings("tags", tags)
-        equal = tags.row_lengths() == pieces.row_lengths()
+        equal = tags.row_lengths() == tokens.row_lengths()
         with require(equal, tf.strings.reduce_join(words, -1, separator=" "), ONE_TAG):
             tags = tags.with_values(tf.identity(tags.values))
-        word = pieces.values.value_rowids()  # the number of each piece's word in the batch
+        word = tokens.values.value_rowids()  # the number of each token's word in the batch
         numbers = tf.gather(self._numbers(tags.flat_values), word)
-        first = self._first(pieces)
+        first = self._first(tokens)
         numbers = self._place(rows.with_values(tf.where(first, numbers, 0)))
         return features, numbers, self._place(rows.with_values(tf.cast(first, tf.float32)))
 
@@ -91,32 +91,32 @@ class WordsPreprocessor(PreprocessorLayer):
             DeprecationWarning,
             stacklevel=2,
         )
-        pieces = self._pieces(words)
-        return self._place(pieces.merge_dims(1, 2).with_values(self._first(pieces)))
+        tokens = self._tokens(words)
+        return self._place(tokens.merge_dims(1, 2).with_values(self._first(tokens)))
 
-    def examples(self, pieces: int, batch: int) -> dict[str, list]:
-        """Words of about that many pieces in all."""
-        return {"words": [text.split() for text in super().examples(pieces, batch)["words"]]}
+    def examples(self, tokens: int, batch: int) -> dict[str, list]:
+        """Words of about that many tokens in all."""
+        return {"words": [text.split() for text in super().examples(tokens, batch)["words"]]}
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""
         return {**super().get_config(), "tags": self.tags}
 
-    def _pieces(self, words: Any) -> tf.RaggedTensor:
-        pieces = self.tokenizer(ragged_strings("words", words))
-        empty = tf.cast(pieces.values.row_lengths() == 0, tf.int64)
+    def _tokens(self, words: Any) -> tf.RaggedTensor:
+        tokens = self.tokenizer(ragged_strings("words", words))
+        empty = tf.cast(tokens.values.row_lengths() == 0, tf.int64)
         unknown = tf.RaggedTensor.from_row_lengths(
             tf.fill([tf.reduce_sum(empty)], self.tokenizer.unk_id), empty
         )
-        return pieces.with_values(tf.concat([pieces.values, unknown], axis=1))
+        return tokens.with_values(tf.concat([tokens.values, unknown], axis=1))
 
-    def _first(self, pieces: tf.RaggedTensor) -> tf.Tensor:
-        starts = pieces.values.row_starts()
-        place = tf.range(tf.size(pieces.flat_values, tf.int64))
-        return place == tf.gather(starts, pieces.values.value_rowids())
+    def _first(self, tokens: tf.RaggedTensor) -> tf.Tensor:
+        starts = tokens.values.row_starts()
+        place = tf.range(tf.size(tokens.flat_values, tf.int64))
+        return place == tf.gather(starts, tokens.values.value_rowids())
 
     def _place(self, row: tf.RaggedTensor) -> tf.Tensor:
-        """Cut and padded as the pieces are, with nothing at [CLS] and [SEP]."""
+        """Cut and padded as the tokens are, with nothing at [CLS] and [SEP]."""
         return tf.pad(row[:, : self.length - 2].to_tensor(), [[0, 0], [1, 1]])  # [B, T]
 
     def _numbers(self, tags: tf.Tensor) -> tf.Tensor:
@@ -128,10 +128,10 @@ class WordsPreprocessor(PreprocessorLayer):
 
 @register()
 class TaggingPostprocessor(PostprocessorLayer):
-    """The pieces of each row with their likeliest tags.
+    """The tokens of each row with their likeliest tags.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of pieces or a vocab.txt.
+        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
         labels: the names of the tags, in the order of the logits.
 
     Call arguments:
@@ -161,9 +161,9 @@ class TaggingPostprocessor(PostprocessorLayer):
         """A tag for each word."""
         answer = likeliest(tf.convert_to_tensor(outputs), self.labels, "tags")
         real = tf.cast(features["padding_mask"], tf.bool)
-        pieces = self.tokenizer.pieces(features["token_ids"])
+        tokens = self.tokenizer.tokens(features["token_ids"])
         return {
-            "pieces": tf.where(real, pieces, ""),
+            "pieces": tf.where(real, tokens, ""),
             "tags": tf.where(real, answer["tags"], ""),
             "probabilities": answer["probabilities"],
         }

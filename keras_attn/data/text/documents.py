@@ -99,9 +99,9 @@ def split_documents(
 def tokenize_documents(
     documents: Sequence[Sequence[str]], tokenizer: BertTokenizer
 ) -> tf.RaggedTensor:
-    """The ids of all documents: int32, ragged [documents, (paragraphs), (pieces)].
+    """The ids of all documents: int32, ragged [documents, (paragraphs), (tokens)].
 
-    Paragraphs that give no piece (nothing but control characters) are left out.
+    Paragraphs that give no token (nothing but control characters) are left out.
     """
     paragraphs = [paragraph for document in documents for paragraph in document]
     # In chunks: the strings on the way to the ids take many times the memory of the ids.

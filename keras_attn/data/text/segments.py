@@ -1,6 +1,6 @@
 """Rows of a fixed width from ragged segments, with operations that old servers know.
 
-B batch, T pieces of a segment (ragged), L row length.
+B batch, T tokens of a segment (ragged), L row length.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ def pack(
 ) -> dict[str, tf.Tensor]:
     """Makes BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
 
-    Where the segments are too long together, the longest loses its last piece until they fit;
+    Where the segments are too long together, the longest loses its last token until they fit;
     of two equally long ones, the later.
 
     Args:
         segments: one or more ragged [B, (T)] of integer ids.
-        length: the most pieces in a row, L.
+        length: the most tokens in a row, L.
         cls_id, sep_id, pad_id: the ids of [CLS], [SEP] and [PAD].
         pad_to_length: False makes the rows only as wide as the longest of the batch, which
             is less work for a server on short requests.
 
     Returns:
         A dict of [B, L] tensors: `token_ids` int32; `segment_ids` int32, the number of the
-        segment with its [SEP] ([CLS] and padding: 0); `padding_mask` bool, True at pieces.
+        segment with its [SEP] ([CLS] and padding: 0); `padding_mask` bool, True at tokens.
 
     Raises:
-        ValueError: if there is no segment, or `length` leaves no room for a piece of each.
+        ValueError: if there is no segment, or `length` leaves no space for a token of each.
 
     Example:
     >>> a = tf.ragged.constant([[5, 6, 7, 8], [5]], dtype=tf.int32)
@@ -74,10 +74,10 @@ def pack(
     }
 
 
-def trim(segments: Sequence[tf.RaggedTensor], room: int) -> list[tf.RaggedTensor]:
-    """Cuts the ends of the longest segments so that each row has at most `room` pieces."""
+def trim(segments: Sequence[tf.RaggedTensor], space: int) -> list[tf.RaggedTensor]:
+    """Cuts the ends of the longest segments so that each row has at most `space` tokens."""
     lengths = tf.stack([segment.row_lengths() for segment in segments], axis=1)  # [B, segments]
-    kept = tf.unstack(_fair_shares(lengths, room), axis=1)
+    kept = tf.unstack(_fair_shares(lengths, space), axis=1)
     trimmed = []
     for segment, share in zip(segments, kept, strict=True):
         row = segment.value_rowids()
@@ -99,18 +99,18 @@ def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str)
             )
 
 
-def _fair_shares(lengths: tf.Tensor, room: int) -> tf.Tensor:
-    """How many pieces each segment keeps: min(length, level), the level as high as room allows.
+def _fair_shares(lengths: tf.Tensor, space: int) -> tf.Tensor:
+    """How many tokens each segment keeps: min(length, level), the level as high as space allows.
 
     sum(min(length, level)) is the least, over k, of (sum of the k shortest) + (S - k) * level:
-    the level is the greatest that keeps one of these within the room.
+    the level is the greatest that keeps one of these within the space.
     """
     count = lengths.shape[1]
     shortest = tf.cumsum(tf.sort(lengths, axis=1), axis=1, exclusive=True)  # [B, segments]
     sharers = tf.range(count, 0, -1, dtype=lengths.dtype)
-    level = tf.reduce_max((room - shortest) // sharers, axis=1, keepdims=True)
+    level = tf.reduce_max((space - shortest) // sharers, axis=1, keepdims=True)
     longer = lengths > level
-    left = room - tf.reduce_sum(tf.minimum(lengths, level), axis=1, keepdims=True)
+    left = space - tf.reduce_sum(tf.minimum(lengths, level), axis=1, keepdims=True)
     # What the division leaves over goes one by one to the first segments that want more.
     extra = longer & (tf.cumsum(tf.cast(longer, lengths.dtype), axis=1) <= left)
     return tf.minimum(lengths, level) + tf.cast(extra, lengths.dtype)

@@ -1,12 +1,13 @@
 """Strings to the ids of the original BERT, in the graph, with operations that old servers know.
 
-B batch, T pieces of a row (ragged), V vocabulary.
+B batch, T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ class BertTokenizer(keras.layers.Layer):
 
     Control characters are deleted; with `lowercase` the text is lower-cased, decomposed (NFD) and
     stripped of accents; it is split at spaces, punctuation and Chinese characters; each word
-    becomes its longest pieces from left to right, "##" marking those that go on, or [UNK].
+    becomes its longest tokens from left to right, "##" marking those that go on, or [UNK].
     A special token written out in a string, such as "[MASK]", becomes its id.
 
     It works eagerly, in `tf.data`, in a functional model with
@@ -42,7 +43,7 @@ class BertTokenizer(keras.layers.Layer):
     UTF-8 bytes are dropped, as a server must answer all the same.
 
     Args:
-        vocabulary: the pieces in the order of their ids, or the path of a vocab.txt.
+        vocabulary: the tokens in the order of their ids, or the path of a vocab.txt.
         lowercase: whether the vocabulary is uncased (lower case, no accents).
 
     Call arguments:
@@ -53,7 +54,7 @@ class BertTokenizer(keras.layers.Layer):
         added: `pack` does that.
 
     Raises:
-        ValueError: if the vocabulary is empty, is not UTF-8, repeats a piece or misses one of
+        ValueError: if the vocabulary is empty, is not UTF-8, repeats a token or misses one of
             [PAD], [UNK], [CLS], [SEP], [MASK]; if `text` has another shape.
 
     Example:
@@ -81,15 +82,15 @@ class BertTokenizer(keras.layers.Layer):
             vocabulary = read_vocabulary(vocabulary)
         check_vocabulary(vocabulary, source)
         # One string: Keras and TensorFlow would wrap and watch every element of a list.
-        self._pieces = "\n".join(vocabulary)
+        self._vocabulary = "\n".join(vocabulary)
         self.lowercase = lowercase
         self._tokenizer = None
         self.built = True
 
     @property
     def vocabulary(self) -> list[str]:
-        """The pieces, in the order of their ids."""
-        return self._pieces.split("\n")
+        """The tokens, in the order of their ids."""
+        return self._vocabulary.split("\n")
 
     @property
     def pad_id(self) -> int:
@@ -127,7 +128,7 @@ class BertTokenizer(keras.layers.Layer):
         if isinstance(text, tf.RaggedTensor):
             return text.with_values(self.call(text.values))
         words, _, _ = split_words(normalize(text, self.lowercase))  # [B, (words)]
-        return self._word_pieces().tokenize(self._cut(words)).merge_dims(-2, -1)  # [B, (T)]
+        return self._wordpiece().tokenize(self._cut(words)).merge_dims(-2, -1)  # [B, (T)]
 
     def tokenize_with_offsets(
         self, text: Any, whole_words: bool = False
@@ -148,7 +149,7 @@ class BertTokenizer(keras.layers.Layer):
             return tuple(text.with_values(part) for part in parts)
         normal = normalize(text, self.lowercase)
         words, word_begins, word_ends = split_words(normal)  # [B, (words)]
-        ids, begins, ends = self._word_pieces().tokenize_with_offsets(self._cut(words))
+        ids, begins, ends = self._wordpiece().tokenize_with_offsets(self._cut(words))
         word = ids.values.value_rowids()  # the number of each token's word in the batch
         before = tf.cumsum(tf.cast(tf.strings.length(normal), tf.int64), exclusive=True)
         word_begins, word_ends = (
@@ -166,27 +167,32 @@ class BertTokenizer(keras.layers.Layer):
             ids.with_values(tf.cast(tf.gather(source_ends, last), tf.int32)),
         )
 
-    def pieces(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The pieces as strings, of the shape of `ids`."""
+    def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+        """The tokens as strings, of the shape of `ids`."""
         return tf.ragged.map_flat_values(
             lambda flat: tf.gather(tf.constant(self.vocabulary), flat), self._checked(ids)
         )
 
+    def pieces(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+        """The earlier name of `tokens`; deprecated."""
+        warnings.warn("`pieces` is deprecated: use `tokens`", DeprecationWarning, stacklevel=2)
+        return self.tokens(ids)
+
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
 
-        [PAD], [CLS] and [SEP] are left out, "##" glues a piece to the one before, and a space
+        [PAD], [CLS] and [SEP] are left out, "##" glues a token to the one before, and a space
         stands between words: spaces, case and accents of the first text are not known any more.
         """
         ids = self._checked(ids)
         silent = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
-        heard = tf.ragged.map_flat_values(
+        kept = tf.ragged.map_flat_values(
             lambda flat: tf.reduce_all(flat[:, None] != silent, axis=-1), ids
         )
-        pieces = self.pieces(tf.ragged.boolean_mask(ids, heard))
-        text = tf.strings.reduce_join(pieces, axis=-1, separator=" ")
+        tokens = self.tokens(tf.ragged.boolean_mask(ids, kept))
+        text = tf.strings.reduce_join(tokens, axis=-1, separator=" ")
         return tf.strings.regex_replace(text, " ##", "")
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
@@ -226,16 +232,16 @@ class BertTokenizer(keras.layers.Layer):
         check_ids(ids, len(self.vocabulary), "ids")
         return ids
 
-    def _word_pieces(self) -> tf_text.WordpieceTokenizer:
+    def _wordpiece(self) -> tf_text.WordpieceTokenizer:
         if self._tokenizer is None:
-            pieces = [
-                marked(piece, self.lowercase) if piece in SPECIAL_TOKENS else piece
-                for piece in self.vocabulary
+            tokens = [
+                marked(token, self.lowercase) if token in SPECIAL_TOKENS else token
+                for token in self.vocabulary
             ]
             # The table outlives the graph in which the layer happens to be called first.
             with tf.init_scope():
-                ids = tf.range(len(pieces), dtype=tf.int64)
-                initializer = tf.lookup.KeyValueTensorInitializer(pieces, ids)
+                ids = tf.range(len(tokens), dtype=tf.int64)
+                initializer = tf.lookup.KeyValueTensorInitializer(tokens, ids)
                 # An attribute of its own, so that TensorFlow tracks it into a SavedModel.
                 self._table = tf.lookup.StaticVocabularyTable(initializer, 1)
             self._tokenizer = tf_text.WordpieceTokenizer(

@@ -20,20 +20,20 @@ def train_vocabulary(
 
     The same texts give the same vocabulary on every run, in whatever order they come. The
     commonest characters come in, in their two forms (at a word's start and, with ##, inside) at
-    most as many as half of `size` each; the rest are pieces merged by frequency.
+    most as many as half of `size` each; the rest are tokens merged by frequency.
 
     Args:
         texts: strings, read once; a generator or an open text file will do.
-        size: the number of pieces, special tokens included. A small corpus may give fewer.
+        size: the number of tokens, special tokens included. A small corpus may give fewer.
         lowercase: as in `BertTokenizer`.
         progress: whether to draw the trainer's progress bars, on a terminal.
 
     Returns:
-        The pieces: "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" as ids 0 to 4, then single
-        characters, then merged pieces in the order in which they were learned.
+        The tokens: "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" as ids 0 to 4, then single
+        characters, then merged tokens in the order in which they were learned.
 
     Raises:
-        ValueError: if `texts` holds no text or `size` leaves no room for pieces.
+        ValueError: if `texts` holds no text or `size` leaves no space for tokens.
         TypeError: if `texts` is a single string.
 
     Example:
@@ -94,9 +94,9 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
-    """Raises a ValueError unless `vocabulary` has pieces, all different, and the special tokens."""
+    """Raises a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
     if not vocabulary:
-        raise ValueError(f"`vocabulary` must hold pieces, got {source} that is empty")
+        raise ValueError(f"`vocabulary` must hold tokens, got {source} that is empty")
     broken = [
         (number, token)
         for number, token in enumerate(vocabulary)
@@ -115,16 +115,16 @@ def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
         )
     if len(set(vocabulary)) < len(vocabulary):
         counts = collections.Counter(vocabulary)
-        twice = [piece for piece, count in counts.items() if count > 1]
+        twice = [token for token, count in counts.items() if count > 1]
         raise ValueError(
-            f"`vocabulary` must hold each piece once, got {source} "
-            f"with {len(twice)} pieces repeated: {', '.join(map(repr, twice[:5]))}"
+            f"`vocabulary` must hold each token once, got {source} "
+            f"with {len(twice)} tokens repeated: {', '.join(map(repr, twice[:5]))}"
         )
 
 
 def is_continuation(vocabulary: Sequence[str]) -> list[bool]:
-    """Which pieces go on with the word of the piece before."""
-    return [piece.startswith(CONTINUATION) and piece != CONTINUATION for piece in vocabulary]
+    """Which tokens go on with the word of the token before."""
+    return [token.startswith(CONTINUATION) and token != CONTINUATION for token in vocabulary]
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
@@ -153,9 +153,9 @@ def _characters(words: dict[str, int], limit: int) -> tuple[list[str], list[str]
     for word, count in words.items():
         for character in _spelling(word):
             counts[character] += count
-    kept = sorted(counts, key=lambda piece: (-counts[piece], piece))[:limit]
-    first = sorted({piece.removeprefix(CONTINUATION)[-1] for piece in kept})
-    return first, sorted(piece for piece in kept if len(piece) > 1)
+    kept = sorted(counts, key=lambda token: (-counts[token], token))[:limit]
+    first = sorted({token.removeprefix(CONTINUATION)[-1] for token in kept})
+    return first, sorted(token for token in kept if len(token) > 1)
 
 
 def _spelling(word: str) -> Iterator[str]:

@@ -25,9 +25,9 @@ def write_text(folder, files=3, documents=7):
 
 def shard(folder, paths, name="train-0", split="train", held_out=0.0, length=LENGTH, seed=3):
     """The plan of one shard."""
-    pieces = tuple(TOKENIZER.vocabulary)
+    tokens = tuple(TOKENIZER.vocabulary)
     paths = tuple(map(str, paths))
-    return Shard(split, name, str(folder), paths, pieces, True, length, held_out, seed)
+    return Shard(split, name, str(folder), paths, tokens, True, length, held_out, seed)
 
 
 def write(folder, paths, held_out=0.0):

@@ -17,7 +17,7 @@ def seeds_of(count, seed=3):
 
 
 def rows_of(count, length, seed=0):
-    """[CLS] pieces [SEP] pieces [SEP] padding, with an [UNK] and a [MASK] here and there."""
+    """[CLS] tokens [SEP] tokens [SEP] padding, with an [UNK] and a [MASK] here and there."""
     generator = np.random.default_rng(seed)
     rows = generator.integers(5, len(VOCABULARY), size=(count, length))
     rows[generator.random(rows.shape) < 0.02] = MASK
@@ -90,10 +90,10 @@ def test_positions_are_uniform_and_replacements_80_10_10():
 def by_hand(row, order, wanted):
     """Words in random order, one passed over when it does not fit."""
     words = []
-    for i, piece in enumerate(row):
-        if piece < 5:
+    for i, token in enumerate(row):
+        if token < 5:
             continue
-        follows = i and row[i - 1] >= 5 and piece >= FIRST_CONTINUATION
+        follows = i and row[i - 1] >= 5 and token >= FIRST_CONTINUATION
         if follows:
             words[-1].append(i)
         else:

@@ -8,13 +8,13 @@ N, L, T, S = 47, 13, 23, 3
 
 
 def sequences(seed=0):
-    """N sequences of unlike pieces, with a label for each and one for each piece."""
+    """N sequences of unlike tokens, with a label for each and one for each token."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, L + 1, N)
     mask = np.arange(L) < sizes[:, None]
     ids = np.where(mask, np.arange(N * L).reshape(N, L) + 10, 3).astype("int32")
     features = {"token_ids": ids, "segment_ids": ids % 2, "padding_mask": mask}
-    return features, {"whole": np.arange(N), "piece": 7 * ids}
+    return features, {"whole": np.arange(N), "token": 7 * ids}
 
 
 def by_hand(sizes):
@@ -45,26 +45,26 @@ def test_rows_are_those_of_first_fit():
     assert len(rows["token_ids"]) == len(expected)
     assert {len(batch[0]["token_ids"]) for batch in batches[:-1]} == {5}
     for index, row in enumerate(expected):
-        pieces = np.concatenate([ids[i][mask[i]] for i in row])
-        rest = T - len(pieces)
+        tokens = np.concatenate([ids[i][mask[i]] for i in row])
+        rest = T - len(tokens)
         sizes = [mask[i].sum() for i in row]
         got = {name: values[index].tolist() for name, values in rows.items()}
-        assert got["token_ids"] == [*pieces, *[4] * rest]
-        assert got["segment_ids"] == [*(pieces % 2), *[0] * rest]
-        assert got["padding_mask"] == [True] * len(pieces) + [False] * rest
+        assert got["token_ids"] == [*tokens, *[4] * rest]
+        assert got["segment_ids"] == [*(tokens % 2), *[0] * rest]
+        assert got["padding_mask"] == [True] * len(tokens) + [False] * rest
         assert got["sequence_ids"] == [*np.repeat(np.arange(len(row)) + 1, sizes), *[0] * rest]
         assert got["positions"] == [p for size in sizes for p in range(size)] + [0] * rest
         missing = S - len(row)
         assert got["first_positions"] == [*(np.cumsum(sizes) - sizes), *[0] * missing]
         assert row_labels["whole"][index].tolist() == [*row, *[0] * missing]
-        assert row_labels["piece"][index].tolist() == [*(7 * pieces), *[0] * rest]
+        assert row_labels["token"][index].tolist() == [*(7 * tokens), *[0] * rest]
         assert weights["whole"][index].tolist() == [1] * len(row) + [0] * missing
-        assert weights["piece"][index].tolist() == [1] * len(pieces) + [0] * rest
+        assert weights["token"][index].tolist() == [1] * len(tokens) + [0] * rest
 
 
 def test_nothing_is_lost_between_windows_and_weights_travel():
     features, labels = sequences(1)
-    weights = {"whole": np.arange(N) + 0.5, "piece": labels["piece"] / 3}
+    weights = {"whole": np.arange(N) + 0.5, "token": labels["token"] / 3}
     (rows, row_labels, row_weights), _ = packed(features, labels, weights, batch=11)
     mask = features["padding_mask"]
     shown = rows["padding_mask"]
@@ -72,7 +72,7 @@ def test_nothing_is_lost_between_windows_and_weights_travel():
     real = row_weights["whole"] > 0
     assert sorted(row_labels["whole"][real]) == list(range(N))
     np.testing.assert_allclose(row_weights["whole"][real], row_labels["whole"][real] + 0.5)
-    np.testing.assert_allclose(row_weights["piece"], row_labels["piece"] / 3, rtol=1e-6)
+    np.testing.assert_allclose(row_weights["token"], row_labels["token"] / 3, rtol=1e-6)
     starts = np.take_along_axis(rows["token_ids"], rows["first_positions"], 1)[real]
     assert sorted(starts) == sorted(features["token_ids"][:, 0])
 

@@ -31,10 +31,10 @@ def pairs(path):
     return list(zip(first.to_list(), second.to_list(), is_random.numpy(), strict=True))
 
 
-def document_of(pieces):
-    """Which document the pieces, which must be one run of it, are from."""
-    assert pieces == list(range(pieces[0], pieces[0] + len(pieces)))
-    (number,) = {(piece - FIRST) // DOCUMENT for piece in pieces}
+def document_of(tokens):
+    """Which document the tokens, which must be one run of it, are from."""
+    assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))
+    (number,) = {(token - FIRST) // DOCUMENT for token in tokens}
     return number
 
 

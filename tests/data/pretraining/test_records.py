@@ -81,7 +81,7 @@ def test_errors(records, tmp_path):
     with pytest.raises(ValueError, match="`split` must be one of .*, got 'test'"):
         stream(records, 1, split="test")
     other = BertTokenizer(TOKENIZER.vocabulary[:-1])
-    with pytest.raises(ValueError, match="`tokenizer` must have the vocabulary .* of 404 pieces"):
+    with pytest.raises(ValueError, match="`tokenizer` must have the vocabulary .* of 404 tokens"):
         read_records(records, other, batch_size=1, length=LENGTH)
 
 

@@ -6,7 +6,7 @@ from keras_attn.data import SentencePairs
 
 
 def numbered(sizes):
-    """Documents whose pieces are numbered through: an id tells where it stands."""
+    """Documents whose tokens are numbered through: an id tells where it stands."""
     count = iter(range(10**6))
     return tf.ragged.constant(
         [[[next(count) for _ in range(n)] for n in document] for document in sizes],
@@ -21,11 +21,11 @@ DOCUMENTS = numbered(SIZES)
 STARTS = np.concatenate([[0], np.cumsum([n for document in SIZES for n in document])])
 DOCUMENT_OF = np.repeat(np.arange(len(SIZES)), [sum(document) for document in SIZES])
 BORDERS = sum(len(document) - 1 for document in SIZES)
-ROOM = 37
+LENGTH = 37
 
 
-def draw(numbers, seed=5, room=ROOM):
-    pairs = tf.function(SentencePairs(DOCUMENTS, room, seed).__call__)
+def draw(numbers, seed=5, length=LENGTH):
+    pairs = tf.function(SentencePairs(DOCUMENTS, length, seed).__call__)
     a, b, is_random = pairs(tf.constant(numbers, tf.int64))
     return a.to_list(), b.to_list(), is_random.numpy()
 
@@ -34,7 +34,7 @@ def test_runs_borders_and_labels():
     for a, b, is_random in zip(*draw(range(7 * BORDERS)), strict=True):
         assert a
         assert b
-        assert len(a) + len(b) <= ROOM
+        assert len(a) + len(b) <= LENGTH
         for run in (a, b):
             assert run == list(range(run[0], run[-1] + 1))
             assert DOCUMENT_OF[run[0]] == DOCUMENT_OF[run[-1]]
@@ -55,12 +55,12 @@ def test_a_is_whole_paragraphs_unless_the_last_is_longer_than_its_share():
 
 def test_rows_are_as_full_as_the_documents_allow():
     for a, b, _ in zip(*draw(range(5 * BORDERS)), strict=True):
-        if len(a) + len(b) < ROOM:
+        if len(a) + len(b) < LENGTH:
             b_ends = b[-1] + 1 == len(DOCUMENT_OF) or DOCUMENT_OF[b[-1] + 1] != DOCUMENT_OF[b[-1]]
             assert b_ends
             before = [start for start in STARTS if start < a[0]]
             a_begins = a[0] == 0 or DOCUMENT_OF[a[0] - 1] != DOCUMENT_OF[a[0]]
-            assert a_begins or a[-1] + 1 - before[-1] + len(b) > ROOM
+            assert a_begins or a[-1] + 1 - before[-1] + len(b) > LENGTH
 
 
 def test_every_border_once_a_round_in_another_order():
@@ -89,6 +89,11 @@ def test_pair_is_a_function_of_seed_and_number():
 
 def test_errors():
     with pytest.raises(ValueError, match="two documents .* got 1 of them among 3"):
-        SentencePairs(numbered([[2, 3], [5], [7]]), ROOM, 0)
-    with pytest.raises(ValueError, match="`room` must be at least 4 pieces, got 3"):
+        SentencePairs(numbered([[2, 3], [5], [7]]), LENGTH, 0)
+    with pytest.raises(ValueError, match="`length` must be at least 4 tokens, got 3"):
         SentencePairs(DOCUMENTS, 3, 0)
+
+
+def test_the_earlier_name_of_the_length():
+    with pytest.warns(DeprecationWarning, match="`room` is deprecated: use `length`"):
+        assert SentencePairs(DOCUMENTS, room=LENGTH, seed=0).length == LENGTH

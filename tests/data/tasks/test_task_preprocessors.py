@@ -19,11 +19,11 @@ tf = pytest.importorskip("tensorflow")
 
 WORDS = ["who", "ann", "sang", "loud", "play", "##ing", "##ed", "!", "-", "the", "大", "小"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-ID = {piece: number for number, piece in enumerate(VOCABULARY)}
+ID = {token: number for number, token in enumerate(VOCABULARY)}
 
 
 def ids(text):
-    return [ID[piece] for piece in text.split()]
+    return [ID[token] for token in text.split()]
 
 
 def lists(tensor):
@@ -54,7 +54,7 @@ def test_pair():
     assert lists(rows["segment_ids"]) == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
 
 
-def test_pair_needs_room():
+def test_the_least_length_of_a_pair():
     with pytest.raises(ValueError, match="`length` must be at least 5, got 4"):
         PairPreprocessor(VOCABULARY, length=4)
 
@@ -92,7 +92,8 @@ def test_words():
     assert lists(numbers) == [[0, 1, 2, 0, 0, 0, 0, 0, 0], [0, 2, 0, 1, 1, 0, 0, 2, 0]]
     first = [[0, 1, 1, 0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 1, 1, 0]]
     assert lists(weights) == first
-    assert lists(words_layer().first_pieces(words)) == np.array(first, bool).tolist()
+    with pytest.warns(DeprecationWarning, match="`first_pieces` is deprecated"):
+        assert lists(words_layer().first_pieces(words)) == np.array(first, bool).tolist()
     same(words_layer()(words), rows)
     ragged = [tf.ragged.constant(strings) for strings in (words, tags)]
     same(in_graph(words_layer(), *ragged), (rows, numbers, weights))
@@ -113,7 +114,7 @@ def test_a_tag_for_each_word():
 
 
 def test_tags_that_repeat():
-    with pytest.raises(ValueError, match=r"`tags` must be names, each once, got \['O', 'O'\]"):
+    with pytest.raises(ValueError, match=r"`tags` must be different names, got \['O', 'O'\]"):
         WordsPreprocessor(VOCABULARY, length=9, tags=["O", "O"])
 
 

@@ -8,7 +8,7 @@ CLS, SEP, PAD = 101, 102, 7
 
 
 def by_hand(segments, length):
-    """BERT's truncation as its paper's code states it: the longest loses its last piece."""
+    """BERT's truncation as its paper's code states it: the longest loses its last token."""
     segments = [list(segment) for segment in segments]
     while sum(map(len, segments)) > length - 1 - len(segments):
         longest = max(range(len(segments)), key=lambda i: (len(segments[i]), i))

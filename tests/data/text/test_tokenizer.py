@@ -33,7 +33,7 @@ NASTY = [
 
 
 def oracle(vocabulary, lowercase):
-    ids = {piece: index for index, piece in enumerate(vocabulary)}
+    ids = {token: index for index, token in enumerate(vocabulary)}
     return BertWordPieceTokenizer(ids, lowercase=lowercase, strip_accents=lowercase)
 
 
@@ -82,9 +82,9 @@ def test_offsets_of_nasty_strings(lowercase):
         assert row_begins == sorted(row_begins)
         again = tokenizer([part.strip() for part in parts]).to_list()
         for token, part, alone in zip(row, parts, again, strict=True):
-            piece = tokenizer.vocabulary[token]
-            if not piece.startswith("##") and unicodedata.is_normalized("NFD", part):
-                assert alone == [token], (text, piece, part)
+            name = tokenizer.vocabulary[token]
+            if not name.startswith("##") and unicodedata.is_normalized("NFD", part):
+                assert alone == [token], (text, name, part)
     ragged = tf.ragged.constant([NASTY[3:5], []])
     assert tokenizer.tokenize_with_offsets(ragged)[2].to_list() == [ends.to_list()[3:5], []]
 
@@ -127,12 +127,14 @@ def test_literal_special_tokens_become_their_ids():
     assert VOCABULARY[::-1][tokenizer.mask_id] == "[MASK]"
 
 
-def test_pieces_and_detokenize():
+def test_tokens_and_detokenize():
     tokenizer = BertTokenizer(VOCABULARY)
     ids = tokenizer(["Playing the é[MASK]", "!"])
     assert ids.dtype == tf.int32
-    assert tokenizer.pieces(ids).to_list()[0] == [b"play", b"##ing", b"the", b"e", b"[MASK]"]
+    assert tokenizer.tokens(ids).to_list()[0] == [b"play", b"##ing", b"the", b"e", b"[MASK]"]
     assert tokenizer.detokenize(ids).numpy().tolist() == [b"playing the e [MASK]", b"!"]
+    with pytest.warns(DeprecationWarning, match="`pieces` is deprecated: use `tokens`"):
+        assert tokenizer.pieces(ids).to_list() == tokenizer.tokens(ids).to_list()
     row = pack([ids], length=9, cls_id=2, sep_id=3, pad_id=0)["token_ids"]
     assert tokenizer.detokenize(row).numpy().tolist() == [b"playing the e [MASK]", b"!"]
 
@@ -209,9 +211,9 @@ def test_config_is_the_constructor():
 @pytest.mark.parametrize(
     ("vocabulary", "message"),
     [
-        ([], "`vocabulary` must hold pieces, got a list that is empty"),
+        ([], "`vocabulary` must hold tokens, got a list that is empty"),
         (VOCABULARY[:4] + ["a"], "`vocabulary` must hold the special tokens .* without \\[MASK\\]"),
-        (VOCABULARY + ["the"], "must hold each piece once, .* 1 pieces repeated: 'the'"),
+        (VOCABULARY + ["the"], "must hold each token once, .* 1 tokens repeated: 'the'"),
         (VOCABULARY + ["a\nb"], "neither empty nor broken over lines, got a list with 'a\\\\nb'"),
         (VOCABULARY + [None], "must hold strings that are .* with None at place 13"),
     ],
@@ -243,7 +245,7 @@ def test_bad_calls():
     with pytest.raises(
         ValueError, match="`ids` must be ids below the vocabulary's size 13, got 13"
     ):
-        tokenizer.pieces([[1, 13]])
+        tokenizer.tokens([[1, 13]])
 
 
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow can")

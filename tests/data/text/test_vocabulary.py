@@ -21,7 +21,7 @@ def test_same_vocabulary_in_every_process_and_order():
     assert there.stdout.strip().split("|") == here
 
 
-def test_special_tokens_first_then_pieces_of_the_text():
+def test_special_tokens_first_then_tokens_of_the_text():
     vocabulary = train_vocabulary(TEXTS, 60, progress=False)
     assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(set(vocabulary)) == len(vocabulary) <= 60
