@@ -82,6 +82,7 @@ def beam_search(
     """
     if beams <= 0:
         raise ValueError(f"`beams` must be positive, got {beams}")
+    beams = int(beams)
     stop_token_ids = tuple(dict.fromkeys(stop_token_ids))  # each once: one ending for each
     prompts = prepare(prompt_ids, prompt_lengths, cache, max_new_tokens, padding_id)
     cache = caches.repeat(prefill(step, prompts, cache, context), beams)

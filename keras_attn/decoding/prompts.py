@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_attn._checks import is_integer
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
@@ -36,9 +37,10 @@ def prepare(
             f"shape {tuple(prompt_ids.shape)}"
         )
     batch, longest = ops.shape(prompt_ids)
-    fixed = isinstance(max_new_tokens, int)
+    fixed = is_integer(max_new_tokens)
     if fixed and max_new_tokens <= 0:
         raise ValueError(f"`max_new_tokens` must be positive, got {max_new_tokens}")
+    max_new_tokens = int(max_new_tokens) if fixed else max_new_tokens
     room = longest + max_new_tokens if fixed else caches.length(cache)
     _check_room(longest, room, caches.length(cache), max_new_tokens)
     lengths = _lengths(prompt_lengths, batch, longest)
@@ -79,7 +81,7 @@ def _check_room(longest: Any, room: Any, length: Any, max_new_tokens: Any) -> No
     if known and (room > length or room <= longest):
         raise ValueError(
             f"`cache` must have room for {longest} prompt tokens and `max_new_tokens`, got length "
-            f"{length}" + (f" for {max_new_tokens} more" if isinstance(max_new_tokens, int) else "")
+            f"{length}" + (f" for {max_new_tokens} more" if is_integer(max_new_tokens) else "")
         )
 
 

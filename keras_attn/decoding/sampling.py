@@ -67,7 +67,7 @@ def sample(
         size = logits.shape[-1]
         if top_k is None and top_p is None:
             return draw(ops.softmax(logits), uniform(seeds, position))
-        logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
+        logits, ids = ops.top_k(logits, min(int(top_k or size), size))  # [B, k], likeliest first
         probabilities = ops.softmax(logits)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities

@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_attn._checks import is_integer
+
 _UNFINISHED, _REMOVED = ".unfinished-", ".removed-"
 _LARGEST = 2**63 - 1  # a server reads versions as int64
 
@@ -78,8 +80,7 @@ def commit(folder: Path, version: int | None) -> Path:
 
 def check_version(base_dir: Path, version: int) -> None:
     """Raises a ValueError unless `version` is a number that a server knows and that is free."""
-    whole = isinstance(version, int) and not isinstance(version, bool)
-    if not whole or not 0 <= version <= _LARGEST:
+    if not is_integer(version) or not 0 <= version <= _LARGEST:
         raise ValueError(f"`version` must be an integer from 0 to {_LARGEST}, got {version!r}")
     if version in versions(base_dir):
         raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_count
 from keras_attn.ops.ids import check_ids
 
 _loop = importlib.import_module(f"keras_attn.ops.kernels.loop_{keras.backend.backend()}").loop
@@ -180,5 +181,4 @@ def _check(
         raise ValueError(f"`labels` must be integers, got {dtype}")
     if not 0.0 <= smoothing < 1.0:
         raise ValueError(f"`label_smoothing` must be in [0, 1), got {smoothing}")
-    if not isinstance(chunk_size, int) or chunk_size <= 0:
-        raise ValueError(f"`chunk_size` must be a positive integer, got {chunk_size!r}")
+    check_count("chunk_size", chunk_size)

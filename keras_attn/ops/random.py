@@ -1,8 +1,12 @@
-"""Random draws from a seed tensor: the same seed gives the same draw, and no state is kept."""
+"""Random draws from a seed tensor, which keep no state; and the state of what draws without."""
 
+import importlib
 from typing import Any
 
 import keras
+import numpy as np
+from keras.src.backend.common import global_state  # Keras exports neither of these
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 
 class _Fixed(keras.random.SeedGenerator):
@@ -36,3 +40,28 @@ def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
 def dropout(inputs: Any, rate: float, seed: Any) -> Any:
     """Zero a share `rate` of the elements and scale the rest by `1 / (1 - rate)`."""
     return keras.random.dropout(inputs, rate, seed=_Fixed(seed))
+
+
+def global_states() -> dict[str, np.ndarray]:
+    """The state of the generators that belong to no layer: Keras' own and the backend's.
+
+    keras.random draws from them where no seed is given, and on torch Dropout without a seed.
+    """
+    states = _backend_generators().states() if _backend_generators() else {}
+    if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is not None:
+        states["keras"] = keras.ops.convert_to_numpy(global_seed_generator().state)
+    return states
+
+
+def assign_global_states(states: dict[str, np.ndarray]) -> None:
+    """Set the generators to what `global_states` gave."""
+    if "keras" in states:
+        global_seed_generator().state.assign(states["keras"])
+    if _backend_generators():
+        _backend_generators().assign(states)
+
+
+def _backend_generators() -> Any:
+    if keras.backend.backend() != "torch":  # the others keep no state outside Keras' variables
+        return None
+    return importlib.import_module("keras_attn.ops.kernels.generator_torch")

@@ -6,18 +6,20 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
+from keras_attn.ops import random
 from keras_attn.training import state_file
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves all that `model.fit` changes, in mid-epoch too, and puts it back.
 
-    A file holds the weights, the optimizer's variables, the seed generators of dropout, the state
-    of the metrics, the logs of the epochs so far, and the number of batches taken from the data.
-    A resumed epoch is therefore one epoch: it takes only the batches that are left, its metrics
-    cover all of it, and it ends in validation and in the logs as it would have. The history that
-    `fit` returns is that of the whole run. On a CPU the weights end bit by bit the same, provided
-    that the backend's own arithmetic repeats itself.
+    A file holds the weights, the optimizer's variables, the random generators, of layers and of the
+    backend, the state of the metrics, the logs of the epochs so far, and the number of batches
+    taken from the data. A resumed epoch is therefore one epoch: it takes only the batches that are
+    left, its metrics cover all of it, and it ends in validation and in the logs as it would have.
+    The history that `fit` returns is that of the whole run. On a CPU the weights end bit by bit the
+    same, provided that the backend's own arithmetic repeats itself.
 
     The data must be an endless stream whose batch i depends on i alone, so that the stream can be
     started at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
@@ -56,27 +58,28 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def __init__(self, directory: str | os.PathLike, every: int = 1000, keep: int = 2) -> None:
         super().__init__()
-        for name, value in (("every", every), ("keep", keep)):
-            if not isinstance(value, int) or value <= 0:
-                raise ValueError(f"`{name}` must be a positive integer, got {value}")
         self.directory = pathlib.Path(directory)
-        self.every = every
-        self.keep = keep
+        self.every = check_count("every", every)
+        self.keep = check_count("keep", keep)
         self._logs: list[dict] = []  # of the epochs that are over
         self._step = 0  # batches taken since the training began
         self._saved = 0  # the step of the newest file
         self._first = 0  # where in its epoch `fit` goes on
         self._steps_per_epoch: int | None = None
         self._metrics: list | None = None
+        self._generators: dict | None = None  # to be set before the first batch
         self._restored = False
 
-    def restore(self, model: keras.Model, batch: Any) -> int:
-        """Put the newest file's state into a compiled model.
+    def restore(self, model: keras.Model, batch: Any, step: int | None = None) -> int:
+        """Put a file's state into a compiled model.
 
         Args:
             model: built and compiled as the one that was saved.
-            batch: one element of the data, as `fit` gets it. Metrics and losses make their
-                variables when they first see data; the values are not used.
+            batch: one element of the data, as `fit` gets it; or a tf.data.Dataset or its
+                `element_spec`, from which nothing is read. Metrics and losses make their variables
+                when they first see data; the values are not used.
+            step: which file, by the number of batches already taken; defaults to the newest. Files
+                of later steps go when the next one is written.
 
         Returns:
             The number of batches already taken, 0 if the directory holds no file: start the data
@@ -84,16 +87,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         """
         if not model.compiled:
             raise ValueError("`model` must be compiled before it is restored")
-        self._restored = True
         files = self._files()
+        if step is not None and step not in files:
+            raise ValueError(
+                f"`step` must be that of a file in {self.directory}, one of "
+                f"{', '.join(map(str, files)) or 'none'}, got {step}"
+            )
+        self._restored = True
         if files:
-            described, values, record = state_file.read(files[-1])
+            path = files[max(files) if step is None else step]
+            described, values, generators, record = self._read(path)
             _build(model, batch)
-            state_file.assign(files[-1], _variables(model), described, values)
+            state_file.assign(path, _variables(model), described, values)
             self._step = self._saved = record["step"]
             self._steps_per_epoch = record["steps_per_epoch"]
             self._logs = record["logs"]
             self._metrics = state_file.arrays(model.metrics_variables)
+            self._generators = generators
         return self._step
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -105,9 +115,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if not self._restored and self._files():
             raise ValueError(
                 f"`directory` must hold no checkpoint unless restore is called, "
-                f"got {self._files()[-1]}"
+                f"got {self._files()[max(self._files())]}"
             )
-        self._steps_per_epoch = steps
+        self._steps_per_epoch = int(steps)
         self._first = self._step - len(self._logs) * steps
         self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -121,6 +131,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._first:
             for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Set the generators after all that `fit` draws before its first batch."""
+        if self._generators:
+            random.assign_global_states(self._generators)
+        self._generators = None
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Save if it is time; end a resumed epoch where the interrupted one would have ended."""
@@ -158,13 +174,27 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "logs": self._logs,
         }
         path = self.directory / f"step-{self._step:010d}.npz"
-        state_file.write(path, _variables(self.model), record)
+        state_file.write(path, _variables(self.model), random.global_states(), record)
         self._saved = self._step
-        for old in self._files()[: -self.keep]:
-            old.unlink()
+        files = self._files()
+        kept = sorted(step for step in files if step <= self._step)[-self.keep :]
+        for step in set(files) - set(kept):
+            files[step].unlink()
 
-    def _files(self) -> list[pathlib.Path]:
-        return sorted(self.directory.glob("step-*.npz"))
+    def _files(self) -> dict[int, pathlib.Path]:
+        paths = self.directory.glob("step-*.npz")
+        return {int(path.stem.removeprefix("step-")): path for path in sorted(paths)}
+
+    def _read(self, path: pathlib.Path) -> tuple:
+        """The contents of a file; the error of a damaged one names the newest intact before it."""
+        try:
+            return state_file.read(path)
+        except ValueError as error:
+            for step, older in reversed(self._files().items()):
+                if older < path and _is_intact(older):
+                    hint = f"{older.name} before it is intact: `restore(..., step={step})`"
+                    raise ValueError(f"{error}; {hint}") from error
+            raise
 
 
 class _EndOfEpoch:
@@ -175,12 +205,29 @@ _END_OF_EPOCH = _EndOfEpoch()
 
 
 def _build(model: keras.Model, batch: Any) -> None:
-    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+    batch = keras.tree.map_structure(_tensor, getattr(batch, "element_spec", batch))
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=False)
     model.compute_loss(x, y, y_pred, sample_weight, training=False)
     model.compute_metrics(x, y, y_pred, sample_weight)
     model.optimizer.build(model.trainable_variables)
+
+
+def _tensor(leaf: Any) -> Any:
+    """A tensor of a batch; zeros where there is only its specification."""
+    has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
+    if hasattr(leaf, "shape") and not has_values:
+        shape = [1 if size is None else size for size in leaf.shape]
+        return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
+    return keras.ops.convert_to_tensor(leaf)
+
+
+def _is_intact(path: pathlib.Path) -> bool:
+    try:
+        state_file.read(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _variables(model: keras.Model) -> list:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_count, is_integer
 from keras_attn._register import register
 
 
@@ -38,10 +39,8 @@ class TransformerSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, model_dim: int, warmup_steps: int = 4000, scale: float = 1.0) -> None:
-        _check_steps("model_dim", model_dim)
-        _check_steps("warmup_steps", warmup_steps)
-        self.model_dim = model_dim
-        self.warmup_steps = warmup_steps
+        self.model_dim = check_count("model_dim", model_dim)
+        self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.scale = scale
 
     def __call__(self, step: Any) -> Any:
@@ -91,14 +90,14 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
-        _check_steps("total_steps", total_steps)
-        if not isinstance(warmup_steps, int) or not 0 <= warmup_steps < total_steps:
+        total_steps = check_count("total_steps", total_steps)
+        if not is_integer(warmup_steps) or not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 f"`warmup_steps` must be an integer in [0, total_steps={total_steps}), "
                 f"got {warmup_steps}"
             )
         self.peak = peak
-        self.warmup_steps = warmup_steps
+        self.warmup_steps = int(warmup_steps)
         self.total_steps = total_steps
 
     def __call__(self, step: Any) -> Any:
@@ -115,8 +114,3 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "total_steps": self.total_steps,
         }
-
-
-def _check_steps(name: str, value: Any) -> None:
-    if not isinstance(value, int) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer, got {value}")

@@ -10,10 +10,13 @@ import pathlib
 import re
 import zipfile
 import zlib
+from typing import Any
 
 import keras
 import ml_dtypes
 import numpy as np
+
+_GENERATOR = "generator_"
 
 
 def arrays(variables: list) -> list[np.ndarray]:
@@ -21,15 +24,23 @@ def arrays(variables: list) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(variable) for variable in variables]
 
 
-def write(path: pathlib.Path, variables: list, record: dict) -> None:
-    """Write the variables' values and `record` (anything JSON can hold) to `path`, atomically."""
+def write(path: pathlib.Path, variables: list, generators: dict, record: dict) -> None:
+    """Write all to `path`, atomically.
+
+    Args:
+        path: of the file.
+        variables: whose values are written.
+        generators: arrays by name, the state of random generators.
+        record: anything that JSON can hold.
+    """
     header = {"record": record, "variables": _describe(variables)}
     beside = path.parent / "unfinished"  # always this name, so that a crash leaves one at most
     with open(beside, "wb") as file:
         np.savez(
             file,
-            header=np.frombuffer(json.dumps(header).encode(), "uint8"),
+            header=np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
             **{f"variable_{i}": _portable(array) for i, array in enumerate(arrays(variables))},
+            **{_GENERATOR + name: state for name, state in generators.items()},
         )
         file.flush()
         os.fsync(file.fileno())
@@ -37,8 +48,8 @@ def write(path: pathlib.Path, variables: list, record: dict) -> None:
     _sync_directory(path.parent)
 
 
-def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict]:
-    """The description and value of each variable in `path`, and the record.
+def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict, dict]:
+    """The description and value of each variable in `path`, the generators, and the record.
 
     Raises:
         ValueError: the file is damaged, or no file of ours.
@@ -51,6 +62,11 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict]:
                 file[f"variable_{i}"].view(np.dtype(entry["dtype"]))
                 for i, entry in enumerate(described)
             ]
+            generators = {
+                name.removeprefix(_GENERATOR): file[name]
+                for name in file.files
+                if name.startswith(_GENERATOR)
+            }
     except FileNotFoundError:
         raise
     except (
@@ -65,7 +81,7 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict]:
         zlib.error,
     ) as error:
         raise ValueError(f"{path} is damaged, or not a training checkpoint: {error}") from error
-    return described, values, record
+    return described, values, generators, record
 
 
 def assign(path: pathlib.Path, variables: list, described: list[dict], values: list) -> None:
@@ -104,6 +120,11 @@ def _difference(variables: list, found: list[dict]) -> str:
 
 def _show(entry: dict) -> str:
     return f"{entry['name']} {entry['dtype']}{entry['shape']}"
+
+
+def _plain(number: Any) -> Any:
+    """Numbers and arrays of numpy, which come among the logs, as Python's own."""
+    return np.asarray(number).tolist()
 
 
 def _portable(array: np.ndarray) -> np.ndarray:

@@ -34,6 +34,16 @@ def test_each_row_is_what_it_is_alone():
     assert rows(found) == expected
 
 
+def test_integers_of_numpy_are_integers():
+    assert greedy(max_new_tokens=np.int64(4))["token_ids"].shape == (3, 9)
+    found = arrays(
+        decoding.beam_search(
+            step, PROMPTS, cache=empty(3), max_new_tokens=np.int32(2), beams=np.int64(2)
+        )
+    )
+    assert found["token_ids"].shape == (3, 2, 7)
+
+
 def test_prompts_of_one_token():
     assert rows(greedy(PROMPTS[:, :1], None)) == [follow(row[:1], 6) for row in PROMPTS]
 

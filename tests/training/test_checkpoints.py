@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_attn.training import TrainingCheckpoint
 
@@ -33,8 +34,8 @@ def batch_of(step):
 
 def make_model(**compile_arguments):
     inputs = keras.Input((3,))
-    hidden = keras.layers.Dropout(0.5, seed=3)(keras.layers.Dense(11)(inputs))
-    hidden = keras.layers.GaussianNoise(0.1, seed=4)(hidden)
+    hidden = keras.layers.Dropout(0.5)(keras.layers.Dense(11)(inputs))  # no seeds: see `train`
+    hidden = keras.layers.GaussianNoise(0.1)(hidden)
     model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
     draw = np.random.default_rng(2)
     model.set_weights([draw.normal(size=w.shape) for w in model.weights])
@@ -69,8 +70,10 @@ def kill_at(step, how):
     return keras.callbacks.LambdaCallback(on_train_batch_end=count)
 
 
-def train(directory, killer=None, every=2, model=None, **compile_arguments):
-    model = model or make_model(**compile_arguments)
+def train(directory, killer=None, every=2, model=None, make=make_model, **compile_arguments):
+    # A new run starts from one seed; a resumed one must not depend on it.
+    keras.utils.set_random_seed(len(list(pathlib.Path(directory).glob("*.npz"))))
+    model = model or make(**compile_arguments)
     checkpoint = TrainingCheckpoint(directory, every=every)
     step = checkpoint.restore(model, batch_of(0))
     history = model.fit(
@@ -119,7 +122,10 @@ def finished(whole, directory, tmp_path):
 
 
 # within an epoch, at its last batch (whose file comes after the validation), and in the next
-@pytest.mark.parametrize("killed", [1, 5, 6, 11])
+@pytest.mark.parametrize(
+    "killed",
+    [pytest.param(1, marks=pytest.mark.slow), 5, 6, pytest.param(11, marks=pytest.mark.slow)],
+)
 def test_interrupted_equals_uninterrupted(tmp_path, whole, killed):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(killed, raise_killed))
@@ -134,10 +140,10 @@ def test_interrupted_twice_in_one_epoch(tmp_path, whole):
 
 
 def test_checkpoints_do_not_change_the_training(whole):
+    keras.utils.set_random_seed(0)
     model = make_model()
     arguments = {
         "validation_data": batch_of(1000),
-        "validation_steps": 2,
         "shuffle": False,
         "verbose": 0,
     }
@@ -149,6 +155,58 @@ def test_resuming_a_finished_run_changes_nothing(finished, whole):
     model, history = train(finished)
     assert history.history == whole[1].history
     assert model.optimizer.iterations == STEPS * EPOCHS
+
+
+@keras.saving.register_keras_serializable()
+class Shaky(keras.layers.Layer):
+    """Draws from Keras' global generator, which no layer owns."""
+
+    def call(self, inputs, training=False):
+        noise = keras.random.normal(keras.ops.shape(inputs)) if training else 0.0
+        return inputs + noise
+
+
+def shaky():
+    model = keras.Sequential([keras.Input((3,)), Shaky(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def low_rank():
+    """LoRA as users add it to a trained model: the kernels are frozen, adapters are new."""
+    inputs = keras.Input((3,))
+    dense = keras.layers.Dense(11)
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(dense(inputs))))
+    draw = np.random.default_rng(2)
+    model.set_weights([draw.normal(size=w.shape) for w in model.weights])
+    dense.enable_lora(2)
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    return model
+
+
+def accumulating():
+    model = make_model()
+    optimizer = keras.optimizers.Adam(0.1, gradient_accumulation_steps=4, use_ema=True)
+    model.compile(optimizer, "binary_crossentropy", weighted_metrics=["accuracy"])
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        low_rank,
+        pytest.param(accumulating, marks=pytest.mark.slow),
+        pytest.param(
+            shaky,
+            marks=pytest.mark.backends("tensorflow", "torch", reason="JAX demands a seed there"),
+        ),
+    ],
+)
+def test_other_state_is_resumed_too(tmp_path, make):
+    whole = train(tmp_path / "whole", make=make)
+    with pytest.raises(KilledError):
+        train(tmp_path / "cut", kill_at(9, raise_killed), make=make)
+    assert_same(train(tmp_path / "cut", make=make), whole)
 
 
 @several_steps
@@ -244,6 +302,30 @@ def test_damaged_file_is_named(finished, content):
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
+def test_the_intact_file_before_a_damaged_one_can_be_asked_for(finished, whole):
+    path = max(finished.glob("*.npz"))
+    path.write_bytes(path.read_bytes()[:-1000])
+    hint = r"step-0000000016.npz before it is intact: `restore\(..., step=16\)`"
+    with pytest.raises(ValueError, match=f"{path.name} is damaged.*; {hint}"):
+        TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
+    model, checkpoint = make_model(), TrainingCheckpoint(finished, keep=1)
+    assert checkpoint.restore(model, batch_of(0), step=np.int64(16)) == 16
+    history = model.fit(
+        stream(16),
+        steps_per_epoch=STEPS,
+        epochs=EPOCHS,
+        initial_epoch=2,
+        validation_data=batch_of(1000),
+        callbacks=[checkpoint],
+        shuffle=False,
+        verbose=0,
+    )
+    assert_same((model, history), whole)
+    assert [file.name for file in finished.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match=r"`step` must be that of a file in .*, one of 18, got 16"):
+        checkpoint.restore(model, batch_of(0), step=16)
+
+
 def test_unfinished_file_is_no_checkpoint(tmp_path, whole):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(5, raise_killed))
@@ -262,10 +344,56 @@ def test_file_of_another_model(finished):
         TrainingCheckpoint(finished).restore(other, batch_of(0))
 
 
+def unread():
+    raise AssertionError("an element was read")
+    yield
+
+
+@pytest.mark.parametrize("form", ["dataset", "spec", "keras"])
+def test_restore_reads_nothing_from_a_dataset_or_its_spec(finished, form):
+    spec = (
+        tf.TensorSpec((None, 3), "float32"),
+        tf.TensorSpec((None, 1), "float32"),
+        tf.TensorSpec((None,), "float32"),
+    )
+    data = {
+        "dataset": tf.data.Dataset.from_generator(unread, output_signature=spec),
+        "spec": spec,
+        "keras": tuple(keras.KerasTensor(s.shape, "float32") for s in spec),
+    }[form]
+    model, other = make_model(), make_model()
+    assert TrainingCheckpoint(finished).restore(model, data) == 18
+    TrainingCheckpoint(finished).restore(other, batch_of(0))
+    for value, expected in zip(state(model), state(other), strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_numpy_numbers_among_the_logs_and_counts(tmp_path):
+    def log(epoch, logs):
+        logs.update(count=np.int64(epoch), rate=np.float32(0.5), each=np.array([1.5, epoch]))
+
+    for epochs in (1, 2):
+        model, checkpoint = make_model(), TrainingCheckpoint(tmp_path, np.int64(5), np.int32(2))
+        checkpoint.restore(model, batch_of(0))
+        history = model.fit(
+            stream(0),
+            steps_per_epoch=np.int64(2),
+            initial_epoch=epochs - 1,
+            epochs=epochs,
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=log), checkpoint],
+            shuffle=False,
+            verbose=0,
+        )
+    found = {name: history.history[name] for name in ("count", "rate", "each")}
+    assert found["count"] == [0, 1]
+    assert found["rate"] == [0.5, 0.5]
+    np.testing.assert_array_equal(found["each"], [[1.5, 0], [1.5, 1]])
+
+
 @pytest.mark.parametrize("name", ["every", "keep"])
-@pytest.mark.parametrize("value", [0, -1, 2.0])
+@pytest.mark.parametrize("value", [0, np.int64(-1), 2.0, True])
 def test_counts_must_be_positive(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be a positive integer, got {value}"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a positive integer, got "):
         TrainingCheckpoint(tmp_path, **{name: value})
 
 

@@ -1,5 +1,7 @@
 """Learning rates against the papers' formulas in float64."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -26,6 +28,15 @@ def test_no_warmup_starts_at_the_peak():
     schedule = WarmupLinearDecay(peak=0.3, warmup_steps=0, total_steps=4)
     rates = [float(schedule(step)) for step in range(5)]
     np.testing.assert_allclose(rates, [0.3, 0.225, 0.15, 0.075, 0.0], rtol=1e-6)
+
+
+def test_integers_of_numpy_are_integers():
+    schedule = WarmupLinearDecay(0.3, np.int64(2), np.int32(11))
+    config = json.loads(json.dumps(schedule.get_config()))
+    assert config == WarmupLinearDecay(0.3, 2, 11).get_config()
+    schedule = TransformerSchedule(np.int64(7), np.uint8(3))
+    config = json.loads(json.dumps(schedule.get_config()))
+    assert config == TransformerSchedule(7, 3).get_config()
 
 
 @pytest.mark.parametrize(

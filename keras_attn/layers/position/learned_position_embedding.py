@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import is_integer
 from keras_attn._register import register
 from keras_attn.layers.position.combination import check_combination, combine, combined_width
 
@@ -73,7 +74,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
     def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:
         """Add the vectors of the positions of `inputs`."""
         length = inputs.shape[1]
-        start = offset if isinstance(offset, int) else 0
+        start = int(offset) if is_integer(offset) else 0
         counted = positions is None and isinstance(length, int)
         if counted and length + start > self.max_length:
             raise ValueError(
