@@ -136,6 +136,19 @@ def test_bad_arguments_are_named(tokenizer, options, message):
         export.Generation(tokenizer, **{**LIMITS, **options})
 
 
+def test_more_rows_than_tokens(tokenizer, tmp_path, checked_here):
+    """A row without a token is written as [UNK]."""
+    model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY) + 9, num_layers=1)
+    matrix = model.get_layer("token_embedding").embeddings
+    matrix.assign(
+        np.where(np.arange(len(VOCABULARY) + 9) < len(VOCABULARY), 1, 50)[:, None] * matrix
+    )
+    generation = export.Generation(tokenizer, **LIMITS, searches=["greedy"])
+    made = export.publish(model, tmp_path, generation=generation)
+    (text,) = ask_here(made.path, text=["the"], max_new_tokens=counts(1, 3))["text"]
+    assert set(text.split()) == {b"[UNK]"}
+
+
 def test_another_vocabulary_is_refused(gpt, tmp_path):
     generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
     with pytest.raises(ValueError, match="`generation` must have the model's vocabulary of 15"):

@@ -7,6 +7,7 @@ import safetensors.numpy
 import torch
 
 from keras_attn import weights
+from keras_attn.models.packing import packed
 
 TOLERANCE = 1e-4  # absolute, float32
 
@@ -220,6 +221,36 @@ def test_pooler_of_an_old_roberta_classifier(saved, inputs, run_theirs):
     assert set(loaded.skipped) == set(pooler)
     encoder = weights.load(directory).model
     np.testing.assert_array_equal(encoder.get_layer("pooler").kernel, kernel)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "options", "rate"),
+    [
+        ("BertModel", "classifier", {"classifier_dropout": 0.3}, 0.3),
+        ("BertModel", "tagger", {"hidden_dropout_prob": 0.4}, 0.4),
+        ("BertModel", "span", {"hidden_dropout_prob": 0.4, "classifier_dropout": 0.3}, 0.0),
+        ("RobertaModel", "multiple_choice", {"classifier_dropout": 0.3}, 0.1),
+        ("DistilBertModel", "classifier", {}, 0.2),
+        ("DistilBertModel", "span", {"qa_dropout": 0.3}, 0.3),
+    ],
+)
+def test_dropout_of_a_new_head(architecture, task, options, rate, saved):
+    if architecture == "DistilBertModel":
+        options = {**options, "dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}
+    _, directory = saved(architecture, **options)
+    needed = {"num_classes": 5} if task in ("classifier", "tagger") else {}
+    assert weights.load(directory, task, **needed).model.get_layer(task).dropout == rate
+    if task == "classifier":
+        model = weights.load(directory, task, **needed, dropout=0.7).model
+        assert model.get_layer(task).dropout == 0.7
+
+
+def test_dropout_in_front_of_the_pooler_of_roberta(saved):
+    """Of transformers: RobertaClassificationHead drops before its dense layer and after it."""
+    _, directory = saved("RobertaForSequenceClassification", num_labels=5, classifier_dropout=0.3)
+    model = weights.load(directory, "classifier").model
+    assert model.get_layer("pooler_dropout").rate == model.get_layer("classifier").dropout == 0.3
+    assert "first_positions" in packed(model).input
 
 
 def test_untied_output_is_refused_only_with_its_head(saved):

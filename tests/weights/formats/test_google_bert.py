@@ -12,47 +12,50 @@ from keras_attn.models import bert
 
 tf = pytest.importorskip("tensorflow")
 
-V, D, F, L, T = 37, 12, 19, 2, 97
+D = 12
 CONFIG = {
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "hidden_size": D,
     "initializer_range": 0.02,
-    "intermediate_size": F,
-    "max_position_embeddings": T,
+    "intermediate_size": 19,
+    "max_position_embeddings": 97,
     "num_attention_heads": 3,
-    "num_hidden_layers": L,
+    "num_hidden_layers": 2,
     "type_vocab_size": 2,
-    "vocab_size": V,
+    "vocab_size": 37,
 }
 
 
-def shapes():
+def shapes(config=CONFIG):
     """The names and shapes of the published checkpoints, from google-research/bert's graph."""
-    norm = {"gamma": [D], "beta": [D]}
+    vocabulary, dim, inner = (
+        config[key] for key in ("vocab_size", "hidden_size", "intermediate_size")
+    )
+    norm = {"gamma": [dim], "beta": [dim]}
     names = {
-        "bert/embeddings/word_embeddings": [V, D],
-        "bert/embeddings/token_type_embeddings": [2, D],
-        "bert/embeddings/position_embeddings": [T, D],
-        "bert/pooler/dense/kernel": [D, D],
-        "bert/pooler/dense/bias": [D],
-        "cls/predictions/transform/dense/kernel": [D, D],
-        "cls/predictions/transform/dense/bias": [D],
-        "cls/predictions/output_bias": [V],
-        "cls/seq_relationship/output_weights": [2, D],
+        "bert/embeddings/word_embeddings": [vocabulary, dim],
+        "bert/embeddings/token_type_embeddings": [config["type_vocab_size"], dim],
+        "bert/embeddings/position_embeddings": [config["max_position_embeddings"], dim],
+        "bert/pooler/dense/kernel": [dim, dim],
+        "bert/pooler/dense/bias": [dim],
+        "cls/predictions/transform/dense/kernel": [dim, dim],
+        "cls/predictions/transform/dense/bias": [dim],
+        "cls/predictions/output_bias": [vocabulary],
+        "cls/seq_relationship/output_weights": [2, dim],
         "cls/seq_relationship/output_bias": [2],
     }
     norms = ["bert/embeddings/LayerNorm", "cls/predictions/transform/LayerNorm"]
-    for layer in range(L):
+    for layer in range(config["num_hidden_layers"]):
         root = f"bert/encoder/layer_{layer}"
         for name, width, units in (
-            ("attention/self/query", D, D),
-            ("attention/self/key", D, D),
-            ("attention/self/value", D, D),
-            ("attention/output/dense", D, D),
-            ("intermediate/dense", D, F),
-            ("output/dense", F, D),
+            ("attention/self/query", dim, dim),
+            ("attention/self/key", dim, dim),
+            ("attention/self/value", dim, dim),
+            ("attention/output/dense", dim, dim),
+            ("intermediate/dense", dim, inner),
+            ("output/dense", inner, dim),
         ):
             names[f"{root}/{name}/kernel"] = [width, units]
             names[f"{root}/{name}/bias"] = [units]
@@ -64,7 +67,7 @@ def shapes():
 def write(tmp_path):
     """A function that writes arrays as a TensorFlow 1 checkpoint, with the optimizer's slots."""
 
-    def make(arrays, slots=True):
+    def make(arrays, slots=True, config=CONFIG):
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             for name, array in arrays.items():
                 tf.compat.v1.get_variable(name, initializer=array)
@@ -77,7 +80,7 @@ def write(tmp_path):
             saver = tf.compat.v1.train.Saver()
             saver.save(session, str(tmp_path / "bert_model.ckpt"), write_meta_graph=False)
         (tmp_path / "checkpoint").unlink()
-        (tmp_path / "bert_config.json").write_text(json.dumps(CONFIG))
+        (tmp_path / "bert_config.json").write_text(json.dumps(config))
         return tmp_path
 
     return make
@@ -89,9 +92,8 @@ def arrays():
     return {n: np.float32(rng.normal(0, 0.2, s)) for n, s in shapes().items()}
 
 
-def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, run_theirs):
+def copy(arrays, model):
     """Names of Google's to names of transformers', as its own conversion script maps them."""
-    model, _ = saved("BertForPreTraining")
     state = {}
     for name, array in arrays.items():
         theirs = re.sub(r"layer_(\d+)", r"layer.\1", name).replace("/", ".")
@@ -105,6 +107,66 @@ def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, r
             parameter.copy_(parameter.new_tensor(state.pop(name)))
     assert not state
 
+
+def random_config(rng):
+    """Every field away from its default."""
+    heads = int(rng.integers(2, 5))
+    return {
+        "attention_probs_dropout_prob": float(rng.uniform(0.2, 0.6)),
+        "hidden_act": str(rng.choice(["gelu_new", "relu"])),
+        "hidden_dropout_prob": float(rng.uniform(0.2, 0.6)),
+        "hidden_size": heads * int(rng.integers(2, 6)),
+        "initializer_range": float(rng.uniform(0.03, 0.1)),
+        "intermediate_size": int(rng.integers(5, 20)),
+        "max_position_embeddings": int(rng.integers(83, 97)),
+        "num_attention_heads": heads,
+        "num_hidden_layers": int(rng.integers(1, 4)),
+        "type_vocab_size": int(rng.choice([1, 3, 4])),
+        "vocab_size": int(rng.integers(29, 47)),
+    }
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(s, marks=() if s < 2 else pytest.mark.slow) for s in range(20)]
+)
+def test_random_configuration(seed, write, saved, inputs, run_theirs):
+    rng = np.random.default_rng(seed)
+    config = random_config(rng)
+    arrays = {n: np.float32(rng.normal(0, 0.3, s)) for n, s in shapes(config).items()}
+    model, directory = saved("BertForPreTraining", **config)
+    copy(arrays, model)
+    (directory / "model.safetensors").unlink()
+    inputs["token_ids"] %= config["vocab_size"]
+    inputs["segment_ids"] = rng.integers(0, config["type_vocab_size"], (2, 7))
+    loaded = weights.load(write(arrays, config=config), "pretraining")
+    positions = np.tile(np.arange(7), (2, 1))
+    outputs = loaded.model({**inputs, "masked_positions": positions}, training=False)
+    expected = run_theirs(model, inputs)
+    seen = inputs["padding_mask"]
+    actual = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+    np.testing.assert_allclose(
+        actual["masked_lm"][seen], expected.prediction_logits.numpy()[seen], atol=2e-4
+    )
+    np.testing.assert_allclose(
+        actual["next_sentence"], expected.seq_relationship_logits.numpy(), atol=2e-4
+    )
+    block = loaded.model.get_layer("block_0")
+    assert block.attention_dropout == config["attention_probs_dropout_prob"]
+    assert block.dropout == config["hidden_dropout_prob"]
+    assert loaded.unknown == ()
+
+    weights.save(loaded, directory / "again")  # it becomes BERT
+    again = type(model).from_pretrained(directory / "again").eval()
+    np.testing.assert_allclose(
+        run_theirs(again, inputs).prediction_logits[seen],
+        expected.prediction_logits[seen],
+        atol=1e-5,
+    )
+
+
+def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, run_theirs):
+    model, _ = saved("BertForPreTraining")
+    copy(arrays, model)
     directory = write(arrays)
     (directory / "model.safetensors").unlink()
     loaded = weights.load(directory, "pretraining")
