@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from types import ModuleType
 
+import _shared
 import keras
 import tensorflow as tf
 from _results import keep
@@ -19,9 +20,9 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 # three dimensions and get Adam's, so each side can be measured with Adam alone too.
 OPTIMIZERS = {
     "muon": lambda example, steps: keras.optimizers.Muon(
-        example.schedule(example.LEARNING_RATE, steps)
+        _shared.schedule(example.LEARNING_RATE, steps)
     ),
-    "adam": lambda example, steps: keras.optimizers.Adam(example.schedule(1e-3, steps)),
+    "adam": lambda example, steps: keras.optimizers.Adam(_shared.schedule(1e-3, steps)),
 }
 
 
@@ -47,7 +48,7 @@ def compare(
 
     Args:
         arguments: of `parser`.
-        example: the module that tells `schedule`, `LEARNING_RATE` and `compile_model`.
+        example: the module that tells `LEARNING_RATE` and `compile_model`.
         builders: what builds the model of each side.
         stream: the endless training data of a seed.
         scores: what to keep of a trained model.
@@ -57,7 +58,7 @@ def compare(
             keras.utils.set_random_seed(seed)
             model = builders[name]()
             example.compile_model(model, OPTIMIZERS[arguments.optimizer](example, arguments.steps))
-            data = stream(seed)
+            data = stream(seed).prefetch(tf.data.AUTOTUNE)
             began = time.time()
             model.fit(data, steps_per_epoch=arguments.steps, verbose=0, shuffle=False)
             record = {

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
-import _encoder  # noqa: E402
+import _shared  # noqa: E402
 import bert_choice  # noqa: E402
 import bert_classify  # noqa: E402
 import bert_pairs  # noqa: E402
@@ -93,7 +93,7 @@ def pairs(tokenizer: data.BertTokenizer) -> Task:
         "accuracy",
         lambda seed: bert_pairs.dataset(layer, train, labels, seed=seed),
         layer(first, second),
-        lambda logits: np.mean(logits.argmax(-1) == _encoder.numbers(names, labels)),
+        lambda logits: np.mean(logits.argmax(-1) == _shared.numbers(names, labels)),
         len(labels),
     )
 
@@ -156,14 +156,19 @@ def run_ours(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, seed
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight"
     )
-    optimizer = _encoder.optimizer(rate, steps)
+    optimizer = _shared.optimizer(rate, steps)
     optimizer.epsilon = EPSILON
     model.compile(
         optimizer,
         {"start": loss, "end": loss} if task.kind == "span" else loss,
     )
     began = time.time()
-    model.fit(task.batches(seed), steps_per_epoch=steps, shuffle=False, verbose=0)
+    model.fit(
+        task.batches(seed).prefetch(tf.data.AUTOTUNE),
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+    )
     seconds = time.time() - began
     return task.score(model.predict(task.held_out, verbose=0)), seconds
 

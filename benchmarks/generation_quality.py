@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import _shared  # noqa: E402
 import generate_text as example  # noqa: E402
 import keras  # noqa: E402
 import keras_hub  # noqa: E402
@@ -54,8 +55,8 @@ def main() -> None:
     options = parser(__doc__, example.STEPS, "generation_quality.jsonl")
     options.add_argument("--size", default="gpt_mini")
     arguments = options.parse_args()
-    documents = list(data.table_documents(data.read_table(example.CORPUS), "en").values())
-    train_documents, held_out_documents = data.split_documents(documents, example.HELD_OUT)
+    documents = list(data.table_documents(data.read_table(_shared.CORPUS), "en").values())
+    train_documents, held_out_documents = data.split_documents(documents, _shared.HELD_OUT)
     vocabulary = data.train_vocabulary(
         (paragraph for document in train_documents for paragraph in document),
         example.VOCABULARY_SIZE,

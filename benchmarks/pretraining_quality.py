@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import _shared  # noqa: E402
 import bert_pretrain as example  # noqa: E402
 import keras  # noqa: E402
 import keras_hub  # noqa: E402
@@ -66,7 +67,7 @@ def hub_model(size) -> keras.Model:
 
 def main() -> None:
     arguments = parser(__doc__, example.STEPS, "pretraining_quality.jsonl").parse_args()
-    train, held_out = data.split_documents(example.read_corpus("en", None), example.HELD_OUT)
+    train, held_out = data.split_documents(example.read_corpus("en", None), _shared.HELD_OUT)
     vocabulary = data.train_vocabulary((p for d in train for p in d), example.VOCABULARY_SIZE)
     tokenizer = data.BertTokenizer(vocabulary)
     train_ids = data.tokenize_documents(train, tokenizer)

@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 
+import _shared  # noqa: E402
 import keras  # noqa: E402
 import keras_hub  # noqa: E402
 import numpy as np  # noqa: E402
@@ -94,7 +95,7 @@ def main() -> None:
     options = parser(__doc__, 1000, "translation_quality.jsonl")
     options.add_argument("--size", default="transformer_tiny")
     arguments = options.parse_args()
-    train_pairs, held_out_pairs = example.read_pairs(example.CORPUS, "en", "de")
+    train_pairs, held_out_pairs = _shared.read_pairs(_shared.CORPUS, "en", "de")
     vocabulary = data.train_vocabulary(
         (side for pair in train_pairs for side in pair), example.VOCABULARY_SIZE, lowercase=False
     )

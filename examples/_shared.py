@@ -1,4 +1,4 @@
-"""What the examples share: the command line, the folder of a run, and Ctrl-C.
+"""What the examples share: command line and run folders, the corpus, fine-tuning, serving.
 
 An example writes into the folder that --output names, and marks it as its own in run.json. It
 refuses any other folder that is not empty. A second run asks for --overwrite, which removes what
@@ -7,14 +7,33 @@ stay.
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import tensorflow as tf
+
+from keras_attn import data, export, models, training, weights
+from keras_attn.export.client import Client
+
+CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+HELD_OUT = 0.05  # of the corpus, the same documents in every example that does not say otherwise
+HELD_OUT_ROWS = 0.2  # of a single file of the user's
+WORDS = 6  # at least, of a paragraph that is an example
+PRETRAINED = pathlib.Path("runs/bert_pretrain")
+SHORT = pathlib.Path("runs/bert_short")  # what stands in for it
+SHORT_STEPS = 600
+LEARNING_RATE = 5e-4  # for encoders of bert_pretrain.py; larger ones want less
+WARMUP = 0.1  # fraction of the steps
 
 MARK = "run.json"
 REPLACED = (  # by a run that overwrites; everything else stays, or is written over by its name
@@ -27,13 +46,10 @@ REPLACED = (  # by a run that overwrites; everything else stays, or is written o
 def options(
     text: str, output: str | None, overwrite: bool = True, resume: bool = False
 ) -> argparse.ArgumentParser:
-    """The command line that all examples have.
+    """The command line that all examples have; `text` is the example's docstring.
 
-    Args:
-        text: the example's docstring.
-        output: the default folder of a run inside runs/, None for an example that only prints.
-        overwrite: whether a second run replaces the first; otherwise it adds to its folder.
-        resume: whether a stopped run can go on.
+    `output` is the default folder inside runs/, None for an example that only prints. Without
+    `overwrite`, a second run adds to the folder of the first; with `resume`, a stopped one goes on.
     """
     parser = argparse.ArgumentParser(description=text.split("\n")[0], allow_abbrev=False)
     if output is None:
@@ -77,12 +93,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 def start(
     main: Callable, parser: argparse.ArgumentParser, given: Sequence[str]
 ) -> argparse.Namespace:
-    """The parsed options of a run whose folder is ready for it.
-
-    Raises:
-        SystemExit: the folder is not the example's own; it holds an earlier run and nothing says
-            what to do with it; there is no run to resume.
-    """
+    """The parsed options of a run, whose folder is checked and marked."""
     arguments = parser.parse_args(given)
     if "output" not in arguments:
         return arguments
@@ -98,14 +109,14 @@ def start(
         recorded = [*earlier, *recorded]
         arguments = parser.parse_args([*earlier, *given])  # what is given now counts
         arguments.output = folder  # which may have moved
-    elif not getattr(arguments, "overwrite", True) and _contents(folder) > {MARK}:
-        resume = "--resume goes on with it, " if "resume" in arguments else ""
-        raise SystemExit(
-            f"`--output` must be a folder without a run, got {folder}, which holds an earlier run "
-            f"of {example}: {resume}--overwrite replaces it (served versions and files of others "
-            "stay), another --output leaves it alone"
-        )
     elif earlier is not None and "overwrite" in arguments:
+        if not arguments.overwrite and os.listdir(folder) != [MARK]:
+            resume = "--resume goes on with it, " if "resume" in arguments else ""
+            raise SystemExit(
+                f"`--output` must be a folder without a run, got {folder}, which holds an earlier "
+                f"run of {example}: {resume}--overwrite replaces it (served versions and files of "
+                "others stay), another --output leaves it alone"
+            )
         for pattern in REPLACED:
             for file in folder.glob(pattern):
                 file.unlink()
@@ -114,15 +125,11 @@ def start(
     return arguments
 
 
-def _contents(folder: pathlib.Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.exists() else set()
-
-
 def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
     """The options of the earlier run in a folder, None where the folder is new or empty."""
     found = "a file"
     if folder.is_dir() or not folder.exists():
-        names = sorted(_contents(folder))
+        names = sorted(os.listdir(folder)) if folder.exists() else []
         if not names:
             return None
         found = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
@@ -138,3 +145,209 @@ def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
         f"`--output` must be a new or empty folder, or one of an earlier run of {example}, got "
         f"{folder} ({found}): nothing was changed, give another --output"
     )
+
+
+def train(name: str, output: pathlib.Path, steps: int, *more: str) -> None:
+    """Run another example here for fewer steps, because this one needs what it saves."""
+    print(f"training {name}.py for {steps} steps; its own default run does better", flush=True)
+    example = importlib.import_module(name)
+    given = ["--steps", str(steps), "--output", os.fspath(output), "--overwrite", *more]
+    example.main(start(example.main, example.options(), given))
+
+
+# The corpus
+
+
+def pages() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """LibreOffice Help in English: the paragraphs of each page, to learn from and held out."""
+    documents = data.table_documents(data.read_table(CORPUS), "en")
+    train, held_out = data.split_documents(list(documents.items()), HELD_OUT)
+    return dict(train), dict(held_out)
+
+
+def by_module(pages: dict[str, list[str]]) -> dict[str, list[tuple[str, str]]]:
+    """Page and paragraph of all that is long enough, by module (Writer, Calc, Basic, ...)."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for page, paragraphs in pages.items():
+        long = [(page, text) for text in paragraphs if len(text.split()) >= WORDS]
+        found.setdefault(page.split("/")[0], []).extend(long)
+    return found
+
+
+def read_pairs(table: pathlib.Path, source: str, target: str) -> tuple[list, list]:
+    """Pairs of paragraphs to learn from, and those of held-out documents."""
+    documents = data.table_documents(data.read_table(table), source, target)
+    train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
+    return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
+
+
+def write_vocabulary(folder: pathlib.Path, vocabulary: Sequence[str]) -> None:
+    """vocab.txt, as BERT has it."""
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+
+
+def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
+    """The learning rate: linear warm-up, linear decay."""
+    return training.WarmupLinearDecay(peak, int(WARMUP * steps), steps)
+
+
+def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, with its number of batches, which buckets do not tell."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
+
+
+# Fine-tuning
+
+
+def task_options(text: str, steps: int, output: str, **more: bool) -> argparse.ArgumentParser:
+    """The command line of an example that fine-tunes an encoder; arguments as in `options`."""
+    parser = options(text, output, **more)
+    parser.add_argument(
+        "--checkpoint",
+        type=pathlib.Path,
+        help="a directory with a BERT that weights.load reads, or a run of bert_pretrain.py; "
+        f"{PRETRAINED} by default, or else a short pre-training",
+    )
+    parser.add_argument(
+        "--data",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="FILE",
+        help="a file to learn from and one to measure on; of one alone a fifth is held out",
+    )
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def read_files(
+    files: Sequence[pathlib.Path], read: Callable[[pathlib.Path], data.Examples], **options: Any
+) -> tuple[list, list]:
+    """Rows of the user's files, to learn from and held out, checked by `data.read_examples`."""
+    try:
+        sides = data.read_examples(files, read, held_out=HELD_OUT_ROWS, **options)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from error
+    for side in sides:
+        if side.skipped:
+            print(side.report())
+    return tuple(side.rows for side in sides)
+
+
+def encoder(checkpoint: pathlib.Path | None) -> tuple[keras.Model, data.BertTokenizer]:
+    """The encoder to fine-tune and its tokenizer; a short pre-training makes one if need be."""
+    if checkpoint is None:
+        checkpoint = PRETRAINED if (PRETRAINED / "model.keras").is_file() else SHORT
+        if not (checkpoint / "model.keras").is_file():
+            train("bert_pretrain", SHORT, SHORT_STEPS)
+    return read_encoder(checkpoint)
+
+
+def read_encoder(checkpoint: pathlib.Path) -> tuple[keras.Model, data.BertTokenizer]:
+    """The encoder and its tokenizer, of bert_pretrain.py or of a format that weights.load reads."""
+    if not checkpoint.is_dir():
+        raise SystemExit(
+            f"there is no model in {checkpoint}: give --checkpoint DIR, or run "
+            "examples/bert_pretrain.py"
+        )
+    if (checkpoint / "model.keras").is_file():
+        model = keras.saving.load_model(checkpoint / "model.keras", compile=False)
+        return models.bert.encoder_of(model), data.BertTokenizer(checkpoint / "vocab.txt")
+    loaded = weights.load(checkpoint)
+    if loaded.vocabulary is None:
+        raise SystemExit(f"{checkpoint} has no vocab.txt")
+    return loaded.model, data.BertTokenizer(loaded.vocabulary, loaded.lowercase is not False)
+
+
+def numbers(labels: Sequence[str], names: Sequence[str]) -> list[int]:
+    """The labels by their places among the names."""
+    place = {name: number for number, name in enumerate(names)}
+    return [place[label] for label in labels]
+
+
+def batches(
+    examples: Any, preprocess: Callable, size: int, seed: int | None = None, start: int = 0
+) -> tf.data.Dataset:
+    """The examples in order, once; with a seed shuffled without end, from batch `start` on.
+
+    It ends without a prefetch: TensorFlow may complete a cache behind one with a single element.
+    """
+    rows = tf.data.Dataset.from_tensor_slices(examples)
+    if seed is not None:
+        rows = rows.shuffle(len(rows), seed=seed).repeat()
+    rows = rows.batch(size, drop_remainder=seed is not None).skip(start)
+    return rows.map(preprocess, tf.data.AUTOTUNE)
+
+
+def optimizer(rate: float, steps: int) -> keras.optimizers.Optimizer:
+    """BERT's: Adam with decoupled weight decay and clipped gradients, linear warm-up and decay."""
+    adam = keras.optimizers.AdamW(
+        training.WarmupLinearDecay(rate, steps // 10, steps), weight_decay=0.01, global_clipnorm=1.0
+    )
+    adam.exclude_from_weight_decay(var_names=["bias", "norm"])
+    return adam
+
+
+def save(
+    output: pathlib.Path,
+    model: keras.Model,
+    preprocessor: keras.layers.Layer,
+    postprocessor: keras.layers.Layer,
+) -> None:
+    """All that `export.publish` takes: model.keras, and the two layers around it as JSON."""
+    model.save(output / "model.keras")
+    for name, layer in (("preprocessor", preprocessor), ("postprocessor", postprocessor)):
+        config = json.dumps(keras.saving.serialize_keras_object(layer))
+        (output / f"{name}.json").write_text(config, encoding="utf-8")
+    print(f"saved in {output}, for export.publish")
+
+
+def load(output: pathlib.Path) -> tuple[keras.Model, dict[str, keras.layers.Layer]]:
+    """What `save` wrote, as `export.publish(model, folder, **layers)` takes it."""
+    layers = {
+        name: keras.saving.deserialize_keras_object(
+            json.loads((output / f"{name}.json").read_text(encoding="utf-8"))
+        )
+        for name in ("preprocessor", "postprocessor")
+    }
+    return keras.saving.load_model(output / "model.keras", compile=False), layers
+
+
+# Serving
+
+
+def serving_options(text: str, output: str, steps: int) -> argparse.ArgumentParser:
+    """The command line of an example that serves; `steps` are those of a missing training."""
+    parser = options(text, output, overwrite=False)
+    parser.add_argument(
+        "--server",
+        help="ask this TF Serving, http://HOST:8501 or grpc://HOST:8500, in place of publishing",
+    )
+    parser.add_argument("--steps", type=int, default=steps, help="of a training that is missing")
+    return parser
+
+
+def write_config(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """A file with which one server loads all these models, and the line that starts it."""
+    models = "".join(
+        f'  config {{ name: "{name}" base_path: "/models/{name}" model_platform: "tensorflow" }}\n'
+        for name in names
+    )
+    (folder / "models.config").write_text(f"model_config_list {{\n{models}}}\n")
+    print(
+        "\nto serve them:\n"
+        f'  docker run --rm -p 8500:8500 -p 8501:8501 -v "{folder.resolve()}:/models" \\\n'
+        "    tensorflow/serving:2.20.0 --model_config_file=/models/models.config\n"
+        "and to ask that server: --server http://localhost:8501"
+    )
+
+
+def ask(base_dir: pathlib.Path, server: str | None, **inputs: Any) -> dict[str, list]:
+    """The answer of the server, or of the newest version in a process without keras."""
+    if server:
+        with contextlib.closing(Client(server, base_dir.name)) as client:
+            return client(**inputs)
+    newest = max(int(path.name) for path in base_dir.iterdir() if path.name.isdecimal())
+    answers = export.ask(base_dir / str(newest), **inputs)
+    return {name: array.tolist() for name, array in answers.items()}

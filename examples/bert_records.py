@@ -20,7 +20,6 @@ import _shared
 
 from keras_attn import data
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 VOCABULARY_SIZE = 8000
 LENGTH = 64  # as in bert_pretrain.py
 
@@ -28,7 +27,7 @@ LENGTH = 64  # as in bert_pretrain.py
 def embedded_corpus(folder: pathlib.Path) -> list[pathlib.Path]:
     """LibreOffice Help in English as text, a file a module."""
     folder.mkdir(parents=True, exist_ok=True)
-    documents = data.table_documents(data.read_table(CORPUS), "en")
+    documents = data.table_documents(data.read_table(_shared.CORPUS), "en")
     paths = []
     for module, items in itertools.groupby(documents.items(), lambda x: x[0].split("/")[0]):
         paths.append(folder / f"{module}.txt")
@@ -42,7 +41,7 @@ def options() -> argparse.ArgumentParser:
     parser = _shared.options(__doc__, "records")
     parser.add_argument("--text", nargs="+", type=pathlib.Path, help="UTF-8 files")
     parser.add_argument("--vocabulary", type=pathlib.Path, help="a vocab.txt; trained if missing")
-    parser.add_argument("--length", type=int, default=LENGTH, help="pieces of a row")
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens in a row")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--held-out", type=float, default=0.05)
     parser.add_argument(
@@ -64,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
         documents = itertools.chain.from_iterable(map(data.stream_documents, paths))
         paragraphs = itertools.chain.from_iterable(documents)
         vocabulary = data.train_vocabulary(paragraphs, VOCABULARY_SIZE)
-    (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    _shared.write_vocabulary(output, vocabulary)
     options = {"beam_options": arguments.beam} if arguments.beam else {}
     data.write_records(
         paths,

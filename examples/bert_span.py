@@ -11,25 +11,25 @@ its own gets no better. Under --output: a model for export.publish.
 """
 
 import argparse
-import json
+import operator
 import os
 import pathlib
 import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _encoder
 import _shared
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_attn import data, models, training
 
 LENGTH = 128  # at most: the encoder of bert_pretrain.py knows 64 positions
 BATCH_SIZE = 16
 STEPS = 1200
-PARTS = 6  # of the run, each ends in a look at the validation set
-PATIENCE = 2  # parts without improvement
+EPOCHS = 6  # each of a sixth of the steps, then a look at the validation set
+PATIENCE = 2  # epochs without improvement
 NAME = re.compile(r"[A-Z]\w+(?:(?: - | )[A-Z]\w+)*")
 NUMBER_OR_NAME = re.compile(rf"\d[\d.,]*|{NAME.pattern}")
 AROUND = 6  # words of a question on each side of the mask
@@ -42,22 +42,17 @@ Example = tuple[str, str, list[str], int]  # question, context, answers, where t
 def read(files: list[pathlib.Path] | None) -> tuple[list[list[Example]], list[list[Example]]]:
     """Questions in groups that share their text, to learn from and held out."""
     if files:
-        return _encoder.of_files(files, read_squad)
-    return tuple([questions(page) for page in pages.values()] for pages in _encoder.pages())
+        sides = _shared.read_files(files, data.read_squad, group=operator.itemgetter(1))
+        return tuple(map(by_context, sides))
+    return tuple([questions(page) for page in pages.values()] for pages in _shared.pages())
 
 
-def read_squad(path: pathlib.Path) -> list[list[Example]]:
-    """A file in SQuAD's format, by paragraph."""
-    articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-    groups = []
-    for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
-        group = []
-        for question in paragraph["qas"]:
-            answers = [answer["text"] for answer in question["answers"]]
-            start = question["answers"][0]["answer_start"] if answers else 0
-            group.append((question["question"], paragraph["context"], answers or [""], start))
-        groups.append(group)
-    return groups
+def by_context(rows: list[Example]) -> list[list[Example]]:
+    """Questions about one text together; one without an answer has the answer ""."""
+    groups: dict[str, list[Example]] = {}
+    for question, context, answers, start in rows:
+        groups.setdefault(context, []).append((question, context, answers or [""], start))
+    return list(groups.values())
 
 
 def questions(paragraphs: list[str]) -> list[Example]:
@@ -115,7 +110,7 @@ def to_learn(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
 
 def dataset(learned, **options):
     """Batches of what `to_learn` gives."""
-    return _encoder.batches(learned, lambda *row: row, BATCH_SIZE, **options)
+    return _shared.batches(learned, lambda *row: row, BATCH_SIZE, **options)
 
 
 def score(outputs, features, examples: list[Example]) -> dict[str, float]:
@@ -141,28 +136,28 @@ def guess(examples: list[Example]) -> dict[str, float]:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    return _encoder.options(__doc__, STEPS, "bert_span")
+    return _shared.task_options(__doc__, STEPS, "bert_span")
 
 
 def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
     train, held_out = read(arguments.data)
     train, validation = data.split_documents(train, 0.1)
-    encoder, tokenizer = _encoder.encoder(arguments.checkpoint)
-    table = encoder.get_layer("embedding").max_length
-    preprocessor = make_preprocessor(min(LENGTH, table), tokenizer)
+    encoder, tokenizer = _shared.encoder(arguments.checkpoint)
+    longest = models.parts.of(encoder).encoder.embedding.max_length
+    preprocessor = make_preprocessor(min(LENGTH, longest), tokenizer)
 
     model = models.bert_tasks.span(encoder)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(
-        _encoder.optimizer(arguments.learning_rate, arguments.steps),
+        _shared.optimizer(arguments.learning_rate, arguments.steps),
         {"start": loss, "end": loss},
     )
     features, _, _, asked = rows(preprocessor, validation)
     model.fit(
-        dataset(to_learn(preprocessor, train), seed=arguments.seed),
-        epochs=PARTS,
-        steps_per_epoch=max(1, arguments.steps // PARTS),
+        dataset(to_learn(preprocessor, train), seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
+        epochs=EPOCHS,
+        steps_per_epoch=max(1, arguments.steps // EPOCHS),
         shuffle=False,  # the stream is
         callbacks=[
             training.PredictionScores(
@@ -173,6 +168,7 @@ def main(arguments: argparse.Namespace) -> None:
             ),
         ],
     )
+    _shared.save(arguments.output, model, preprocessor, data.SpanPostprocessor())
 
     measured, _, _, examples = rows(preprocessor, held_out)
     outputs = model.predict(windows(measured), verbose=0)
@@ -182,8 +178,6 @@ def main(arguments: argparse.Namespace) -> None:
         "this model": score(outputs, measured, examples),
     }.items():
         print(f"{name:34}" + "".join(f"{value:10.1%}" for value in scores.values()))
-    _encoder.save(arguments.output, model, preprocessor, data.SpanPostprocessor())
-    print(f"saved in {arguments.output}, for export.publish")
     print(f"F1 {scores['f1']:.1%} (the default run should reach {EXPECTED:.0%})")
 
 

@@ -1,5 +1,6 @@
 """One word, many vectors: what an encoder makes of a word depends on its sentence.
 
+    python examples/contextual_words.py                    # the encoder that bert_pretrain.py saved
     python examples/contextual_words.py --checkpoint DIR   # English, a BERT that weights.load reads
     python examples/contextual_words.py --language zh      # Chinese, by the encoder that
                                                            # bert_pretrain.py --language zh saved
@@ -17,21 +18,18 @@ import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _encoder
 import _shared
 import keras
 import matplotlib
 import numpy as np
 
-from keras_attn import data
+from keras_attn import data, models
 from keras_attn.visualization.heatmap import fonts
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
-HELD_OUT = 0.05  # as in bert_pretrain.py
-LONGEST = 60  # pieces
+LONGEST = 60  # tokens
 
 WORDS = {  # word -> sense -> sentences
     "bank": {
@@ -92,8 +90,8 @@ PATTERNS = {  # word -> sense -> what stands around it in the corpus
 
 def corpus_sentences(count: int = 12) -> dict[str, dict[str, list[str]]]:
     """Held-out Chinese paragraphs in which a word stands exactly once, by what is around it."""
-    documents = data.table_documents(data.read_table(CORPUS), "zh")
-    _, held_out = data.split_documents(list(documents.values()), HELD_OUT)
+    documents = data.table_documents(data.read_table(_shared.CORPUS), "zh")
+    _, held_out = data.split_documents(list(documents.values()), _shared.HELD_OUT)
     paragraphs = [p for document in held_out for p in document if len(p) <= LONGEST - 2]
     return {
         word: {
@@ -107,19 +105,23 @@ def corpus_sentences(count: int = 12) -> dict[str, dict[str, list[str]]]:
 def vectors(
     encoder: keras.Model, tokenizer: data.BertTokenizer, word: str, sentences: list[str]
 ) -> np.ndarray:
-    """What each layer makes of the word in each sentence, `[layers + 1, sentences, D]`."""
-    blocks = [layer.output for layer in encoder.layers if layer.name.startswith("block_")]
-    states = keras.Model(encoder.input, [encoder.get_layer("embedding").output[0], *blocks])
+    """What each layer makes of the word in each sentence, `[layers + 1, sentences, D]`.
+
+    The mean over the word's tokens, where the vocabulary cuts it into several.
+    """
+    states = models.bert.encoder_of(encoder, hidden_states=True)
     rows = [[tokenizer.cls_id, *row, tokenizer.sep_id] for row in tokenizer(sentences).to_list()]
     ids = keras.utils.pad_sequences(rows, padding="post", value=tokenizer.pad_id)
-    piece = tokenizer.vocabulary.index(word)
-    places = (ids == piece).argmax(1)
-    missing = [s for s, row in zip(sentences, rows, strict=True) if piece not in row]
-    if missing:
-        raise SystemExit(f"no piece of its own for {word!r} in {missing[0]!r}")
+    tokens = tokenizer([word]).to_list()[0]
+    weights = np.zeros(ids.shape, "float32")
+    for row, found, sentence in zip(weights, rows, sentences, strict=True):
+        starts = [n for n in range(len(found)) if found[n : n + len(tokens)] == tokens]
+        if not starts:
+            raise SystemExit(f"{word!r} does not stand in {sentence!r} as a word of its own")
+        row[starts[0] : starts[0] + len(tokens)] = 1 / len(tokens)
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids != tokenizer.pad_id}
-    hidden = [keras.ops.convert_to_numpy(state) for state in states(inputs)]
-    return np.stack([state[np.arange(len(ids)), places] for state in hidden])
+    hidden = [keras.ops.convert_to_numpy(state) for state in states(inputs)["hidden_states"]]
+    return np.einsum("lstd,st->lsd", np.stack(hidden), weights)
 
 
 def measure(found: np.ndarray, senses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,19 +148,19 @@ def plane(points: np.ndarray) -> np.ndarray:
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = _shared.options(__doc__, "contextual")
-    parser.add_argument("--checkpoint", type=pathlib.Path, default=_encoder.PRETRAINED)
+    parser.add_argument("--checkpoint", type=pathlib.Path, default=_shared.PRETRAINED)
     parser.add_argument("--language", choices=("en", "zh"), default="en")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
-    encoder, tokenizer = _encoder.read(arguments.checkpoint)
+    encoder, tokenizer = _shared.read_encoder(arguments.checkpoint)
     words = WORDS if arguments.language == "en" else corpus_sentences()
-    unknown = [word for word in words if word not in tokenizer.vocabulary]
+    unknown = [word for word in words if tokenizer.unk_id in tokenizer([word]).to_list()[0]]
     if unknown:
         raise SystemExit(
-            f"this vocabulary has no piece {', '.join(unknown)}: take an encoder that was trained "
-            f"on more of this language\n{__doc__}"
+            f"this vocabulary has no tokens for {', '.join(unknown)}: take an encoder that was "
+            f"trained on this language\n{__doc__}"
         )
 
     plt.rcParams.update(fonts())

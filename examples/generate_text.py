@@ -6,7 +6,8 @@
     python examples/generate_text.py --size gpt_small --steps 20000
     python examples/generate_text.py --resume               # go on where a run was stopped
 
-The default corpus is LibreOffice Help (examples/data). Checkpoints and the model lie in --output.
+The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model lie
+in --output.
 """
 
 import argparse
@@ -24,32 +25,31 @@ import tensorflow as tf
 
 from keras_attn import data, decoding, layers, models, training
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
-
 VOCABULARY_SIZE = 8000
-LENGTH = 128  # pieces in a row
+LENGTH = 128  # tokens in a row
 BATCH_SIZE = 16
 STEPS = 600
-EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
+EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
 LEARNING_RATE = 6e-3
-WARMUP_SHARE = 0.1
 DROPOUT = 0.1
-HELD_OUT = 0.05
 NEW_TOKENS = 48
 TEMPERATURE, TOP_P = 0.8, 0.95
-EXPECTED = 33  # perplexity a piece of the default run; one run gave 31.6
+EXPECTED = 33  # perplexity a token of the default run; one run gave 31.6
 
 
 def rows_of(documents: list, tokenizer: data.BertTokenizer) -> np.ndarray:
     """Rows of LENGTH + 1 ids from the documents end to end, [SEP] behind each paragraph."""
-    ids = data.tokenize_documents(documents, tokenizer).merge_dims(0, 1)  # [paragraphs, (pieces)]
+    ids = data.tokenize_documents(documents, tokenizer).merge_dims(0, 1)  # [paragraphs, (tokens)]
     ends = tf.fill([ids.nrows(), 1], tokenizer.sep_id)
     stream = tf.concat([ids, ends], axis=1).flat_values.numpy()
     return stream[: len(stream) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
 
 
 def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Dataset:
-    """Batches of inputs and next pieces; with a seed an endless stream in an order of its own."""
+    """Batches of inputs and next tokens; with a seed an endless stream in an order of its own.
+
+    It ends without a prefetch, which must not stand before a cache.
+    """
     stream = tf.data.Dataset.from_tensor_slices(rows)
     if seed is not None:
         stream = stream.shuffle(len(rows), seed=seed, reshuffle_each_iteration=True).repeat()
@@ -59,7 +59,7 @@ def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Datas
         ids = row[:, :-1]
         return {"token_ids": ids, "padding_mask": tf.ones_like(ids, tf.bool)}, row[:, 1:]
 
-    return stream.map(split).prefetch(4)
+    return stream.map(split)
 
 
 def build(size: str, vocabulary_size: int) -> keras.Model:
@@ -70,11 +70,6 @@ def build(size: str, vocabulary_size: int) -> keras.Model:
         vocabulary_size=vocabulary_size,
         dropout=DROPOUT,
     )
-
-
-def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
-    """The learning rate: linear warm-up, linear decay."""
-    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
@@ -88,7 +83,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size: int) -> float:
-    """Of a model that knows only how often each piece occurs."""
+    """Of a model that knows only how often each token occurs."""
     counts = np.bincount(train.reshape(-1), minlength=vocabulary_size) + 1.0
     return float(np.exp(-np.log(counts / counts.sum())[held_out[:, 1:]].mean()))
 
@@ -113,29 +108,32 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.text:
         documents = data.read_documents(arguments.text)
     else:
-        table = data.read_table(CORPUS)
+        table = data.read_table(_shared.CORPUS)
         documents = list(data.table_documents(table, arguments.language).values())
-    train_documents, held_out_documents = data.split_documents(documents, HELD_OUT)
+    train_documents, held_out_documents = data.split_documents(documents, _shared.HELD_OUT)
     vocabulary = data.train_vocabulary(
         (paragraph for document in train_documents for paragraph in document),
         VOCABULARY_SIZE,
         lowercase=False,
     )
+    _shared.write_vocabulary(output, vocabulary)
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     train, held_out = rows_of(train_documents, tokenizer), rows_of(held_out_documents, tokenizer)
-    print(f"{len(train)} rows of {LENGTH} pieces to learn from, {len(held_out)} held out")
+    print(f"{len(train)} rows of {LENGTH} tokens to learn from, {len(held_out)} held out")
     validation = batches(held_out, seed=None).cache()
 
     # Model
     model = build(arguments.size, len(vocabulary))
-    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
-    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+    compile_model(
+        model, keras.optimizers.Muon(_shared.schedule(LEARNING_RATE, EPOCHS * steps_per_epoch))
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
-    step = checkpoint.restore(model, next(iter(validation)))
+    step = checkpoint.restore(model, validation)
     model.fit(
-        batches(train, seed=arguments.seed, start=step),
+        batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -169,7 +167,7 @@ def main(arguments: argparse.Namespace) -> None:
     without = unigram_perplexity(train, held_out, len(vocabulary))
     print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
     print(
-        f"perplexity {found:.1f} a piece on held-out documents, knowing only how often each occurs "
+        f"perplexity {found:.1f} a token on held-out documents, knowing only how often each occurs "
         f"{without:.1f} (the default run should come down to {EXPECTED:.0f})"
     )
 

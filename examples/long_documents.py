@@ -1,11 +1,11 @@
-"""Classify whole help documents, up to 8192 pieces a row, which the plain kernel cannot hold.
+"""Classify whole help documents, up to 8192 tokens a row, which the plain kernel cannot hold.
 
     python examples/long_documents.py                  # about five minutes on two cores
     python examples/long_documents.py --epochs 6
 
 The corpus is LibreOffice Help (examples/data): the paragraphs of a document are joined, and the
 class is its module (Writer, Calc, Basic, ...). The same encoder learns twice, with attention over
-the whole document and with a window. Then one training step on a row of 8192 pieces tells the peak
+the whole document and with a window. Then one training step on a row of 8192 tokens tells the peak
 memory, each side in a process of its own: whole, window, and whole with the plain kernel.
 """
 
@@ -26,18 +26,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_attn import data, models, training
-
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
+from keras_attn import data, models
 
 VOCABULARY_SIZE = 4000
 MAX_LENGTH = 8192
 SHORTEST = 64  # rows are padded to this times a power of two, so that few shapes are traced
-PIECES_PER_BATCH = 4096  # many short rows, or a single long one
+TOKENS_PER_BATCH = 4096  # many short rows, or a single long one
 WINDOW = 256
 EPOCHS = 3
 LEARNING_RATE = 3e-3
-WARMUP_SHARE = 0.1
 SIZE = models.sizes.BertSize(
     num_layers=2,
     hidden_dim=64,
@@ -68,7 +65,7 @@ def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data
     def deal() -> list[tuple]:
         dealt = []
         for length, members in buckets.items():
-            size = max(1, PIECES_PER_BATCH // length)
+            size = max(1, TOKENS_PER_BATCH // length)
             order = rng.permutation(members)
             dealt += [(length, order[start : start + size]) for start in range(0, len(order), size)]
         return [dealt[place] for place in rng.permutation(len(dealt))]
@@ -105,8 +102,8 @@ def features(rows: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
 
 
 def read() -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """All documents as (module, paragraphs), and the modules, the commonest first."""
-    documents = data.table_documents(data.read_table(CORPUS), "en")
+    """All documents as (module, paragraphs), and the modules, the most common first."""
+    documents = data.table_documents(data.read_table(_shared.CORPUS), "en")
     labelled = [(name.split("/")[0], paragraphs) for name, paragraphs in documents.items()]
     modules = collections.Counter(module for module, _ in labelled)
     return labelled, [module for module, _ in modules.most_common()]
@@ -126,9 +123,8 @@ def build(side: str, classes: int, steps: int) -> keras.Model:
     window, kernel = SIDES[side]
     encoder = models.bert.encoder(SIZE, window=window, kernel=kernel)
     model = models.bert_tasks.classifier(encoder, classes, pooling="mean")
-    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
     model.compile(
-        keras.optimizers.AdamW(schedule),
+        keras.optimizers.AdamW(_shared.schedule(LEARNING_RATE, steps)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -170,7 +166,8 @@ def options() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.peak:
-        return peak(arguments.peak)
+        peak(arguments.peak)
+        return
     began = time.time()
 
     # Text: documents, a vocabulary, rows
@@ -191,11 +188,11 @@ def main(arguments: argparse.Namespace) -> None:
     lengths = np.array([len(row) for row in train_rows + held_out_rows])
     print(
         f"{len(train_rows)} documents to learn from, {len(held_out_rows)} held out, of "
-        f"{np.median(lengths):.0f} pieces in the median and {lengths.max()} at most"
+        f"{np.median(lengths):.0f} tokens in the median and {lengths.max()} at most"
     )
 
     # Models: the whole document, and a window
-    accuracy = {"the commonest class": np.mean(np.array(held_out_labels) == 0)}
+    accuracy = {"the most common class": np.mean(np.array(held_out_labels) == 0)}
     for side in ("whole", "window"):
         keras.utils.set_random_seed(arguments.seed)
         stream = batches(train_rows, train_labels, arguments.seed)
@@ -209,8 +206,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     # What it took
     memory = peaks()
-    print(f"{'':24}{'accuracy':>10}{f'peak memory at {MAX_LENGTH} pieces':>32}")
-    for name in ("the commonest class", *SIDES):
+    print(f"{'':24}{'accuracy':>10}{f'peak memory at {MAX_LENGTH} tokens':>32}")
+    for name in ("the most common class", *SIDES):
         right = f"{accuracy[name]:.1%}" if name in accuracy else ""
         used = f"{memory[name]:,.0f} MB" if name in memory else ""
         print(f"{name:24}{right:>10}{used:>32}")
@@ -218,7 +215,6 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\n{time.time() - began:.0f} s in all")
     best = max(accuracy["whole"], accuracy["window"])
     print(f"held-out accuracy {best:.1%} (the default run should reach {EXPECTED:.0%})")
-    return None
 
 
 if __name__ == "__main__":

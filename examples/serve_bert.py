@@ -11,13 +11,9 @@ cannot import keras, or the TF Serving that --server names.
 import argparse
 import os
 import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _encoder
-import _serving
 import _shared
 import keras
 
@@ -48,8 +44,9 @@ QUESTIONS = {
 
 def fill_mask() -> tuple[keras.Model, dict]:
     """The pre-trained model with its head, as `export.publish` takes it."""
-    _encoder.encoder(None)  # pre-trains where nobody has yet
-    trained = next(path for path in (_encoder.PRETRAINED, _encoder.SHORT) if path.is_dir())
+    _shared.encoder(None)  # pre-trains where nobody has yet
+    folders = (_shared.PRETRAINED, _shared.SHORT)
+    trained = next(folder for folder in folders if (folder / "model.keras").is_file())
     tokenizer = data.BertTokenizer(trained / "vocab.txt")
     return keras.saving.load_model(trained / "model.keras", compile=False), {
         "preprocessor": data.MaskedLMPreprocessor(tokenizer, length=LENGTH),
@@ -63,19 +60,13 @@ def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model
     if not (trained / "model.keras").is_file():
         trained = output / name
     if not (trained / "model.keras").is_file():
-        print(f"\nno runs/{name}: training it for {steps} steps")
-        command = [sys.executable, str(_serving.EXAMPLES / f"{name}.py")]
-        subprocess.run(
-            [*command, "--steps", str(steps), "--overwrite", "--output", str(trained)], check=True
-        )
-    return _encoder.load(trained)
+        _shared.train(name, trained, steps)
+    return _shared.load(trained)
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _serving.options(__doc__, "serve_bert")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
-    return parser
+    return _shared.serving_options(__doc__, "serve_bert", STEPS)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -90,22 +81,22 @@ def main(arguments: argparse.Namespace) -> None:
         }
         for name, (model, layers) in made.items():
             print(f"\n{export.publish(model, servables[name], **layers)}")
-        _serving.write_config(arguments.output / "servables", list(servables))
+        _shared.write_config(arguments.output / "servables", list(servables))
 
     answers = {
-        name: _serving.ask(servables[name], arguments.server, **question)
+        name: _shared.ask(servables[name], arguments.server, **question)
         for name, question in QUESTIONS.items()
     }
     print("\nfill in the mask")
-    for text, pieces, chances in zip(
+    for text, tokens, chances in zip(
         QUESTIONS["fill_mask"]["text"],
         answers["fill_mask"]["pieces"],
         answers["fill_mask"]["probabilities"],
         strict=True,
     ):
-        best = ", ".join(f"{p} {c:.0%}" for p, c in zip(pieces[0], chances[0], strict=True))
+        best = ", ".join(f"{t} {c:.0%}" for t, c in zip(tokens[0], chances[0], strict=True))
         print(f"  {text}\n    -> {best}")
-    print("\nto which part of LibreOffice does it belong?")
+    print("\nwhich module of LibreOffice does it explain?")
     for text, label in zip(
         QUESTIONS["classify"]["text"], answers["classify"]["label"], strict=True
     ):

@@ -11,12 +11,9 @@ keras, or the TF Serving that --server names.
 import argparse
 import os
 import pathlib
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _serving
 import _shared
 import keras
 
@@ -24,7 +21,7 @@ from keras_attn import data, export
 
 TRAINED = pathlib.Path("runs/translate")
 STEPS = 800  # of a short training
-PIECES = 48  # of a source, and of its translation
+LENGTH = 48  # tokens of a source, and of its translation
 BEAMS = 4
 TEXTS = [
     "Choose Insert - Table.",
@@ -38,18 +35,13 @@ def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
     """The folder of translate_transformer.py's run, its own or one of now in `output`."""
     folder = TRAINED if (TRAINED / "model.keras").is_file() else output
     if not (folder / "model.keras").is_file():
-        print(f"no {TRAINED}: training for {steps} steps; translate_transformer.py is better")
-        command = [sys.executable, str(_serving.EXAMPLES / "translate_transformer.py")]
-        command += ["--steps", str(steps), "--scored", "25", "--overwrite", "--output", str(folder)]
-        subprocess.run(command, check=True)
+        _shared.train("translate_transformer", folder, steps, "--scored", "25")
     return folder
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _serving.options(__doc__, "serve_translation")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a training that is missing")
-    return parser
+    return _shared.serving_options(__doc__, "serve_translation", STEPS)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -60,19 +52,19 @@ def main(arguments: argparse.Namespace) -> None:
         model = keras.saving.load_model(folder / "model.keras", compile=False)
         generation = export.Generation(
             data.BertTokenizer(folder / "vocab.txt", lowercase=False),
-            prompt_length=PIECES,
-            max_new_tokens=PIECES,
+            prompt_length=LENGTH,
+            max_new_tokens=LENGTH,
             beams=BEAMS,
             searches=["beam", "greedy"],
         )
         print(f"\n{export.publish(model, servable, generation=generation)}")
-        _serving.write_config(servable.parent, [servable.name])
+        _shared.write_config(servable.parent, [servable.name])
 
-    answers = _serving.ask(
+    answers = _shared.ask(
         servable,
         arguments.server,
         text=TEXTS,
-        max_new_tokens=[PIECES] * len(TEXTS),
+        max_new_tokens=[LENGTH] * len(TEXTS),
         beams=[BEAMS] * len(TEXTS),
     )
     for text, found, scores in zip(TEXTS, answers["text"], answers["scores"], strict=True):

@@ -7,7 +7,7 @@
     python examples/translate_rnn_attention.py --resume             # go on where a run was stopped
 
 The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
---output: checkpoints, the model, and the alignment of one sentence as a heat map.
+--output: checkpoints, vocabulary, the model, and the alignment of one sentence as a heat map.
 """
 
 import argparse
@@ -26,31 +26,19 @@ import tensorflow as tf
 from keras_attn import data, training, visualization
 from keras_attn.models import rnn_attention
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
-LANGUAGES = ("en", "de", "zh")
-
 VOCABULARY_SIZE = 8000
-LENGTHS = (12, 24, 40)  # pieces: the shapes of the batches; longer pairs are left out
+LENGTHS = (12, 24, 40)  # tokens: the shapes of the batches; longer pairs are left out
 BATCH_SIZE = 64
 STEPS = 1200
-EPOCHS = 5  # parts of the run, each ends in a look at the held-out documents
+EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
 LEARNING_RATE = 6e-3
-WARMUP_SHARE = 0.1
 DROPOUT = 0.2
-HELD_OUT = 0.05
 SCORED = 300  # held-out pairs that are translated and scored
 EXPECTED = 17  # BLEU of the default run; one run gave 18.8
 
 
-def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
-    """Pairs of paragraphs to learn from, and pairs of documents that are held out."""
-    documents = data.table_documents(data.read_table(path), source, target)
-    train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
-    return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
-
-
 def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray, np.ndarray]:
-    """The pairs that are short enough, and padded ids `[cls] pieces [sep]` of both sides."""
+    """The pairs that are short enough, and padded ids `[CLS] tokens [SEP]` of both sides."""
     sides = []
     for side in zip(*pairs, strict=True):
         ids = tokenizer(list(side)).to_list()
@@ -64,7 +52,10 @@ def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray
 
 
 def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int = 0):
-    """Batches of one length; an endless stream in an order of its own for each seed."""
+    """Batches of one length; an endless stream in an order of its own for each seed.
+
+    It ends without a prefetch, which must not stand before a cache.
+    """
     lengths = np.maximum((source > 0).sum(1), (target > 0).sum(1))
     buckets = np.searchsorted(LENGTHS, lengths)
 
@@ -96,12 +87,7 @@ def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int
 
     ids = tf.TensorSpec((None, None), "int32")
     signature = ({"source_ids": ids, "target_ids": ids}, ids)
-    return tf.data.Dataset.from_generator(stream, output_signature=signature).prefetch(4)
-
-
-def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, with its number of batches, which buckets do not tell."""
-    return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
+    return tf.data.Dataset.from_generator(stream, output_signature=signature)
 
 
 def translate(model: keras.Model, source: np.ndarray, begin: int, end: int):
@@ -121,7 +107,7 @@ def translate(model: keras.Model, source: np.ndarray, begin: int, end: int):
 
 
 def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
-    """Strings of rows of ids, each up to its [SEP], without the special pieces."""
+    """Strings of rows of ids, each up to its [SEP], without the special tokens."""
     specials = {tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id}
     rows = []
     for row in ids.tolist():
@@ -137,7 +123,9 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--attention", choices=("bahdanau", "luong", "local_p"), default="bahdanau")
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
-    parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
+    parser.add_argument(
+        "--data", type=pathlib.Path, default=_shared.CORPUS, help="a tab-separated table"
+    )
     parser.add_argument("--size", type=int, default=192, help="width of embeddings and cells")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
@@ -150,15 +138,18 @@ def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
 
     # Text: pairs, one vocabulary for both languages, ids
-    train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
+    train_pairs, held_out_pairs = _shared.read_pairs(
+        arguments.data, arguments.source, arguments.target
+    )
     vocabulary = data.train_vocabulary(
         (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
     )
+    _shared.write_vocabulary(output, vocabulary)
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     _, *train = encode(train_pairs, tokenizer)
     held_out_texts, *held_out = encode(held_out_pairs, tokenizer)
     print(f"{len(train[0])} pairs to learn from, {len(held_out_texts)} held out")
-    validation = counted(batches(*held_out, seed=None).cache())
+    validation = _shared.counted(batches(*held_out, seed=None).cache())
 
     # Model
     model = rnn_attention.encoder_decoder(
@@ -168,21 +159,19 @@ def main(arguments: argparse.Namespace) -> None:
         attention=arguments.attention,
         dropout=DROPOUT,
     )
-    steps = EPOCHS * steps_per_epoch
-    schedule = training.WarmupLinearDecay(LEARNING_RATE, int(WARMUP_SHARE * steps), steps)
     model.compile(
-        keras.optimizers.Muon(schedule),
+        keras.optimizers.Muon(_shared.schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)),
         {"logits": training.SmoothedCrossEntropy(ignore_class=0)},
         weighted_metrics={"logits": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]},
         jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
     )
-    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+    print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
-    step = checkpoint.restore(model, next(iter(validation)))
+    step = checkpoint.restore(model, validation)
     model.fit(
-        batches(*train, seed=arguments.seed, start=step),
+        batches(*train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -214,8 +203,8 @@ def main(arguments: argparse.Namespace) -> None:
     visualization.heatmap(
         output / "alignment.png",
         alignments[shown, : len(rows), : len(columns)],
-        [piece.decode() for piece in tokenizer.tokens(rows).numpy()],
-        [piece.decode() for piece in tokenizer.tokens(columns).numpy()],
+        [token.decode() for token in tokenizer.tokens(rows).numpy()],
+        [token.decode() for token in tokenizer.tokens(columns).numpy()],
         title="where the decoder looks: rows the translation, columns the source",
     )
     print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")

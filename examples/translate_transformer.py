@@ -27,32 +27,21 @@ import tensorflow as tf
 
 from keras_attn import data, decoding, models, training
 
-CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
-
 VOCABULARY_SIZE = 8000
-LENGTHS = (16, 32, 64)  # pieces: the shapes of the batches; longer pairs are left out
+LENGTHS = (16, 32, 64)  # tokens: the shapes of the batches; longer pairs are left out
 BATCH_TOKENS = 2048  # in a batch of each length
 STEPS = 3000
-EPOCHS = 6  # parts of the run, each ends in a look at the held-out documents
+EPOCHS = 6  # each of a sixth of the steps, then a look at the held-out documents
 LEARNING_RATE = 6e-3
-WARMUP_SHARE = 0.1
 BEAMS = 4
 LENGTH_PENALTY = 0.6
 SCORED = 300  # held-out pairs that are translated and scored
 EXPECTED = 29  # BLEU of the default run; one run gave 31.0
-HELD_OUT = 0.05
 PICTURE = {"zh": "机器学习"}  # the notes' own picture of translation
 
 
-def read_pairs(path: pathlib.Path, source: str, target: str) -> tuple[list, list]:
-    """Pairs of paragraphs to learn from, and pairs of documents that are held out."""
-    documents = data.table_documents(data.read_table(path), source, target)
-    train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
-    return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
-
-
 def encode(texts: list[str], tokenizer: data.BertTokenizer) -> list[list[int]]:
-    """Rows `[CLS] pieces [SEP]`."""
+    """Rows `[CLS] tokens [SEP]`."""
     rows = tokenizer(texts).to_list()
     return [[tokenizer.cls_id, *row, tokenizer.sep_id] for row in rows]
 
@@ -68,11 +57,6 @@ def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, list]
     return tuple(list(side) for side in zip(*kept, strict=True))
 
 
-def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
-    """The learning rate: linear warm-up, linear decay."""
-    return training.WarmupLinearDecay(peak, int(WARMUP_SHARE * steps), steps)
-
-
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
     """The loss of the paper, and the metric."""
     model.compile(
@@ -84,7 +68,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]:
-    """What the model takes, and the labels: the target without its first piece."""
+    """What the model takes, and the labels: the target without its first token."""
     inputs = {
         "source_ids": source,
         "source_padding_mask": source > 0,
@@ -94,7 +78,10 @@ def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]
 
 
 def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
-    """Batches of one length; with a seed an endless stream in an order of its own."""
+    """Batches of one length; with a seed an endless stream in an order of its own.
+
+    It ends without a prefetch, which must not stand before a cache.
+    """
     sides = [tf.ragged.constant(side, dtype=tf.int32) for side in zip(*pairs, strict=True)]
     rows = tf.data.Dataset.from_tensor_slices(tuple(sides))
     rows = rows.map(lambda source, target: (source[:], target[:]))  # one row is dense
@@ -107,8 +94,7 @@ def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
         padded_shapes=([None], [None]),
         drop_remainder=seed is not None,
     )
-    padded = bucketed.skip(start).map(_to_shape)
-    return padded.map(model_inputs).prefetch(4)
+    return bucketed.skip(start).map(_to_shape).map(model_inputs)
 
 
 def _to_shape(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -118,13 +104,8 @@ def _to_shape(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     return source, tf.pad(target, [[0, 0], [0, length + 1 - tf.shape(target)[1]]])
 
 
-def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, with its number of batches, which buckets do not tell."""
-    return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
-
-
 def plain(rows: list, tokenizer: data.BertTokenizer) -> list[str]:
-    """Strings of rows of ids, without the special pieces."""
+    """Strings of rows of ids, without the special tokens."""
     texts = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32))
     return [text.decode() for text in texts.numpy()]
 
@@ -169,7 +150,9 @@ def options() -> argparse.ArgumentParser:
     parser = _shared.options(__doc__, "translate", resume=True)
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
-    parser.add_argument("--data", type=pathlib.Path, default=CORPUS, help="a tab-separated table")
+    parser.add_argument(
+        "--data", type=pathlib.Path, default=_shared.CORPUS, help="a tab-separated table"
+    )
     parser.add_argument("--size", default="transformer_tiny")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--scored", type=int, default=SCORED)
@@ -183,29 +166,33 @@ def main(arguments: argparse.Namespace) -> None:
     keras.utils.set_random_seed(arguments.seed)
 
     # Text: pairs, one vocabulary for both languages, ids
-    train_pairs, held_out_pairs = read_pairs(arguments.data, arguments.source, arguments.target)
+    train_pairs, held_out_pairs = _shared.read_pairs(
+        arguments.data, arguments.source, arguments.target
+    )
     vocabulary = data.train_vocabulary(
         (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
     )
-    (output / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    _shared.write_vocabulary(output, vocabulary)
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     _, train = short_pairs(train_pairs, tokenizer)
     held_out_texts, held_out = short_pairs(held_out_pairs, tokenizer)
     print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
-    validation = counted(batches(held_out, seed=None).cache())
+    validation = _shared.counted(batches(held_out, seed=None).cache())
 
     # Model
     model = models.transformer.encoder_decoder(
         arguments.size, vocabulary_size=len(vocabulary), normalize_first=True
     )
-    compile_model(model, keras.optimizers.Muon(schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)))
-    print(f"{model.count_params():,} weights, {len(vocabulary)} pieces")
+    compile_model(
+        model, keras.optimizers.Muon(_shared.schedule(LEARNING_RATE, EPOCHS * steps_per_epoch))
+    )
+    print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
-    step = checkpoint.restore(model, next(iter(validation)))
+    step = checkpoint.restore(model, validation)
     model.fit(
-        batches(train, seed=arguments.seed, start=step),
+        batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,

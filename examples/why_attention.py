@@ -320,7 +320,7 @@ LENGTH, LETTERS, DIM = 12, 20, 64
 
 
 def reverse(encoding: keras.layers.Layer | None, norm: type, seed: int, epochs: int = 5):
-    """Held-out accuracy after each part of learning to write 12 letters backwards."""
+    """Held-out accuracy after each epoch of learning to write 12 letters backwards."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((LENGTH,), dtype="int32")
     x = keras.layers.Embedding(LETTERS, DIM)(inputs)

@@ -1,8 +1,13 @@
 """The examples that look into an encoder, with a tiny one of random weights."""
 
+import importlib
+import pathlib
+
+import keras
+import numpy as np
 import pytest
 
-from keras_attn import weights
+from keras_attn import data, weights
 from keras_attn.models import bert
 from tests.examples.runner import printed_by, run
 
@@ -49,6 +54,44 @@ def test_one_word_has_many_vectors(checkpoint, tmp_path):
     printed = printed_by("contextual_words", "--checkpoint", checkpoint, "--output", tmp_path)
     assert "have the same sense" in printed
     assert (tmp_path / "words_en.png").stat().st_size > 10_000
+
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+CUT = ["an", "##im", "##al", "street", "it", "the", "spr", "##ing", "is", "wet"]
+
+
+@pytest.fixture
+def cutting(monkeypatch):
+    """An encoder whose vocabulary cuts "animal" into three tokens and "spring" into two."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    vocabulary = SPECIAL + CUT
+    encoder = bert.encoder("bert_tiny", vocabulary_size=len(vocabulary), max_length=32)
+    for weight in encoder.weights:
+        weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=3))
+    return encoder, data.BertTokenizer(vocabulary)
+
+
+def test_attention_to_a_word_is_the_sum_over_its_tokens_and_from_it_the_mean(cutting):
+    module = importlib.import_module("attention_it")
+    tokens, places, layers = module.attend(*cutting, "The animal is it")
+    assert [tokens[place] for place in places["animal"]] == ["an", "##im", "##al"]
+    heads = layers["block_1"].astype("float64")
+    to_it = sum(heads[:, places["it"][0], place] for place in (2, 3, 4))
+    np.testing.assert_allclose(module.between(heads, places["it"], places["animal"]), to_it)
+    from_it = sum(heads[:, place, 6] for place in (2, 3, 4)) / 3
+    np.testing.assert_allclose(module.between(heads, places["animal"], places["it"]), from_it)
+
+
+def test_the_vector_of_a_word_is_the_mean_over_its_tokens(cutting):
+    module = importlib.import_module("contextual_words")
+    found = module.vectors(*cutting, "spring", ["the spring is wet", "spring"])
+    assert found.shape[:2] == (3, 2)
+    ids = np.array([[2, 10, 11, 12, 13, 14, 3]])  # [CLS] the spr ##ing is wet [SEP]
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0}
+    last = keras.ops.convert_to_numpy(cutting[0](inputs)["sequence_output"])[0]
+    np.testing.assert_allclose(found[-1, 0], (last[2] + last[3]) / 2, atol=1e-5)
+    with pytest.raises(SystemExit, match="'spring' does not stand in 'the spr is' as a word"):
+        module.vectors(*cutting, "spring", ["the spr is"])
 
 
 @pytest.mark.parametrize("name", ["attention_it", "contextual_words"])

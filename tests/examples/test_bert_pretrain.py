@@ -1,7 +1,9 @@
 """The main example, run small: it reaches its end, and a killed run resumes bit by bit."""
 
+import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,7 +60,14 @@ def finish(process):
 def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
     whole = finish(start(text, tmp_path / "whole", "--save-every", "4"))
     assert "-> " in whole and "held-out masked accuracy" in whole
-    assert (tmp_path / "whole" / "curves.png").stat().st_size > 10_000
+    curves, model = (tmp_path / "whole" / name for name in ("curves.png", "model.keras"))
+    assert curves.stat().st_size > 10_000
+    assert model.stat().st_mtime < curves.stat().st_mtime  # saved before it is measured
+    lines = whole.splitlines()
+    assert f"served folder: {tmp_path / 'whole' / 'servable'} (version 1" in whole
+    asked = json.loads(shlex.split(next(line for line in lines if "curl" in line))[-1])
+    assert "[MASK]" in asked["inputs"]["text"][0]
+    assert "(the default run should reach" in lines[-1]
 
     killed = tmp_path / "killed"
     process = start(text, killed, "--save-every", "4")

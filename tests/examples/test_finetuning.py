@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_attn import data, export, weights
+from keras_attn import export, weights
 from keras_attn.models import bert
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
@@ -94,9 +94,10 @@ def test_classify_learns_and_saves_what_can_be_served(
     run(example, "bert_classify", monkeypatch, *options, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
     assert "8 held-out texts" in printed and "naive Bayes" in printed
+    assert printed.index("saved in") < printed.index("held-out texts")
     assert "(the default run should reach" in printed.splitlines()[-1]
 
-    model, layers = example("_encoder").load(tmp_path / "out")
+    model, layers = example("_shared").load(tmp_path / "out")
     features = layers["preprocessor"](["table, click", "row"])
     answer = layers["postprocessor"](model(features), features)
     assert answer["probabilities"].shape == (2, 3)
@@ -108,8 +109,10 @@ def test_classify_learns_and_saves_what_can_be_served(
 def test_each_runs_and_publishes(name, example, checkpoint, files, tmp_path, monkeypatch, capsys):
     options = ["--checkpoint", checkpoint, "--data", files[name], files[name], "--steps", 12]
     run(example, name, monkeypatch, *options, "--output", tmp_path / "out")
-    assert "(the default run should reach" in capsys.readouterr().out.splitlines()[-1]
-    model, layers = example("_encoder").load(tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert printed.index("saved in") < printed.index(" held-out ")
+    assert "(the default run should reach" in printed.splitlines()[-1]
+    model, layers = example("_shared").load(tmp_path / "out")
     servable = export.publish(
         model, tmp_path / "servable", signatures=["serving_default"], **layers
     )
@@ -122,7 +125,7 @@ def test_each_runs_and_publishes(name, example, checkpoint, files, tmp_path, mon
 def test_lora_leaves_the_encoder_alone(example, checkpoint, files, tmp_path, monkeypatch):
     options = ["--checkpoint", checkpoint, "--data", files["bert_tag"], "--steps", 8, "--lora", 2]
     run(example, "bert_tag", monkeypatch, *options, "--output", tmp_path / "out")
-    model, _ = example("_encoder").load(tmp_path / "out")
+    model, _ = example("_shared").load(tmp_path / "out")
     before = {weight.path: weight for weight in weights.load(checkpoint).model.weights}
     changed = {
         weight.path
@@ -146,14 +149,14 @@ def test_an_interrupted_choice_resumes_to_the_same_weights(
     run(example, "bert_choice", monkeypatch, *options, "--output", tmp_path / "whole")
     halves = [*options, "--output", tmp_path / "halves"]
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(keras.Model, "evaluate", interrupt)  # at the end of the first part
+        patched.setattr(keras.Model, "evaluate", interrupt)  # at the end of the first epoch
         run(example, "bert_choice", patched, *halves)
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"stopped; to go on: python bert_choice.py --resume --output {tmp_path / 'halves'}"
     )
     assert [path.stem[-1] for path in (tmp_path / "halves" / "checkpoints").iterdir()] == ["3"]
     run(example, "bert_choice", monkeypatch, "--resume", "--output", tmp_path / "halves")
-    first, second = (example("_encoder").load(tmp_path / name)[0] for name in ("whole", "halves"))
+    first, second = (example("_shared").load(tmp_path / name)[0] for name in ("whole", "halves"))
     for weight, again in zip(first.weights, second.weights, strict=True):
         assert np.array_equal(weight, again), weight.path
 
@@ -161,11 +164,11 @@ def test_an_interrupted_choice_resumes_to_the_same_weights(
 @pytest.mark.slow
 def test_without_an_encoder_it_makes_one(example, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(example("_encoder"), "SHORT_STEPS", 2)
+    monkeypatch.setattr(example("_shared"), "SHORT_STEPS", 2)
     options = ["--data", files["bert_classify"], "--steps", 6, "--overwrite"]
     for count in (1, 0):  # the second time it is there
         run(example, "bert_classify", monkeypatch, *options)
-        assert capsys.readouterr().out.count("pre-training for 2 steps") == count
+        assert capsys.readouterr().out.count("training bert_pretrain.py for 2 steps") == count
 
 
 def test_lower_layers_take_smaller_steps(example):
@@ -227,36 +230,85 @@ def test_masked_names_stand_where_they_should(example):
         assert context[start:].startswith(answer)
 
 
+def squad(*questions, **more):
+    """A SQuAD file whose questions are about two texts; `more` goes to its top level."""
+    contexts = ["the table has a row", "the cell holds a chart"]
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [
+                {"question": question, "answers": [{"text": answer, "answer_start": start}]}
+                for at, question, answer, start in questions
+                if at == number
+            ],
+        }
+        for number, context in enumerate(contexts)
+    ]
+    return json.dumps({"data": [{"paragraphs": paragraphs}]} | more)
+
+
+GOOD = "text,label\none,x\ntwo,y\nthree,x\nfour,y\n"
+SQUAD = [(0, "a", "table", 4), (0, "b", "row", 16), (1, "c", "cell", 4), (1, "d", "chart", 17)]
+TABLE = "prompt\tchoice_0\tchoice_1\tanswer\np\ta\tb\t0\nq\tc\td\t1\ns\tg\th\t1\n"
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("name", "files", "skipped"),
     [
-        (
-            "a\tb\t\t0",
-            "a prompt must have 2 choices and an answer from 0 to 1, got 1 and '0' for 'a'",
-        ),
-        ("a\tb\tc\t2", "got 2 and '2' for 'a'"),
+        ("bert_classify", {"a.CSV": GOOD, "b.csv": "text,label\nfive,x\nsix,z\n"}, "'z' is not"),
+        ("bert_classify", {"a.csv": GOOD + "five,\n\n"}, "line 6: 'label' is empty"),
+        ("bert_pairs", {"a.csv": "first,second,label\na,b,x\na,,y\nc,d,y\ne,f,x\n"}, "'second'"),
+        ("bert_tag", {"a": "a O\n\nb B-X\n", "b": "a O\n\nb B-Y\n"}, "'B-Y' is not among B-X, O"),
+        ("bert_choice", {"a.tsv": TABLE + "r\te\tf\t2\n"}, "'answer' must be from 0 to 1"),
+        ("bert_span", {"a.json": squad(*SQUAD, (1, "e", "chart", 16))}, "must be where 'chart'"),
     ],
 )
-def test_choices_of_unequal_number(example, rows, message, tmp_path):
-    path = tmp_path / "choices.tsv"
-    path.write_text(f"prompt\tchoice_0\tchoice_1\tanswer\n{rows}\n")
+def test_rows_that_cannot_be_used_are_skipped_before_the_training(
+    name, files, skipped, example, tmp_path, capsys
+):
+    paths = [tmp_path / file for file in files]
+    for path, text in zip(paths, files.values(), strict=True):
+        path.write_text(text, encoding="utf-8-sig")
+    train, held_out = example(name).read(paths)
+    assert len(train) and len(held_out)
+    printed = capsys.readouterr().out
+    assert "skipped 1 of " in printed and skipped in printed
+    for row in [*train, *held_out]:
+        assert "\ufeff" not in str(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("bert_classify", {"a.csv": "words,label\nx,y\n"}, "must have the columns text, label"),
+        ("bert_classify", {"a.csv": "text,label\none,x\ntwo,y\n"}, "two examples or more have"),
+        ("bert_pairs", {"a.csv": "first,second,label\na,b,x\nc,d,x\n"}, "two labels or more"),
+        ("bert_tag", {"a": "a O\n\nb B\n\nc O\n"}, "a, line 3: a tag must be O, or B-"),
+        (
+            "bert_choice",
+            {
+                "a.tsv": TABLE,
+                "b.tsv": "prompt\tchoice_0\tchoice_1\tchoice_2\tanswer\np\ta\tb\tc\t2\n",
+            },
+            "the same number of choices, got 2 in .*a.tsv and 3 in .*b.tsv",
+        ),
+        ("bert_span", {"a.json": "{}"}, "must have a list `data`"),
+        ("bert_span", {"a.json": squad(SQUAD[0])}, "two examples or more"),
+        ("bert_span", {}, "No such file"),
+    ],
+)
+def test_files_that_cannot_be_used_are_named_before_the_training(
+    name, files, message, example, tmp_path
+):
+    for file, text in files.items():
+        (tmp_path / file).write_text(text, encoding="utf-8-sig")
+    paths = [tmp_path / file for file in files or ["missing.json"]]
     with pytest.raises(SystemExit, match=message):
-        example("bert_choice").read_choices(path)
+        example(name).read(paths)
 
 
-def test_a_label_that_the_training_lacks(example):
-    with pytest.raises(SystemExit, match="one that the training has, a, b, got 'c'"):
-        example("_encoder").numbers(["a", "c"], ["a", "b"])
-
-
-def test_a_column_that_a_table_lacks(example, tmp_path):
-    (tmp_path / "table.csv").write_text("words,label\nx,y\n")
-    with pytest.raises(SystemExit, match="must have the columns text, label, got words, label"):
-        example("_encoder").read_cells(tmp_path / "table.csv", "text", "label")
-
-
-def test_an_answer_that_is_not_in_its_context(example):
-    module = example("bert_span")
-    layer = module.make_preprocessor(32, data.BertTokenizer(VOCABULARY))
-    with pytest.raises(ValueError, match="must stand in `context` at `answer_start`, got 'row'"):
-        module.rows(layer, [[("a", "the table", ["row"], 4)]])
+def test_a_label_that_only_the_validation_set_has_counts_as_a_class(example):
+    train = [("one", "x"), ("two", "x"), ("three", "y")]
+    assert example("bert_classify").class_weights(train, ["x", "y", "z"]) == {0: 0.5, 1: 1, 2: 1}
+    found = example("bert_classify").naive_bayes(train, train, ["x", "y", "z"])
+    assert np.isfinite(found).all()

@@ -1,0 +1,88 @@
+"""What the examples measure on is cached, and every pass over it sees every batch.
+
+TensorFlow may complete a cache that stands behind a prefetch with one element, silently, when an
+iterator over it is dropped after its first element: about once in a hundred times.
+"""
+
+import importlib
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_attn import data
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "table", "row", "cell"]
+IDS = [[2, 5, 6, 3], [2, 7, 3], [2, 6, 3], [2, 5, 5, 3], [2, 7, 7, 6, 3]] * 20
+
+pytestmark = pytest.mark.backends("tensorflow", reason="the input pipelines are TensorFlow's")
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A function: the name of an example -> its module."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module
+
+
+def padded():
+    return np.array([row + [0] * (40 - len(row)) for row in IDS], "int32")
+
+
+def choices(example):
+    examples = [("table row", ["cell", "row"], n % 2) for n in range(100)]
+    return example("bert_choice").dataset(data.ChoicePreprocessor(VOCABULARY, 16), examples)
+
+
+PIPELINES = {  # what an example measures on, from small data
+    "bert_choice": choices,
+    "bert_pretrain": lambda example: data.pretraining_dataset(
+        tf.ragged.constant([[row[1:-1] * 2, row[1:-1]] for row in IDS], dtype=tf.int32),
+        data.BertTokenizer(VOCABULARY),
+        batch_size=4,
+        length=16,
+        count=20,
+    ),
+    "generate_text": lambda example: example("generate_text").batches(padded(), seed=None),
+    "translate_rnn_attention": lambda example: example("translate_rnn_attention").batches(
+        padded(), padded(), seed=None
+    ),
+    "translate_transformer": lambda example: example("translate_transformer").batches(
+        [(row, row) for row in IDS], seed=None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_pipelines_end_without_a_prefetch(name, example):
+    assert "Prefetch" not in type(PIPELINES[name](example)).__name__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "generate_text",
+        pytest.param("translate_rnn_attention", marks=pytest.mark.slow),
+        pytest.param("translate_transformer", marks=pytest.mark.slow),
+    ],
+)
+def test_three_hundred_caches_begun_and_dropped_are_whole(name, example, monkeypatch):
+    if name == "translate_transformer":
+        monkeypatch.setattr(example(name), "BATCH_TOKENS", 320)
+    dataset = PIPELINES[name](example)
+    expected = sum(1 for _ in dataset)
+    assert expected > 1
+    for _ in range(300):
+        cached = dataset.cache()
+        next(iter(cached))
+        assert sum(1 for _ in cached) == expected
+
+
+def test_no_example_reads_a_part_of_a_cache_or_caches_what_was_prefetched():
+    for path in EXAMPLES.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "next(iter(" not in text, path.name
+        assert not re.search(r"\.prefetch\([^)]*\)\s*\.", text), path.name
