@@ -63,6 +63,11 @@ def test_blank_lines_are_left_out(name, end, tmp_path):
     assert read_table(write(tmp_path / name, end.join(lines))) == expected
 
 
+def test_blank_lines_of_a_table_with_one_column(tmp_path):
+    for name in ("a.csv", "a.tsv"):
+        assert read_table(write(tmp_path / name, "text\na\n\nb\n\n")) == {"text": ["a", "b"]}
+
+
 def test_a_cell_may_be_long(tmp_path):
     """The csv module's own limit is 131,072 characters, and stays for others."""
     limit = csv.field_size_limit()

@@ -89,6 +89,13 @@ def test_offsets_of_nasty_strings(lowercase):
     assert tokenizer.tokenize_with_offsets(ragged)[2].to_list() == [ends.to_list()[3:5], []]
 
 
+def test_an_accent_at_the_start_belongs_to_no_other_text():
+    texts = ["e", "\u0301the", "the\u0301\u0302"]
+    _, begins, ends = BertTokenizer(VOCABULARY).tokenize_with_offsets(texts)
+    assert begins.to_list() == [[0], [2], [0]]
+    assert ends.to_list() == [[1], [5], [7]]
+
+
 def test_a_private_character_in_a_vocabulary_is_a_token_like_others():
     """U+E000 stood for [PAD] once, and hid it."""
     vocabulary = [*SPECIAL_TOKENS, "\ue000", "a", "\ue004", "pad", "mask", "unk"]
