@@ -26,7 +26,7 @@ class _LazyModule:
             module = importlib.import_module(self._name)
         except ModuleNotFoundError as error:
             raise ImportError(
-                f"keras_attn.data needs the package {self._package}, which is not installed"
+                f"keras_attn.data needs the package {self._package}: pip install {self._package}"
             ) from error
         return getattr(module, attribute)
 

@@ -90,7 +90,8 @@ def write_records(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ModuleNotFoundError as error:
         raise ImportError(
-            "keras_attn.data.write_records needs the package apache-beam, which is not installed"
+            "keras_attn.data.write_records needs the package apache-beam: "
+            "pip install keras_attn[beam]"
         ) from error
 
     directory = os.fspath(directory)

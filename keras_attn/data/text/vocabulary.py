@@ -35,6 +35,7 @@ def train_vocabulary(
     Raises:
         ValueError: if `texts` holds no text or `size` leaves no space for tokens.
         TypeError: if `texts` is a single string.
+        ImportError: if the package `tokenizers` is not installed.
 
     Example:
     >>> vocabulary = train_vocabulary(["low lower lowest"] * 9, size=20, progress=False)
@@ -43,8 +44,13 @@ def train_vocabulary(
 
     Reference: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
     """
-    import tokenizers
-
+    try:
+        import tokenizers
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "keras_attn.data.train_vocabulary needs the package tokenizers: "
+            "pip install keras_attn[examples]"
+        ) from error
     if isinstance(texts, str):
         raise TypeError("`texts` must be an iterable of strings, got one string")
     if size <= len(SPECIAL_TOKENS):

@@ -102,7 +102,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`held_out` must be in \[0, 1\), got 1"):
         write_records(single, tmp_path, TOKENIZER, length=LENGTH, held_out=1)
     if not HAS_BEAM:
-        with pytest.raises(ImportError, match="needs the package apache-beam"):
+        with pytest.raises(ImportError, match=r"apache-beam: pip install keras_attn\[beam\]"):
             write_records(single, tmp_path, TOKENIZER, length=LENGTH)
 
 

@@ -59,6 +59,14 @@ def test_bad_input_of_the_trainer(texts, size, error, message):
         train_vocabulary(texts, size)
 
 
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(
+        ImportError, match=r"package tokenizers: pip install keras_attn\[examples\]"
+    ):
+        train_vocabulary(TEXTS, 60)
+
+
 def test_read_vocabulary_keeps_every_line(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes("[PAD]\r\n##é\n\u2028\n".encode())
