@@ -5,10 +5,13 @@ Letters: N heads, T query length, S key length.
 
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from keras_attn.visualization.checks import head_weights, token_texts
 
 # The first that is installed draws what the fonts before it cannot: Chinese.
 FONTS = (
@@ -25,14 +28,16 @@ FONTS = (
 )
 DPI = 120
 CELL = 0.22  # inches
+# With more tokens than these the labels stand as close as they can, and pixels are larger.
+_MANY, _SMALL_CELL, _SMALL_DPI = 48, 0.13, 90
 _NARROWEST, _GAP, _TITLE = 0.9, 0.2, 0.35  # inches
 
 
 def heatmap(
     path: str | os.PathLike,
     weights: Any,
-    queries: Sequence[str],
-    keys: Sequence[str] | None = None,
+    queries: Sequence[Any],
+    keys: Sequence[Any] | None = None,
     *,
     titles: Sequence[str] | None = None,
     title: str = "",
@@ -40,37 +45,39 @@ def heatmap(
 ) -> None:
     """Write a PNG of one head or of many: a row for each query, a column for each key.
 
-    All heads share one scale, from 0 to the greatest weight. It needs matplotlib.
+    All heads share one scale, from 0 to the greatest weight. It needs matplotlib. Where no
+    installed font can draw a token, a warning names the characters and the fonts that can.
 
     Args:
         path: of the PNG.
         weights: float `[T, S]`, or `[N, T, S]` for a grid of heads.
-        queries: T tokens.
-        keys: S tokens; the queries unless given.
-        titles: of the N heads; numbered unless given.
+        queries: T tokens, each a string, bytes or a number.
+        keys: S tokens; defaults to the queries.
+        titles: of the N heads; defaults to their numbers.
         title: of the whole.
         columns: how many heads stand side by side.
 
     Raises:
-        ValueError: weights of another rank, or tokens or titles that are not as many as the
-            weights' axes say.
+        ValueError: weights of another rank, empty or not finite, or tokens or titles that are not
+            as many as the weights' axes say.
     """
-    weights = np.asarray(weights, "float32")
-    keys = queries if keys is None else keys
-    if weights.ndim not in (2, 3):
-        raise ValueError(f"`weights` must be [T, S] or [N, T, S], got shape {weights.shape}")
+    heads = head_weights("`weights`", weights)  # [N, T, S]
+    queries = token_texts(queries)
+    keys = queries if keys is None else token_texts(keys)
     if titles is None:
-        titles = [""] if weights.ndim == 2 else [f"head {n}" for n in range(len(weights))]
-    heads = weights.reshape(-1, *weights.shape[-2:])  # [N, T, S]
+        titles = [""] if np.ndim(weights) == 2 else [f"head {n}" for n in range(len(heads))]
     for name, items, expected in zip(
         ("titles", "queries", "keys"), (titles, queries, keys), heads.shape, strict=True
     ):
         if len(items) != expected:
             raise ValueError(
-                f"`{name}` must be {expected}, as `weights` has shape {weights.shape}, "
+                f"`{name}` must be {expected}, as `weights` has shape {np.shape(weights)}, "
                 f"got {len(items)}"
             )
-    _draw(path, heads, queries, keys, titles, title, min(columns, len(heads)))
+    _check_fonts([*queries, *keys, *titles, title])
+    with warnings.catch_warnings():  # one for each character and each time it is drawn
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        _draw(path, heads, queries, keys, titles, title, min(columns, len(heads)))
 
 
 def fonts() -> dict[str, Any]:
@@ -81,33 +88,68 @@ def fonts() -> dict[str, Any]:
     return {"font.family": [name for name in FONTS if name in installed]}
 
 
+def _check_fonts(texts: Iterable[str]) -> None:
+    from matplotlib import font_manager, ft2font
+
+    known: set[int] = set()
+    for name in fonts()["font.family"]:
+        known |= set(ft2font.FT2Font(font_manager.findfont(name)).get_charmap())
+    missing = sorted({letter for text in texts for letter in text if ord(letter) not in known})
+    missing = [letter for letter in missing if letter.isprintable()]
+    if missing:
+        shown = " ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        warnings.warn(
+            f"no installed font draws {shown}: the picture shows boxes. "
+            f"Install one of {', '.join(FONTS[1:])}",
+            stacklevel=3,
+        )
+
+
 def _draw(path, heads, queries, keys, titles, title, columns) -> None:
     import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure  # not pyplot: no window, nothing kept
 
     rows = math.ceil(len(heads) / columns)
-    wide, high = CELL * len(keys), CELL * len(queries)
+    many = max(len(queries), len(keys)) > _MANY
+    cell, dpi = (_SMALL_CELL, _SMALL_DPI) if many else (CELL, DPI)
+    wide, high = cell * len(keys), cell * len(queries)
     across, down = max(wide, _NARROWEST) + _GAP, high + _TITLE
     width, height = columns * across, rows * down
+    colors = ScalarMappable(Normalize(0, heads.max()), "Blues")
     with matplotlib.rc_context({**fonts(), "font.size": 8}):
-        figure = Figure(figsize=(width, height), dpi=DPI)
+        figure = Figure(figsize=(width, height), dpi=dpi)
 
         def place(left: float, bottom: float, width_: float, height_: float) -> Any:
             return figure.add_axes(
                 (left / width, bottom / height, width_ / width, height_ / height)
             )
 
-        for index, head in enumerate(heads):
+        def ticks(tokens: list[str], shown: bool) -> tuple:
+            return (range(len(tokens)), tokens) if shown else ([], [])
+
+        axes = []
+        for index in range(len(heads)):
             row, column = divmod(index, columns)
             axis = place(column * across, height - row * down - high, wide, high)
-            image = axis.imshow(head, cmap="Blues", vmin=0, vmax=heads.max(), aspect="auto")
+            axis.set(xlim=(-0.5, len(keys) - 0.5), ylim=(len(queries) - 0.5, -0.5))
             axis.set_title(titles[index], parse_math=False)
-            axis.set_yticks(range(len(queries)), queries, parse_math=False)
-            axis.set_xticks(range(len(keys)), keys, rotation=90, parse_math=False)
-            lowest = index + columns >= len(heads)
-            axis.tick_params(length=0, labelleft=column == 0, labelbottom=lowest)
+            # Only labels that are seen are made: hidden ones took most of the time.
+            axis.set_yticks(*ticks(queries, column == 0), parse_math=False)
+            axis.set_xticks(
+                *ticks(keys, index + columns >= len(heads)), rotation=90, parse_math=False
+            )
+            axis.tick_params(length=0)
+            axes.append(axis)
         bottom = height - (rows - 1) * down - high
-        figure.colorbar(image, cax=place(width, bottom, 0.1, height - bottom))
+        figure.colorbar(colors, cax=place(width, bottom, 0.1, height - bottom))
         figure.text(0, 1 + _TITLE / height, title, fontsize=10, parse_math=False)
-        # The labels hang over the figure's edge: the file is as large as all of them need.
-        figure.savefig(path, format="png", bbox_inches="tight")
+        # The labels hang over the figure's edge: the file is as large as all of them need. They
+        # are measured before there are maps, which are slow to draw twice.
+        box = figure.get_tightbbox().padded(0.1)
+        for axis, head in zip(axes, heads, strict=True):
+            axis.imshow(
+                colors.to_rgba(head, bytes=True)[..., :3], aspect="auto", interpolation="nearest"
+            )
+        figure.savefig(path, format="png", bbox_inches=box, pil_kwargs={"compress_level": 1})

@@ -54,10 +54,50 @@ def test_the_greatest_weight_is_the_darkest(tmp_path):
     assert top[0] < bottom[0] and top[1] > bottom[1]
 
 
+def test_many_tokens_take_smaller_cells(tmp_path):
+    """12 heads of 128 tokens took half a minute, for 26 pixels a token and labels nobody saw."""
+    tokens = [f"t{i}" for i in range(128)]
+    heatmap(tmp_path / "e.png", weights(2, 128, 128), tokens, columns=1)
+    width, height = size_of(tmp_path / "e.png")
+    assert 128 * 11 < width < 128 * 15 and 2 * 128 * 11 < height < 2 * 128 * 15
+
+
+def test_only_the_outer_labels_are_made(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    made = {"x": [], "y": []}
+    for side, labels in made.items():
+        set_ticks = getattr(Axes, f"set_{side}ticks")
+
+        def spy(self, ticks, *args, labels=labels, set_ticks=set_ticks, **kwargs):
+            labels.append(len(ticks))
+            return set_ticks(self, ticks, *args, **kwargs)
+
+        monkeypatch.setattr(Axes, f"set_{side}ticks", spy)
+    heatmap(tmp_path / "f.png", weights(5, 4, 3), list("abcd"), KEYS, columns=2)
+    assert made["y"] == [4, 0, 4, 0, 4]
+    assert made["x"] == [0, 0, 0, 3, 3]
+
+
+def test_bytes_and_numbers_are_tokens(tmp_path):
+    heatmap(
+        tmp_path / "g.png", weights(2, 3), np.array([7, 11]), [b"\xc3\x9f", np.bytes_(b"x"), "y"]
+    )
+    heatmap(tmp_path / "h.png", weights(2, 3), ["7", "11"], ["\u00df", "x", "y"])
+    width = size_of(tmp_path / "g.png")[0]
+    assert width == size_of(tmp_path / "h.png")[0]
+
+
+def test_the_missing_font_is_named(tmp_path):
+    with pytest.warns(UserWarning, match="no installed font draws \U00013000.*Install one of Noto"):
+        heatmap(tmp_path / "i.png", weights(2, 2), ["a", "\U00013000"])  # a hieroglyph
+
+
 @pytest.mark.parametrize(
     ("shape", "queries", "keys", "titles", "message"),
     [
-        ((3,), QUERIES, KEYS, None, r"`weights` must be \[T, S\] or \[N, T, S\], got shape \(3,\)"),
+        ((3,), QUERIES, KEYS, None, r"`weights` must be \[N, T, S\] or \[T, S\], got shape \(3,\)"),
+        ((2, 0, 3), [], KEYS, None, r"must have a head, a query and a key, got shape \(2, 0, 3\)"),
         ((5, 3), KEYS, KEYS, None, r"`queries` must be 5, .* got 3"),
         ((3, 5), KEYS, None, None, r"`keys` must be 5, .* got 3"),
         ((2, 5, 3), QUERIES, KEYS, ["a"], r"`titles` must be 2, .* got 1"),
@@ -66,3 +106,12 @@ def test_the_greatest_weight_is_the_darkest(tmp_path):
 def test_what_does_not_fit_is_named(tmp_path, shape, queries, keys, titles, message):
     with pytest.raises(ValueError, match=message):
         heatmap(tmp_path / "d.png", np.ones(shape), queries, keys, titles=titles)
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path):
+    values = weights(2, 5, 3)
+    values[1, 4, 2] = np.nan
+    with pytest.raises(
+        ValueError, match="finite, got nan in 1 places, first at head 1, query 4, key 2"
+    ):
+        heatmap(tmp_path / "j.png", values, QUERIES, KEYS)

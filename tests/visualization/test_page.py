@@ -1,12 +1,19 @@
 """The page holds the tokens, escaped, and the weights, and asks for nothing from outside."""
 
+import base64
+import html
 import html.parser
+import itertools
 import json
+import re
+import shutil
+import subprocess
+import zlib
 
 import numpy as np
 import pytest
 
-from keras_attn.visualization import page
+from keras_attn.visualization import page, rollout
 
 TOKENS = ["</script><script>alert(1)</script>", '"&amp;', "机", "\u2028"]
 
@@ -33,20 +40,72 @@ def read(path):
     return reader
 
 
+def content(path):
+    """What the script reads: axes of tokens, and layers with their weights."""
+    found = json.loads(read(path).text["data"])
+    for layer in found["layers"]:
+        numbers = np.frombuffer(zlib.decompress(base64.b64decode(layer["data"])), "<u2")
+        queries, keys = (len(found["axes"][layer[side]]) for side in ("queries", "keys"))
+        shape = (layer["heads"], queries, keys)
+        layer["weights"] = numbers.reshape(shape) / 65535 * found["limit"]
+    return found
+
+
 def test_tokens_and_weights_come_back(tmp_path):
     rng = np.random.default_rng(5)
     own, cross = rng.dirichlet(np.ones(4), (3, 4)), rng.dirichlet(np.ones(2), 4)
     path = tmp_path / "page.html"
     tokens = {"own": (TOKENS, TOKENS), "cross": (TOKENS, ["a", "b"])}
-    page(path, {"own": own, "cross": cross}, tokens, title="<b>{layers}")
-    reader = read(path)
-    first, second = json.loads(reader.text["layers"])
+    written = page(path, {"own": own, "cross": cross}, tokens, title="<b>@data@")
+    found = content(path)
+    first, second = found["layers"]
     assert (first["name"], second["name"]) == ("own", "cross")
-    assert first["queries"] == first["keys"] == second["queries"] == TOKENS
-    assert second["keys"] == ["a", "b"]
-    np.testing.assert_allclose(np.array(first["heads"]) / 1000, own, atol=5.1e-4)
-    np.testing.assert_allclose(np.array(second["heads"]) / 1000, cross[None], atol=5.1e-4)
-    assert reader.text["title"].strip() == reader.text["h1"].strip() == "<b>{layers}"
+    assert found["axes"] == [TOKENS, ["a", "b"]]
+    assert [first["queries"], first["keys"], second["queries"], second["keys"]] == [0, 0, 0, 1]
+    np.testing.assert_allclose(first["weights"], own, atol=1e-5)
+    np.testing.assert_allclose(second["weights"], cross[None], atol=1e-5)
+    reader = read(path)
+    assert reader.text["title"].strip() == reader.text["h1"].strip() == "<b>@data@"
+    frame = Reader()
+    frame.feed(written._repr_html_())
+    assert dict(frame.elements)["iframe"]["srcdoc"] == path.read_text(encoding="utf-8")
+
+
+def test_weights_beyond_one_keep_their_size(tmp_path):
+    page(tmp_path / "page.html", {"layer": [[7.0, 0.5]]}, {"layer": (["q"], ["a", "b"])})
+    (layer,) = content(tmp_path / "page.html")["layers"]
+    np.testing.assert_allclose(layer["weights"], [[[7.0, 0.5]]], atol=1e-4)
+
+
+def test_any_token_is_text(tmp_path):
+    tokens = [b"\xe6\x9c\xba", np.bytes_(b"\xff"), np.int64(7), "\ud800"]
+    page(tmp_path / "page.html", {"layer": np.ones((4, 4))}, {"layer": (tokens, np.arange(4))})
+    assert content(tmp_path / "page.html")["axes"] == [["机", "\ufffd", "7", "?"], list("0123")]
+
+
+def test_the_rollout_is_the_sum_over_all_paths(tmp_path):
+    """Over every path of positions through the layers, the product of the steps' shares."""
+    rng = np.random.default_rng(7)
+    layers = rng.dirichlet(np.ones(3), (4, 2, 3))  # [L, N, T, T]
+    found = rollout(layers)
+    for depth in range(1, 5):
+        expected = np.zeros((3, 3))
+        for path in itertools.product(range(3), repeat=depth + 1):
+            steps = [
+                0.5 * layers[depth - 1 - i, :, a, b].mean() + 0.5 * (a == b)
+                for i, (a, b) in enumerate(itertools.pairwise(path))
+            ]
+            expected[path[0], path[-1]] += np.prod(steps)
+        np.testing.assert_allclose(found[depth - 1], expected, atol=1e-12)
+    weights = {f"block_{i}": w for i, w in enumerate(layers)}
+    weights["cross"] = np.ones((2, 3, 5)) / 5
+    sides = {name: (list("abc"), list("abc")) for name in weights} | {
+        "cross": (list("abc"), "vwxyz")
+    }
+    page(tmp_path / "page.html", weights, sides)
+    last = content(tmp_path / "page.html")["layers"][-1]
+    assert last["name"] == "rollout" and last["queries"] == last["keys"] == 0
+    np.testing.assert_allclose(last["weights"], found, atol=1e-5)
 
 
 def test_nothing_from_outside_and_no_token_becomes_markup(tmp_path):
@@ -62,9 +121,108 @@ def test_nothing_from_outside_and_no_token_becomes_markup(tmp_path):
     ("shape", "message"),
     [
         ((4,), r"the weights of 'layer' must be \[N, T, S\] or \[T, S\], got shape \(4,\)"),
+        (
+            (0, 4, 4),
+            r"the weights of 'layer' must have a head, a query and a key, got .*\(0, 4, 4\)",
+        ),
         ((2, 3, 4), "the tokens of 'layer' must be 3 queries and 4 keys, got 4 and 4"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, shape, message):
     with pytest.raises(ValueError, match=message):
         page(tmp_path / "page.html", {"layer": np.ones(shape)}, TOKENS)
+
+
+def test_other_faults_are_named(tmp_path):
+    path, good = tmp_path / "page.html", np.ones((1, 4, 4))
+    with pytest.raises(ValueError, match="`weights` must have a layer, got none"):
+        page(path, {}, TOKENS)
+    with pytest.raises(ValueError, match="an entry for the layer 'layer', got other, more"):
+        page(path, {"layer": good}, {"other": (TOKENS, TOKENS), "more": (TOKENS, TOKENS)})
+    with pytest.raises(ValueError, match="of 'layer' must be finite, got inf in 16 places, first"):
+        page(path, {"layer": np.full((1, 4, 4), np.inf)}, TOKENS)
+    with pytest.raises(ValueError, match="of 'layer' must be at least 0, got -1.0"):
+        page(path, {"layer": -good}, TOKENS)
+    with pytest.raises(
+        ValueError, match=r"of layer 1 must be \[N, T, T\] with one T, got \(1, 4, 5\)"
+    ):
+        rollout([good, np.ones((1, 4, 5))])
+    assert not path.exists()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ASK = """
+<script>
+const weight = (x, y) => number(state.drawn.at(y, x));
+const answers = {};
+(async () => {
+  while (!document.body.dataset.ready) await new Promise((done) => setTimeout(done, 10));
+  const dark = (id) => {
+    const small = document.getElementById(id).firstChild;
+    const pixels = small.getContext("2d").getImageData(0, 0, small.width, small.height).data;
+    return Math.min(...pixels.filter((_, index) => index % 4 === 0));
+  };
+  const ids = layers.flatMap((layer, l) => range(layer.heads).map((head) => `${l}:${head}`));
+  answers.dark = ids.map(dark);
+  choose(1, 2);
+  answers.cell = weight(50, 3);
+  answers.box = canvas.getBoundingClientRect().toJSON();
+  answers.window = [innerWidth, innerHeight, document.body.scrollWidth, document.body.scrollHeight];
+  document.getElementById("special").click();
+  answers.hidden = [state.drawn.rows.length, state.drawn.columns.length];
+  element("filter").value = "01"; element("filter").onchange();
+  answers.filtered = [state.drawn.rows.length, state.drawn.columns.length, weight(0, 0)];
+  document.querySelector("[value=token]").click();
+  answers.heads = state.drawn.rows.length;
+  table.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+  answers.focus = document.activeElement.id;
+  document.body.textContent = JSON.stringify(answers);
+})();
+</script>
+"""
+
+
+@pytest.mark.backends("tensorflow", reason="a page in a browser")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("size", [(1280, 900), (400, 800)])
+def test_in_a_browser(tmp_path, size):
+    """One column, one cell: no thumbnail is empty; the head fits the window; hiding and filters."""
+    count = 90
+    tokens = ["[CLS]", *"a" * 40, "[SEP]", *"b" * (count - 43), "[SEP]"]
+    rng = np.random.default_rng(3)
+    weights = {
+        "even": rng.dirichlet(np.ones(count), (3, count)),
+        "odd": np.zeros((3, count, count)),
+    }
+    for head in range(3):
+        weights["odd"][head, 3, 50 + head] = 1.0
+    weights["odd"][2, 3, 50] = 0.25
+    weights["odd"][2, 1, 42] = 0.125
+    path = tmp_path / "page.html"
+    page(path, weights, tokens)
+    path.write_text(path.read_text(encoding="utf-8") + ASK, encoding="utf-8")
+    output = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", f"--user-data-dir={tmp_path / 'user'}"),
+            *("--virtual-time-budget=20000", f"--window-size={size[0]},{size[1]}"),
+            *("--dump-dom", path.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    answers = json.loads(html.unescape(re.search(r"<body[^>]*>(\{.*\})</body>", output)[1]))
+    assert (
+        len(answers["dark"]) == 3 + 3 + 2 and max(answers["dark"]) < 20
+    )  # dark blue has little red
+    assert answers["cell"] == "0.2500"
+    width, height, whole_width, whole_height = answers["window"]
+    assert whole_width <= width and whole_height <= height
+    assert answers["box"]["right"] <= width and answers["box"]["bottom"] <= height
+    assert answers["hidden"] == [count - 3, count - 3]
+    assert answers["filtered"] == [40, count - 43, "0.1250"]  # the first of A to the first of B
+    assert answers["heads"] == 3 + 3 + 2
+    assert answers["focus"] == "1:1"
