@@ -1,8 +1,7 @@
 """From logits to text: searches that know a step function, not a model."""
 
 from keras_attn.decoding.beam import beam_search
-from keras_attn.decoding.greedy import greedy
-from keras_attn.decoding.loop import decode
+from keras_attn.decoding.loop import decode, greedy
 from keras_attn.decoding.sampling import sample
 from keras_attn.ops.compilation import compiled
 

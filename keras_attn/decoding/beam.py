@@ -1,7 +1,7 @@
 """Beam search with a length penalty.
 
-Letters: B batch, W beams, P longest prompt, R room: the prompt and what may follow, V vocabulary,
-E stop tokens.
+Letters: B batch, W beams, P longest prompt, R longest result: a prompt and what may follow, V
+vocabulary, E stop tokens.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn.decoding.prompts import Prompts, Step, check_stop_tokens, prefill, prepare
+from keras_attn.decoding.loop import Prompts, Step, begin, checked, prepare
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
@@ -34,11 +34,13 @@ def beam_search(
     cache: Any,
     max_new_tokens: Any,
     beams: int,
+    max_length: int | None = None,
     active_beams: Any = None,
     length_penalty: Any = 0.0,
     early_stopping: bool = False,
     prompt_lengths: Any = None,
     context: Any = None,
+    prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
 ) -> dict:
@@ -51,8 +53,8 @@ def beam_search(
     ones count as they are.
 
     Args:
-        step: and prompt_ids, cache, max_new_tokens, prompt_lengths, context, stop_token_ids,
-            padding_id: as in `decode`; the cache is for B rows.
+        step: and prompt_ids, cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
+            stop_token_ids, padding_id: as in `decode`; the cache is for B rows.
         beams: W.
         active_beams: how many of the W a row uses, an int tensor `[B]`; defaults to all. One gives
             what `greedy` gives.
@@ -84,8 +86,11 @@ def beam_search(
         raise ValueError(f"`beams` must be positive, got {beams}")
     beams = int(beams)
     stop_token_ids = tuple(dict.fromkeys(stop_token_ids))  # each once: one ending for each
-    prompts = prepare(prompt_ids, prompt_lengths, cache, max_new_tokens, padding_id)
-    cache = caches.repeat(prefill(step, prompts, cache, context), beams)
+    length = caches.length(cache) if max_length is None else max_length
+    prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
+    step = checked(step, stop_token_ids)
+    first, cache = begin(step, prompts, cache, context, prefill)
+    cache = caches.repeat(cache, beams)
     context = None if context is None else caches.repeat(context, beams)
     rank = ops.arange(beams, dtype="int32")[None]  # [1, W]
     if active_beams is None:
@@ -103,7 +108,6 @@ def beam_search(
         current = ops.reshape(ops.take(state.token_ids, state.index, axis=2), (-1, 1))  # [B W, 1]
         logits, cache = step(current, state.index, state.cache, context)
         size = logits.shape[-1]
-        check_stop_tokens(stop_token_ids, size)
 
         # Running hypotheses: the W likeliest continuations
         totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
@@ -149,18 +153,19 @@ def beam_search(
             cache=caches.reorder(cache, rows),
         )
 
-    start = _start(prompts, rank, cache, beams, padding_id)
+    start = _start(first, prompts, rank, cache, padding_id)
     state = ops.while_loop(
         lambda *values: ops.logical_not(ops.all(_State(*values).done)), advance, tuple(start)
     )
     return _best(_State(*state), used, prompts, length_penalty, padding_id)
 
 
-def _start(prompts: Prompts, rank: Any, cache: Any, beams: int, padding_id: int) -> _State:
+def _start(first: Any, prompts: Prompts, rank: Any, cache: Any, padding_id: int) -> _State:
+    beams = rank.shape[1]
     token_ids = ops.repeat(prompts.token_ids[:, None], beams, axis=1)  # [B, W, R]
     scores = ops.where(rank == 0, 0.0, NOTHING) + ops.zeros_like(token_ids[:, :, 0], "float32")
     return _State(
-        index=ops.min(prompts.lengths) - 1,
+        index=first,
         token_ids=token_ids,
         scores=scores,  # the first step must not choose one token W times
         finished_ids=ops.full_like(token_ids, padding_id),

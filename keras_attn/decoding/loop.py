@@ -1,14 +1,19 @@
-"""The loop of greedy search and sampling: one new token for each row at each step.
+"""The loop of greedy search and sampling, and what every search is asked with.
 
-Letters: B batch, P longest prompt, R room: the prompt and what may follow, V vocabulary.
+Letters: B batch, P longest prompt, R longest result: a prompt and what may follow, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from keras import ops
 
-from keras_attn.decoding.prompts import Step, check_stop_tokens, is_any, prefill, prepare
+from keras_attn._checks import is_integer
+from keras_attn.ops import cache as caches
+
+# (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
+Step = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
 def decode(
@@ -18,8 +23,10 @@ def decode(
     *,
     cache: Any,
     max_new_tokens: Any,
+    max_length: int | None = None,
     prompt_lengths: Any = None,
     context: Any = None,
+    prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
 ) -> dict:
@@ -34,18 +41,24 @@ def decode(
         choose: `(logits [B, V], position) -> int [B]`: the token for that position. A keras-hub
             sampler serves as `lambda logits, _: sampler.get_next_token(softmax(logits))`.
         prompt_ids: int `[B, P]`, padded on the right.
-        cache: of the step, before the first token; `[B, K, L, H]` tensors with L at least
-            `P + max_new_tokens`.
+        cache: the state of the step before the first token, any nest of tensors, batch first: keys
+            and values of `ops.cache`, the states of a recurrent cell.
         max_new_tokens: the most tokens to add to each row: an int, or an int tensor, a scalar or
-            `[B]`, which the cache's length bounds.
-        prompt_lengths: int `[B]`; P unless given.
+            `[B]`.
+        max_length: how many tokens the cache can hold; defaults to the length of its keys, and to
+            no limit where it has none. It must be known if `max_new_tokens` is a tensor.
+        prompt_lengths: int `[B]`; defaults to P.
         context: whatever the step needs and no step changes, batch first.
+        prefill: whether the step may take all prompts at once, and a token again, as attention
+            over keys by position may. False gives it each token once and alone, as a recurrent step
+            needs it.
         stop_token_ids: a row ends with the first of these that it adds.
         padding_id: what stands behind a row's end.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`: each row's prompt, what was added, its
-        stop token included, and padding; R is `P + max_new_tokens`, or L where that is a tensor.
+        stop token included, and padding; R is `P + max_new_tokens`, or `max_length` where that is a
+        tensor.
 
     Raises:
         ValueError: an empty prompt, a cache too short, a stop token outside the vocabulary.
@@ -61,8 +74,10 @@ def decode(
     >>> ops.convert_to_numpy(rows["token_ids"]).tolist()
     [[3, 4, 5, 0, 0], [1, 2, 3, 4, 5]]
     """
-    prompts = prepare(prompt_ids, prompt_lengths, cache, max_new_tokens, padding_id)
-    cache = prefill(step, prompts, cache, context)
+    length = caches.length(cache) if max_length is None else max_length
+    prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
+    step = checked(step, stop_token_ids)
+    start, cache = begin(step, prompts, cache, context, prefill)
 
     def unfinished(index: Any, token_ids: Any, ends: Any, done: Any, cache: Any) -> Any:
         return ops.logical_not(ops.all(done))
@@ -70,19 +85,137 @@ def decode(
     def advance(index: Any, token_ids: Any, ends: Any, done: Any, cache: Any) -> tuple:
         current = ops.take(token_ids, index, axis=1)  # [B]
         logits, cache = step(current[:, None], index, cache, context)
-        check_stop_tokens(stop_token_ids, logits.shape[-1])
         position = index + 1
         chosen = ops.where(done, padding_id, ops.cast(choose(logits, position), "int32"))
         forced = position < prompts.lengths
         chosen = ops.where(forced, ops.take(token_ids, position, axis=1), chosen)
         token_ids = ops.slice_update(token_ids, (0, position), chosen[:, None])
-        last = ops.logical_or(is_any(chosen, stop_token_ids), position + 1 >= prompts.limits)
+        last = ops.logical_or(_is_any(chosen, stop_token_ids), position + 1 >= prompts.limits)
         last = ops.logical_and(last, ops.logical_not(ops.logical_or(forced, done)))
         ends = ops.where(last, position + 1, ends)
         return position, token_ids, ends, ops.logical_or(done, last), cache
 
-    start = ops.min(prompts.lengths) - 1
     done = ops.zeros_like(prompts.lengths, dtype="bool")
     loop_vars = (start, prompts.token_ids, prompts.lengths, done, cache)
     _, token_ids, ends, _, _ = ops.while_loop(unfinished, advance, loop_vars)
     return {"token_ids": token_ids, "lengths": ends}
+
+
+def greedy(step: Step, prompt_ids: Any, **options: Any) -> dict:
+    """Go on from prompts with the likeliest token each time.
+
+    Args:
+        step: as in `decode`.
+        prompt_ids: int `[B, P]`, padded on the right.
+        **options: cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
+            stop_token_ids, padding_id, as in `decode`.
+
+    Returns:
+        `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.
+
+    Example:
+    >>> from keras_attn.ops import cache
+    >>> def counts(token_ids, index, cache, context):
+    ...     return ops.one_hot(token_ids[:, -1] + 1, 9), cache
+    >>> rows = greedy(counts, [[3]], cache=cache.create(1, 4, 1, 1), max_new_tokens=3)
+    >>> ops.convert_to_numpy(rows["token_ids"]).tolist()
+    [[3, 4, 5, 6]]
+    """
+    return decode(step, lambda logits, _: ops.argmax(logits, axis=-1), prompt_ids, **options)
+
+
+class Prompts(NamedTuple):
+    """Checked prompts; behind each its row of `token_ids` holds `padding_id`."""
+
+    token_ids: Any  # int32 [B, R]
+    lengths: Any  # int32 [B]
+    limits: Any  # int32 [B], the length at which a row ends
+    longest: Any  # P
+
+
+def prepare(
+    prompt_ids: Any,
+    prompt_lengths: Any,
+    length: Any,
+    max_new_tokens: Any,
+    padding_id: int,
+) -> Prompts:
+    """Prompts with space for `max_new_tokens` behind each, `length` in all where that is known."""
+    prompt_ids = ops.cast(ops.convert_to_tensor(prompt_ids), "int32")
+    if len(prompt_ids.shape) != 2 or prompt_ids.shape[1] == 0:
+        raise ValueError(
+            "`prompt_ids` must have shape [batch, length] with at least one token in each row, got "
+            f"shape {tuple(prompt_ids.shape)}"
+        )
+    batch, longest = ops.shape(prompt_ids)
+    fixed = is_integer(max_new_tokens)
+    if fixed and max_new_tokens <= 0:
+        raise ValueError(f"`max_new_tokens` must be positive, got {max_new_tokens}")
+    if not fixed and length is None:
+        raise ValueError(
+            "`max_length` must be given where `max_new_tokens` is a tensor and the cache holds no "
+            "keys, got None"
+        )
+    room = longest + int(max_new_tokens) if fixed else length
+    known = all(isinstance(size, int) for size in (room, longest, length))
+    if known and (room > length or room <= longest):
+        raise ValueError(
+            f"`cache` must have room for {longest} prompt tokens and `max_new_tokens`, got length "
+            f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
+        )
+    lengths = _lengths(prompt_lengths, batch, longest)
+    asked = ops.maximum(ops.cast(max_new_tokens, "int32"), 1)
+    limits = ops.minimum(lengths + asked, room)
+    token_ids = ops.pad(prompt_ids, ((0, 0), (0, room - longest)))
+    written = ops.arange(room, dtype="int32")[None] < lengths[:, None]  # [B, R]
+    return Prompts(ops.where(written, token_ids, padding_id), lengths, limits, longest)
+
+
+def begin(step: Step, prompts: Prompts, cache: Any, context: Any, prefill: bool) -> tuple[Any, Any]:
+    """The position at which the loop starts, and the cache there.
+
+    With `prefill` one step takes all prompt tokens but each row's last. A shorter row's padding is
+    cached too; nobody sees it before the row's own tokens replace it.
+    """
+    if not prefill:
+        return ops.zeros((), "int32"), cache
+    if not isinstance(prompts.longest, int) or prompts.longest > 1:
+        cache = step(prompts.token_ids[:, : prompts.longest - 1], 0, cache, context)[1]
+    return ops.min(prompts.lengths) - 1, cache
+
+
+def checked(step: Step, stop_token_ids: Sequence[int]) -> Step:
+    """The step, which raises unless every stop token is one of its vocabulary."""
+
+    def call(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
+        logits, cache = step(token_ids, index, cache, context)
+        for token in stop_token_ids:
+            if not 0 <= token < logits.shape[-1]:
+                raise ValueError(
+                    f"`stop_token_ids` must be in [0, {logits.shape[-1]}), got {token}"
+                )
+        return logits, cache
+
+    return call
+
+
+def _is_any(token_ids: Any, wanted: Sequence[int]) -> Any:
+    """Where a token is one of those wanted, bool of the same shape."""
+    found = ops.zeros_like(token_ids, dtype="bool")
+    for token in wanted:
+        found = ops.logical_or(found, ops.equal(token_ids, token))
+    return found
+
+
+def _lengths(prompt_lengths: Any, batch: Any, longest: Any) -> Any:
+    if prompt_lengths is None:
+        return ops.broadcast_to(ops.cast(longest, "int32"), (batch,))
+    try:
+        values = np.asarray(prompt_lengths)
+    except Exception:  # a tensor inside compiled code, which can raise nothing: clipped below
+        values = None
+    if values is not None and isinstance(longest, int):
+        for value in values:
+            if not 0 < value <= longest:
+                raise ValueError(f"`prompt_lengths` must be in [1, {longest}], got {value}")
+    return ops.clip(ops.cast(prompt_lengths, "int32"), 1, longest)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attn.decoding.loop import decode
-from keras_attn.decoding.prompts import Step
+from keras_attn.decoding.loop import Step, decode
 
 
 def sample(
@@ -35,8 +34,8 @@ def sample(
         temperature: divides the logits; a float or a tensor `[B]`, above 0.
         top_k: k, or None for the whole vocabulary.
         top_p: p in (0, 1], a float or a tensor `[B]`; None draws from all.
-        **options: cache, max_new_tokens, prompt_lengths, context, stop_token_ids, padding_id, as in
-            `decode`.
+        **options: cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
+            stop_token_ids, padding_id, as in `decode`.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.

@@ -1,121 +1,43 @@
-"""Decoding with a trained model: its own layers, with the cache as input and output.
+"""Decoding with a trained model: how it starts, and its step, for the loops of `decoding`.
 
 Letters: B batch, T new length, L cache length, S source length, K key/value heads, H head width,
 V vocabulary, D model width.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_attn import layers
-from keras_attn.models import parts
+from keras_attn._register import register
+from keras_attn.models import parts, rnn_attention
 from keras_attn.ops import cache as caches
 
 
-def decoder_step(model: keras.Model) -> keras.Model:
-    """One step of a trained decoder: new tokens and the cache in, logits and the cache out.
+class Start(NamedTuple):
+    """What a loop of `decoding` needs of a model: arguments of the same names."""
 
-    Inputs: token_ids int `[B, T]`; index int, a scalar: the position of the first of them; cache,
-    as `empty_cache` makes it; output_matrix `[V, D]`, the embeddings as the head takes them; for an
-    encoder-decoder also context, as `source_context` makes it. Outputs: logits `[B, V]` after the
-    last token, and the cache. The layers are the model's own: training it further changes the step.
-
-    Args:
-        model: from `models.gpt.decoder` or `models.transformer.encoder_decoder`.
-
-    Example:
-    >>> from keras_attn import models
-    >>> step = decoder_step(models.gpt.decoder("gpt_tiny", vocabulary_size=100))
-    >>> sorted(step.input), step.output["logits"].shape
-    (['cache', 'index', 'output_matrix', 'token_ids'], (None, 100))
-    """
-    decoder = _decoder(model)
-    embedding, position, blocks = decoder.embedding, decoder.position, decoder.blocks
-    translates = "source_ids" in model.input
-
-    # Functional model
-    inputs = {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "index": keras.Input(batch_shape=(), dtype="int32", name="index"),
-        "cache": {block.name: _cache_input(block.self_attention, block) for block in blocks},
-        "output_matrix": keras.Input(
-            batch_shape=embedding.embeddings.shape,
-            dtype=embedding.compute_dtype,
-            name="output_matrix",
-        ),
-    }
-    if translates:
-        inputs["context"] = {
-            block.name: _cache_input(block.cross_attention, block, "context_") for block in blocks
-        }
-        inputs["context"]["padding_mask"] = keras.Input((None,), dtype="bool", name="padding_mask")
-    hidden = embedding(inputs["token_ids"])
-    if not isinstance(position, keras.layers.Identity):
-        hidden = position(hidden, offset=inputs["index"])
-    cache, context = {}, inputs.get("context")
-    for block in blocks:
-        step = layers.CachedBlock(block, name=f"{block.name}_step")
-        own = inputs["cache"][block.name]
-        if context is None:
-            hidden, cache[block.name] = step(hidden, own, inputs["index"])
-        else:
-            both = {"self": own, "context": context[block.name]}
-            hidden, both = step(hidden, both, inputs["index"], context["padding_mask"])
-            cache[block.name] = both["self"]
-
-    # Outputs
-    logits = parts.of(model).head(hidden[:, -1], inputs["output_matrix"])
-    return keras.Model(inputs, {"logits": logits, "cache": cache}, name=f"{model.name}_step")
-
-
-def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
-    """The cache of `decoder_step` before the first token, with room for `length` tokens.
-
-    Raises:
-        ValueError: the model has no positions for that length.
-    """
-    decoder = _decoder(model)
-    longest = getattr(decoder.position, "max_length", length)
-    if length > longest:
-        raise ValueError(f"`length` must be at most the model's {longest} positions, got {length}")
-    cache = {}
-    for block in decoder.blocks:
-        heads, width = _heads(block.self_attention)
-        cache[block.name] = caches.create(batch_size, length, heads, width, block.compute_dtype)
-    return cache
-
-
-def source_context(model: keras.Model, source_ids: Any, source_padding_mask: Any = None) -> dict:
-    """What every step of an encoder-decoder needs of the source, computed once.
-
-    Args:
-        model: from `models.transformer.encoder_decoder`.
-        source_ids: int `[B, S]`.
-        source_padding_mask: bool `[B, S]`, False at padding; nothing is unless given.
-
-    Returns:
-        `{"padding_mask": [B, S]}` and for each block `{"key", "value"}`, each `[B, K, S, H]`.
-    """
-    return _context_function(model)(source_ids, source_padding_mask)
+    step: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+    cache: Any
+    context: Any
+    prefill: bool
 
 
 def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Callable[..., Any]:
     """A function from prompts to what a search finds, ready for `decoding.compiled`.
 
-    What is the same at every step is computed once for each call: the source's keys and values, and
-    the output matrix, transposed.
-
     Args:
-        model: a trained decoder or encoder-decoder of this package.
+        model: a trained decoder or encoder-decoder of this package, recurrent or not.
         search: one of `keras_attn.decoding`, with its options bound by `functools.partial`.
-        length: L, room for a prompt and what follows.
+        length: L, the most tokens of a prompt and what follows.
 
     Returns:
         `generate(prompt_ids, prompt_lengths=None, source_ids=None, source_padding_mask=None,
         **options)`, where the options go to the search.
+
+    Raises:
+        ValueError: another model; one that has no positions for that length.
 
     Example:
     >>> import functools
@@ -127,8 +49,7 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
     >>> generate(np.array([[7, 8]]))["token_ids"].shape
     TensorShape([1, 5])
     """
-    step_model, embedding = decoder_step(model), _decoder(model).embedding
-    encode = _context_function(model) if "source_ids" in model.input else None
+    start = starter(model, length)
 
     def generate(
         prompt_ids: Any,
@@ -137,47 +58,177 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
         source_padding_mask: Any = None,
         **options: Any,
     ) -> Any:
-        # The head transposes it back: two transpositions inside the loop cancel, and the one out
-        # here lays the matrix out as the product reads it.
-        columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
-
-        def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
-            inputs = {
-                "token_ids": token_ids,
-                "index": ops.convert_to_tensor(index, "int32"),
-                "cache": cache,
-                "output_matrix": ops.transpose(columns),
-            }
-            if context is not None:
-                inputs["context"] = context
-            outputs = step_model(inputs, training=False)
-            return outputs["logits"], outputs["cache"]
-
+        begun = start(ops.shape(prompt_ids)[0], source_ids, source_padding_mask)
         return search(
-            step,
+            begun.step,
             prompt_ids,
             prompt_lengths=prompt_lengths,
-            cache=empty_cache(model, ops.shape(prompt_ids)[0], length),
-            context=encode and encode(source_ids, source_padding_mask),
+            cache=begun.cache,
+            context=begun.context,
+            prefill=begun.prefill,
+            max_length=length,
             **options,
         )
 
     return generate
 
 
-def _decoder(model: keras.Model) -> parts.Stack:
-    decoder = parts.of(model).decoder
-    if decoder is None or decoder.position is None:  # a BERT, or recurrent
-        raise ValueError(
-            "`model` must be of models.gpt.decoder or models.transformer.encoder_decoder, "
-            f"got {model.name!r}"
-        )
-    return decoder
+def starter(model: keras.Model, length: int) -> Callable[..., Start]:
+    """A function that starts the decoding of a batch.
 
+    It computes once what is the same at every step: the source's keys and values, a recurrent
+    decoder's memory, the output matrix as the product reads it.
 
-def _context_function(model: keras.Model) -> Callable[..., dict]:
+    Args:
+        model: a trained decoder or encoder-decoder of this package; training it further changes
+            what the function gives.
+        length: L, the most tokens of a prompt and what follows.
+
+    Returns:
+        `start(batch_size, source_ids=None, source_padding_mask=None)`, which gives a `Start`.
+
+    Raises:
+        ValueError: another model.
+
+    Example:
+    >>> from keras_attn import decoding, models
+    >>> model = models.rnn_attention.encoder_decoder(100, embedding_dim=3, units=5)
+    >>> source = ops.convert_to_tensor([[7, 11, 0]])
+    >>> begun = starter(model, length=4)(1, source)
+    >>> options = {**begun._asdict(), "max_length": 4, "max_new_tokens": 3}
+    >>> decoding.greedy(prompt_ids=[[1]], **options)["token_ids"].shape
+    TensorShape([1, 4])
+    """
     found = parts.of(model)
-    blocks = found.decoder.blocks
+    if found.decoder is None:
+        raise ValueError(f"`model` must have a decoder, got {model.name!r}")
+    if found.decoder.position is None:
+        return _recurrent_starter(model)
+    embedding = found.decoder.embedding
+    encode = _encode(model) if found.encoder else None
+
+    def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
+        # The head transposes it back: two transpositions inside the loop cancel, and the one out
+        # here lays the matrix out as the product reads it.
+        columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
+
+        def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
+            index = ops.convert_to_tensor(index, "int32")
+            return _step(found, token_ids, index, cache, context, ops.transpose(columns))
+
+        context = encode(source_ids, source_padding_mask) if encode else None
+        return Start(step, empty_cache(model, batch_size, length), context, prefill=True)
+
+    return start
+
+
+def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
+    """The cache of a decoder with attention before the first token, for `length` tokens.
+
+    Raises:
+        ValueError: the model has no positions for that length.
+    """
+    decoder = parts.of(model).decoder
+    longest = getattr(decoder.position, "max_length", length)
+    if length > longest:
+        raise ValueError(f"`length` must be at most the model's {longest} positions, got {length}")
+    cache = {}
+    for block in decoder.blocks:
+        attention = block.self_attention
+        heads = attention.num_kv_heads or attention.num_heads
+        width = attention.key_projection.units // heads
+        cache[block.name] = caches.create(batch_size, length, heads, width, block.compute_dtype)
+    return cache
+
+
+def source_context(model: keras.Model, source_ids: Any, source_padding_mask: Any = None) -> dict:
+    """What every step of an encoder-decoder needs of the source, computed once.
+
+    Args:
+        model: from `models.transformer.encoder_decoder`.
+        source_ids: int `[B, S]`.
+        source_padding_mask: bool `[B, S]`, False at padding; defaults to no padding.
+
+    Returns:
+        `{"padding_mask": [B, S]}` and for each block `{"key", "value"}`, each `[B, K, S, H]`.
+    """
+    return _encode(model)(source_ids, source_padding_mask)
+
+
+def decoder_step(model: keras.Model) -> keras.Model:
+    """One step of a trained decoder with attention as a model, to be saved or exported.
+
+    Inputs: token_ids int `[B, T]`; index int, a scalar: the position of the first of them; cache,
+    as `empty_cache` makes it; output_matrix `[V, D]`, the embeddings as the head takes them; for an
+    encoder-decoder also context, as `source_context` makes it. Outputs: logits `[B, V]` after the
+    last token, and the cache. The layers are the model's own: training it further changes the step.
+
+    Args:
+        model: from `models.gpt.decoder` or `models.transformer.encoder_decoder`.
+
+    Example:
+    >>> from keras_attn import models
+    >>> model = models.gpt.decoder("gpt_tiny", vocabulary_size=100)
+    >>> matrix = model.get_layer("token_embedding").embeddings
+    >>> outputs = decoder_step(model)({
+    ...     "token_ids": ops.convert_to_tensor([[7, 8]]), "index": ops.convert_to_tensor(0),
+    ...     "cache": empty_cache(model, 1, 5), "output_matrix": ops.convert_to_tensor(matrix)})
+    >>> sorted(outputs), outputs["logits"].shape
+    (['cache', 'logits'], TensorShape([1, 100]))
+    """
+    return DecoderStep(model, name=f"{model.name}_step")
+
+
+@register()
+class DecoderStep(keras.Model):
+    """What `decoder_step` returns."""
+
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.built = True
+
+    def call(self, inputs: dict) -> dict:
+        """One step, without dropout."""
+        logits, cache = _step(
+            parts.of(self.model),
+            context=inputs.get("context"),
+            **{name: inputs[name] for name in ("token_ids", "index", "cache", "output_matrix")},
+        )
+        return {"logits": logits, "cache": cache}
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        model = keras.saving.serialize_keras_object(self.model)
+        return {**super().get_config(), "model": model}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "DecoderStep":
+        """The step of the model in the configuration."""
+        model = keras.saving.deserialize_keras_object(config["model"])
+        return cls(**{**config, "model": model})
+
+
+def _step(
+    found: parts.Parts, token_ids: Any, index: Any, cache: dict, context: Any, output_matrix: Any
+) -> tuple[Any, dict]:
+    decoder = found.decoder
+    hidden = decoder.embedding(token_ids)  # [B, T, D]
+    if not isinstance(decoder.position, keras.layers.Identity):
+        hidden = decoder.position(hidden, offset=index)
+    new = {}
+    for block in decoder.blocks:
+        own, masks = cache[block.name], {}
+        if context is not None:
+            own = {"self": own, "context": context[block.name]}
+            masks = {"context_mask": context["padding_mask"]}
+        hidden, own = block(hidden, cache=own, cache_index=index, training=False, **masks)
+        new[block.name] = own if context is None else own["self"]
+    return found.head(hidden[:, -1], output_matrix), new
+
+
+def _encode(model: keras.Model) -> Callable[..., dict]:
+    found = parts.of(model)
     last = found.encoder.norm or found.encoder.blocks[-1]
     inputs = {name: model.input[name] for name in ("source_ids", "source_padding_mask")}
     encoder = keras.Model(inputs, parts.outputs(model, last)[0], name=f"{model.name}_encoder")
@@ -188,22 +239,28 @@ def _context_function(model: keras.Model) -> Callable[..., dict]:
             source_padding_mask = ops.ones_like(source_ids, dtype="bool")
         mask = ops.convert_to_tensor(source_padding_mask, "bool")
         context = encoder({"source_ids": source_ids, "source_padding_mask": mask}, training=False)
-        # In the order of the step's inputs: on torch Keras tells nested inputs apart by it.
-        return {**{block.name: block.store(context) for block in blocks}, "padding_mask": mask}
+        keys = {block.name: block.store(context) for block in found.decoder.blocks}
+        return {**keys, "padding_mask": mask}
 
     return encode
 
 
-def _cache_input(attention: Any, block: keras.layers.Layer, prefix: str = "") -> dict:
-    heads, width = _heads(attention)
-    return {
-        name: keras.Input(
-            (heads, None, width), dtype=block.compute_dtype, name=f"{block.name}_{prefix}{name}"
-        )
-        for name in ("key", "value")
-    }
+def _recurrent_starter(model: keras.Model) -> Callable[..., Start]:
+    first, step_model = rnn_attention.start(model), rnn_attention.step(model)
+    constant = ("memory", "keys", "memory_mask")  # of the states; no step changes them
 
+    def step(token_ids: Any, index: Any, cache: dict, context: dict) -> tuple[Any, dict]:
+        inputs = {"token_ids": token_ids[:, 0], **cache, **context}
+        outputs = step_model(inputs, training=False)
+        return outputs["logits"], {name: outputs[name] for name in cache}
 
-def _heads(attention: keras.layers.Layer) -> tuple[int, int]:
-    heads = attention.num_kv_heads or attention.num_heads
-    return heads, attention.key_projection.units // heads
+    def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
+        source_ids = ops.convert_to_tensor(source_ids, "int32")
+        if source_padding_mask is not None:
+            source_ids = ops.where(source_padding_mask, source_ids, 0)
+        state = first(source_ids, training=False)
+        context = {name: state[name] for name in constant}
+        cache = {name: value for name, value in state.items() if name not in constant}
+        return Start(step, cache, context, prefill=False)
+
+    return start

@@ -38,9 +38,12 @@ def read(cache: dict) -> tuple[Any, Any]:
     return _swap(cache["key"]), _swap(cache["value"])
 
 
-def length(cache: Any) -> int:
-    """L, of the first attention in the nest."""
-    return keras.tree.flatten(cache)[0].shape[2]
+def length(cache: Any) -> int | None:
+    """L of the attention in the nest, None where it holds no keys."""
+    for path, tensor in keras.tree.flatten_with_path(cache):
+        if path and path[-1] == "key":
+            return tensor.shape[2]
+    return None
 
 
 def repeat(cache: Any, count: int) -> Any:

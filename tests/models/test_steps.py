@@ -140,6 +140,65 @@ def test_beams_score_as_the_full_forward_does():
         np.testing.assert_allclose(found["scores"][:, beam], expected, rtol=1e-4)
 
 
+def recurrent(attention="luong"):
+    model = models.rnn_attention.encoder_decoder(
+        V, V + 4, embedding_dim=5, units=7, attention=attention
+    )
+    draw = np.random.default_rng(3)
+    model.set_weights([draw.normal(size=w.shape) for w in model.weights])
+    return model
+
+
+def recurrent_logits(model, tokens):
+    assert tokens.all()  # 0 is padding to the whole model
+    source = np.where(SOURCE_MASK, SOURCE, 0)
+    return arrays(model({"source_ids": source, "target_ids": tokens})["logits"]).astype("float64")
+
+
+SEARCHES = {
+    "greedy": decoding.greedy,
+    "sample": functools.partial(decoding.sample, seeds=np.array([5, 3]), top_p=1e-6),
+    "beam": functools.partial(decoding.beam_search, beams=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("search", "attention"), [("greedy", "bahdanau"), ("sample", "luong"), ("beam", "local_p")]
+)
+def test_a_recurrent_translator_goes_through_the_same_loops(search, attention):
+    """Prompts of unequal length, though a recurrent step takes one token at a time."""
+    model, lengths = recurrent(attention), np.array([3, 1])
+    prompt = np.array([[2, 9, 4], [7, 0, 0]], "int32")
+    search = functools.partial(SEARCHES[search], max_new_tokens=4)
+    generate = decoding.compiled(models.steps.generator(model, search, L), model.variables)
+    found = arrays(generate(prompt, lengths, SOURCE, SOURCE_MASK)["token_ids"])
+    found = found.reshape(2, 7)
+    for row, length in enumerate(lengths):
+        tokens = found[row : row + 1, : length + 4]
+        logits = recurrent_logits(model, np.concatenate([tokens, tokens])[:, :-1])[row]
+        np.testing.assert_array_equal(tokens[0, :length], prompt[row, :length])
+        np.testing.assert_array_equal(logits.argmax(-1)[length - 1 :], tokens[0, length:])
+
+
+def test_beams_of_a_recurrent_translator_score_as_the_whole_model_does():
+    model = recurrent()
+    search = functools.partial(decoding.beam_search, beams=3, max_new_tokens=4)
+    generate = decoding.compiled(models.steps.generator(model, search, L), model.variables)
+    found = arrays(generate(np.full((2, 1), 2, "int32"), None, SOURCE, SOURCE_MASK))
+    for beam in range(3):
+        tokens = found["token_ids"][:, beam]
+        logits = recurrent_logits(model, tokens[:, :-1])
+        logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = np.take_along_axis(logits, tokens[:, 1:, None], axis=2).sum((1, 2))
+        np.testing.assert_allclose(found["scores"][:, beam], expected, rtol=1e-4)
+
+
+def test_an_encoder_has_no_step():
+    model = models.bert.encoder("bert_tiny", vocabulary_size=V)
+    with pytest.raises(ValueError, match="`model` must have a decoder, got 'bert"):
+        models.steps.starter(model, L)
+
+
 def test_training_on_changes_what_a_compiled_generator_gives():
     model = gpt()
     generate = greedy_generator(model)

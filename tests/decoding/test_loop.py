@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_attn import decoding
 from tests.backend import arrays, tensors
-from tests.decoding.histories import V, empty, follow, step
+from tests.decoding.histories import TABLE, V, empty, follow, step
 
 PROMPTS = np.array([[3, 1, 4, 1, 5], [2, 6, 0, 0, 0], [5, 3, 5, 0, 0]], "int32")
 LENGTHS = np.array([5, 2, 3], "int32")
@@ -42,6 +42,37 @@ def test_integers_of_numpy_are_integers():
         )
     )
     assert found["token_ids"].shape == (3, 2, 7)
+
+
+def recurrent(token_ids, index, cache, context):
+    """As `step`, with a sum for a state, which no token may enter twice."""
+    assert token_ids.shape[1] == 1
+    total, (count,) = cache["total"], cache["counts"]
+    rows = ops.take(ops.reshape(TABLE, (-1, V)), token_ids[:, 0] + V * count, axis=0)
+    total = total + rows
+    return total, {"total": total, "counts": [count + 1]}
+
+
+def test_a_recurrent_step_gets_each_token_once_and_its_state_is_opaque():
+    state = {"total": ops.zeros((3, V)), "counts": [ops.zeros((3,), "int32")]}
+    options = {"cache": state, "prompt_lengths": LENGTHS, "prefill": False, "max_new_tokens": 6}
+    found = arrays(decoding.greedy(recurrent, PROMPTS, **options))
+    expected = [follow(row[:end], 6) for row, end in zip(PROMPTS, LENGTHS, strict=True)]
+    assert rows(found) == expected
+    best = arrays(decoding.beam_search(recurrent, PROMPTS, beams=3, **options))
+    same = arrays(
+        decoding.beam_search(
+            step, PROMPTS, beams=3, prompt_lengths=LENGTHS, cache=empty(3), max_new_tokens=6
+        )
+    )
+    np.testing.assert_array_equal(best["token_ids"], same["token_ids"])
+    np.testing.assert_allclose(best["scores"], same["scores"], rtol=1e-5)
+
+
+def test_a_tensor_of_new_tokens_needs_a_length():
+    options = {"cache": {"total": ops.zeros((3, V))}, "max_new_tokens": tensors(np.array(2))}
+    with pytest.raises(ValueError, match="`max_length` must be given where `max_new_tokens` is"):
+        decoding.greedy(recurrent, PROMPTS, prefill=False, **options)
 
 
 def test_prompts_of_one_token():
