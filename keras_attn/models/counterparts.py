@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn.models.keras_attention import PARTS, copy, copy_parts
 
 Calls = list[dict[str, Any]]
 
@@ -113,9 +114,9 @@ def _from_multi_head(layer: keras.layers.MultiHeadAttention, calls: Calls) -> Co
     ours = layers.MultiHeadAttention.from_config(layer.get_config())
     ours.build(*_shapes(calls[0]))
     for name in ("query", "key", "value", "output"):
-        _copy(getattr(layer, f"{name}_dense"), getattr(ours, f"{name}_dense"))
+        copy(getattr(layer, f"{name}_dense"), getattr(ours, f"{name}_dense"))
     if ours.use_gate:
-        _copy(_part(layer, "_gate_dense"), ours._gate_dense)
+        copy(_part(layer, "_gate_dense"), ours._gate_dense)
     return Counterpart(ours, {name: name for name in inspect.signature(layer.call).parameters})
 
 
@@ -174,7 +175,7 @@ def _from_decoder(layer: Any, calls: Calls) -> Counterpart:
         return Counterpart(ours, _DECODER_ARGUMENTS)
     ours = _block(layers.TransformerDecoderBlock, layer, shape, context.shape)
     _copy_attention(_part(layer, "_cross_attention_layer"), ours.cross_attention)
-    _copy(_part(layer, "_cross_attention_layer_norm"), ours.cross_attention_norm)
+    copy(_part(layer, "_cross_attention_layer_norm"), ours.cross_attention_norm)
     return Counterpart(ours, _DECODER_ARGUMENTS)
 
 
@@ -201,23 +202,15 @@ def _block(kind: type, layer: Any, *shapes: Any, **options: Any) -> keras.layers
     )
     ours.build(*shapes)
     _copy_attention(_part(layer, "_self_attention_layer"), ours.self_attention)
-    _copy(_part(layer, "_self_attention_layer_norm"), ours.self_attention_norm)
-    _copy(_part(layer, "_feedforward_intermediate_dense"), ours.feed_forward.hidden_projection)
-    _copy(_part(layer, "_feedforward_output_dense"), ours.feed_forward.output_projection)
-    _copy(_part(layer, "_feedforward_layer_norm"), ours.feed_forward_norm)
+    copy(_part(layer, "_self_attention_layer_norm"), ours.self_attention_norm)
+    copy(_part(layer, "_feedforward_intermediate_dense"), ours.feed_forward.hidden_projection)
+    copy(_part(layer, "_feedforward_output_dense"), ours.feed_forward.output_projection)
+    copy(_part(layer, "_feedforward_layer_norm"), ours.feed_forward_norm)
     return ours
 
 
 def _copy_attention(theirs: Any, ours: layers.MultiHeadCrossAttention) -> None:
-    for name in ("query", "key", "value", "output"):
-        _copy(_part(theirs, f"_{name}_dense"), getattr(ours, f"{name}_projection"))
-
-
-def _copy(theirs: Any, ours: Any) -> None:
-    """Theirs are [D, N, H] where ours are [D, N H]: the same numbers in the same order."""
-    for source, target in zip(theirs.weights, ours.weights, strict=True):
-        target.assign(keras.ops.reshape(source, target.shape))
-    ours.trainable = theirs.trainable
+    copy_parts({name: _part(theirs, f"_{name}_dense") for name in PARTS}, ours)
 
 
 def _part(layer: Any, name: str) -> Any:

@@ -1,6 +1,6 @@
 """A checkpoint directory becomes a model, and back."""
 
-from keras_attn.weights.keras_attention import copy_keras_attention
+from keras_attn.models.keras_attention import copy_keras_attention
 from keras_attn.weights.loading import Loaded, load
 from keras_attn.weights.saving import save
 

@@ -1,10 +1,30 @@
 """The weights of keras-hub's BertBackbone."""
 
-from keras_attn.weights.formats.format import Format, keys, pair, rule
-from keras_attn.weights.formats.keras_attention import RULES as ATTENTION
+from keras_attn.weights.formats.format import (
+    AS_IS,
+    FLAT,
+    MERGED_FIRST,
+    MERGED_LAST,
+    Change,
+    Format,
+    Rule,
+    keys,
+    pair,
+    rule,
+)
 
 NORM = ("gamma", "beta")
 LAYER = "transformer_layer_{i}"
+
+
+def _attention(source: str, target: str, change: Change = MERGED_LAST) -> tuple[Rule, Rule]:
+    source = f"{LAYER}/self_attention_layer/{source}"
+    target = f"block_{{i}}/self_attention/{target}"
+    bias = AS_IS if change is MERGED_FIRST else FLAT
+    return rule(f"{source}/kernel", f"{target}/kernel", change), rule(
+        f"{source}/bias", f"{target}/bias", bias
+    )
+
 
 FORMAT = Format(
     name="keras-hub BertBackbone",
@@ -23,14 +43,10 @@ FORMAT = Format(
         rule("segment_embedding/embeddings", "embedding/segment/embeddings"),
         rule("position_embedding/embeddings", "embedding/position/table"),
         *pair("embeddings_layer_norm", "embedding/norm", NORM),
-        *(
-            rule(
-                f"{LAYER}/self_attention_layer/{attention.source}",
-                f"block_{{i}}/self_attention/{attention.targets[0]}",
-                attention.change,
-            )
-            for attention in ATTENTION
-        ),
+        *_attention("query", "query"),
+        *_attention("key", "key"),
+        *_attention("value", "value"),
+        *_attention("attention_output", "output", MERGED_FIRST),
         *pair(f"{LAYER}/self_attention_layer_norm", "block_{i}/self_attention_norm", NORM),
         *pair(f"{LAYER}/feedforward_intermediate_dense", "block_{i}/feed_forward/hidden"),
         *pair(f"{LAYER}/feedforward_output_dense", "block_{i}/feed_forward/output"),
