@@ -91,7 +91,7 @@ def test_errors():
         list(short)
 
 
-@pytest.mark.parametrize("times", [9, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_cache_behind_it_holds_every_batch(times):
     """With a prefetch before the cache, about one iterator in a hundred that is dropped after its
     first element leaves a cache of ONE element: the pipeline must end without one.

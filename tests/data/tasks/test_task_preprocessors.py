@@ -183,6 +183,17 @@ def test_config(make):
     same(again(*strings), layer(*strings))
 
 
+def test_a_config_of_version_0_1_0_loads():
+    """Its classes stood in other modules, and spans knew no `whole_words`."""
+    layer = SpanPreprocessor(VOCABULARY, 10, 3, 1)
+    config = keras.saving.serialize_keras_object(layer)
+    config["module"] = "keras_attn.data.span_preprocessor"
+    config["config"]["tokenizer"]["module"] = "keras_attn.data.tokenizer"
+    del config["config"]["whole_words"]
+    again = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
+    same(again(["who"], ["ann sang"]), layer(["who"], ["ann sang"]))
+
+
 @pytest.mark.backends("tensorflow", reason="the others have no strings in a functional model")
 @pytest.mark.parametrize("name", PREPROCESSORS)
 def test_in_a_model_that_was_saved(name, tmp_path):
