@@ -37,6 +37,9 @@ _DECODER_ARGUMENTS = {
 }
 
 
+UNKNOWN = "{} has no counterpart: keep it, or write it with keras_attn.ops.attention"
+
+
 class CannotReplaceError(Exception):
     """Why a layer must stay as it is."""
 
@@ -66,6 +69,18 @@ def is_foreign(layer: Any) -> bool:
     return isinstance(layer, tuple(_makers())) and not ours
 
 
+def name_of(layer: Any) -> str:
+    """Which layer of ours a user takes for a foreign one in code of their own."""
+    ours = next(ours for kind, (ours, _) in _makers().items() if isinstance(layer, kind))
+    return f"keras_attn.layers.{ours.__name__}"
+
+
+def is_unknown_attention(layer: Any) -> bool:
+    """Whether a layer of no class that we know attends, as far as its name tells."""
+    ours = type(layer).__module__.split(".")[0] == "keras_attn"
+    return "attention" in type(layer).__name__.lower() and not ours
+
+
 def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> dict[str, Any]:
     """The arguments of one call of the layer, by name."""
     return dict(inspect.signature(layer.call).bind(*args, **kwargs).arguments)
@@ -77,20 +92,30 @@ def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart:
     Raises:
         CannotReplaceError: ours would not compute the same; the text says why.
     """
-    make = _makers().get(type(layer))
+    _, make = _makers().get(type(layer), (None, None))
     _refuse(
-        (make is None, f"{type(layer).__name__} may change what its base class computes"),
-        (not layer.built, "it is not built: call the model once"),
-        (not calls, "the model does not call it"),
+        (
+            make is None,
+            f"{type(layer).__name__} may change what its base class computes: derive it from "
+            f"{name_of(layer)}",
+        ),
+        (not layer.built, "it is not built: call the model once, then upgrade"),
+        (not calls, "the model does not call it: nothing is lost"),
         (
             isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap),
-            "its parts have dtype policies of their own",
+            "its parts have dtype policies of their own: give it one policy, then upgrade",
         ),
     )
     for part in layer._flatten_layers():
         _refuse(
-            (getattr(part, "lora_enabled", False), "it has LoRA weights"),
-            (getattr(part, "quantization_mode", None) is not None, "it is quantized"),
+            (
+                getattr(part, "lora_enabled", False),
+                "it has LoRA weights: upgrade first, then enable_lora",
+            ),
+            (
+                getattr(part, "quantization_mode", None) is not None,
+                "it is quantized: upgrade first, then quantize",
+            ),
         )
     part = make(layer, calls)
     if not layer.trainable:
@@ -98,15 +123,17 @@ def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart:
     return part
 
 
-def _makers() -> dict[type, Callable[..., Counterpart]]:
-    makers = {
-        keras.layers.MultiHeadAttention: _from_multi_head,
-        keras.layers.GroupQueryAttention: _from_grouped,
+def _makers() -> dict[type, tuple[type, Callable[..., Counterpart]]]:
+    """For each foreign class ours, and the function that makes it."""
+    makers: dict[type, tuple[type, Callable[..., Counterpart]]] = {
+        keras.layers.MultiHeadAttention: (layers.MultiHeadAttention, _from_multi_head),
+        keras.layers.GroupQueryAttention: (layers.MultiHeadCrossAttention, _from_grouped),
     }
     hub = sys.modules.get("keras_hub")  # a model of keras-hub's needs it loaded
     if hub is not None:
-        makers[hub.layers.TransformerEncoder] = _from_encoder
-        makers[hub.layers.TransformerDecoder] = _from_decoder
+        encoder, decoder = hub.layers.TransformerEncoder, hub.layers.TransformerDecoder
+        makers[encoder] = (layers.TransformerEncoderBlock, _from_encoder)
+        makers[decoder] = (layers.TransformerDecoderBlock, _from_decoder)
     return makers
 
 
@@ -128,8 +155,8 @@ def _from_grouped(layer: keras.layers.GroupQueryAttention, calls: Calls) -> Coun
         if name.endswith(("_regularizer", "_constraint")) and value is not None
     ]
     _refuse(
-        (config.get("use_gate"), "ours has no gate"),
-        (extras, f"ours has no {', '.join(extras)}"),
+        (config.get("use_gate"), "ours has no gate: keep it, or make it without"),
+        (extras, f"ours has no {', '.join(extras)}: keep it, or make it without"),
     )
     ours = layers.MultiHeadCrossAttention(
         layer.num_query_heads,
@@ -166,8 +193,14 @@ def _from_decoder(layer: Any, calls: Calls) -> Counterpart:
     causal = _causal(calls, default=True)
     context = calls[0].get("encoder_sequence")
     _refuse(
-        (unknown, f"ours takes no {', '.join(dict.fromkeys(unknown))}"),
-        (context is not None and not causal, "ours is causal where it has a context"),
+        (
+            unknown,
+            f"ours takes no {', '.join(dict.fromkeys(unknown))}: keep it, or call it without",
+        ),
+        (
+            context is not None and not causal,
+            "ours is causal where it has a context: keep it, or call it so",
+        ),
     )
     shape = calls[0]["decoder_sequence"].shape
     if context is None:
@@ -184,7 +217,7 @@ def _block(kind: type, layer: Any, *shapes: Any, **options: Any) -> keras.layers
     _refuse(
         (
             shapes[0][-1] % layer.num_heads,
-            f"its width {shapes[0][-1]} is no multiple of its {layer.num_heads} heads",
+            f"its width {shapes[0][-1]} is no multiple of its {layer.num_heads} heads: keep it",
         )
     )
     ours = kind(
@@ -216,13 +249,18 @@ def _copy_attention(theirs: Any, ours: layers.MultiHeadCrossAttention) -> None:
 def _part(layer: Any, name: str) -> Any:
     """A sublayer; neither library has a public name for all of them."""
     part = getattr(layer, name, None)
-    _refuse((part is None, f"this version of {type(layer).__name__} has no {name}"))
+    _refuse((part is None, f"this version of {type(layer).__name__} has no {name}: keep it"))
     return part
 
 
 def _causal(calls: Calls, default: bool) -> bool:
     values = {bool(call.get("use_causal_mask", default)) for call in calls}
-    _refuse((len(values) > 1, "it is called with use_causal_mask=True and with False"))
+    _refuse(
+        (
+            len(values) > 1,
+            "it is called with use_causal_mask=True and with False: use a layer for each",
+        )
+    )
     return values.pop()
 
 

@@ -1,6 +1,7 @@
-"""Our attention in a Keras model that exists."""
+"""Our attention in an existing Keras model."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +20,21 @@ class Upgrade:
     Args:
         model: the model to use from now on; the one that came in, if nothing could be replaced.
         replaced: where the layers were that are ours now, as "nested_model/layer".
-        left: the attention layers that stayed, each with the reason.
+        left: where the attention layers are that stayed, each with the reason and what to do.
+
+    `print` shows a table of both.
     """
 
     model: keras.Model
     replaced: tuple[str, ...]
     left: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [("replaced", path, "") for path in self.replaced]
+        rows += [("left", path, reason) for path, reason in self.left.items()]
+        width = max((len(path) for _, path, _ in rows), default=0)
+        lines = [f"{what:9}{path:{width + 2}}{reason}".rstrip() for what, path, reason in rows]
+        return "\n".join(lines) or f"{self.model.name!r} has no layer that attends"
 
 
 def upgrade(model: keras.Model) -> Upgrade:
@@ -73,7 +83,7 @@ def upgrade(model: keras.Model) -> Upgrade:
         try:
             found[layer] = counterparts.counterpart(layer, survey.calls[layer])
         except CannotReplaceError as reason:
-            survey.left[path] = str(reason)
+            survey.leave(path, str(reason))
     replaced = tuple(path for layer, path in survey.foreign if layer in found)
     if found:
         model = _Rebuild(found).model(model)
@@ -104,11 +114,28 @@ class _Survey:
                 if counterparts.is_foreign(inner):
                     self.calls[inner].append(counterparts.bind(inner, args, kwargs))
         elif isinstance(layer, keras.layers.Layer):
-            built = not isinstance(layer, keras.Sequential) or layer.built
-            reason = "its own code calls it" if built else "it is not built: call the model once"
-            for inner in layer._flatten_layers(include_self=False):
-                if counterparts.is_foreign(inner):
-                    self.left[f"{path}/{inner.name}"] = f"inside {layer.name!r}: {reason}"
+            self._stay(layer, path, layer)
+
+    def leave(self, path: str, reason: str) -> None:
+        """Note that a layer stays; one of the same path before it keeps its own entry."""
+        paths = (f"{path} ({number})" if number > 1 else path for number in itertools.count(1))
+        self.left[next(path for path in paths if path not in self.left)] = reason
+
+    def _stay(self, layer: Any, path: str, outer: Any) -> bool:
+        """Whether anything in a layer attends, noted; `outer` around it runs its own code."""
+        if counterparts.is_foreign(layer):
+            reason = f"its own code calls it: there, use {counterparts.name_of(layer)}"
+            if isinstance(outer, keras.Sequential) and not outer.built:
+                reason = "it is not built: call the model once, then upgrade"
+            self.leave(path, f"inside {outer.name!r}: {reason}")
+            return True
+        inner = layer._flatten_layers(include_self=False, recursive=False)
+        found = [self._stay(part, f"{path}/{part.name}", outer) for part in inner]
+        if any(found):
+            return True
+        if attends := counterparts.is_unknown_attention(layer):
+            self.leave(path, counterparts.UNKNOWN.format(type(layer).__name__))
+        return attends
 
 
 class _Rebuild:

@@ -265,9 +265,15 @@ class Custom(kl.Layer):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"use_gate": True}, "ours has no gate"),
-        ({"kernel_regularizer": "l2"}, "ours has no kernel_regularizer"),
-        ({"bias_constraint": "non_neg"}, "ours has no bias_constraint"),
+        ({"use_gate": True}, "ours has no gate: keep it, or make it without"),
+        (
+            {"kernel_regularizer": "l2"},
+            "ours has no kernel_regularizer: keep it, or make it without",
+        ),
+        (
+            {"bias_constraint": "non_neg"},
+            "ours has no bias_constraint: keep it, or make it without",
+        ),
     ],
 )
 def test_options_of_grouped_attention_that_stay(options, reason):
@@ -284,15 +290,21 @@ def test_one_grouped_layer_called_in_two_ways_stays():
     attention = kl.GroupQueryAttention(H, N, K, name="attention")
     hidden = attention(inputs, inputs, use_causal_mask=True)
     model = keras.Model(inputs, attention(hidden, inputs))
-    reason = "it is called with use_causal_mask=True and with False"
+    reason = "it is called with use_causal_mask=True and with False: use a layer for each"
     assert keras_attn.upgrade(model).left == {"attention": reason}
 
 
 def test_lora_and_quantized_stay():
     inputs = keras.Input((T, D))
     for change, reason in (
-        (lambda layer: layer.query_dense.enable_lora(2), "it has LoRA weights"),
-        (lambda layer: layer.query_dense.quantize("int8"), "it is quantized"),
+        (
+            lambda layer: layer.query_dense.enable_lora(2),
+            "it has LoRA weights: upgrade first, then enable_lora",
+        ),
+        (
+            lambda layer: layer.query_dense.quantize("int8"),
+            "it is quantized: upgrade first, then quantize",
+        ),
     ):
         attention = kl.MultiHeadAttention(N, H, name="attention")
         model = keras.Model(inputs, attention(inputs, inputs))
@@ -310,8 +322,10 @@ def test_subclasses_and_custom_layers_stay_beside_what_is_replaced():
         np.random.default_rng(0).normal(size=(B, T, D)),
         replaced=("plain",),
         left={
-            "subclass": "Subclass may change what its base class computes",
-            "custom/hidden": "inside 'custom': its own code calls it",
+            "subclass": "Subclass may change what its base class computes: derive it from "
+            "keras_attn.layers.MultiHeadAttention",
+            "custom/hidden": "inside 'custom': its own code calls it: there, use "
+            "keras_attn.layers.MultiHeadAttention",
         },
     )
 
@@ -328,11 +342,59 @@ def test_subclassed_and_unbuilt_models_stay():
     model = Model()
     result = keras_attn.upgrade(model)
     assert result.model is model
-    assert result.left == {"mine/hidden": "inside 'mine': its own code calls it"}
+    reason = "its own code calls it: there, use keras_attn.layers.MultiHeadAttention"
+    assert list(result.left.values()) == [f"inside 'mine': {reason}"]
+    assert list(result.left)[0].startswith("mine/custom") and "/hidden" in list(result.left)[0]
     inputs = keras.Input((T, D))
     inner = keras.Model(inputs, kl.MultiHeadAttention(N, H, name="a")(inputs, inputs))
     result = keras_attn.upgrade(keras.Sequential([kl.Dense(D), inner], name="late"))
-    assert result.left == {"late/a": "inside 'late': it is not built: call the model once"}
+    reason = "inside 'late': it is not built: call the model once, then upgrade"
+    assert result.left == {f"late/{inner.name}/a": reason}
+
+
+class LikeLlamaAttention(kl.Layer):
+    """An attention of a class that nobody knows."""
+
+    def call(self, inputs):
+        return inputs
+
+
+class Tower(kl.Layer):
+    """Three layers with equal inner names, in a list, and an attention of its own kind."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [Custom(name="block") for _ in range(3)]
+        self.own = LikeLlamaAttention(name="own")
+
+    def call(self, inputs):
+        for block in self.blocks:
+            inputs = block(inputs)
+        return self.own(inputs)
+
+
+def test_each_layer_that_stays_has_an_entry_and_the_table_shows_it():
+    inputs = keras.Input((T, D))
+    hidden = kl.MultiHeadAttention(N, H, name="plain")(inputs, inputs)
+    hidden = Tower(name="tower")(hidden)
+    hidden = kl.Attention(name="luong")([hidden, hidden])
+    result = keras_attn.upgrade(keras.Model(inputs, LikeLlamaAttention(name="llama")(hidden)))
+    calls = "inside 'tower': its own code calls it: there, use keras_attn.layers.MultiHeadAttention"
+    unknown = "{} has no counterpart: keep it, or write it with keras_attn.ops.attention"
+    assert result.left == {
+        "tower/block/hidden": calls,
+        "tower/block/hidden (2)": calls,
+        "tower/block/hidden (3)": calls,
+        "tower/own": unknown.format("LikeLlamaAttention"),
+        "luong": unknown.format("Attention"),
+        "llama": unknown.format("LikeLlamaAttention"),
+    }
+    lines = str(result).splitlines()
+    assert lines[0] == "replaced plain"
+    assert lines[1] == f"left     tower/block/hidden      {calls}"
+    assert len(lines) == 7
+    nothing = keras_attn.upgrade(keras.Model(inputs, kl.Dense(3)(inputs), name="plain"))
+    assert str(nothing) == "'plain' has no layer that attends"
 
 
 def test_wrong_type():
@@ -428,15 +490,17 @@ def test_blocks_that_stay(hub):
     inputs, context = keras.Input((T, D)), keras.Input((S, D))
     block = hub.TransformerDecoder(17, 3, name="block")
     model = keras.Model([inputs, context], block(inputs, context, use_causal_mask=False))
-    reason = "ours is causal where it has a context"
+    reason = "ours is causal where it has a context: keep it, or call it so"
     assert keras_attn.upgrade(model).left == {"block": reason}
     block = hub.TransformerDecoder(17, 3, name="block")
     mask = np.ones((1, T, S), "int32")
     model = keras.Model([inputs, context], block(inputs, context, encoder_attention_mask=mask))
-    assert keras_attn.upgrade(model).left == {"block": "ours takes no encoder_attention_mask"}
+    reason = "ours takes no encoder_attention_mask: keep it, or call it without"
+    assert keras_attn.upgrade(model).left == {"block": reason}
     block = hub.TransformerEncoder(17, 5, name="block")
     model = keras.Model(inputs, block(inputs))
-    assert keras_attn.upgrade(model).left == {"block": "its width 12 is no multiple of its 5 heads"}
+    reason = "its width 12 is no multiple of its 5 heads: keep it"
+    assert keras_attn.upgrade(model).left == {"block": reason}
 
 
 def test_another_version_of_a_block_stays(hub):
@@ -444,5 +508,5 @@ def test_another_version_of_a_block_stays(hub):
     block = hub.TransformerEncoder(17, 3, name="block")
     model = keras.Model(inputs, block(inputs))
     del block._feedforward_layer_norm
-    reason = "this version of TransformerEncoder has no _feedforward_layer_norm"
+    reason = "this version of TransformerEncoder has no _feedforward_layer_norm: keep it"
     assert keras_attn.upgrade(model).left == {"block": reason}
