@@ -108,7 +108,8 @@ def main(arguments: argparse.Namespace) -> None:
         np.stack([found[sentence][noun] for sentence in SENTENCES for noun in SENTENCES]),
         [f"layer {layer}" for layer in range(count)],
         [f"head {head}" for head in range(heads)],
-        titles=[f"... too {word}: it -> {noun}" for word in LAST.values() for noun in SENTENCES],
+        titles=[f"{word}: {noun}" for word in LAST.values() for noun in SENTENCES],
+        title='weight from "it"',
         columns=2,
     )
 

@@ -189,6 +189,7 @@ def main(arguments: argparse.Namespace) -> None:
         column[2].plot(same, marker="o", label="in one sense")
         column[2].plot(different, marker="s", label="in two senses")
         column[2].set(title=f"cosine of {word} with itself", xlabel="layer", ylim=(0, 1.02))
+        column[2].set_xticks(range(len(same)))
         column[2].legend()
         column[2].grid(alpha=0.3)
     picture = arguments.output / f"words_{arguments.language}.png"
