@@ -11,6 +11,7 @@ The default corpus is LibreOffice Help (examples/data). Everything that a run ma
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import time
@@ -23,8 +24,7 @@ import numpy as np
 import sacrebleu
 import tensorflow as tf
 
-from keras_attn import data, training, visualization
-from keras_attn.models import rnn_attention
+from keras_attn import data, decoding, models, training, visualization
 
 VOCABULARY_SIZE = 8000
 LENGTHS = (12, 24, 40)  # tokens: the shapes of the batches; longer pairs are left out
@@ -90,20 +90,22 @@ def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int
     return tf.data.Dataset.from_generator(stream, output_signature=signature)
 
 
-def translate(model: keras.Model, source: np.ndarray, begin: int, end: int):
-    """Greedy translations `[B, T]` and their alignments `[B, T, S]`."""
-    step = tf.function(rnn_attention.step(model), reduce_retracing=True)
-    state = rnn_attention.start(model)(source)
-    tokens, alignments = [np.full(len(source), begin, "int32")], []
-    done = np.zeros(len(source), bool)
-    while len(tokens) < 2 * LENGTHS[-1] and not done.all():
-        outputs = step({"token_ids": tf.constant(tokens[-1]), **state})
-        state = {name: outputs[name] for name in state}
-        best = outputs["logits"].numpy().argmax(-1).astype("int32")
-        tokens.append(np.where(done, end, best))
-        alignments.append(outputs["attention_scores"].numpy())
-        done |= best == end
-    return np.stack(tokens[1:], 1), np.stack(alignments, 1)
+def translate(model: keras.Model, source: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Greedy translations `[B, T]`, each with `begin` before it and `end` behind it."""
+    length = 2 * LENGTHS[-1]
+    search = functools.partial(
+        decoding.greedy, max_new_tokens=length - 1, stop_token_ids=[end], padding_id=0
+    )
+    generate = decoding.compiled(models.steps.generator(model, search, length), model.variables)
+    begins = np.full((len(source), 1), begin, "int32")
+    return generate(begins, source_ids=source)["token_ids"].numpy()
+
+
+def align(model: keras.Model, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What the decoder attends to as it writes `target` `[B, 1 + T]`: weights `[B, T, S]`."""
+    (decoder,) = models.parts.of(model).decoder.blocks
+    scores = keras.Model(model.input, models.parts.outputs(model, decoder)[1])
+    return scores({"source_ids": source, "target_ids": target[:, :-1]}).numpy()
 
 
 def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
@@ -152,7 +154,7 @@ def main(arguments: argparse.Namespace) -> None:
     validation = _shared.counted(batches(*held_out, seed=None).cache())
 
     # Model
-    model = rnn_attention.encoder_decoder(
+    model = models.rnn_attention.encoder_decoder(
         len(vocabulary),
         embedding_dim=arguments.size,
         units=arguments.size,
@@ -183,7 +185,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # What it learned
     source = held_out[0][:SCORED]
-    ids, alignments = translate(model, source, tokenizer.cls_id, tokenizer.sep_id)
+    ids = translate(model, source, tokenizer.cls_id, tokenizer.sep_id)
     sources, references = map(list, zip(*held_out_texts[:SCORED], strict=True))
     translations = text(ids, tokenizer)
     tokenize = "zh" if arguments.target == "zh" else "13a"
@@ -195,14 +197,12 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
     lengths = (source > 0).sum(1)
     shown = int(np.argmin(np.abs(lengths - 16)))
-    written = ids[shown].tolist()
-    rows = (
-        written[: written.index(tokenizer.sep_id) + 1] if tokenizer.sep_id in written else written
-    )
     columns = source[shown, : lengths[shown]]
+    written = ids[shown, : np.count_nonzero(ids[shown])]
+    rows = written[1:]  # what was written, after [CLS]
     visualization.heatmap(
         output / "alignment.png",
-        alignments[shown, : len(rows), : len(columns)],
+        align(model, columns[None], written[None])[0],
         [token.decode() for token in tokenizer.tokens(rows).numpy()],
         [token.decode() for token in tokenizer.tokens(columns).numpy()],
         title="where the decoder looks: rows the translation, columns the source",
