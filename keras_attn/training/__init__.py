@@ -1,13 +1,19 @@
 """What `model.compile` and `model.fit` need and Keras lacks."""
 
 from keras_attn.training.checkpoints import TrainingCheckpoint
-from keras_attn.training.correlation import correlation_scores
-from keras_attn.training.entity_scores import entities, entity_scores
 from keras_attn.training.losses import SmoothedCrossEntropy
 from keras_attn.training.metrics import Perplexity
-from keras_attn.training.prediction_scores import PredictionScores
 from keras_attn.training.schedules import TransformerSchedule, WarmupLinearDecay
-from keras_attn.training.span_scores import best_spans, exact_match, span_scores, token_f1
+from keras_attn.training.scores import (
+    PredictionScores,
+    best_spans,
+    correlation_scores,
+    entities,
+    entity_scores,
+    exact_match,
+    span_scores,
+    token_f1,
+)
 
 __all__ = [
     "Perplexity",

@@ -29,7 +29,6 @@ TOPICS = (
     "test_remat",
     "test_task_heads",
     "test_task_preprocessors",
-    "test_task_scores",
 )
 # It is copied alone to machines without Keras, so it cannot be two files.
 LONG = ("client.py",)

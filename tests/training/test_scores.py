@@ -93,7 +93,7 @@ def test_the_best_of_the_answers_counts_and_no_answer_is_an_answer():
 
 
 def test_questions_and_answers_of_unequal_number():
-    with pytest.raises(ValueError, match="must be of one number, and some, got 1 and 2"):
+    with pytest.raises(ValueError, match="must be equally many, one or more, got 1 and 2"):
         span_scores(["a"], [["a"], ["b"]])
     with pytest.raises(ValueError, match="got 0 and 0"):
         span_scores([], [])
@@ -110,10 +110,12 @@ def test_best_spans_equal_a_search_through_all():
         ]
         expected = sorted(spans, key=lambda span: -span[2])
         for n_best in (1, 5, 1000):
-            found = best_spans(start, end, max_length=longest, n_best=n_best)
+            with pytest.warns(DeprecationWarning, match="`best_spans` is deprecated"):
+                found = best_spans(start, end, max_length=longest, n_best=n_best)
             assert found == expected[:n_best]
 
 
+@pytest.mark.filterwarnings("ignore:`best_spans`:DeprecationWarning")
 def test_best_spans_bad_arguments():
     with pytest.raises(ValueError, match=r"rows of one length, got shapes \(2,\), \(3,\)"):
         best_spans(np.zeros(2), np.zeros(3))

@@ -1,0 +1,288 @@
+"""Scores of tasks, which need all predictions at once; a callback logs them like metrics."""
+
+import collections
+import re
+import string
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+OUTSIDE = "O"
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class PredictionScores(keras.callbacks.Callback):
+    """After each epoch, predict and log what a function makes of the predictions.
+
+    The numbers join the epoch's logs, so that they come into the history, and into the logs of
+    callbacks that stand behind this one in the list: EarlyStopping, ModelCheckpoint, TensorBoard.
+
+    Args:
+        inputs: what `model.predict` takes, always in the same order.
+        score: from the predictions, arrays as `model.predict` gives them, to a dict of numbers.
+        prefix: before each name in the logs.
+        batch_size: of the prediction, as `model.predict` takes it.
+
+    Example:
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.ones((2, 1))
+    >>> scores = PredictionScores(x, lambda predictions: {"rows": len(predictions)})
+    >>> model.fit(x, x, verbose=0, callbacks=[scores]).history["val_rows"]
+    [2]
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        score: Callable[[Any], dict[str, float]],
+        prefix: str = "val_",
+        batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.score = score
+        self.prefix = prefix
+        self.batch_size = batch_size
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Predict, score, and put the numbers into the logs."""
+        predictions = self.model.predict(self.inputs, batch_size=self.batch_size, verbose=0)
+        for name, value in self.score(predictions).items():
+            logs[self.prefix + name] = value
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """The entities in a row of tags: type, first position, last position.
+
+    B-x begins an entity of type x, I-x goes on with one; an I-x after another type, or after O,
+    begins one too. E-x ends an entity and S-x is one by itself, where the tags have them.
+
+    Raises:
+        ValueError: a tag that is neither O nor one of these letters, a hyphen and a type.
+
+    Example:
+    >>> sorted(entities(["B-PER", "I-PER", "O", "I-LOC"]))
+    [('LOC', 3, 3), ('PER', 0, 1)]
+    """
+    found, start, previous = set(), None, (OUTSIDE, "")
+    for position, tag in enumerate((*tags, OUTSIDE)):
+        letter, kind = _parse(tag)
+        if start is not None and (_begins(previous, letter, kind) or letter == OUTSIDE):
+            found.add((previous[1], start, position - 1))
+            start = None
+        if start is None and letter != OUTSIDE:
+            start = position
+        previous = letter, kind
+    return found
+
+
+def entity_scores(
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Precision, recall and F1 of entities over all rows together: type and both ends must agree.
+
+    Args:
+        true: rows of tags.
+        predicted: rows of tags, as long as those of `true`.
+
+    Returns:
+        a dict of precision, recall and f1, in [0, 1]; 0 where there is nothing to divide by.
+
+    Raises:
+        ValueError: rows of unequal number or length; an unknown tag.
+
+    Source: Tjong Kim Sang and De Meulder 2003, section 4; the micro average of seqeval.
+
+    Example:
+    >>> entity_scores([["B-PER", "I-PER", "O", "B-LOC"]], [["B-PER", "I-PER", "O", "O"]])
+    {'precision': 1.0, 'recall': 0.5, 'f1': 0.6666666666666666}
+    """
+    lengths = [len(row) for row in true], [len(row) for row in predicted]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"`predicted` must have rows as long as those of `true`, {lengths[0][:5]} ..., "
+            f"got {lengths[1][:5]} ..."
+        )
+    right = wanted = given = 0
+    for true_row, predicted_row in zip(true, predicted, strict=True):
+        first, second = entities(true_row), entities(predicted_row)
+        right += len(first & second)
+        wanted += len(first)
+        given += len(second)
+    precision = right / given if given else 0.0
+    recall = right / wanted if wanted else 0.0
+    total = precision + recall
+    f1 = 2 * precision * recall / total if total else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}
+
+
+def _parse(tag: str) -> tuple[str, str]:
+    letter, _, kind = tag.partition("-")
+    if tag != OUTSIDE and (letter not in ("B", "I", "E", "S") or not kind):
+        raise ValueError(f"a tag must be O, or B-, I-, E- or S- and a type, got {tag!r}")
+    return letter, kind
+
+
+def _begins(previous: tuple[str, str], letter: str, kind: str) -> bool:
+    """Whether a tag that is not O begins a new entity after the previous tag."""
+    return letter in ("B", "S") or previous[0] in ("E", "S") or previous[1] != kind
+
+
+def best_spans(
+    start: np.ndarray, end: np.ndarray, *, max_length: int = 30, n_best: int = 1
+) -> list[tuple[int, int, float]]:
+    """The spans with the highest sum of logits; deprecated, see `keras_attn.data`.
+
+    `SpanPostprocessor` there finds the best answers of all windows.
+
+    Args:
+        start: logits `[T]`, of the first position.
+        end: logits `[T]`, of the last.
+        max_length: the most positions in a span.
+        n_best: how many spans, the best first.
+
+    Raises:
+        ValueError: rows of unequal length; `max_length` or `n_best` not positive.
+
+    Source: Devlin et al. 2019, section 4.2.
+
+    Example:
+    >>> warnings.simplefilter("ignore")
+    >>> best_spans([0.0, 5.0, 1.0], [9.0, 2.0, 3.0], max_length=2, n_best=2)
+    [(0, 0, 9.0), (1, 2, 8.0)]
+    """
+    warnings.warn(
+        "`best_spans` is deprecated: `keras_attn.data.SpanPostprocessor` finds the best answers",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    start, end = np.asarray(start, "float64"), np.asarray(end, "float64")
+    if start.ndim != 1 or start.shape != end.shape:
+        raise ValueError(
+            f"`start` and `end` must be rows of one length, got shapes {start.shape}, {end.shape}"
+        )
+    if max_length <= 0 or n_best <= 0:
+        raise ValueError(
+            f"`max_length` and `n_best` must be positive, got {max_length!r} and {n_best!r}"
+        )
+    sums = start[:, None] + end[None, :]
+    possible = np.triu(np.tri(len(start), k=max_length - 1))  # 0 <= last - first < max_length
+    sums = np.where(possible > 0, sums, -np.inf)
+    order = np.argsort(-sums, axis=None, kind="stable")[: min(n_best, int(possible.sum()))]
+    return [
+        (int(first), int(last), float(sums[first, last]))
+        for first, last in zip(*np.unravel_index(order, sums.shape), strict=True)
+    ]
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation, without the words a, an and the, single spaces."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(prediction: str, answer: str) -> float:
+    """1 if the two are the same once normalized, otherwise 0."""
+    return float(normalize_answer(prediction) == normalize_answer(answer))
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """F1 of the words of the two, once normalized; two empty ones agree.
+
+    Example:
+    >>> token_f1("the cat sat", "A cat!")
+    0.6666666666666666
+    """
+    words = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    if not words[0] or not words[1]:
+        return float(words[0] == words[1])
+    common = (collections.Counter(words[0]) & collections.Counter(words[1])).total()
+    return 2 * common / (len(words[0]) + len(words[1]))
+
+
+def span_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Exact match and F1, each the mean over questions of the best over a question's answers.
+
+    Args:
+        predictions: one text for each question, "" for "there is no answer".
+        answers: the right texts of each question; none where there is no answer.
+
+    Returns:
+        a dict of exact_match and f1, in [0, 1]: the SQuAD script prints them times 100.
+
+    Raises:
+        ValueError: no question; predictions and answers of unequal number.
+
+    Source: Rajpurkar et al. 2016, section 6.1; 2018, section 5 (no answer).
+
+    Example:
+    >>> span_scores(["the cat sat", ""], [["A cat!", "A cat sat."], []])
+    {'exact_match': 1.0, 'f1': 1.0}
+    """
+    if len(predictions) != len(answers) or not predictions:
+        raise ValueError(
+            "`predictions` and `answers` must be equally many, one or more, got "
+            f"{len(predictions)} and {len(answers)}"
+        )
+    scores = {}
+    for name, score in (("exact_match", exact_match), ("f1", token_f1)):
+        best = [
+            max(score(prediction, answer) for answer in _texts(right))
+            for prediction, right in zip(predictions, answers, strict=True)
+        ]
+        scores[name] = sum(best) / len(best)
+    return scores
+
+
+def _texts(answers: Sequence[str]) -> list[str]:
+    """The answers that say something, or the one that there is none."""
+    return [answer for answer in answers if normalize_answer(answer)] or [""]
+
+
+def correlation_scores(true: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """Pearson's correlation of the numbers, and Spearman's, which is that of their ranks.
+
+    Args:
+        true: n numbers.
+        predicted: n numbers; shapes such as `[n, 1]` are flattened.
+
+    Returns:
+        a dict of pearson and spearman, in [-1, 1]; NaN where all numbers of a row are the same.
+
+    Raises:
+        ValueError: rows of unequal length, or fewer than two numbers.
+
+    Source: Spearman 1904; ties get the mean of their ranks.
+
+    Example:
+    >>> correlation_scores([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])["spearman"]
+    1.0
+    """
+    true, predicted = (np.ravel(np.asarray(row, "float64")) for row in (true, predicted))
+    if len(true) != len(predicted) or len(true) < 2:
+        raise ValueError(
+            "`true` and `predicted` must hold two numbers or more, and equally many, "
+            f"got {len(true)} and {len(predicted)}"
+        )
+    return {
+        "pearson": _pearson(true, predicted),
+        "spearman": _pearson(_ranks(true), _ranks(predicted)),
+    }
+
+
+def _pearson(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first - first.mean(), second - second.mean()
+    scale = np.sqrt((first @ first) * (second @ second))
+    return float(np.clip(first @ second / scale, -1, 1)) if scale > 0 else float("nan")
+
+
+def _ranks(row: np.ndarray) -> np.ndarray:
+    """1 for the least; equal numbers share the mean of their ranks."""
+    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
