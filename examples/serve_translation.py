@@ -66,6 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
         text=TEXTS,
         max_new_tokens=[LENGTH] * len(TEXTS),
         beams=[BEAMS] * len(TEXTS),
+        length_penalty=[0.0] * len(TEXTS),
     )
     for text, found, scores in zip(TEXTS, answers["text"], answers["scores"], strict=True):
         print(f"\n  {text}")

@@ -1,6 +1,6 @@
 """Signatures that write text: strings in, strings out, the whole search in the graph.
 
-B batch, P prompt pieces, L cache length, R rows, W beams.
+B batch, P prompt tokens, L cache length, R rows, W beams.
 """
 
 from __future__ import annotations
@@ -15,29 +15,40 @@ import tensorflow as tf
 
 from keras_attn import decoding, models
 from keras_attn.export.signature import DEFAULT, Signature
+from keras_attn.models import parts
 
-# An option of a request: what the search calls it, its type, its value in the examples.
-_SAMPLING = {"temperature": ("temperature", tf.float32, 1.0), "seed": ("seeds", tf.int32, 1)}
+
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    """A value of a request for each row: what the search calls it, and what it may be."""
+
+    argument: str
+    dtype: tf.DType
+    example: Any
+    above: float | None = None
+    most: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What a model that writes shall offer, for `publish(generation=...)`.
+    """How a model that writes shall do it, for `publish(generation=...)`.
 
-    Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` temperature and seed
-    besides: the same seed writes the same text, whatever else is in the batch; `beam` takes beams.
-    All are `[B]`, a value for each row, bounded by what is given here. Outputs are `text` `[B]`, of
-    `beam` `[B, W]`, best first, with `scores`. The searches are those of `decoding`.
+    Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` temperature, top_p and
+    seed besides: the same seed writes the same text, whatever else is in the batch; `beam` takes
+    beams and length_penalty, 0 for none. All are `[B]`, a value for each row, bounded by what is
+    given here. Outputs are `text` `[B]`, of `beam` `[B, W]`, best first, with `scores`. The
+    searches are those of `decoding`.
 
     Args:
         tokenizer: with `__call__` from strings to ragged ids, and `detokenize`.
-        prompt_length: P, the most pieces of a prompt, which keeps its last, or of a source, which
+        prompt_length: P, the most tokens of a prompt, which keeps its last, or of a source, which
             keeps its first and stands between start_id and stop_id.
-        max_new_tokens: the most pieces to write.
+        max_new_tokens: the most tokens to write.
         beams: W, the most beams.
         searches: which to offer, the first as `serving_default`, the others by their names.
-        start_id: stands before a prompt or begins the target; the tokenizer's [CLS] unless given.
-        stop_id: ends a text; the tokenizer's [SEP] unless given.
+        start_id: stands before a prompt or begins the target; defaults to the tokenizer's [CLS].
+        stop_id: ends a text; defaults to the tokenizer's [SEP].
+        top_k: how many of the likeliest tokens `sample` draws from; defaults to all.
 
     Raises:
         ValueError: a number below 1, an unknown search.
@@ -50,11 +61,13 @@ class Generation:
     searches: Sequence[str] = ("greedy", "sample", "beam")
     start_id: int | None = None
     stop_id: int | None = None
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt_length", "max_new_tokens", "beams"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("prompt_length", "max_new_tokens", "beams", "top_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         known = {"greedy", "sample", "beam"}
         if not self.searches or not known.issuperset(self.searches):
             raise ValueError(f"`searches` must be among greedy, sample, beam, got {self.searches}")
@@ -63,16 +76,27 @@ class Generation:
         self, model: keras.Model, jit_compile: bool
     ) -> dict[str, Callable[[], Signature]]:
         """Name to a function that makes the signature, for a GPT or an encoder-decoder."""
-        most = {"max_new_tokens": ("max_new_tokens", tf.int32, self.max_new_tokens)}
-        beams = {"beams": ("active_beams", tf.int32, self.beams)}
+        self._check(model)
+        most = {
+            "max_new_tokens": _Option(
+                "max_new_tokens", tf.int32, self.max_new_tokens, above=0, most=self.max_new_tokens
+            )
+        }
+        sampling = {
+            "temperature": _Option("temperature", tf.float32, 1.0, above=0),
+            "top_p": _Option("top_p", tf.float32, 0.9, above=0, most=1),
+            "seed": _Option("seeds", tf.int32, 1),
+        }
+        beams = {
+            "beams": _Option("active_beams", tf.int32, self.beams, above=0, most=self.beams),
+            "length_penalty": _Option("length_penalty", tf.float32, 0.0),
+        }
+        sample = functools.partial(decoding.sample, top_k=self.top_k)
+        beam = functools.partial(decoding.beam_search, beams=self.beams)
         searches = {
             "greedy": (decoding.greedy, most, self._one),
-            "sample": (decoding.sample, {**most, **_SAMPLING}, self._one),
-            "beam": (
-                functools.partial(decoding.beam_search, beams=self.beams),
-                {**most, **beams},
-                self._several,
-            ),
+            "sample": (sample, {**most, **sampling}, self._one),
+            "beam": (beam, {**most, **beams}, self._several),
         }
         return {
             name if index else DEFAULT: functools.partial(
@@ -81,48 +105,72 @@ class Generation:
             for index, name in enumerate(self.searches)
         }
 
+    def _check(self, model: keras.Model) -> None:
+        """Raises a ValueError unless the model writes, and has positions for what is asked."""
+        found = parts.find(model)
+        if found is None or found.decoder is None or found.decoder.position is None:
+            raise ValueError(
+                "`generation` needs a model of models.gpt.decoder or "
+                f"models.transformer.encoder_decoder, got {model.name!r}"
+            )
+        translates = found.encoder is not None
+        written = self.max_new_tokens + 1 + (0 if translates else self.prompt_length)
+        longest = getattr(found.decoder.position, "max_length", written)
+        if written > longest:
+            what = "`max_new_tokens`" + ("" if translates else " and `prompt_length` together")
+            raise ValueError(
+                f"{what} must be at most {longest - 1} for the model's {longest} positions, "
+                f"got {written - 1}"
+            )
+        read = self.prompt_length + 2
+        longest = getattr(found.encoder.position, "max_length", read) if translates else read
+        if read > longest:
+            raise ValueError(
+                f"`prompt_length` must be at most {longest - 2} for the model's {longest} "
+                f"positions, got {self.prompt_length}"
+            )
+
     def _signature(
         self,
         model: keras.Model,
         jit_compile: bool,
         search: Callable,
-        options: dict[str, tuple],
+        options: dict[str, _Option],
         outputs: Callable,
     ) -> Signature:
         tokenizer = self.tokenizer
-        translates = "source_ids" in model.input
+        translates = parts.of(model).encoder is not None
         most_before = 1 if translates else self.prompt_length + 1
         start = tokenizer.cls_id if self.start_id is None else self.start_id
         stop = tokenizer.sep_id if self.stop_id is None else self.stop_id
         search = functools.partial(search, stop_token_ids=[stop], padding_id=tokenizer.pad_id)
         generate = models.steps.generator(model, search, most_before + self.max_new_tokens)
         core = tf.function(generate, jit_compile=jit_compile or None, autograph=False)
-        bounds = {"max_new_tokens": self.max_new_tokens, "beams": self.beams}
 
         def function(text: Any, **requested: Any) -> dict[str, Any]:
             arguments = {
-                options[name][0]: _bounded(name, value, bounds.get(name))
+                options[name].argument: _bounded(name, value, options[name], tf.shape(text)[0])
                 for name, value in requested.items()
             }
-            pieces = tokenizer(text)
-            first = tf.fill([pieces.nrows(), 1], start)
+            tokens = tokenizer(text)
+            first = tf.fill([tokens.nrows(), 1], start)
             if translates:
-                last = tf.fill([pieces.nrows(), 1], stop)
-                source = tf.concat([first, pieces[:, : self.prompt_length], last], axis=1)
+                last = tf.fill([tokens.nrows(), 1], stop)
+                source = tf.concat([first, tokens[:, : self.prompt_length], last], axis=1)
                 shape = [None, self.prompt_length + 2]
                 real = tf.ones_like(source, tf.bool)
                 arguments["source_ids"] = source.to_tensor(tokenizer.pad_id, shape=shape)
                 arguments["source_padding_mask"] = real.to_tensor(False, shape=shape)
                 prompt, lengths = first, tf.ones([tf.shape(text)[0]], tf.int32)
             else:
-                rows = tf.concat([first, pieces[:, -self.prompt_length :]], axis=1)
+                rows = tf.concat([first, tokens[:, -self.prompt_length :]], axis=1)
                 prompt = rows.to_tensor(tokenizer.pad_id, shape=[None, most_before])
                 lengths = tf.cast(rows.row_lengths(), tf.int32)
             found = core(prompt_ids=prompt, prompt_lengths=lengths, **arguments)
             return outputs(found, lengths)
 
-        specs = {name: tf.TensorSpec([None], dtype) for name, (_, dtype, _) in options.items()}
-        example = {name: [value] * 2 for name, (_, _, value) in options.items()}
+        specs = {name: tf.TensorSpec([None], option.dtype) for name, option in options.items()}
+        example = {name: [option.example] * 2 for name, option in options.items()}
         return Signature(
             function=function,
             inputs={"text": tf.TensorSpec([None], tf.string), **specs},
@@ -154,12 +202,15 @@ class Generation:
         return self.tokenizer.detokenize(ids)
 
 
-def _bounded(name: str, value: tf.Tensor, most: int | None) -> tf.Tensor:
-    """The values; a request that asks for more than was exported is an error that says so."""
-    checks = []
-    if name != "seed":
-        checks.append(tf.debugging.assert_positive(value, f"{name} must be above 0"))
-    if most is not None:
-        checks.append(tf.debugging.assert_less_equal(value, most, f"{name}: at most {most}"))
+def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> tf.Tensor:
+    """The values; a request that asks for what was not exported is an error that says so."""
+    given = tf.shape(value)[0]
+    checks = [tf.debugging.assert_equal(given, rows, f"{name}: one value for each text")]
+    if option.above is not None:
+        least = tf.constant(option.above, option.dtype)
+        checks.append(tf.debugging.assert_greater(value, least, f"{name} must be above 0"))
+    if option.most is not None:
+        most = tf.constant(option.most, option.dtype)
+        checks.append(tf.debugging.assert_less_equal(value, most, f"{name}: at most {option.most}"))
     with tf.control_dependencies([check for check in checks if check is not None]):
         return tf.identity(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ from keras_attn.export.guide import write_guide
 from keras_attn.export.precision import in_precision
 from keras_attn.export.signature import DEFAULT, Servable, Signature, check_name
 from keras_attn.export.signatures import automatic
+
+_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 
 
 def publish(
@@ -179,6 +182,12 @@ def _functional(model: Any) -> keras.Model:
             "`model` must be functional, or sequential and built; a model of another kind becomes "
             f"so by keras.Model(inputs, model(inputs)). Got {model!r}"
         )
+    for layer in model._flatten_layers():
+        if not isinstance(layer, keras.layers.InputLayer) and not _SCOPE.fullmatch(layer.name):
+            raise ValueError(
+                f"`model` has the layer {layer.name!r}, a name that TensorFlow's graphs refuse: "
+                "rename it with letters, digits and . _ - /"
+            )
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model

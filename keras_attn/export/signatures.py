@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_attn import models
 from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
+from keras_attn.models import parts
 from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
@@ -206,7 +207,7 @@ def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
 
 
 def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
-    """The weights of every layer, [B, N, T, T] each, with the pieces that they are about."""
+    """The weights of every layer, [B, N, T, T] each, with the tokens that they are about."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         pieces = preprocessor.tokenizer.tokens(features["token_ids"])
@@ -216,13 +217,13 @@ def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
 
 
 def _vectors(core: Callable) -> Callable:
-    """The mean of a text's pieces, [B, D], and what the pooler makes of [CLS]."""
+    """The mean of a text's tokens, [B, D], and what the pooler makes of [CLS]."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         outputs = core(features)
-        pieces = tf.cast(outputs["sequence_output"], tf.float32)
+        tokens = tf.cast(outputs["sequence_output"], tf.float32)
         weights = tf.cast(features["padding_mask"], tf.float32)[..., None]
-        sums = tf.reduce_sum(pieces * weights, axis=-2)
+        sums = tf.reduce_sum(tokens * weights, axis=-2)
         mean = tf.math.divide_no_nan(sums, tf.reduce_sum(weights, axis=-2))
         vectors = {"mean": mean}
         if "pooled_output" in outputs:
@@ -234,8 +235,8 @@ def _vectors(core: Callable) -> Callable:
 
 def _has_encoder(model: keras.Model) -> bool:
     """Whether this is a BERT."""
-    own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
-    return own and any(layer.name.startswith("block_") for layer in model.layers)
+    found = parts.find(model)
+    return found is not None and found.encoder is not None and found.decoder is None
 
 
 def _buckets(length: int) -> Sequence[int]:

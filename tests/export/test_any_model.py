@@ -155,7 +155,7 @@ class RandomModel:
         if kind == "odd numbers":
             flat = ops.cast(layers.Flatten()(tensors[0]), "float32")
             return [ops.log(flat * 0), ops.sqrt(-1 - ops.abs(flat)), flat]
-        head = layers.Dense(2, name="shared head")
+        head = layers.Dense(2, name=self.rng.choice(["head", "the-head", "the head"]))
         return [head(layers.Flatten()(ops.cast(x, "float32"))) for x in tensors[:1]] * 2 + tensors
 
 
@@ -187,6 +187,10 @@ def served_names(inputs, names):
 )
 def test_the_answers_are_keras_own(seed, tmp_path, process, one_process):
     made = RandomModel(seed)
+    if any(" " in layer.name for layer in made.model.layers if layer.weights):
+        with pytest.raises(ValueError, match="`model` has the layer 'the head', .* rename it"):
+            export.publish(made.model, tmp_path / "model")
+        return
     servable = export.publish(made.model, tmp_path / "model")
     inputs, outputs = servable.signatures["serving_default"]
     assert len(inputs) == len(made.batch)

@@ -79,6 +79,10 @@ def test_an_untracked_variable_is_refused(tmp_path, checked_here):
         export.publish(small.tiny(), tmp_path / "untracked", functions={"table": untracked})
 
 
+def warmup(batches):
+    return {"warmup": {"serving_default": batches}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,7 +95,22 @@ def test_an_untracked_variable_is_refused(tmp_path, checked_here):
         ({"functions": {"a/b": None}}, "got 'a/b'"),
         ({"signatures": ["nothing"]}, "`signatures` must be among serving_default, got 'nothing'"),
         ({"compute_dtype": "int8"}, "`compute_dtype` must be float32, bfloat16 or float16"),
+        ({"keep": "2"}, "`keep` must be None or an integer from 1, got '2'"),
+        ({"keep": 1.0}, "`keep` must be None or an integer from 1, got 1.0"),
+        ({"version": 2**63}, "from 0 to 9223372036854775807, got 9223372036854775808"),
         ({"warmup": {"other": []}}, "`warmup` must be for serving_default, got 'other'"),
+        ({"warmup": [{}]}, "`warmup` must be a dict of lists, got list"),
+        (warmup({"numbers": [[1, 2, 3]]}), "must have a list of batches for .*, got dict"),
+        (warmup([[1, 2, 3]]), "batch 0 must be a dict of inputs, got list"),
+        (warmup([{"words": [[1, 2, 3]]}]), r"must have the inputs \['numbers'\], got \['words'\]"),
+        (
+            warmup([{"numbers": [[1, 2, 3]]}, {"numbers": [[1, 2]]}]),
+            r"`warmup` of 'serving_default', batch 1, input 'numbers' must be float32 \[\?, 3\], "
+            r"got int64 \[1, 2\]",
+        ),
+        (warmup([{"numbers": [["a", "b", "c"]]}]), r"float32 \[\?, 3\], got string \[1, 3\]"),
+        (warmup([{"numbers": [[1, 2, 3], [4]]}]), r"float32 \[\?, 3\]: .*inhomogeneous"),
+        ({"sample": {"numbers": 1}}, r"`sample`, input 'numbers' must be float32 \[\?, 3\], got"),
     ],
 )
 def test_bad_arguments_are_named(tmp_path, arguments, message):
@@ -155,3 +174,73 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, size)
     assert not (tmp_path / "full").exists()
+
+
+def test_a_warm_up_batch_that_fails_is_refused(tmp_path, checked_here):
+    def picky(numbers):
+        with tf.control_dependencies([tf.debugging.assert_less(numbers, 9.0, "too large")]):
+            return {"same": tf.identity(numbers)}
+
+    own = export.Signature(
+        picky, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
+    )
+    batches = [{"numbers": [2.0]}, {"numbers": [3.0, 10.0]}]
+    message = r"(?s)'picky' fails in a fresh process, asked with numbers \[2\]: .*too large"
+    with pytest.raises(ValueError, match=message):
+        export.publish(
+            small.tiny(), tmp_path / "m", functions={"picky": own}, warmup={"picky": batches}
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_versions_end_where_a_server_reads_no_more(tmp_path, checked_here):
+    last = export.publish(small.tiny(), tmp_path, version=2**63 - 1)
+    with pytest.raises(ValueError, match="from 0 to 9223372036854775807, got 92233720368547758"):
+        export.publish(small.tiny(), tmp_path)
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == [last.path]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda x: keras.ops.sum(x), r"output 'sum' must have the batch first, got \(\)"),
+        (lambda x: keras.ops.fft((x, x)), None),
+        (lambda x: keras.layers.Dense(2, name="a b")(x), "`model` has the layer 'a b', .*rename"),
+        (lambda x: tf_only(x), "`model` must be functional"),
+    ],
+    ids=["scalar", "two tensors", "layer name", "subclass"],
+)
+def test_models_are_published_or_refused_by_name(build, message, tmp_path, checked_here):
+    inputs = keras.Input((4,), name="numbers")
+    outputs = build(inputs)
+    model = outputs if isinstance(outputs, keras.Model) else keras.Model(inputs, outputs)
+    if message is None:
+        assert len(export.publish(model, tmp_path / "m").signatures["serving_default"][1]) == 2
+    else:
+        with pytest.raises(ValueError, match=message):
+            export.publish(model, tmp_path / "m")
+
+
+def tf_only(_):
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    model = Own()
+    model(keras.ops.ones((1, 4)))
+    return model
+
+
+def test_old_forms_of_signatures_still_work(tmp_path, checked_here):
+    own = export.Signature(
+        lambda numbers: {"twice": numbers * 2},
+        {"numbers": tf.TensorSpec([None], tf.float32)},
+        [{"numbers": [1.0]}],
+    )
+    with pytest.warns(DeprecationWarning, match="give a dict as `functions`"):
+        made = export.publish(small.tiny(), tmp_path / "m", signatures={"twice": own})
+    assert list(made.signatures) == ["serving_default", "twice"]
+    generation = export.Generation(data.BertTokenizer(VOCABULARY), 5, 7, searches=["greedy"])
+    with pytest.warns(DeprecationWarning, match="give a Generation as `generation`"):
+        made = export.publish(small.sharp_gpt(), tmp_path / "gpt", signatures=generation)
+    assert list(made.signatures) == ["serving_default"]

@@ -5,9 +5,9 @@ import pytest
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_attn import data, decoding, export, models
+from keras_attn import data, decoding, export, layers, models
 from tests.export import cpp_loader
-from tests.export.small import VOCABULARY, ask_here, sharp_gpt
+from tests.export.small import SIZE, VOCABULARY, ask_here, sharp_gpt
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -60,6 +60,7 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
             text=texts,
             max_new_tokens=counts(rows, 7),
             temperature=np.full(rows, 2.0, "float32"),
+            top_p=np.ones(rows, "float32"),
             seed=np.array(seeds, "int32"),
         )["text"].tolist()
 
@@ -71,6 +72,7 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
 def test_beams_come_best_first_and_bounded(served):
     def beam(most, beams):
         options = {"max_new_tokens": counts(1, most), "beams": counts(1, beams)}
+        options["length_penalty"] = np.zeros(1, "float32")
         return ask_here(served, "beam", text=["the cat"], **options)
 
     best, one, many, none, long = beam(7, 3), beam(7, 1), beam(7, 4), beam(7, 0), beam(8, 1)
@@ -96,7 +98,7 @@ def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compil
     texts = ["the cat sat", "a mat"]
     asked = {"text": texts, "max_new_tokens": counts(2, 7)}
     if not compiled:
-        asked["beams"] = counts(2, 2)
+        asked |= {"beams": counts(2, 2), "length_penalty": np.zeros(2, "float32")}
     got = cpp_loader.run(loader, made.path, "serving_default", asked)["text"].tolist()
     best = got if compiled else [beams[0] for beams in got]
     search = decoding.greedy
@@ -114,7 +116,8 @@ def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compil
 def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
     generation = export.Generation(tokenizer, **LIMITS, beams=2, searches=["beam"])
     made = export.publish(gpt, tmp_path, generation=generation, compute_dtype="bfloat16")
-    answer = ask_here(made.path, text=["the cat"], max_new_tokens=counts(1, 7), beams=counts(1, 2))
+    options = {"max_new_tokens": counts(1, 7), "beams": counts(1, 2)}
+    answer = ask_here(made.path, text=["the cat"], length_penalty=[0.0], **options)
     assert answer["scores"].dtype == np.float32
     graph = saved_model_pb2.SavedModel.FromString((made.path / "saved_model.pb").read_bytes())
     nodes = [n for f in graph.meta_graphs[0].graph_def.library.function for n in f.node_def]
@@ -153,3 +156,66 @@ def test_another_vocabulary_is_refused(gpt, tmp_path):
     generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
     with pytest.raises(ValueError, match="`generation` must have the model's vocabulary of 15"):
         export.publish(gpt, tmp_path / "gpt", generation=generation)
+
+
+def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
+    texts, rows = ["the cat", "the cat"], 2
+    asked = {"max_new_tokens": counts(rows, 7), "beams": counts(rows, 3)}
+    penalty = np.array([0.0, 1.5], "float32")
+    got = ask_here(served, "beam", text=texts, length_penalty=penalty, **asked)
+    prompt = np.array([[2, *tokenizer(texts[:1]).to_list()[0]]])
+    for row, exponent in enumerate(penalty):
+        search = functools.partial(
+            decoding.beam_search,
+            beams=3,
+            max_new_tokens=7,
+            length_penalty=exponent,
+            stop_token_ids=[tokenizer.sep_id],
+        )
+        expected = models.steps.generator(gpt, search, length=10)(prompt)["scores"]
+        np.testing.assert_allclose(got["scores"][row], expected[0], atol=1e-4)
+    assert not np.allclose(got["scores"][0], got["scores"][1])
+
+    def sample(top_p, seeds):
+        options = {"temperature": np.full(len(seeds), 3.0, "float32"), "seed": seeds}
+        options["top_p"] = np.full(len(seeds), top_p, "float32")
+        return ask_here(served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), **options)
+
+    # Of the likeliest token alone there is one text, of all tokens there are several.
+    assert len(set(sample(1e-6, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) == 1
+    assert len(set(sample(1.0, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) > 3
+    few = {"temperature": np.ones(9, "float32"), "top_p": np.ones(9, "float32")}
+    few = ask_here(
+        served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), seed=counts(1, 1), **few
+    )
+    assert "seed: one value for each text" in few
+    assert "top_p: at most 1" in sample(1.5, counts(9, 1))
+    assert "top_p must be above 0" in sample(0.0, counts(9, 1))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: models.bert.pretraining(SIZE), "`generation` needs a model of .*bert_pretraining"),
+        (
+            lambda: models.rnn_attention.encoder_decoder(15, embedding_dim=4, units=6),
+            "`generation` needs a model of models.gpt.decoder or",
+        ),
+        (
+            lambda: models.gpt.decoder("gpt_tiny", vocabulary_size=15, max_length=12),
+            "`max_new_tokens` and `prompt_length` together must be at most 11 for the model's 12 "
+            "positions, got 12",
+        ),
+        (
+            lambda: models.transformer.encoder_decoder(
+                "transformer_tiny", vocabulary_size=15, position=layers.LearnedPositionEmbedding(6)
+            ),
+            "`max_new_tokens` must be at most 5 for the model's 6 positions, got 7",
+        ),
+    ],
+    ids=["bert", "rnn", "too long", "too long a target"],
+)
+def test_models_that_cannot_are_refused_in_the_users_words(tokenizer, tmp_path, build, message):
+    with pytest.raises(ValueError, match=message):
+        export.publish(build(), tmp_path / "m", generation=export.Generation(tokenizer, **LIMITS))
+    assert not (tmp_path / "m").exists()

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -143,7 +144,7 @@ def test_half_precision_inside_float32_outside(model, tmp_path, checked_here):
         model,
         tmp_path / "half",
         **masked_lm_layers(),
-        signatures=["serving_default"],
+        signatures="serving_default",
         compute_dtype="bfloat16",
     )
     got = ask_here(made.path, text=TEXTS)
@@ -189,3 +190,81 @@ def test_variables_have_nothing_that_an_old_server_refuses(servable, tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="2.12 .* VarHandleOp has no attribute debug_name"):
         compatibility.check_operations(tmp_path, "2.12")
+
+
+def test_weights_and_graphs_are_stored_once(servable, model):
+    stored = (servable.path / "variables" / "variables.data-00000-of-00001").stat().st_size
+    weights = sum(np.prod(weight.shape) * 4 for weight in model.weights)
+    assert stored < 1.01 * weights + 20_000  # the object graph and the names besides
+    saved = saved_model_pb2.SavedModel.FromString((servable.path / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    products = [
+        input
+        for function in graph.library.function
+        for node in function.node_def
+        if node.op == "MatMul"
+        for input in node.input
+    ]
+    traced = tf.function(lambda **inputs: model(inputs), autograph=False).get_concrete_function(
+        **{name: tf.TensorSpec(t.shape, t.dtype) for name, t in model.input.items()}
+    )
+    once = sum(
+        node.op == "MatMul"
+        for nodes in (
+            traced.graph.as_graph_def().node,
+            *(f.node_def for f in traced.graph.as_graph_def().library.function),
+        )
+        for node in nodes
+    )
+    # text and tokens share one graph; attention and vectors have their own, without the head
+    assert len(products) // 2 <= 3 * once
+
+
+def test_loading_is_quiet(servable):
+    script = f"import tensorflow as tf; tf.saved_model.load({str(servable.path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import tensorflow_text; {script}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "0"},
+        check=True,
+    )
+    assert "gradient" not in done.stderr
+
+
+def test_a_batch_of_no_rows_gives_no_rows(servable):
+    for name, (_, outputs) in servable.signatures.items():
+        if name == "tokens":
+            batch = {"token_ids": np.zeros((0, 5), "int32"), "lengths": np.zeros(0, "int32")}
+        else:
+            batch = {"text": np.zeros(0, object)}
+        got = ask_here(servable.path, name, **batch)
+        assert not isinstance(got, str), got
+        assert {key: len(value) for key, value in got.items()} == dict.fromkeys(outputs, 0)
+
+
+def test_equal_infinities_and_nan_are_no_difference(tmp_path, checked_here):
+    inputs = keras.Input((2,), name="numbers")
+    outputs = [keras.ops.log(inputs * 0), keras.ops.sqrt(-1 - inputs**2), inputs]
+    made = export.publish(keras.Model(inputs, outputs), tmp_path)
+    got = ask_here(made.path, numbers=np.ones((1, 2), "float32"))
+    log, root, same = (got[key] for key in made.signatures["serving_default"][1])
+    assert np.isneginf(log).all()
+    assert np.isnan(root).all()
+    assert (same == 1).all()
+
+
+def test_every_output_has_a_name_of_its_own(tmp_path, checked_here):
+    inputs = keras.Input((None, 6), name="numbers")
+    states = keras.layers.LSTM(4, return_state=True, name="lstm")(inputs)
+    context, weights = keras.layers.MultiHeadAttention(2, 3, name="attention")(
+        inputs, inputs, return_attention_scores=True
+    )
+    model = keras.Model(inputs, [*states, context, weights])
+    made = export.publish(model, tmp_path / "m")
+    batch = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
+    got = ask_here(made.path, numbers=batch)
+    names = ["lstm_0", "lstm_1", "lstm_2", "attention_0", "attention_1"]
+    assert set(got) == set(names) == set(made.signatures["serving_default"][1])
+    for name, expected in zip(names, model(batch), strict=True):
+        np.testing.assert_allclose(got[name], expected, atol=1e-5)
