@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Loaded:
         lowercase: whether the tokenizer lower-cases text, or None where no file says so.
         skipped: names in the checkpoint that were left out by a rule: heads of other tasks,
             optimizer slots, constants.
-        fresh: weights of the model that the checkpoint does not have and that are newly drawn.
+        initialized: weights of the model that the checkpoint lacks and that are newly initialized.
         config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
         unknown: keys of the configuration that say nothing to this package. transformers does not
             read them either, but code of the checkpoint's author may.
@@ -50,9 +51,15 @@ class Loaded:
     vocabulary: list[str] | None
     lowercase: bool | None
     skipped: tuple[str, ...]
-    fresh: tuple[str, ...]
+    initialized: tuple[str, ...]
     config: Mapping[str, Any]
     unknown: tuple[str, ...]
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """The former name of `initialized`."""
+        warnings.warn("`fresh` is now `initialized`", DeprecationWarning, stacklevel=2)
+        return self.initialized
 
 
 def load(
@@ -137,7 +144,7 @@ def load(
         checkpoint.vocabulary,
         checkpoint.lowercase,
         matched.skipped,
-        matched.new,
+        matched.initialized,
         checkpoint.config,
         format.unknown(checkpoint.read_config),
     )

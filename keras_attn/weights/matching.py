@@ -9,18 +9,18 @@ import keras
 import numpy as np
 
 from keras_attn.weights.formats import Config, Format, Rule
-from keras_attn.weights.readers import Source, path
+from keras_attn.weights.readers import Source
 
 Rules = tuple[Rule, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What goes where: pairs of weight and array, names left out, weights left as they are."""
+    """What goes where: pairs of weight and array, names left out, weights left as initialized."""
 
     pairs: tuple[tuple[keras.Variable, np.ndarray], ...]
     skipped: tuple[str, ...]
-    new: tuple[str, ...]
+    initialized: tuple[str, ...]
 
     def assign(self) -> None:
         """Set the weights."""
@@ -36,7 +36,6 @@ def match(
     *,
     num_layers: int = 0,
     heads: Iterable[str] = (),
-    depth: int = 0,
 ) -> Match:
     """Read what the weights need from a checkpoint.
 
@@ -47,14 +46,13 @@ def match(
         config: the checkpoint's configuration.
         num_layers: how often a rule with {i} applies.
         heads: those of the checkpoint that the weights are for.
-        depth: how many parts of a weight's path the rules name; 0 is all.
 
     Raises:
         ValueError: names that no rule uses or skips, weights that nothing sets, wrong shapes or
             types, numbers that are not finite, arrays that should be the same and are not; all of
             them are named.
     """
-    targets = targets_of(weights, depth)
+    targets = targets_of(weights)
     names = {format.rename(name): name for name in source.shapes}
     trunk, parts = rules_of(format, heads, num_layers)
     present = [rules for rules in parts if any(rule.source in names for rule in rules)]
@@ -71,14 +69,14 @@ def match(
     skipped = [name for name in left if name in optional or format.ignores(name)]
     roots = {target.split("/")[0] for rule in trunk for target in rule.targets}
     unruled = [target for target in targets if target not in ruled]
-    new = [target for target in unruled if target.split("/")[0] not in roots]
+    initialized = [target for target in unruled if target.split("/")[0] not in roots]
     missing = [rule for rule in rules if rule.source not in names]
     _raise(
         source,
         {
             "not used": [names[name] for name in left if name not in skipped],
             "not set": [target for rule in missing for target in rule.targets]
-            + [target for target in unruled if target not in new],
+            + [target for target in unruled if target not in initialized],
         },
     )
 
@@ -123,13 +121,13 @@ def match(
     return Match(
         tuple((targets[target], array) for _, target, array in changed),
         tuple(names[name] for name in skipped),
-        tuple(new),
+        tuple(initialized),
     )
 
 
-def targets_of(weights: Iterable[Any], depth: int = 0) -> dict[str, Any]:
+def targets_of(weights: Iterable[Any]) -> dict[str, Any]:
     """Weights by the names that the rules have for them."""
-    return {path(weight, depth).removeprefix("head/"): weight for weight in weights}
+    return {weight.path.removeprefix("head/"): weight for weight in weights}
 
 
 def rules_of(format: Format, heads: Iterable[str], num_layers: int) -> tuple[Rules, list[Rules]]:

@@ -27,16 +27,11 @@ class Source:
     read: Callable[[str], np.ndarray]
 
 
-def read_weights(title: str, weights: Iterable[Any], depth: int = 0) -> Source:
-    """Keras weights, named by the last `depth` parts of their paths, or by all."""
-    named = {path(weight, depth): weight for weight in weights}
+def read_weights(title: str, weights: Iterable[Any]) -> Source:
+    """Keras weights, named by their paths."""
+    named = {weight.path: weight for weight in weights}
     shapes = {name: tuple(weight.shape) for name, weight in named.items()}
     return Source(title, shapes, lambda name: keras.ops.convert_to_numpy(named[name]))
-
-
-def path(weight: Any, depth: int = 0) -> str:
-    """The last `depth` parts of a weight's path, or all."""
-    return "/".join(weight.path.split("/")[-depth:])
 
 
 def read_safetensors(directory: Path) -> Source:

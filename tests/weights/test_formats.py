@@ -234,7 +234,7 @@ def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path):
         inputs["token_ids"][:, 2, 1] = 9
     options = {"num_choices": C} if task == "multiple_choice" else {}
     loaded = weights.load(tmp_path / "theirs", task, **options)
-    assert (loaded.skipped, loaded.fresh, loaded.unknown) == ((), (), ())
+    assert (loaded.skipped, loaded.initialized, loaded.unknown) == ((), (), ())
     expected = outputs_of(model, kind, inputs)
     compare(loaded, task, inputs, expected)
     assert our_rates(loaded.model, task) == pytest.approx(dropout_rates(model))

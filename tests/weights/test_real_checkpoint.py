@@ -45,7 +45,7 @@ def test_what_was_read(loaded):
     assert len(loaded.vocabulary) == 30_522
     assert loaded.lowercase is True
     assert loaded.skipped == ("embeddings.position_ids",)
-    assert loaded.fresh == ()
+    assert loaded.initialized == ()
 
 
 def test_real_sentences_equal_transformers(loaded, directory, run_theirs):

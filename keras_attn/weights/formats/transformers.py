@@ -19,7 +19,7 @@ IRRELEVANT = (
     *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
     *("tokenizer_class", "prefix", "task_specific_params"),
-    # What a call returns, and how it is computed: in pieces, without what is kept, on which device
+    # What a call returns, and how it is computed: in chunks, with a cache, on which device
     *("return_dict", "output_hidden_states", "output_attentions", "use_cache", "output_past"),
     *("chunk_size_feed_forward", "gradient_checkpointing", "torchscript", "xla_device"),
     # The type of the stored numbers: ours is the argument `dtype`

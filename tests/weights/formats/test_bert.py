@@ -34,7 +34,7 @@ def test_encoder(saved, inputs, run_theirs):
     close(actual["sequence_output"], expected.last_hidden_state, seen)
     close(actual["pooled_output"], expected.pooler_output)
     assert len(actual["hidden_states"]) == 3
-    assert (loaded.skipped, loaded.fresh, loaded.vocabulary) == ((), (), None)
+    assert (loaded.skipped, loaded.initialized, loaded.vocabulary) == ((), (), None)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_logits(architecture, task, shape, saved, inputs, run_theirs):
     actual, expected = ours(loaded.model, inputs), run_theirs(model, inputs).logits
     assert actual.shape == shape
     close(actual, expected, inputs["padding_mask"] if task == "tagger" else ...)
-    assert (loaded.skipped, loaded.fresh) == ((), ())
+    assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
 def test_regressor(saved, inputs, run_theirs):
@@ -156,7 +156,7 @@ def test_pretraining(saved, inputs, run_theirs):
         rtol=0,
     )
     close(actual["next_sentence"], expected.seq_relationship_logits)  # class 0: it follows
-    assert (loaded.skipped, loaded.fresh) == ((), ())
+    assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_head_of_another_task_is_skipped_though_it_has_the_same_name(saved):
     _, directory = saved("BertForTokenClassification", num_labels=5)
     loaded = weights.load(directory, "classifier", num_classes=5)
     assert loaded.skipped == ("classifier.bias", "classifier.weight")
-    assert loaded.fresh == (
+    assert loaded.initialized == (
         "pooler/kernel",
         "pooler/bias",
         "classifier/output/kernel",
@@ -317,7 +317,7 @@ def test_encoder_without_pooler_has_no_pooled_output(saved):
     _, directory = saved("BertForTokenClassification")
     loaded = weights.load(directory)
     assert list(loaded.model.output) == ["sequence_output"]
-    assert loaded.fresh == ()
+    assert loaded.initialized == ()
 
 
 def test_shards(saved, inputs, run_theirs):

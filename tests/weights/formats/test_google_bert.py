@@ -180,7 +180,7 @@ def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, r
     np.testing.assert_allclose(actual["next_sentence"], relation, atol=1e-4)
     slots = {f"{name}/adam_{letter}" for name in arrays for letter in "mv"}
     assert set(loaded.skipped) == slots | {"global_step"}
-    assert loaded.fresh == ()
+    assert loaded.initialized == ()
 
 
 def test_encoder_alone_skips_the_heads(write, arrays):
@@ -200,7 +200,7 @@ def test_fine_tuned(prefix, task, write, arrays):
     kernel, bias = loaded.model.get_layer(task).weights
     np.testing.assert_array_equal(kernel, head[f"{prefix}output_weights"].T)
     np.testing.assert_array_equal(bias, [1, 2])
-    assert loaded.fresh == ()
+    assert loaded.initialized == ()
 
 
 def test_unknown_name(write, arrays):

@@ -38,7 +38,7 @@ def test_logits(inner, gpt2, inputs, run_theirs):
     expected = run_theirs(model, inputs, token_type_ids=None).logits.numpy()
     seen = inputs["padding_mask"]
     np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
-    assert (loaded.skipped, loaded.fresh) == ((), ())
+    assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
 def test_old_names(gpt2):

@@ -44,7 +44,7 @@ def check(model, backbone, inputs):
 def test_object(backbone, inputs):
     loaded = weights.load(backbone)
     check(loaded.model, backbone, inputs)
-    assert (loaded.skipped, loaded.fresh) == ((), ())
+    assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
 def test_preset_directory(backbone, inputs, tmp_path):
@@ -82,14 +82,16 @@ def test_random_configuration(seed, inputs, tmp_path):
     check(loaded.model, backbone, inputs)
     block = loaded.model.get_layer("block_0")
     assert (block.dropout, block.attention_dropout) == (backbone.dropout, backbone.dropout)
-    assert (loaded.skipped, loaded.fresh, loaded.unknown) == ((), (), ())
+    assert (loaded.skipped, loaded.initialized, loaded.unknown) == ((), (), ())
     weights.save(loaded, tmp_path)  # it becomes BERT
     check(weights.load(tmp_path).model, backbone, inputs)
 
 
 def test_new_head(backbone):
     loaded = weights.load(backbone, "tagger", num_classes=5)
-    assert loaded.fresh == ("tagger/output/kernel", "tagger/output/bias")
+    assert loaded.initialized == ("tagger/output/kernel", "tagger/output/bias")
+    with pytest.warns(DeprecationWarning, match="`fresh` is now `initialized`"):
+        assert loaded.fresh == loaded.initialized
     assert loaded.skipped == ("pooled_dense/kernel", "pooled_dense/bias")
 
 
