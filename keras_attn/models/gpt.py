@@ -34,7 +34,7 @@ def decoder(
     Args:
         size: a `GptSize` or the name of one: gpt_tiny, gpt_mini, gpt_small (GPT-2's, 124 million
             parameters).
-        position: any position layer; `LearnedPositionEmbedding` unless given. One that enters the
+        position: any position layer; defaults to `LearnedPositionEmbedding`. One that enters the
             logits (rotary, ALiBi, T5) serves each block, with weights of its own in each.
         window: restricts attention to positions less than this far back.
         kernel: which of `keras_attn.ops.kernels` computes the attention.

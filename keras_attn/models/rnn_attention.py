@@ -43,7 +43,7 @@ def encoder_decoder(
             attention.
         attention: "bahdanau", "luong" (general score), "local_p", or an attention layer. Bahdanau's
             is asked by the state before a step, any other by the state after it.
-        cell: the decoder's recurrent cell; a GRUCell unless given.
+        cell: the decoder's recurrent cell; defaults to a GRUCell.
         dropout: share of the embeddings and of the decoder's outputs zeroed in training.
         attention_scores: whether the model returns the weights too.
         name: of the model.

@@ -169,7 +169,7 @@ def decoder_step(model: keras.Model) -> keras.Model:
     Example:
     >>> from keras_attn import models
     >>> model = models.gpt.decoder("gpt_tiny", vocabulary_size=100)
-    >>> matrix = model.get_layer("token_embedding").embeddings
+    >>> matrix = models.parts.of(model).decoder.embedding.embeddings
     >>> outputs = decoder_step(model)({
     ...     "token_ids": ops.convert_to_tensor([[7, 8]]), "index": ops.convert_to_tensor(0),
     ...     "cache": empty_cache(model, 1, 5), "output_matrix": ops.convert_to_tensor(matrix)})

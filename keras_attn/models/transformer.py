@@ -35,7 +35,7 @@ def encoder_decoder(
     Args:
         size: a `TransformerSize` or the name of one: transformer_tiny, transformer_small,
             transformer_base (63 million parameters), transformer_big (214 million).
-        position: any position layer; `SinusoidalPositionEncoding` unless given. One that enters the
+        position: any position layer; defaults to `SinusoidalPositionEncoding`. One that enters the
             logits (rotary, ALiBi, T5) serves the self-attention of each block, with weights of its
             own in each.
         kernel: which of `keras_attn.ops.kernels` computes the attention.

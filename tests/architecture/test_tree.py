@@ -72,6 +72,24 @@ def test_a_backend_is_named_only_by_its_kernels_and_the_rooms_of_tensorflow(path
             assert path.stem.endswith(tuple(f"_{suffix}" for suffix in suffixes))
 
 
+LAYER_NAMES = ("block_", "encoder_", "decoder_", "bridge_", "embedding", "pooler")
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_only_models_parts_looks_layers_up_by_name(path):
+    if path == SOURCE / "models" / "parts.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+            continue
+        name = ast.unparse(node.args[0]).lstrip("f\"'(")
+        literal = isinstance(node.args[0], (ast.Constant, ast.JoinedStr, ast.Tuple))
+        assert not (node.func.attr == "get_layer" and literal), ast.unparse(node)
+        assert not (node.func.attr == "startswith" and name.startswith(LAYER_NAMES)), ast.unparse(
+            node
+        )
+
+
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_everything_public_has_a_docstring(path):
     tree = ast.parse(path.read_text())

@@ -93,6 +93,20 @@ def test_span_and_tags_at_padding(encoder):
     np.testing.assert_array_equal(logits == -30000, ~allowed)
 
 
+@pytest.mark.parametrize("num_segments", [0, 1])
+def test_span_over_an_encoder_with_one_segment(num_segments):
+    """Ids may mark the context, though they change no vector; else all but padding is allowed."""
+    encoder = bert.encoder("bert_tiny", vocabulary_size=V, num_segments=num_segments, **SIZE)
+    inputs = batch("span")
+    inputs["segment_ids"] = np.stack([np.arange(T) > 2, np.zeros(T)]).astype(int)
+    logits = run(bert_tasks.span(encoder), inputs)
+    marked = [[True, False, False, True, True, True, True], [True] * 5 + [False] * 2]
+    for name in ("start", "end"):
+        np.testing.assert_array_equal(logits[name] != -30000, marked)
+    plain = run(encoder, {**inputs, "segment_ids": 0 * inputs["segment_ids"]})
+    equal(run(encoder, inputs), plain)
+
+
 def test_each_choice_is_scored_by_itself(encoder):
     """One row of [B, C, T] equals the same sequences given one by one."""
     model, inputs = bert_tasks.multiple_choice(encoder, C), batch("multiple_choice")
