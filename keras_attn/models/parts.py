@@ -12,6 +12,9 @@ import keras
 from keras_attn import layers
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
+_POSITIONS = {"source_position", "target_position"}
+_RECURRENT = {"source_embedding", "encoder", "target_embedding", "logits", "readout"}
+_BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,11 @@ def of(model: keras.Model) -> Parts:
     """
     found = find(model)
     if found is None:
+        for layer in _layers(model):
+            if _by_name(model)[layer.name] is not layer and isinstance(layer, _BLOCKS):
+                raise ValueError(
+                    f"`model` must have one encoder or decoder, got two layers {layer.name!r}"
+                )
         names = [layer.name for layer in getattr(model, "layers", ())]
         raise ValueError(
             f"`model` must be one of keras_attn.models, got the {type(model).__name__} "
@@ -83,7 +91,7 @@ def of(model: keras.Model) -> Parts:
 
 
 def find(model: keras.Model) -> Parts | None:
-    """As `of`, and None for another model."""
+    """As `of`, and None where that raises."""
     named = _by_name(model)
 
     def numbered(prefix: str, kind: type) -> tuple[keras.layers.Layer, ...]:
@@ -91,6 +99,10 @@ def find(model: keras.Model) -> Parts | None:
         found = itertools.takewhile(lambda name: name in named, names)
         return tuple(layer for name in found if isinstance(layer := named[name], kind))
 
+    if any(
+        isinstance(layer, _BLOCKS) and named[layer.name] is not layer for layer in _layers(model)
+    ):
+        return None
     blocks = numbered("block", layers.TransformerEncoderBlock)
     encoder_blocks = numbered("encoder_block", layers.TransformerEncoderBlock)
     decoder_blocks = numbered("decoder_block", layers.TransformerDecoderBlock)
@@ -103,10 +115,11 @@ def find(model: keras.Model) -> Parts | None:
             pooler_dropout=named.get("pooler_dropout"),
             head=heads[0] if heads else None,
         )
-    if blocks and isinstance(tokens, layers.TokenEmbedding):
+    if blocks and isinstance(tokens, layers.TokenEmbedding) and "position" in named:
         stack = Stack(tokens, blocks, named["position"], dropout=named.get("embedding_dropout"))
         return Parts(decoder=stack, head=named.get("head"))
-    if encoder_blocks and decoder_blocks and isinstance(tokens, layers.TokenEmbedding):
+    translates = encoder_blocks and decoder_blocks and named.keys() >= _POSITIONS
+    if translates and isinstance(tokens, layers.TokenEmbedding):
         return Parts(
             encoder=Stack(
                 tokens, encoder_blocks, named["source_position"], named.get("encoder_norm")
@@ -114,7 +127,7 @@ def find(model: keras.Model) -> Parts | None:
             decoder=Stack(tokens, decoder_blocks, named["target_position"]),
             head=named.get("head"),
         )
-    if isinstance(named.get("decoder"), layers.AttentionDecoder) and "source_embedding" in named:
+    if isinstance(named.get("decoder"), layers.AttentionDecoder) and named.keys() >= _RECURRENT:
         return Parts(
             encoder=Stack(named["source_embedding"], (named["encoder"],)),
             decoder=Stack(named["target_embedding"], (named["decoder"],)),
@@ -140,11 +153,7 @@ def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
 def _by_name(model: keras.Model) -> dict[str, keras.layers.Layer]:
     named: dict[str, keras.layers.Layer] = {}
     for layer in _layers(model):
-        other = named.setdefault(layer.name, layer)
-        if other is not layer and isinstance(layer, layers.TransformerEncoderBlock):
-            raise ValueError(
-                f"`model` must have one encoder or decoder, got two layers {layer.name!r}"
-            )
+        named.setdefault(layer.name, layer)
     return named
 
 

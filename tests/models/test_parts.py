@@ -113,8 +113,23 @@ def test_another_model_is_refused():
 def test_two_encoders_have_no_parts_in_common():
     first, second = bert.encoder("bert_tiny", **BERT), bert.encoder("bert_tiny", **BERT, name="b")
     both = [first(first.input)["pooled_output"], second(first.input)["pooled_output"]]
+    siamese = keras.Model(first.input, both)
+    assert parts.find(siamese) is None
     with pytest.raises(ValueError, match="one encoder or decoder, got two layers 'block_0'"):
-        parts.of(keras.Model(first.input, both))
+        parts.of(siamese)
+
+
+def test_names_of_ours_in_another_model_are_not_enough():
+    ids = keras.Input((3,), dtype="int32")
+    vectors = layers.TokenEmbedding(5, 4, name="token_embedding")(ids)
+    decoder = layers.TransformerEncoderBlock(2, 5, name="block_0")(vectors)
+    assert parts.find(keras.Model(ids, decoder)) is None  # without a position
+    encoder = layers.TransformerEncoderBlock(2, 5, name="encoder_block_0")(vectors)
+    both = layers.TransformerDecoderBlock(2, 5, name="decoder_block_0")(vectors, encoder)
+    assert parts.find(keras.Model(ids, both)) is None
+    cell = layers.AttentionDecoderCell(keras.layers.GRUCell(4), layers.LuongAttention(), "current")
+    recurrent = layers.AttentionDecoder(cell, name="decoder")(vectors, vectors)
+    assert parts.find(keras.Model(ids, recurrent)) is None
 
 
 def test_outputs_are_those_of_this_model_not_of_the_one_that_called_first():
