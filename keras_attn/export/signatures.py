@@ -236,7 +236,8 @@ def _vectors(core: Callable) -> Callable:
 def _has_encoder(model: keras.Model) -> bool:
     """Whether this is a BERT."""
     found = parts.find(model)
-    return found is not None and found.encoder is not None and found.decoder is None
+    own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
+    return own and found is not None and found.encoder is not None and found.decoder is None
 
 
 def _buckets(length: int) -> Sequence[int]:
