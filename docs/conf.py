@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,3 +36,14 @@ autodoc_mock_imports = ["apache_beam"]
 
 html_theme = "furo"
 html_title = "keras_attn"
+
+
+def code_in_backticks(app, what, name, obj, options, lines):
+    """Docstrings write `code` as Markdown does; reStructuredText wants two backticks."""
+    text = re.sub(r"(?<![`:\w])`([^`]+)`(?![`_])", r"``\1``", "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def setup(app):
+    """Run before napoleon, which looks for colons outside of code."""
+    app.connect("autodoc-process-docstring", code_in_backticks, priority=100)

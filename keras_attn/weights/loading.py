@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_attn.models import bert, bert_tasks, gpt
-from keras_attn.models.sizes import BertSize, GptSize
+from keras_attn.models.sizes import BertSize, GptSize, Size
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head
 from keras_attn.weights.matching import has_pooler, match, saved_heads
@@ -150,7 +150,7 @@ def load(
     )
 
 
-def read_size(checkpoint: Checkpoint, kind: type[BertSize | GptSize]) -> BertSize | GptSize:
+def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
     """Our size of that kind, from a checkpoint's configuration.
 
     Raises:

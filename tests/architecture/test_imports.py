@@ -19,8 +19,8 @@ import importlib, pkgutil
 import keras, keras_attn, numpy as np
 import keras_attn.training
 
-for room in ("ops", "layers", "models", "training"):
-    package = importlib.import_module(f"keras_attn.{room}")
+for package_name in ("ops", "layers", "models", "training"):
+    package = importlib.import_module(f"keras_attn.{package_name}")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.endswith(("_tf", "_tensorflow", "_jax", "_torch")):
             importlib.import_module(module.name)

@@ -32,9 +32,9 @@ TOPICS = (
 )
 # It is copied alone to machines without Keras, so it cannot be two files.
 LONG = ("client.py",)
-# These rooms may name a backend (weights reads TensorFlow's checkpoints); elsewhere only a file
+# These packages may name a backend (weights reads TensorFlow's checkpoints); elsewhere only a file
 # that carries its name.
-BACKEND_ROOMS = ("data", "export", "weights")
+BACKEND_PACKAGES = ("data", "export", "weights")
 BACKENDS = {"tensorflow": ("tf", "tensorflow"), "jax": ("jax",), "torch": ("torch",)}
 
 
@@ -49,8 +49,8 @@ def test_no_file_is_longer_than_350_lines(path):
 
 @pytest.mark.parametrize("path", TESTS, ids=relative)
 def test_a_test_stands_where_its_source_stands(path):
-    room, *_ = path.relative_to(ROOT / "tests").parts
-    if room not in WIDE:
+    package, *_ = path.relative_to(ROOT / "tests").parts
+    if package not in WIDE:
         folder = SOURCE / path.relative_to(ROOT / "tests").parent
         assert folder.is_dir()
         source = folder / path.stem.removeprefix("test_")
@@ -58,8 +58,8 @@ def test_a_test_stands_where_its_source_stands(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_a_backend_is_named_only_by_its_kernels_and_the_rooms_of_tensorflow(path):
-    if path.relative_to(SOURCE).parts[0] in BACKEND_ROOMS:
+def test_a_backend_is_named_only_by_its_kernels_and_the_packages_of_tensorflow(path):
+    if path.relative_to(SOURCE).parts[0] in BACKEND_PACKAGES:
         return
     imported = set()
     for node in ast.walk(ast.parse(path.read_text())):
