@@ -1,6 +1,7 @@
 """Has a ModelServer every operation that a SavedModel uses?
 
-`operations/VERSION.json` holds what each version has registered; `operations/make.py` made them.
+`operations/VERSION.json` holds what each version has registered; tools/server_operations.py of the
+repository made them.
 """
 
 from __future__ import annotations

@@ -108,10 +108,10 @@ class Generation:
     def _check(self, model: keras.Model) -> None:
         """Raises a ValueError unless the model writes, and has positions for what is asked."""
         found = parts.find(model)
-        if found is None or found.decoder is None or found.decoder.position is None:
+        if found is None or found.decoder is None:
             raise ValueError(
-                "`generation` needs a model of models.gpt.decoder or "
-                f"models.transformer.encoder_decoder, got {model.name!r}"
+                "`generation` needs a model of models.gpt, models.transformer or "
+                f"models.rnn_attention, got {model.name!r}"
             )
         translates = found.encoder is not None
         written = self.max_new_tokens + 1 + (0 if translates else self.prompt_length)

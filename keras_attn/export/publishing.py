@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_attn import layers
+from keras_attn import data, layers
 from keras_attn.export import isolation, saved_model, versions
 from keras_attn.export.compatibility import check_operations, operations_of
 from keras_attn.export.generation import Generation
@@ -84,6 +84,7 @@ def publish(
         A `Servable`: path, version, signatures with names, types and shapes.
 
     Raises:
+        TypeError: a preprocessor or postprocessor that does not follow the protocols of `data`.
         ValueError: a part of the model that is not built or not tracked, a vocabulary that is not
             the model's, a signature name that a server refuses, an operation that it lacks, an
             answer that differs from Keras', a batch that the signature cannot run, a folder that is
@@ -113,6 +114,10 @@ def publish(
     operations_of(server)
     signatures, functions, generation = _deprecated(signatures, functions, generation)
     model = _functional(model)
+    if preprocessor is not None:
+        data.check_protocol("preprocessor", preprocessor, data.Preprocessor)
+    if postprocessor is not None:
+        data.check_protocol("postprocessor", postprocessor, data.Postprocessor)
     _check_vocabulary(model, preprocessor, "preprocessor")
     _check_vocabulary(model, generation, "generation")
     if isinstance(signatures, str):

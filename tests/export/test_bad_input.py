@@ -244,3 +244,10 @@ def test_old_forms_of_signatures_still_work(tmp_path, checked_here):
     with pytest.warns(DeprecationWarning, match="give a Generation as `generation`"):
         made = export.publish(small.sharp_gpt(), tmp_path / "gpt", signatures=generation)
     assert list(made.signatures) == ["serving_default"]
+
+
+@pytest.mark.parametrize("name", ["preprocessor", "postprocessor"])
+def test_layers_that_do_not_follow_the_protocol_are_named(name, tmp_path):
+    layer = keras.layers.Dense(2) if name == "preprocessor" else "a string"
+    with pytest.raises(TypeError, match=f"`{name}` must follow the protocol keras_attn.data.P"):
+        export.publish(small.tiny(), tmp_path / "m", **{name: layer})

@@ -198,10 +198,6 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
     [
         (lambda: models.bert.pretraining(SIZE), "`generation` needs a model of .*bert_pretraining"),
         (
-            lambda: models.rnn_attention.encoder_decoder(15, embedding_dim=4, units=6),
-            "`generation` needs a model of models.gpt.decoder or",
-        ),
-        (
             lambda: models.gpt.decoder("gpt_tiny", vocabulary_size=15, max_length=12),
             "`max_new_tokens` and `prompt_length` together must be at most 11 for the model's 12 "
             "positions, got 12",
@@ -213,9 +209,25 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
             "`max_new_tokens` must be at most 5 for the model's 6 positions, got 7",
         ),
     ],
-    ids=["bert", "rnn", "too long", "too long a target"],
+    ids=["bert", "too long", "too long a target"],
 )
 def test_models_that_cannot_are_refused_in_the_users_words(tokenizer, tmp_path, build, message):
     with pytest.raises(ValueError, match=message):
         export.publish(build(), tmp_path / "m", generation=export.Generation(tokenizer, **LIMITS))
     assert not (tmp_path / "m").exists()
+
+
+def test_the_recurrent_translator_writes_as_its_steps_do(tokenizer, tmp_path, checked_here):
+    model = models.rnn_attention.encoder_decoder(len(VOCABULARY), embedding_dim=4, units=6)
+    model.set_weights([3 * weight for weight in model.get_weights()])
+    generation = export.Generation(tokenizer, **LIMITS, searches=["greedy"])
+    made = export.publish(model, tmp_path / "rnn", generation=generation)
+    texts = ["the cat sat", "a mat"]
+    got = ask_here(made.path, text=texts, max_new_tokens=counts(2, 7))["text"]
+    options = {"max_new_tokens": 7, "stop_token_ids": [tokenizer.sep_id], "padding_id": 0}
+    search = functools.partial(decoding.greedy, **options)
+    generate = models.steps.generator(model, search, length=8)
+    for row, text in enumerate(texts):
+        source = np.array([[tokenizer.cls_id, *tokenizer([text]).to_list()[0], tokenizer.sep_id]])
+        found = generate(np.array([[tokenizer.cls_id]]), source_ids=source)["token_ids"]
+        assert got[row] == tokenizer.detokenize(np.asarray(found)[:, 1:]).numpy()[0]

@@ -1,11 +1,12 @@
 """A script: the operations of a ModelServer version, from the wheels that it was built like.
 
-    python make.py 2.19 --tensorflow 2.19.1 --text 2.12.1 --text-tensorflow 2.12.1
+    python tools/server_operations.py 2.19 --tensorflow 2.19.1 --text 2.12.1 \\
+        --text-tensorflow 2.12.1
 
 downloads the wheels with pip, one at a time, into a temporary folder, asks the libraries in them
 for what is registered (through TensorFlow's C interface, so the wheels need not be installed), and
-writes `2.19.json` beside this script: each operation's attributes, with the values that an
-attribute may take where they are limited. ModelServer 2.12.1 to 2.19.1 link TensorFlow Text 2.12.1.
+writes `keras_attn/export/operations/2.19.json`: each operation's attributes, with the values that
+an attribute may take where they are limited. ModelServer 2.12.1 to 2.19.1 link TensorFlow Text 2.12.1.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+LISTS = Path(__file__).parents[1] / "keras_attn" / "export" / "operations"
 
 
 class _Buffer(ctypes.Structure):
@@ -99,7 +100,7 @@ def main() -> None:
             own = {name: listed[name] for name in set(listed) - set(_listed(base, None))}
             listed = {**_listed(fetch("tensorflow", arguments.tensorflow, folder), None), **own}
     lines = [f"{json.dumps(name)}: {json.dumps(listed[name])}" for name in sorted(listed)]
-    (HERE / f"{arguments.server}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (LISTS / f"{arguments.server}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"{arguments.server}: {len(listed)} operations")
 
 
