@@ -1,12 +1,13 @@
-"""A script: the operations of a ModelServer version, from the wheels that it was built like.
+r"""A script: the operations of a ModelServer version, from the wheels that it was built like.
 
-    python tools/server_operations.py 2.19 --tensorflow 2.19.1 --text 2.12.1 \\
+    python tools/server_operations.py 2.19 --tensorflow 2.19.1 --text 2.12.1 \
         --text-tensorflow 2.12.1
 
 downloads the wheels with pip, one at a time, into a temporary folder, asks the libraries in them
 for what is registered (through TensorFlow's C interface, so the wheels need not be installed), and
 writes `keras_attn/export/operations/2.19.json`: each operation's attributes, with the values that
-an attribute may take where they are limited. ModelServer 2.12.1 to 2.19.1 link TensorFlow Text 2.12.1.
+an attribute may take where they are limited. ModelServer 2.12.1 to 2.19.1 link TensorFlow Text
+2.12.1.
 """
 
 import argparse

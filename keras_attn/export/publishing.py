@@ -21,7 +21,6 @@ from keras_attn.export import isolation, saved_model, versions
 from keras_attn.export.compatibility import check_operations, operations_of
 from keras_attn.export.generation import Generation
 from keras_attn.export.guide import write_guide
-from keras_attn.export.precision import in_precision
 from keras_attn.export.signature import DEFAULT, Servable, Signature, check_name
 from keras_attn.export.signatures import automatic
 
@@ -142,7 +141,7 @@ def publish(
             },
         )
     if compute_dtype is not None:
-        model = in_precision(model, compute_dtype)
+        model = _in_precision(model, compute_dtype)
     if generation is not None:
         made = generation.signatures(model, jit_compile)
     else:
@@ -196,6 +195,39 @@ def _functional(model: Any) -> keras.Model:
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model
+
+
+def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
+    """A copy of a functional model whose layers have the dtype policy `dtype`.
+
+    The weights are rounded once, here, and not again for each request.
+
+    Raises:
+        ValueError: a dtype that no server computes in.
+    """
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"`compute_dtype` must be float32, bfloat16 or float16, got {dtype!r}")
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.layers.InputLayer):
+            return type(layer).from_config(layer.get_config())
+        return type(layer).from_config(_with_policy(layer.get_config(), dtype))
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _with_policy(config: Any, dtype: str) -> Any:
+    """The config with every dtype policy in it replaced, those of nested layers too."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": dtype}}
+        replaced = {key: _with_policy(value, dtype) for key, value in config.items()}
+        if isinstance(replaced.get("dtype"), str) and "name" in replaced:
+            replaced["dtype"] = dtype
+        return replaced
+    return [_with_policy(item, dtype) for item in config] if isinstance(config, list) else config
 
 
 def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:

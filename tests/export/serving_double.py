@@ -19,6 +19,8 @@ import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
@@ -48,6 +50,7 @@ class Double(prediction_service_pb2_grpc.PredictionServiceServicer):
             self.warmed += 1
         self.grpc = grpc.server(futures.ThreadPoolExecutor(8))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(self, self.grpc)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Status(self), self.grpc)
         self.grpc_port = self.grpc.add_insecure_port("127.0.0.1:0")
         self.rest = ThreadingHTTPServer(("127.0.0.1", 0), type("_", (_Rest,), {"double": self}))
         self.rest_port = self.rest.server_port
@@ -104,10 +107,25 @@ class Double(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
+class _Status(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, double):
+        self.double = double
+
+    def GetModelStatus(self, request, context):  # noqa: N802 - gRPC's name
+        response = get_model_status_pb2.GetModelStatusResponse()
+        state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        response.model_version_status.add(version=self.double.version, state=state)
+        return response
+
+
 class _Rest(BaseHTTPRequestHandler):
     double = None
 
     def do_GET(self):
+        if not self.path.endswith("/metadata"):
+            status = {"version": str(self.double.version), "state": "AVAILABLE"}
+            self._reply(200, {"model_version_status": [status]})
+            return
         signatures = {
             name: {part: _types(getattr(signature, part)) for part in ("inputs", "outputs")}
             for name, signature in self.double.signatures.items()
@@ -166,7 +184,16 @@ class _Rest(BaseHTTPRequestHandler):
 
 
 def _types(tensors):
-    return {key: {"dtype": types_pb2.DataType.Name(info.dtype)} for key, info in tensors.items()}
+    return {
+        key: {
+            "dtype": types_pb2.DataType.Name(info.dtype),
+            "tensor_shape": {
+                "dim": [{"size": str(dim.size), "name": ""} for dim in info.tensor_shape.dim],
+                "unknown_rank": info.tensor_shape.unknown_rank,
+            },
+        }
+        for key, info in tensors.items()
+    }
 
 
 def _plain(value):

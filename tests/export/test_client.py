@@ -1,12 +1,17 @@
+import asyncio
+import contextlib
+import http.server
 import json
 import os
 import random
 import re
 import shutil
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_serving")
 
+from tensorflow.core.framework import tensor_pb2  # noqa: E402
 from tensorflow_serving.apis import predict_pb2  # noqa: E402
 
 from keras_attn.export import client  # noqa: E402
@@ -114,7 +120,6 @@ def test_a_server_that_is_too_slow_is_an_error(ask, server):
             "the server refused the request, NOT_FOUND: no such",
         ),
     ],
-    ids=["no JSON", "half an answer", "hung up", "not HTTP", "not found"],
 )
 def test_odd_answers_are_errors_that_say_so(answer, message):
     class Handler(socketserver.StreamRequestHandler):
@@ -289,3 +294,140 @@ for address in ("grpc://127.0.0.1:{server.grpc_port}", "http://127.0.0.1:{server
     )
     first, second = done.stdout.splitlines()
     assert first == second
+
+
+def test_a_server_that_trickles_does_not_hold_a_call():
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.rfile.readline()
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+            with contextlib.suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as slow:
+        threading.Thread(target=slow.serve_forever, daemon=True).start()
+        asking = client.Client(f"http://127.0.0.1:{slow.server_address[1]}", "bert", timeout=0.7)
+        begun = time.monotonic()
+        with pytest.raises(client.ServingError, match="no answer within 0.7 s"):
+            asking(text=["a"])
+        assert time.monotonic() - begun < 3
+        slow.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("signature", "inputs", "message"),
+    [
+        (
+            "serving_default",
+            {"text": []},
+            r"`text` must have the shape \[\?\] and at least one row",
+        ),
+        ("serving_default", {"text": "a"}, r"`text` must have the shape \[\?\], got \[\]"),
+        ("serving_default", {"text": [None]}, "`text` must be of type string, got None"),
+        ("serving_default", {"text": ["\ud800"]}, "`text` has a value that is no string"),
+        ("tokens", {"token_ids": [[2**31]], "lengths": [1]}, "has a value that is no int32"),
+        ("tokens", {"token_ids": [[1.5]], "lengths": [1]}, "must be of type int32, got 1.5"),
+        ("tokens", {"token_ids": [[True]], "lengths": [1]}, "must be of type int32, got True"),
+        ("tokens", {"token_ids": [[1], [2, 3]], "lengths": [1]}, "must have rows of one length"),
+        (
+            "tokens",
+            {"token_ids": [1], "lengths": [1]},
+            r"must have the shape \[\?, \?\], got \[1\]",
+        ),
+    ],
+)
+def test_both_transports_refuse_the_same(ask, signature, inputs, message):
+    with pytest.raises(client.ServingError, match=message):
+        ask(signature, **inputs)
+
+
+def test_status_and_coroutines(ask, server):
+    assert ask.status() == {server.version: "AVAILABLE"}
+    assert ask.ready()
+    assert not client.Client(ask.address, server.name, version=9).ready()
+    assert asyncio.run(ask.call_async(text=["a"])) == ask(text=["a"])
+
+
+def test_nobody_is_not_ready_and_a_closed_client_says_so(ask, server):
+    scheme = ask.address.partition(":")[0]
+    assert not client.Client(f"{scheme}://127.0.0.1:9", "bert", timeout=0.5, retries=0).ready()
+    with client.Client(ask.address, server.name) as closed:
+        closed.signatures()
+    with pytest.raises(client.ServingError, match="the client is closed"):
+        closed(text=["a"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"address": None}, "`address` must be .*got None"),
+        ({"address": "http://"}, "`address` must be"),
+        ({"address": "http://host:port"}, "`address` must be"),
+        ({"model": ""}, "`model` must be a name, got ''"),
+        ({"retries": -1}, "`retries` must be an integer from 0, got -1"),
+        ({"timeout": 0}, "`timeout` must be a number of seconds above 0, got 0"),
+        ({"timeout": float("nan")}, "`timeout` must be"),
+        ({"version": -1}, "`version` must be an integer from 0, got -1"),
+        ({"version": 1, "label": "stable"}, "`version` must be None where a `label` is given"),
+    ],
+)
+def test_bad_arguments_of_the_client_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        client.Client(**{"address": "http://localhost:8501", "model": "bert", **arguments})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "int8", "int16", "uint32"])
+def test_all_number_types_go_and_come_back(dtype):
+    values = tf.cast(tf.constant([0.0, 1.0, 3.0, 100.0, 1.0, 1.0]), dtype)
+    real = tensor_pb2.TensorProto.FromString(
+        client.to_tensor(
+            values.numpy().astype(float if "float" in dtype else int), dtype
+        ).SerializeToString()
+    )
+    assert tf.make_ndarray(real).astype("float64").tolist() == [0, 1, 3, 100, 1, 1]
+    for proto in (tf.make_tensor_proto(values), real):
+        got = client.from_tensor(client.message("Tensor").FromString(proto.SerializeToString()))
+        assert got == [0, 1, 3, 100, 1, 1]
+
+
+def test_tls_is_checked(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-keyout", key, "-out", certificate, "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=DNS:localhost"],
+        check=True,
+        capture_output=True,
+    )
+    seen = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.update(self.headers)
+            body = b'{"model_version_status": [{"version": "3", "state": "LOADING"}]}'
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            """Nothing on the test's output."""
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as secure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        threading.Thread(target=secure.serve_forever, daemon=True).start()
+        address = f"https://localhost:{secure.server_port}"
+        trusting = client.Client(
+            address, "bert", ca_file=certificate, headers={"Authorization": "Bearer x"}
+        )
+        assert trusting.status() == {3: "LOADING"}
+        assert not trusting.ready()
+        assert seen["Authorization"] == "Bearer x"
+        with pytest.raises(client.ServingError, match="no secure connection .*CERTIFICATE_VERIFY"):
+            client.Client(address, "bert").status()
+        secure.shutdown()
