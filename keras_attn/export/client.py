@@ -652,16 +652,16 @@ def _grpc():
 
 
 def _check_address(address):
-    parts = None
+    scheme = None
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         parts = urllib.parse.urlsplit(address)
-        parts.port  # noqa: B018 - raises for one that is no number
-    schemes = ("http", "https", "grpc", "grpcs")
-    if parts is None or parts.scheme not in schemes or not parts.hostname:
+        if parts.port != 0 and parts.hostname:  # reading a port that is no number raises
+            scheme = parts.scheme
+    if scheme not in ("http", "https", "grpc", "grpcs"):
         raise ValueError(
             f"`address` must be http://HOST:PORT, or so with https, grpc or grpcs, got {address!r}"
         )
-    return parts.scheme
+    return scheme
 
 
 def main():
