@@ -30,9 +30,13 @@ def attention(
 ) -> Any:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
 
-    A row that may attend to nothing has zero weights, zero context and zero gradient. The softmax
-    runs in float32 whatever the inputs. Neither the kernel nor `return_scores` changes a number
-    beyond rounding.
+    What the mask hides has weight zero whatever the bias says, and a bias of minus infinity hides
+    too. A row that may attend to nothing has zero weights, zero context and zero gradient. What
+    stands at padding, even NaN, reaches no result. The softmax runs in float32, or in float64 for
+    such inputs.
+
+    Without dropout neither the kernel nor `return_scores` changes a number beyond rounding. With
+    dropout each kernel draws other numbers from the same seed; their expectations are equal.
 
     Args:
         query: float `[B, T, N, H]`.
@@ -50,7 +54,7 @@ def attention(
 
     Returns:
         The context `[B, T, N, Hv]` in the query's dtype; with `return_scores` also the weights,
-        float32 `[B, N, T, S]`.
+        float32 or float64 `[B, N, T, S]`.
 
     Raises:
         ValueError: shapes that do not fit, dropout without a seed or outside [0, 1), an unknown
@@ -71,6 +75,8 @@ def attention(
     if block_size is not None and not (isinstance(block_size, numbers.Integral) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
+    if bias is not None and not isinstance(bias, PositionBias):
+        bias = ops.convert_to_tensor(bias)
     _check(query, key, value, mask, bias, dropout, seed)
     request = kernels.Request.of(
         query,

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_attn.ops.numerics import is_float
+
 
 class PositionBias(NamedTuple):
     """A bias that depends on positions alone.
@@ -22,14 +24,14 @@ class PositionBias(NamedTuple):
     function: Callable[..., Any]
     parameters: tuple = ()
 
-    def materialize(self, query_positions: Any, key_positions: Any) -> Any:
-        """The bias of every pair, float32 `[N, t, s]`."""
-        bias = self.function(query_positions, key_positions, *self.parameters)
-        return ops.cast(bias, "float32")
+    def materialize(self, query_positions: Any, key_positions: Any, dtype: str = "float32") -> Any:
+        """The bias of every pair `[N, t, s]`, computed in `dtype`."""
+        parameters = (ops.cast(p, dtype) if is_float(p) else p for p in self.parameters)
+        return ops.cast(self.function(query_positions, key_positions, *parameters), dtype)
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """ALiBi's slope for each head, float32 `[N]` (Press et al. 2022, section 3).
+    """ALiBi's slope for each head, float64 `[N]` (Press et al. 2022, section 3).
 
     A geometric sequence from `2^(-8/N)`; for N that is no power of two, the sequence of the power
     below, followed by every other slope of the power above.
@@ -43,13 +45,13 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = sequence(power) + sequence(2 * power)[0::2][: num_heads - power]
-    return np.array(slopes, "float32")
+    return np.array(slopes)
 
 
 def alibi(query_positions: Any, key_positions: Any, slopes: Any) -> Any:
-    """`-slope * |i - j|`, float32 `[N, t, s]`."""
+    """`-slope * |i - j|`, `[N, t, s]` in the dtype of the slopes."""
     distance = ops.abs(query_positions[:, None] - key_positions[None, :])
-    return -ops.cast(slopes, "float32")[:, None, None] * ops.cast(distance, "float32")
+    return -slopes[:, None, None] * ops.cast(distance, slopes.dtype)
 
 
 def relative_buckets(

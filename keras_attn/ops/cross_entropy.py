@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_attn._checks import check_count
 from keras_attn.ops.ids import check_ids
+from keras_attn.ops.numerics import wide, widen
 
 _loop = importlib.import_module(f"keras_attn.ops.kernels.loop_{keras.backend.backend()}").loop
 
@@ -29,7 +30,7 @@ def linear_cross_entropy(
 
     `w (logsumexp(x) - (1 - s) x[label] - s mean(x))` with weight w and smoothing s. The logits are
     made for a chunk of rows at a time, and once more in the backward pass. The products have the
-    inputs' dtype; softmax, losses and the sums over chunks are float32.
+    inputs' dtype; softmax, losses and the sums over chunks are float32, or float64 for such inputs.
 
     Args:
         hidden: float `[R, D]`.
@@ -42,7 +43,7 @@ def linear_cross_entropy(
             Fewer than 512 cost time, as each chunk adds to the gradient `[V, D]`.
 
     Returns:
-        float32 `[R]`, 0 where a row does not count, which then has no gradient.
+        float32 or float64 `[R]`, 0 where a row does not count, which then has no gradient.
 
     Raises:
         ValueError: shapes that do not fit, labels outside of the vocabulary, no integer labels, a
@@ -61,22 +62,22 @@ def linear_cross_entropy(
     labels = ops.cast(labels, "int32")
     counts = labels >= 0
     if weights is not None:
-        weights = ops.cast(weights, "float32")
+        weights = widen(weights)
         counts = ops.logical_and(counts, weights != 0)
     # Whatever stands in a row that does not count, even NaN, stays there.
     hidden = ops.where(counts[:, None], hidden, ops.zeros_like(hidden))
     labels = check_ids("labels", ops.where(counts, labels, 0), matrix.shape[0])
     losses = _losses(hidden, matrix, bias, labels, label_smoothing, chunk_size)
-    losses = ops.where(counts, losses, 0.0)
-    return losses if weights is None else losses * weights
+    losses = losses if weights is None else losses * ops.where(counts, weights, 0.0)
+    return ops.where(counts, losses, 0.0)
 
 
 def _losses(
     hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
 ) -> Any:
-    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
     rows = ops.shape(hidden)[0]
     chunks = rows // chunk_size + 1
+    precise = wide(hidden.dtype, matrix.dtype)
 
     @ops.custom_gradient
     def run(*tensors: Any) -> tuple:
@@ -84,21 +85,20 @@ def _losses(
         hidden, *parameters = map(ops.stop_gradient, tensors)
 
         def forward(index: Any, carry: tuple) -> tuple:
-            logits = _logits(hidden_parts[index], *parameters, dtype=dtype)  # [r, V]
-            total = ops.logsumexp(logits, axis=-1)
+            logits = _logits(hidden_parts[index], *parameters)  # [r, V]
             own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
-            loss = total - (1 - smoothing) * own
+            loss = ops.logsumexp(logits, axis=-1) - (1 - smoothing) * own
             if smoothing:
                 loss = loss - smoothing * ops.mean(logits, axis=-1)
-            return carry, (loss, total)
+            return carry, (loss,)
 
         hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
-        _, (losses, totals) = _loop(chunks, forward, (), ("float32", "float32"))
+        _, (losses,) = _loop(chunks, forward, (), (precise,))
 
         # TensorFlow and JAX give the gradient alone, torch the inputs before it.
         def gradient(*args: Any, upstream: Any = None) -> tuple:
             d_losses = args[0] if upstream is None else upstream
-            return _backward(d_losses, totals, *tensors, labels=labels, smoothing=smoothing)
+            return _backward(d_losses, chunks, *tensors, labels=labels, smoothing=smoothing)
 
         return ops.reshape(losses, (-1,))[:rows], gradient
 
@@ -109,17 +109,18 @@ def _losses(
 
 def _backward(
     d_losses: Any,
-    totals: Any,
+    chunks: Any,
     hidden: Any,
     *parameters: Any,
     labels: Any,
     smoothing: float,
 ) -> tuple:
+    """The gradients, from the inputs alone, so that they can be differentiated once more."""
     matrix, *bias = parameters
     vocabulary = matrix.shape[0]
     dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
-    precise = ops.cast(matrix, "float32")
-    scaled = d_losses[:, None] * ops.cast(hidden, "float32")  # [R, D]
+    precise = widen(ops.cast(matrix, dtype))
+    scaled = d_losses[:, None] * widen(ops.cast(hidden, dtype))  # [R, D]
 
     def of_target(rows: Any) -> Any:
         """What the target, of which the logits are no part, adds to a gradient `[V, ...]`."""
@@ -127,20 +128,18 @@ def _backward(
         return -(1 - smoothing) * own - smoothing / vocabulary * ops.sum(rows, axis=0)
 
     def chunk(index: Any, carry: tuple) -> tuple:
-        logits = _logits(hidden_parts[index], *parameters, dtype=dtype)
-        shares = ops.exp(logits - totals[index][:, None])  # softmax [r, V]
+        shares = ops.softmax(_logits(hidden_parts[index], *parameters), axis=-1)  # [r, V]
         d_matrix, *d_bias = carry
         d_bias = [d + ops.matmul(d_loss_parts[index], shares) for d in d_bias]
         shares = ops.cast(shares, dtype)
         more = ops.matmul(ops.transpose(shares), ops.cast(scaled_parts[index], dtype))
         d_hidden = ops.matmul(shares, ops.cast(matrix, dtype))
-        return (d_matrix + ops.cast(more, "float32"), *d_bias), (ops.cast(d_hidden, "float32"),)
+        return (d_matrix + widen(more), *d_bias), (widen(d_hidden),)
 
-    chunks = ops.shape(totals)[0]
     hidden_parts, scaled_parts = _split(hidden, chunks), _split(scaled, chunks)
     d_loss_parts = _split(d_losses, chunks)
     start = (of_target(scaled), *(of_target(d_losses) for _ in bias))
-    d_parameters, (d_hidden,) = _loop(chunks, chunk, start, ("float32",))
+    d_parameters, (d_hidden,) = _loop(chunks, chunk, start, (precise.dtype,))
     d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
     target = (1 - smoothing) * ops.take(precise, labels, axis=0)
     target = target + smoothing * ops.mean(precise, axis=0)
@@ -150,10 +149,11 @@ def _backward(
     return tuple(ops.cast(d, tensor.dtype) for d, tensor in zip(found, given, strict=True))
 
 
-def _logits(hidden: Any, matrix: Any, bias: Any = None, *, dtype: str) -> Any:
+def _logits(hidden: Any, matrix: Any, bias: Any = None) -> Any:
+    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
     logits = ops.matmul(ops.cast(hidden, dtype), ops.transpose(ops.cast(matrix, dtype)))
-    logits = ops.cast(logits, "float32")
-    return logits if bias is None else logits + ops.cast(bias, "float32")
+    logits = widen(logits)
+    return logits if bias is None else logits + ops.cast(bias, logits.dtype)
 
 
 def _split(tensor: Any, chunks: Any) -> Any:

@@ -4,6 +4,7 @@ Letters: B batch, N query heads, T query length, S key length. True means "may a
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from keras import ops
@@ -94,6 +95,18 @@ class AttentionMask:
         """The query padding, and the mask without it: padded queries are cheaper put out later."""
         return self.query_padding, dataclasses.replace(self, query_padding=None)
 
+    def visible_keys(self) -> Any:
+        """False at keys that no query may see, bool `[B or 1, S]`; None if the mask hides none.
+
+        What stands at such a place, even NaN, must not reach any result. Only padding and the dense
+        part tell of such keys.
+        """
+        return _merge(self.key_padding, self.dense, (1, 2))
+
+    def visible_queries(self) -> Any:
+        """False at queries that may see no key, bool `[B or 1, T]`; see `visible_keys`."""
+        return _merge(self.query_padding, self.dense, (1, 3))
+
     def block(self, batch: tuple, heads: tuple, rows: tuple, keys: tuple) -> "AttentionMask":
         """The mask of one block of the matrix; each argument is `(start, size)` of one axis."""
         return dataclasses.replace(
@@ -132,10 +145,7 @@ class AttentionMask:
             parts.append(_boolean(self.dense))
         if not parts:
             return None
-        allowed = parts[0]
-        for part in parts[1:]:
-            allowed = ops.logical_and(allowed, part)
-        return allowed  # [B or 1, N or 1, T or 1, S]
+        return functools.reduce(ops.logical_and, parts)  # [B or 1, N or 1, T or 1, S]
 
 
 def check_window(window: int | None) -> None:
@@ -167,6 +177,14 @@ def _cut(part: Any, *ranges: tuple) -> Any:
     starts = [0 if one else start for one, (start, _) in zip(whole, ranges, strict=True)]
     sizes = [1 if one else size for one, (_, size) in zip(whole, ranges, strict=True)]
     return ops.slice(part, starts, sizes)
+
+
+def _merge(padding: Any, dense: Any, axes: tuple) -> Any:
+    """True where the padding is and where the dense mask is anywhere along the other axes."""
+    parts = [] if padding is None else [_boolean(padding)]
+    if dense is not None:
+        parts.append(ops.any(_boolean(dense), axis=axes))
+    return functools.reduce(ops.logical_and, parts) if parts else None
 
 
 def _boolean(mask: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Position ids and the sinusoid table.
+"""The table of sinusoids.
 
-Letters: T length, D model width.
+Letter: D model width.
 """
 
 from typing import Any
@@ -9,16 +9,19 @@ import numpy as np
 from keras import ops
 
 
-def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any:
+def sinusoids(
+    positions: Any, dim: int, max_wavelength: float = 10_000.0, dtype: str = "float32"
+) -> Any:
     """`sin(pos / w^(2i/D))` at even columns and `cos` of the same angle at odd ones.
 
     Args:
         positions: int or float, any shape `[...]`.
         dim: D, the width; even.
         max_wavelength: `w`; wavelengths run from 2 pi to 2 pi w.
+        dtype: of the computation and of the result.
 
     Returns:
-        float32 `[..., D]`.
+        float `[..., D]`.
 
     Raises:
         ValueError: `dim` is not a positive even number.
@@ -32,25 +35,7 @@ def sinusoids(positions: Any, dim: int, max_wavelength: float = 10_000.0) -> Any
     """
     if dim <= 0 or dim % 2:
         raise ValueError(f"`dim` must be a positive even number, got {dim!r}")
-    frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype("float32")
-    angles = ops.cast(positions, "float32")[..., None] * ops.convert_to_tensor(frequencies)
+    frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype(dtype)
+    angles = ops.cast(positions, dtype)[..., None] * ops.convert_to_tensor(frequencies)
     pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)  # [..., D / 2, 2]
     return ops.reshape(pairs, (*ops.shape(positions), dim))
-
-
-def position_ids(sequence_ids: Any) -> Any:
-    """Positions that restart at 0 wherever the sequence id changes (packed rows).
-
-    Args:
-        sequence_ids: int `[B, T]`, one id for each sequence in a row.
-
-    Returns:
-        int32 `[B, T]`.
-
-    >>> position_ids(np.array([[7, 7, 7, 9, 9]])).numpy().tolist()
-    [[0, 1, 2, 0, 1]]
-    """
-    index = ops.arange(ops.shape(sequence_ids)[1], dtype="int32")[None]  # [1, T]
-    before = ops.concatenate([sequence_ids[:, :1], sequence_ids[:, :-1]], axis=1)
-    starts = ops.where(ops.equal(sequence_ids, before), ops.zeros_like(index), index)  # [B, T]
-    return index - ops.associative_scan(ops.maximum, starts, axis=1)

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_attn.ops.numerics import widen
 
-def angles(positions: Any, dim: int, max_wavelength: float = 10_000.0, scaling: float = 1.0) -> Any:
-    """`position / scaling * w^(-2i/R)` for each pair of columns, float32 `[..., R / 2]`."""
-    frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype("float32")
-    return (ops.cast(positions, "float32") / scaling)[..., None] * ops.convert_to_tensor(
-        frequencies
-    )
+
+def angles(
+    positions: Any,
+    dim: int,
+    max_wavelength: float = 10_000.0,
+    scaling: float = 1.0,
+    dtype: str = "float32",
+) -> Any:
+    """`position / scaling * w^(-2i/R)` for each pair of columns, `[..., R / 2]` in `dtype`."""
+    frequencies = np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim).astype(dtype)
+    return (ops.cast(positions, dtype) / scaling)[..., None] * ops.convert_to_tensor(frequencies)
 
 
 def rotate(inputs: Any, angle: Any) -> Any:
@@ -22,16 +28,18 @@ def rotate(inputs: Any, angle: Any) -> Any:
 
     Args:
         inputs: float `[B, T, N, H]`.
-        angle: float32 `[T, R / 2]` or `[B, T, R / 2]`, from `angles`.
+        angle: float `[T, R / 2]` or `[B, T, R / 2]`, from `angles`.
 
     Returns:
-        `[B, T, N, H]` in the inputs' dtype; the rotation itself runs in float32.
+        `[B, T, N, H]` in the inputs' dtype; the rotation itself runs in float32, or in
+        float64 for such inputs.
 
     Source: Su et al. 2021, section 3.4.2.
     """
     half = angle.shape[-1]
+    x = widen(inputs)
+    angle = ops.cast(angle, x.dtype)
     cos, sin = ops.cos(angle)[..., None, :], ops.sin(angle)[..., None, :]  # [..., T, N=1, R / 2]
-    x = ops.cast(inputs, "float32")
     first, second, rest = x[..., :half], x[..., half : 2 * half], inputs[..., 2 * half :]
     turned = ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return ops.concatenate([ops.cast(turned, inputs.dtype), rest], axis=-1)

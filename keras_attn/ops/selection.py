@@ -5,16 +5,14 @@ where a query may take a key. A query that may take nothing gets zero weights, w
 Weights are float32, or wider where the logits are.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_attn.ops import random, recurrence, scores
+from keras_attn.ops.numerics import wide, widen
 
-# Far below any real logit and finite, so that a row of nothing else stays a number.
-_MASKED = -1e30
 _TINY = 1e-20
 
 
@@ -32,11 +30,8 @@ def soft(logits: Any, mask: Any = None) -> Any:
     >>> soft(ops.convert_to_tensor([[[3.2, 5.1, -1.7]]])).numpy().round(2).tolist()
     [[[0.12999999523162842, 0.8700000047683716, 0.0]]]
     """
-    logits = _widen(logits)
-    if mask is None:
-        return ops.softmax(logits, axis=-1)
-    weights = ops.softmax(ops.where(mask, logits, _MASKED), axis=-1)
-    return ops.where(mask, weights, 0.0)
+    logits, some = _allowed(widen(logits), mask)
+    return ops.where(some, ops.softmax(logits, axis=-1), 0.0)
 
 
 def greedy(logits: Any, mask: Any = None) -> Any:
@@ -44,8 +39,8 @@ def greedy(logits: Any, mask: Any = None) -> Any:
 
     Arguments and result as in `soft`; the first of several equally good keys wins.
     """
-    logits = _allowed(_widen(logits), mask)
-    return _only_allowed(_one_hot(ops.argmax(logits, axis=-1), logits), mask)
+    logits, some = _allowed(widen(logits), mask)
+    return ops.where(some, _one_hot(ops.argmax(logits, axis=-1), logits), 0.0)
 
 
 def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
@@ -65,15 +60,17 @@ def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
     Source: Xu et al. 2015, section 4.1.
     """
     # The largest of logits plus Gumbel noise is a draw from their softmax.
-    logits = _widen(logits)
+    logits = widen(logits)
     weights = greedy(logits + _gumbel(logits, seed), mask)
     return weights, log_probability(logits, weights, mask)
 
 
 def log_probability(logits: Any, weights: Any, mask: Any = None) -> Any:
     """Logarithm `[B, T]` of the probability of a choice, given as one-hot `weights`."""
-    log_softmax = ops.log_softmax(_allowed(_widen(logits), mask), axis=-1)
-    return ops.sum(weights * log_softmax, axis=-1)
+    logits, _ = _allowed(widen(logits), mask)
+    log_softmax = ops.log_softmax(logits, axis=-1)
+    # The logarithm of a hidden key's probability is minus infinity, which times zero is NaN.
+    return ops.sum(weights * ops.where(weights > 0, log_softmax, 0.0), axis=-1)
 
 
 def straight_through(logits: Any, seed: Any, mask: Any = None) -> Any:
@@ -103,7 +100,7 @@ def gumbel(logits: Any, seed: Any, mask: Any = None, temperature: float = 1.0) -
 
     Source: Jang et al. 2017, section 2.2.
     """
-    logits = _widen(logits)
+    logits = widen(logits)
     return soft((logits + _gumbel(logits, seed)) / temperature, mask)
 
 
@@ -121,9 +118,9 @@ def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: An
 
     Source: Luong et al. 2015, section 3.2.
     """
-    center = ops.cast(ops.arange(ops.shape(logits)[1], dtype="int32"), "float32")
+    center = ops.arange(ops.shape(logits)[1], dtype="float32")
     center = center + ops.cast(query_offset, "float32")  # [T] or [B, T]
-    near = ops.abs(_positions(logits) - center[..., None]) <= window
+    near = ops.abs(_positions(logits, "float32") - center[..., None]) <= window
     return soft(logits, _both(ops.broadcast_to(near, ops.shape(logits)), mask))
 
 
@@ -144,7 +141,8 @@ def local_predictive(logits: Any, center: Any, window: int, mask: Any = None) ->
 
     Source: Luong et al. 2015, section 3.2.
     """
-    distance = _positions(logits) - _widen(center)[..., None]  # [B, T, S]
+    logits, center = widen(logits), ops.cast(center, wide(logits.dtype, center.dtype))
+    distance = _positions(logits, center.dtype) - center[..., None]  # [B, T, S]
     weights = soft(logits, _both(ops.abs(distance) <= window, mask))
     return weights * ops.exp(-ops.square(distance) / (2 * (window / 2) ** 2))
 
@@ -164,7 +162,7 @@ def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
     Source: Luong et al. 2015, section 3.2, equation 9.
     """
     hidden = ops.tanh(scores.project(query, kernel))
-    share = ops.sigmoid(_widen(ops.sum(ops.multiply(hidden, scale), axis=-1)))  # [B, T]
+    share = ops.sigmoid(widen(ops.sum(ops.multiply(hidden, scale), axis=-1)))  # [B, T]
     return share * ops.reshape(ops.cast(length, share.dtype), (-1, 1))
 
 
@@ -192,7 +190,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
     steps = {"parallel": _parallel_walk, "recursive": _recursive_walk, "hard": _hard_walk}
     if mode not in steps:
         raise ValueError(f"`mode` must be one of {', '.join(steps)}, got {mode!r}")
-    logits = _widen(logits)
+    logits = widen(logits)
     stop = ops.sigmoid(logits) if mode != "hard" else ops.cast(logits > 0, logits.dtype)
     allowed = ops.ones_like(logits, dtype="bool")
     if mask is not None:
@@ -210,29 +208,6 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
 
     rows = ops.stack([stop, ops.cast(allowed, stop.dtype)], axis=2)  # [B, T, 2, S]
     return recurrence.recur(step, rows, [ops.cast(previous, stop.dtype)])
-
-
-_SELECTIONS = {
-    "soft": soft,
-    "greedy": greedy,
-    "hard": hard,
-    "straight_through": straight_through,
-    "gumbel": gumbel,
-    "local_monotonic": local_monotonic,
-    "local_predictive": local_predictive,
-    "monotonic": monotonic,
-}
-
-
-def get(name: str) -> Callable:
-    """The selection function called `name`.
-
-    Raises:
-        ValueError: an unknown name; the message lists the known ones.
-    """
-    if name not in _SELECTIONS:
-        raise ValueError(f"`selection` must be one of {', '.join(_SELECTIONS)}, got {name!r}")
-    return _SELECTIONS[name]
 
 
 def _parallel_walk(stop: Any, previous: Any) -> Any:
@@ -259,24 +234,24 @@ def _exclusive(products: Any) -> Any:
     return ops.concatenate([ops.ones_like(products[:, :1]), products[:, :-1]], axis=-1)
 
 
-def _widen(inputs: Any) -> Any:
-    return ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+def _positions(logits: Any, dtype: str = "int32") -> Any:
+    return ops.arange(ops.shape(logits)[-1], dtype=dtype)  # [S]
 
 
-def _positions(logits: Any) -> Any:
-    return ops.cast(ops.arange(ops.shape(logits)[-1], dtype="int32"), "float32")  # [S]
+def _allowed(logits: Any, mask: Any) -> tuple[Any, Any]:
+    """Minus infinity where a key is hidden, and whether a query has any key, `[B, T, 1]`.
 
-
-def _allowed(logits: Any, mask: Any) -> Any:
-    return logits if mask is None else ops.where(mask, logits, _MASKED)
-
-
-def _only_allowed(weights: Any, mask: Any) -> Any:
-    return weights if mask is None else ops.where(mask, weights, 0.0)
+    A logit of minus infinity hides, as a mask does. A row of nothing else becomes zeros.
+    """
+    visible = ops.not_equal(logits, -math.inf)
+    if mask is not None:
+        visible = ops.logical_and(mask, visible)
+    some = ops.any(visible, axis=-1, keepdims=True)
+    return ops.where(visible, logits, ops.where(some, -math.inf, 0.0)), some
 
 
 def _one_hot(indices: Any, like: Any) -> Any:
-    chosen = ops.cast(ops.expand_dims(indices, -1), "float32")
+    chosen = ops.cast(ops.expand_dims(indices, -1), "int32")
     return ops.cast(ops.equal(_positions(like), chosen), like.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Sinusoids against the paper in numpy; positions of packed rows."""
+"""Sinusoids against the paper in numpy."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,6 @@ def test_sinusoids_are_the_paper(wavelength):
         angle = where / wavelength ** ((column - column % 2) / dim)
         expected = np.cos(angle) if column % 2 else np.sin(angle)
         np.testing.assert_allclose(found[..., column], expected, atol=2e-5)
-
-
-def test_positions_restart_with_each_sequence():
-    ids = tensors(np.array([[1, 1, 1, 2, 2, 5, 0], [3, 4, 4, 4, 4, 4, 3]], "int32"))
-    expected = [[0, 1, 2, 0, 1, 0, 0], [0, 0, 1, 2, 3, 4, 0]]
-    np.testing.assert_array_equal(arrays(positions.position_ids(ids)), expected)
 
 
 @pytest.mark.parametrize("dim", [0, 5, -2])

@@ -28,7 +28,7 @@ def numpy_softmax(logits, mask):
 
 def run(name, *args, mask=MASK, **kwargs):
     mask = None if mask is None else tensor(mask, "bool")
-    return selection.get(name)(tensor(LOGITS), *args, mask=mask, **kwargs)
+    return getattr(selection, name)(tensor(LOGITS), *args, mask=mask, **kwargs)
 
 
 def array(x):
@@ -178,7 +178,11 @@ SELECTIONS = {
 
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_masked_keys_get_nothing_and_an_empty_row_no_gradient(name):
-    assert set(SELECTIONS) == set(selection._SELECTIONS)
+    own = {
+        n for n, f in vars(selection).items() if getattr(f, "__module__", "") == selection.__name__
+    }
+    public = {n for n in own if not n.startswith("_")}
+    assert public == {*SELECTIONS, "log_probability", "predicted_center"}
     mask = tensor(MASK, "bool")
     weights = array(SELECTIONS[name](tensor(LOGITS), mask))
     assert weights.dtype == "float32"
@@ -198,9 +202,38 @@ def test_low_precision_is_finite_and_selects_in_float32(name, dtype):
     assert np.isfinite(array(weights)).all()
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="`selection` must be one of soft, greedy, .*'softy'"):
-        selection.get("softy")
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("low", [-np.inf, -1e9, float(np.finfo("float32").min)])
+def test_what_a_mask_hides_stays_hidden_whatever_the_logits_say(name, low):
+    logits = np.where(MASK, low, 5.0)
+    logits[0, :, 6] = np.nan  # hidden
+    weights = array(SELECTIONS[name](tensor(logits), tensor(MASK, "bool")))
+    assert np.isfinite(weights).all()
+    assert not weights[~MASK].any()
+    if low == -np.inf:
+        assert not weights.any()
+    elif name in ("soft", "gumbel"):
+        expected = MASK / np.maximum(MASK.sum(-1, keepdims=True), 1)
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
+    grad = gradient(lambda x: SELECTIONS[name](x, tensor(MASK, "bool")) ** 2, logits)
+    assert np.isfinite(grad).all()
+
+
+@pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 here")
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_float64_is_computed_in_float64(name):
+    weights = array(SELECTIONS[name](tensor(LOGITS, "float64"), tensor(MASK, "bool")))
+    assert weights.dtype == "float64"
+    if name == "soft":
+        np.testing.assert_allclose(weights, numpy_softmax(LOGITS, MASK), atol=1e-15)
+    if name == "local_predictive":
+        distance = np.arange(S) - 1.0
+        near = MASK & (abs(distance) <= 2)
+        expected = numpy_softmax(LOGITS, near) * np.exp(-(distance**2) / 2)
+        np.testing.assert_allclose(weights, expected, atol=1e-15)
+
+
+def test_an_unknown_mode():
     with pytest.raises(ValueError, match="`mode` must be one of parallel, recursive, hard, got"):
         run("monotonic", mode="soft")
 

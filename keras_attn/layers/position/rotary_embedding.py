@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._register import register
 from keras_attn.ops import rotary
+from keras_attn.ops.numerics import wide
 
 
 @register()
@@ -75,7 +76,8 @@ class RotaryEmbedding(keras.layers.Layer):
                 f"the rotated width must be even, got {width} of head width {inputs.shape[-1]}"
             )
         positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32") + offset
-        angles = rotary.angles(positions, width, self.max_wavelength, self.scaling)
+        dtype = wide(inputs.dtype)
+        angles = rotary.angles(positions, width, self.max_wavelength, self.scaling, dtype)
         return rotary.rotate(inputs, angles)
 
     def get_config(self) -> dict:

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._register import register
 from keras_attn.layers.position.combination import check_combination, combine, combined_width
+from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import sinusoids
 
 
@@ -65,7 +66,8 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         """Encode the positions of `inputs`."""
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
-        encoding = sinusoids(positions + offset, self.dim or inputs.shape[-1], self.max_wavelength)
+        dim, dtype = self.dim or inputs.shape[-1], wide(inputs.dtype)
+        encoding = sinusoids(positions + offset, dim, self.max_wavelength, dtype)
         return combine(self.combination, inputs, encoding)
 
     def compute_output_shape(self, input_shape: Any, **_: Any) -> tuple:

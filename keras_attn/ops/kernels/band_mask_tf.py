@@ -10,20 +10,24 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attn.ops.kernels.reference import MASKED
 from keras_attn.ops.masks import AttentionMask
+
+# Far below any product of a query and a key.
+MASKED = -1e30
 
 # The parts of a mask beside which no query needs to be compared with each key.
 PARTS = {"causal", "window", "key_padding", "query_padding"}
 
 
-def band_mask(mask: AttentionMask, rows: Any, most: Any, keys: Any) -> Any:
+def band_mask(mask: AttentionMask, rows: Any, most: Any, keys: Any, dtype: str) -> Any:
     """What masks the tiles of a call, `most` keys wide at most; None where it does not fit."""
     if not mask.structure <= PARTS:
         return None
     if mask.window is not None:
-        return BandMask(mask, rows, keys, behind=mask.reach + most, beyond=most)
-    return BandMask(mask, rows, keys, behind=keys, beyond=rows) if mask.causal else None
+        return BandMask(mask, rows, keys, behind=mask.reach + most, beyond=most, dtype=dtype)
+    return (
+        BandMask(mask, rows, keys, behind=keys, beyond=rows, dtype=dtype) if mask.causal else None
+    )
 
 
 class BandMask:
@@ -33,22 +37,25 @@ class BandMask:
     `beyond` how far the last may be from there.
     """
 
-    def __init__(self, mask: AttentionMask, rows: Any, keys: Any, behind: Any, beyond: Any) -> None:
+    def __init__(
+        self, mask: AttentionMask, rows: Any, keys: Any, behind: Any, beyond: Any, dtype: str
+    ) -> None:
         self.mask, self.keys, self.behind = mask, keys, behind
         distance = tf.range(behind + beyond) - behind - tf.range(rows)[:, None]
         low, high = self._reach(0)
         allowed = distance <= high
         if mask.window is not None:
             allowed &= distance >= low
-        self.table = tf.where(allowed, 0.0, MASKED)  # [r, behind + beyond]
+        self.visible = allowed  # [r, behind + beyond]
+        self.added = tf.cast(tf.where(allowed, 0.0, MASKED), dtype)
 
-    def add(self, logits: Any, rows: Any, keys: Any) -> Any:
-        """The logits `[k, G, r, s]` of these positions, masked."""
+    def tile(self, table: Any, rows: Any, keys: Any) -> Any:
+        """The part `[r, s]` of `visible` or `added` at these positions."""
         begin = tf.maximum(keys[0] - rows[0] + self.behind, 0)
-        return logits + tf.slice(self.table, (0, begin), (tf.size(rows), tf.size(keys)))
+        return tf.slice(table, (0, begin), (tf.size(rows), tf.size(keys)))
 
-    def alive(self, rows: Any, real: Any) -> Any:
-        """1.0 for each of these rows that has a key, `[1, 1, r, 1]`, or None if all have one.
+    def some(self, rows: Any, real: Any) -> Any:
+        """Which of these rows have a key, bool `[1, 1, r, 1]`, or None if all have one.
 
         `real[j]` is how many of the first j keys are no padding; None if all are.
         """
@@ -57,7 +64,7 @@ class BandMask:
         low, high = (tf.clip_by_value(end, 0, self.keys) for end in self._reach(rows))
         high = tf.minimum(high + 1, self.keys)
         found = high - low if real is None else tf.gather(real, high) - tf.gather(real, low)
-        return tf.cast(found > 0, "float32")[None, None, :, None]
+        return (found > 0)[None, None, :, None]
 
     def _reach(self, row: Any) -> tuple:
         """The first and the last key that a row may see."""

@@ -28,7 +28,7 @@ class NoBias:
     def tile(self, tile: Any, parameters: tuple) -> Any:
         """What is added to the tile's logits, of rank 4, or None."""
 
-    def zeros(self, parameters: tuple) -> tuple:
+    def zeros(self, parameters: tuple, precision: str) -> tuple:
         """Accumulators for the gradients of the parameters."""
         return ()
 
@@ -46,12 +46,12 @@ class DenseTiles(NoBias):
     def tile(self, tile: Any, parameters: tuple) -> Any:
         """The tensor's part, float32 `[1, k G or 1, r or 1, s or 1]`."""
         starts, counts = zip(*_ranges(tile, parameters[0]), strict=True)
-        return tf.cast(tf.slice(parameters[0], starts, counts), "float32")
+        return tf.cast(tf.slice(parameters[0], starts, counts), tile.plan.precision)
 
-    def zeros(self, parameters: tuple) -> tuple:
+    def zeros(self, parameters: tuple, precision: str) -> tuple:
         """One accumulator whose rows are those of the tensor, `[B N T, S]`."""
         keys = size(parameters[0], 3)
-        return (tf.zeros((tf.size(parameters[0]) // keys, keys), "float32"),)
+        return (tf.zeros((tf.size(parameters[0]) // keys, keys), precision),)
 
     def accumulate(self, gradients: tuple, tile: Any, parameters: tuple, d_bias: Any) -> tuple:
         """Sum over the broadcast axes and add to the tile's rows."""
@@ -85,12 +85,13 @@ class PositionTiles(NoBias):
         learned = iter(parameters)
         heads = tf.range(tile.heads[1]) + tile.heads[0]
         every = (p if isinstance(p, np.ndarray) else next(learned) for p in self._given)
-        bias = self._function(*tile.positions, *(tf.gather(p, heads) for p in every))
-        return tf.cast(bias, "float32")[None]
+        parts = tuple(tf.gather(p, heads) for p in every)
+        bias = PositionBias(self._function, parts)
+        return bias.materialize(*tile.positions, tile.plan.precision)[None]
 
-    def zeros(self, parameters: tuple) -> tuple:
+    def zeros(self, parameters: tuple, precision: str) -> tuple:
         """One accumulator for each parameter."""
-        return tuple(tf.zeros(tf.shape(parameter), "float32") for parameter in parameters)
+        return tuple(tf.zeros(tf.shape(parameter), precision) for parameter in parameters)
 
     def accumulate(self, gradients: tuple, tile: Any, parameters: tuple, d_bias: Any) -> tuple:
         """Differentiate the function at these positions."""
@@ -104,7 +105,7 @@ class PositionTiles(NoBias):
             bias, parameters, d_bias, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return tuple(
-            total + tf.cast(tf.convert_to_tensor(part), "float32")
+            total + tf.cast(tf.convert_to_tensor(part), total.dtype)
             for total, part in zip(gradients, parts, strict=True)
         )
 

@@ -116,7 +116,9 @@ def _backward(
         return d_parameters, (plan.join(d_query), d_key, d_value)
 
     dtypes = (query.dtype, key.dtype, value.dtype)
-    d_parameters, parts = loop(plan.spans, span, plan.bias.zeros(parameters), dtypes)
+    d_parameters, parts = loop(
+        plan.spans, span, plan.bias.zeros(parameters, plan.precision), dtypes
+    )
     d_parameters = (
         tf.reshape(tf.cast(gradient, parameter.dtype), tf.shape(parameter))
         for gradient, parameter in zip(d_parameters, parameters, strict=True)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.kernels.reference import hidden, visible_pairs, zeroed
 from keras_attn.ops.masks import AttentionMask
 
 # What reaches torch as one row for all queries, as a matrix that the user made, or as a flag.
@@ -29,31 +30,32 @@ def attention(
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; the logits never leave the chip."""
-    rows, mask = mask.without_query_padding()
-    allowed = (
+    queries, keys = mask.visible_queries(), mask.visible_keys()
+    rows = None
+    if bias is None:
+        rows, mask = mask.without_query_padding()
+    visible = (
         None if mask.structure == {"causal"} else mask.materialize(query.shape[1], key.shape[1])
     )
-    alive = None if rows is None else rows.to(torch.bool)[:, None, :, None]
-    if allowed is not None:
-        # A row of torch's without a key is not a number; here it sees all keys and is put out.
-        some = allowed.any(-1, keepdim=True)
-        allowed = allowed | ~some
-        alive = some if alive is None else alive & some
+    visible, some = visible_pairs(visible, bias, visible is not None)
+    if rows is not None:
+        rows = rows.to(torch.bool)[:, None, :, None]
+        some = rows if some is None else some & rows
     if bias is not None:
-        bias = bias.to(query.dtype)
-        lowest = torch.finfo(query.dtype).min
-        allowed = bias if allowed is None else torch.where(allowed, bias, lowest)
+        visible = torch.where(visible, bias, hidden(some).to(bias.dtype)).to(query.dtype)
+    elif some is not None and visible is not None:
+        visible = visible | ~some  # torch's weights of a row without a key are not numbers
     context = scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=allowed,
+        zeroed(query.transpose(1, 2), queries),
+        zeroed(key.transpose(1, 2), keys),
+        zeroed(value.transpose(1, 2), keys),
+        attn_mask=visible,
         is_causal=mask.causal,
         scale=scale,
         enable_gqa=query.shape[2] != key.shape[2],
     )  # [B, N, T, Hv]
-    if alive is not None:
-        context = torch.where(alive, context, 0.0)
+    if some is not None:
+        context = torch.where(some, context, 0.0)
     return context.transpose(1, 2)
 
 
@@ -64,6 +66,8 @@ def refusal(request: Any) -> str | None:
         return "its dropout takes no seed"
     if isinstance(request.bias, PositionBias):
         return "it would hold the bias of all positions"
+    if request.bias is not None and _rounds(request.bias, request.dtype):
+        return f"it would round the bias to {request.dtype}"
     if mask.structure - MASKS:
         return f"it would hold the whole mask for {', '.join(sorted(mask.structure - MASKS))}"
     if mask.causal and (mask.shifted or mask.structure - {"causal", "query_padding"}):
@@ -73,3 +77,8 @@ def refusal(request: Any) -> str | None:
     if request.value[3] != request.query[3]:
         return "it would hold all logits where query and value differ in head width"
     return None
+
+
+def _rounds(bias: Any, dtype: str) -> bool:
+    """Whether a number of the bias has no equal in the query's dtype."""
+    return torch.promote_types(bias.dtype, getattr(torch, dtype)) != getattr(torch, dtype)

@@ -18,10 +18,9 @@ def key_sums(plan: Plan) -> Any:
 class WholeSums:
     """Sums of all keys, `[k, S, H]`, to which each tile adds."""
 
-    outputs: tuple = ()
-
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.outputs: tuple = ()
 
     def start(self, *widths: int) -> tuple:
         """The sums before the first tile, one for each width."""
@@ -39,7 +38,7 @@ class WholeSums:
         return [tf.transpose(total, (1, 0, 2)) for total in sums]
 
     def _zeros(self, keys: Any, width: int) -> Any:
-        return tf.zeros((self.plan.heads, keys, width), "float32")
+        return tf.zeros((self.plan.heads, keys, width), self.plan.precision)
 
 
 class BandSums(WholeSums):
@@ -48,7 +47,9 @@ class BandSums(WholeSums):
     The bands of a window move towards the end; a key that the next band has left is done.
     """
 
-    outputs = ("int32", "float32", "float32")
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.outputs = ("int32", plan.precision, plan.precision)
 
     def start(self, *widths: int) -> tuple:
         """The first key of the band, and its sums."""

@@ -12,6 +12,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from keras_attn.ops.kernels.band_mask_tf import band_mask
 from keras_attn.ops.masks import AttentionMask
+from keras_attn.ops.numerics import wide
 
 # Logits in a tile, from measurements: its temporaries stay in the cache and below the size from
 # which the allocator asks the system for fresh pages each time; twice as many cost 1.5 times more.
@@ -40,6 +41,7 @@ class Plan:
     heads: int
     rows: Any
     band: Any
+    precision: str
     fixed: bool
 
     @classmethod
@@ -62,7 +64,10 @@ class Plan:
             heads=heads,
             rows=rows,
             # XLA makes the masks of a tile on the fly, and slices nothing of dynamic size.
-            band=None if under_xla() else band_mask(asked["mask"], rows, most, keys),
+            band=None
+            if under_xla()
+            else band_mask(asked["mask"], rows, most, keys, wide(query.dtype)),
+            precision=wide(query.dtype),
             fixed=under_xla(),
             **asked,
         )
@@ -99,8 +104,10 @@ class Span:
         self.index = index
         self.batch = index // plan.runs
         self.head = index % plan.runs * plan.heads
-        self.key = self._heads_first(key)  # [k, S, H]
-        self.value = self._heads_first(value)  # [k, S, Hv]
+        visible = self._part(plan.mask.visible_keys())  # [S] or [1]
+        self.key = self._heads_first(key, visible)  # [k, S, H]
+        self.value = self._heads_first(value, visible)  # [k, S, Hv]
+        self.visible_queries = self._part(plan.mask.visible_queries())  # [T] or [1]
         self.real = self._real()
 
     def _real(self) -> Any:
@@ -111,9 +118,15 @@ class Span:
         real = tf.broadcast_to(tf.cast(block.key_padding[0], "int32"), (self.plan.keys,))
         return tf.pad(tf.cumsum(real), ((1, 0),))
 
-    def _heads_first(self, tensor: Any) -> Any:
+    def _part(self, visible: Any) -> Any:
+        """This row of the batch of `[B or 1, L]`."""
+        return None if visible is None else visible[0 if visible.shape[0] == 1 else self.batch]
+
+    def _heads_first(self, tensor: Any, visible: Any) -> Any:
         shape = (1, self.plan.keys, self.plan.heads, tensor.shape[-1])
         part = tf.slice(tensor, (self.batch, 0, self.head, 0), shape)[0]
+        if visible is not None:  # what is hidden may be NaN, which a weight of zero does not remove
+            part = tf.where(visible[:, None, None], part, tf.zeros((), part.dtype))
         return tf.transpose(product_type(part), (1, 0, 2))
 
 

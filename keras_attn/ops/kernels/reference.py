@@ -4,6 +4,7 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 group (N = K G), H head width.
 """
 
+import math
 from typing import Any
 
 from keras import ops
@@ -11,10 +12,7 @@ from keras import ops
 from keras_attn.ops import random
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
-
-# Far below any real logit, so that its exponential is exactly zero, and finite, so that a row with
-# nothing else in it stays a number.
-MASKED = -1e30
+from keras_attn.ops.numerics import widen
 
 
 def attention(
@@ -32,50 +30,89 @@ def attention(
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T x S."""
     query_length, key_length = ops.shape(query)[1], ops.shape(key)[1]
-    allowed = mask.materialize(query_length, key_length)
-    logits = ops.cast(_scores(query * scale, key), "float32")
+    visible = mask.materialize(query_length, key_length)
+    keys, queries = mask.visible_keys(), mask.visible_queries()
+    rows = zeroed(ops.transpose(query * scale, (0, 2, 1, 3)), queries)  # [B, N, T, H]
+    columns = zeroed(ops.transpose(key, (0, 2, 1, 3)), keys)  # [B, K, S, H]
+    values = zeroed(ops.transpose(value, (0, 2, 1, 3)), keys)  # [B, K, S, Hv]
+    logits = widen(_logits(rows, columns))
     if bias is not None:
-        logits = logits + _bias(bias, mask, query_length, key_length)
-    weights = _softmax(logits if allowed is None else logits + ops.where(allowed, 0.0, MASKED))
+        bias = _bias(bias, mask, query_length, key_length, logits.dtype)
+        logits = logits + bias
+    visible, some = visible_pairs(visible, bias, mask.may_empty_rows)
+    if visible is not None:
+        logits = ops.where(visible, logits, hidden(some))
+    weights = _softmax(logits)
     dropped = random.dropout(weights, dropout, seed) if dropout else weights
-    context = _context(ops.cast(dropped, value.dtype), value)
-    if mask.may_empty_rows:
-        some = ops.any(allowed, axis=-1, keepdims=True)  # [B or 1, N or 1, T or 1, 1]
-        context = ops.where(ops.transpose(some, (0, 2, 1, 3)), context, 0.0)
+    context = _context(ops.cast(dropped, value.dtype), values)
+    if some is not None:
+        context = ops.where(some, context, 0.0)
         weights = ops.where(some, weights, 0.0) if return_scores else None
+    context = ops.transpose(context, (0, 2, 1, 3))  # [B, T, N, Hv]
     return (context, weights) if return_scores else context
 
 
-def _scores(query: Any, key: Any) -> Any:
-    batch, length, heads, width = ops.shape(query)
-    rows = ops.transpose(query, (0, 2, 1, 3))  # [B, N, T, H]
-    # Two transpositions, not one: the first undoes that of `ops.cache.read`, the second becomes a
-    # flag of the product, so that TensorFlow copies no cache.
-    columns = ops.transpose(key, (0, 2, 1, 3))  # [B, K, S, H]
-    columns = ops.transpose(columns, (0, 1, 3, 2))  # [B, K, H, S]
-    if heads == key.shape[2]:
-        return ops.matmul(rows, columns)
-    group = heads // key.shape[2]
-    rows = ops.reshape(rows, (batch, key.shape[2], group * length, width))  # [B, K, G T, H]
-    return ops.reshape(ops.matmul(rows, columns), (batch, heads, length, ops.shape(key)[1]))
+def visible_pairs(visible: Any, bias: Any, may_empty_rows: bool) -> tuple[Any, Any]:
+    """Which query sees which key, and which query sees any; None where all do.
+
+    A bias of minus infinity hides, as a mask does.
+
+    Args:
+        visible: what the mask allows, bool, or None.
+        bias: float, or None.
+        may_empty_rows: whether the mask may leave a query without a key.
+
+    Returns:
+        bool, broadcastable to `[B, N, T, S]` and `[B, N, T, 1]`.
+    """
+    if bias is not None:
+        finite = ops.not_equal(bias, -math.inf)
+        visible = finite if visible is None else ops.logical_and(visible, finite)
+    elif not may_empty_rows:
+        return visible, None
+    return visible, ops.any(visible, axis=-1, keepdims=True)
 
 
-def _context(weights: Any, value: Any) -> Any:
+def hidden(some: Any) -> Any:
+    """The logit of a hidden key: its weight is exactly zero, whatever the others are.
+
+    A row of nothing else stays a number; its weights are zeroed afterwards.
+    """
+    return -math.inf if some is None else ops.where(some, -math.inf, 0.0)
+
+
+def zeroed(tensor: Any, visible: Any) -> Any:
+    """Zeros at the hidden places of `[B, heads, L, width]`: NaN times a weight of zero is NaN."""
+    return tensor if visible is None else ops.where(visible[:, None, :, None], tensor, 0.0)
+
+
+def _logits(rows: Any, columns: Any) -> Any:
+    batch, heads, length, width = ops.shape(rows)
+    # Not `ops.matmul`, which rounds float64 to float32 on torch.
+    # The second transposition is a flag of the product, and the first undoes that of
+    # `ops.cache.read`, so that TensorFlow copies no cache.
+    columns_last = ops.transpose(columns, (0, 1, 3, 2))  # [B, K, H, S]
+    if heads == columns.shape[1]:
+        return rows @ columns_last
+    group = heads // columns.shape[1]
+    rows = ops.reshape(rows, (batch, columns.shape[1], group * length, width))  # [B, K, G T, H]
+    logits = rows @ columns_last
+    return ops.reshape(logits, (batch, heads, length, ops.shape(columns)[2]))
+
+
+def _context(weights: Any, values: Any) -> Any:
     batch, heads, length, keys = ops.shape(weights)
-    columns = ops.transpose(value, (0, 2, 1, 3))  # [B, K, S, Hv]
-    if heads != value.shape[2]:
-        group = heads // value.shape[2]
-        weights = ops.reshape(weights, (batch, value.shape[2], group * length, keys))
-    context = ops.matmul(weights, columns)
-    context = ops.reshape(context, (batch, heads, length, value.shape[-1]))
-    return ops.transpose(context, (0, 2, 1, 3))  # [B, T, N, Hv]
+    if heads != values.shape[1]:
+        group = heads // values.shape[1]
+        weights = ops.reshape(weights, (batch, values.shape[1], group * length, keys))
+    return ops.reshape(weights @ values, (batch, heads, length, values.shape[-1]))
 
 
-def _bias(bias: Any, mask: AttentionMask, query_length: Any, key_length: Any) -> Any:
+def _bias(bias: Any, mask: AttentionMask, query_length: Any, key_length: Any, dtype: Any) -> Any:
     if not isinstance(bias, PositionBias):
-        return ops.cast(bias, "float32")
+        return ops.cast(bias, dtype)
     query_positions = ops.arange(query_length, dtype="int32") + mask.query_offset
-    return bias.materialize(query_positions, ops.arange(key_length, dtype="int32"))[None]
+    return bias.materialize(query_positions, ops.arange(key_length, dtype="int32"), dtype)[None]
 
 
 def _softmax(logits: Any) -> Any:

@@ -103,6 +103,34 @@ BIASES = {
 }
 
 
+def _hiding_table(shape, rng):
+    """A bias table that hides some distances, and everything from the first head."""
+    table = rng.normal(size=(shape.heads, 5))
+    table[:, 1], table[0] = -np.inf, -np.inf
+    return table
+
+
+BIASES["hiding_buckets"] = (
+    lambda s, rng: (_hiding_table(s, rng),),
+    BIASES["buckets"][1],
+)
+
+
+def hiding_bias(seen, rng):
+    """A bias that hides, in several ways, what the mask allows; `seen` is from `allowed`."""
+    bias = rng.normal(size=seen.shape)
+    half = rng.random(seen.shape) < 0.5
+    lowest = float(np.finfo("float32").min)
+    for row in range(seen.shape[2]):
+        low = (None, -np.inf, -1e9, lowest, np.where(half[:, :, row], -np.inf, 0.0))[row % 5]
+        if low is not None:
+            bias[:, :, row] = np.where(seen[:, :, row], low, bias[:, :, row])
+    for number, value in enumerate((np.inf, np.nan, lowest, -np.inf)):  # what is hidden anyway
+        some = ~seen & (np.arange(seen.shape[3]) % 5 == number)
+        bias = np.where(some, value, bias)
+    return bias
+
+
 def mask_parts(name, shape):
     """The arguments of an AttentionMask, in numpy."""
     return MASKS[name](shape, np.random.default_rng(1))
@@ -150,21 +178,27 @@ def allowed(parts, shape):
     return matrix
 
 
-def oracle(query, key, value, parts, bias_name, arrays, shape, d_context):
-    """Context and gradients (query, key, value, bias arrays) in float64, from the formulas."""
+def oracle(query, key, value, parts, bias_name, arrays, shape, d_context, precision="float64"):
+    """Context and gradients (query, key, value, bias arrays) in float64, from the formulas.
+
+    The logits are rounded to `precision`: beside a bias of -1e9 they keep no digit in float32.
+    """
     s = shape
     group = s.heads // s.key_heads
     k, v = np.repeat(key, group, 2), np.repeat(value, group, 2)
     scale = s.width**-0.5
     logits = np.einsum("btnh,bsnh->bnts", query, k) * scale
     distance = np.arange(s.keys)[None] - np.arange(s.length)[:, None] - parts.get("query_offset", 0)
+    buckets = bias_name in ("buckets", "hiding_buckets")
     if bias_name == "alibi":
         logits = logits - alibi_slopes(s.heads)[:, None, None] * abs(distance)
-    elif bias_name == "buckets":
+    elif buckets:
         logits = logits + arrays[0][:, np.clip(distance, -2, 2) + 2]
     elif arrays:
-        logits = logits + arrays[0]
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True)) * allowed(parts, s)
+        logits = (logits + arrays[0]).astype(precision).astype("float64")
+    logits = np.where(allowed(parts, s), logits, -np.inf)
+    highest = logits.max(-1, keepdims=True)
+    exponentials = np.exp(logits - np.where(highest == -np.inf, 0, highest))
     sums = exponentials.sum(-1, keepdims=True)
     weights = exponentials / np.where(sums == 0, 1, sums)
     context = np.einsum("bnts,bsnh->btnh", weights, v)
@@ -176,7 +210,7 @@ def oracle(query, key, value, parts, bias_name, arrays, shape, d_context):
         np.einsum("bnts,btnh->bsnh", d_logits, query).reshape(grouped).sum(3) * scale,
         np.einsum("bnts,btnh->bsnh", weights, d_context).reshape(grouped).sum(3),
     ]
-    if bias_name == "buckets":
+    if buckets:
         bucket = np.clip(distance, -2, 2) + 2
         gradients.append(np.stack([d_logits[..., bucket == i].sum((0, 2)) for i in range(5)], -1))
     elif arrays:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from tests.ops.kernels.cases import (
     bias_arrays,
     bias_from,
     draw,
+    hiding_bias,
     mask_from,
     mask_parts,
     oracle,
@@ -27,6 +29,8 @@ from tests.ops.kernels.cases import (
 
 KEY_HEADS = (6, 3, 1)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 4e-2, "float16": 4e-3}
+if BACKEND != "jax":  # which has no float64 here
+    TOLERANCE["float64"] = 1e-13
 KERNELS = [k.name for k in kernels.KERNELS if k.backend in (None, BACKEND)]
 
 
@@ -49,22 +53,38 @@ def pairwise():
 
 def check(kernel, mask, bias, dtype, shape, block_size=None):
     """Hold one case of the grid to the oracle."""
-    inputs, parts, extra = draw(shape), mask_parts(mask, shape), bias_arrays(bias, shape)
-    inputs = [_rounded(x, dtype) for x in inputs]
-    extra = [_rounded(x, "float32") for x in extra]
-    options = {"kernel": kernel, "mask": mask_from(parts)}
+    compare(
+        kernel, mask_parts(mask, shape), bias, bias_arrays(bias, shape), dtype, shape, block_size
+    )
+
+
+def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=()):
+    """Hold one call to the oracle.
+
+    `spoil` are `(index of the input, places)` at which the kernel gets NaN and infinity where the
+    oracle gets zeros.
+    """
+    precision = "float64" if dtype == "float64" else "float32"
+    keras.config.set_floatx(precision)  # or numpy's float64 becomes float32 on torch
+    inputs = [_rounded(x, dtype) for x in draw(shape)]
+    extra = [_rounded(x, precision) for x in extra]
+    options = {"kernel": kernel, "mask": mask_from(parts), "block_size": block_size}
     d_context = np.random.default_rng(3).normal(size=(*inputs[0].shape[:3], shape.value_width))
-    d_context = _rounded(d_context, "float32")
+    d_context = _rounded(d_context, precision)
 
     def attend(given):
         query, key, value = (kops.cast(x, dtype) for x in given[:3])
-        made = bias_from(bias, shape, given[3:])
-        return ops.attention(query, key, value, bias=made, block_size=block_size, **options)
+        return ops.attention(query, key, value, bias=bias_from(bias, shape, given[3:]), **options)
 
-    given = [x.astype("float32") for x in (*inputs, *extra)]
-    context, found = _run(attend, given, d_context.astype("float32"))
-    expected, expected_gradients = oracle(*inputs, parts, bias, extra, shape, d_context)
-    for have, want in zip((context, *found), (expected, *expected_gradients), strict=True):
+    for index, places in spoil:
+        inputs[index][places] = 0
+    given = [x.astype(precision) for x in (*inputs, *extra)]
+    for index, places in spoil:
+        wrong = np.resize([np.nan, np.inf, -np.inf], given[index][places].shape)
+        given[index][places] = wrong
+    context, found = _run(attend, given, d_context.astype(precision))
+    oracles = oracle(*inputs, parts, bias, extra, shape, d_context, precision)
+    for have, want in zip((context, *found), (oracles[0], *oracles[1]), strict=True):
         error = np.abs(have - want).max() / max(1, np.abs(want).max())
         assert error < TOLERANCE[dtype], f"{error:.1e}"
 
@@ -76,7 +96,7 @@ def _run(attend, given, d_context):
     def loss(*given):
         context = attend(given)
         seen.append(context)
-        return kops.sum(kops.cast(context, "float32") * kops.convert_to_tensor(d_context))
+        return kops.sum(kops.cast(context, d_context.dtype) * kops.convert_to_tensor(d_context))
 
     if BACKEND != "jax":
         found = gradients(loss, *given)
@@ -95,10 +115,11 @@ def _rounded(array, dtype):
 
 
 def _can(kernel, mask, bias, dtype, shape):
+    precision = "float64" if dtype == "float64" else "float32"
     request = kernels.Request.of(
         *(kops.cast(x, dtype) for x in draw(shape)),
         mask=mask_from(mask_parts(mask, shape)),
-        bias=bias_from(bias, shape, bias_arrays(bias, shape)),
+        bias=bias_from(bias, shape, [kops.cast(x, precision) for x in bias_arrays(bias, shape)]),
         dropout=0.0,
         weights=False,
         block_size=None,
@@ -122,6 +143,36 @@ PAIRS = [
 def test_pairs(kernel, mask, bias, key_heads, dtype):
     shape = _shape(kernel, key_heads)
     check(kernel, mask, bias, dtype, shape, block_size=4 if kernel == "chunked" else None)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_hidden_key_has_no_weight_whatever_the_bias_says(kernel, mask):
+    shape, parts = _shape(kernel, 3), mask_parts(mask, _shape(kernel, 3))
+    bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
+    for dtype in TOLERANCE:
+        if _can(kernel, mask, "dense", dtype, shape):
+            block_size = 4 if kernel == "chunked" else None
+            compare(kernel, parts, "dense", (bias,), dtype, shape, block_size)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bias", ["none", "dense"])
+@pytest.mark.parametrize("where", ["key_padding", "query_padding", "dense"])
+def test_what_stands_at_padding_reaches_nothing(kernel, bias, where):
+    shape, parts = _shape(kernel, 3), mask_parts(where, _shape(kernel, 3))
+    if where == "dense":
+        parts["dense"][:, :, :, 5] = parts["dense"][:, :, 3] = False
+        spoil = [(0, np.s_[:, 3]), (1, np.s_[:, 5]), (2, np.s_[:, 5])]
+    elif where == "key_padding":
+        spoil = [(1, ~parts[where]), (2, ~parts[where])]
+    else:
+        spoil = [(0, ~parts[where])]
+    for dtype in TOLERANCE:
+        if _can(kernel, where, bias, dtype, shape):
+            extra = bias_arrays(bias, shape)
+            block_size = 4 if kernel == "chunked" else None
+            compare(kernel, parts, bias, extra, dtype, shape, block_size, spoil)
 
 
 @pytest.mark.slow
