@@ -191,10 +191,11 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
     if mode not in steps:
         raise ValueError(f"`mode` must be one of {', '.join(steps)}, got {mode!r}")
     logits = widen(logits)
-    stop = ops.sigmoid(logits) if mode != "hard" else ops.cast(logits > 0, logits.dtype)
     allowed = ops.ones_like(logits, dtype="bool")
     if mask is not None:
         allowed = ops.logical_and(allowed, mask)
+        logits = ops.where(allowed, logits, 0.0)
+    stop = ops.sigmoid(logits) if mode != "hard" else ops.cast(logits > 0, logits.dtype)
     stop = ops.where(allowed, stop, 0.0)
     if previous is None:
         first = ops.equal(_positions(logits), 0)

@@ -25,6 +25,9 @@ class NoBias:
 
     parameters: tuple = ()
 
+    def whole(self, parameters: tuple) -> Any:
+        """The bias as `keras_attn.ops.attention` takes it."""
+
     def tile(self, tile: Any, parameters: tuple) -> Any:
         """What is added to the tile's logits, of rank 4, or None."""
 
@@ -42,6 +45,10 @@ class DenseTiles(NoBias):
 
     def __init__(self, bias: Any) -> None:
         self.parameters = (tf.convert_to_tensor(bias),)
+
+    def whole(self, parameters: tuple) -> Any:
+        """The tensor."""
+        return parameters[0]
 
     def tile(self, tile: Any, parameters: tuple) -> Any:
         """The tensor's part, float32 `[1, k G or 1, r or 1, s or 1]`."""
@@ -80,12 +87,16 @@ class PositionTiles(NoBias):
         ]
         self.parameters = tuple(p for p in self._given if not isinstance(p, np.ndarray))
 
+    def whole(self, parameters: tuple) -> PositionBias:
+        """The bias with these learned parameters."""
+        learned = iter(parameters)
+        every = (p if isinstance(p, np.ndarray) else next(learned) for p in self._given)
+        return PositionBias(self._function, tuple(every))
+
     def tile(self, tile: Any, parameters: tuple) -> Any:
         """The bias of these positions, float32 `[1, k G, r, s]`."""
-        learned = iter(parameters)
         heads = tf.range(tile.heads[1]) + tile.heads[0]
-        every = (p if isinstance(p, np.ndarray) else next(learned) for p in self._given)
-        parts = tuple(tf.gather(p, heads) for p in every)
+        parts = tuple(tf.gather(p, heads) for p in self.whole(parameters).parameters)
         bias = PositionBias(self._function, parts)
         return bias.materialize(*tile.positions, tile.plan.precision)[None]
 

@@ -9,7 +9,6 @@ group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r r
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -70,11 +69,55 @@ def _attention(
         context = _forward(plan, *map(tf.stop_gradient, inputs))
 
         def gradient(d_context: Any) -> tuple:
-            return _once(functools.partial(_backward, plan))(d_context, context, *inputs)
+            return _first_gradient(plan, d_context, context, *inputs)
 
         return context, gradient
 
     return run(*inputs)
+
+
+def _first_gradient(plan: Plan, d_context: Any, context: Any, *inputs: Any) -> tuple:
+    """The gradients of all inputs, tile by tile.
+
+    Their own gradients, for gradient penalties, are those of plain operations that hold all logits.
+    """
+
+    @tf.custom_gradient
+    def run(d_context: Any, context: Any, *inputs: Any) -> tuple:
+        given = map(tf.stop_gradient, (d_context, context, *inputs))
+
+        def gradient(*d_gradients: Any) -> tuple:
+            watched = (d_context, *inputs)
+            with tf.GradientTape() as outer:
+                outer.watch(watched)
+                with tf.GradientTape() as inner:
+                    inner.watch(inputs)
+                    again = _whole(plan, *inputs)
+                first = inner.gradient(again, inputs, d_context, unconnected_gradients="zero")
+            found = outer.gradient(first, watched, d_gradients, unconnected_gradients="zero")
+            # The context is computed from the inputs, which have all of its part.
+            return found[0], tf.zeros_like(context), *found[1:]
+
+        return _backward(plan, *given), gradient
+
+    return run(d_context, context, *inputs)
+
+
+def _whole(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:
+    if plan.dropout:  # only the tiles draw the same again
+        return _forward(plan, query, key, value, *parameters)
+    return reference_attention(
+        query,
+        key,
+        value,
+        mask=plan.mask,
+        bias=plan.bias.whole(parameters),
+        scale=plan.scale,
+        dropout=0.0,
+        seed=None,
+        return_scores=False,
+        block_size=None,
+    )
 
 
 def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:
@@ -124,15 +167,3 @@ def _backward(
         for gradient, parameter in zip(d_parameters, parameters, strict=True)
     )
     return (*map(plan.assemble, parts), *d_parameters)
-
-
-def _once(backward: Callable) -> Callable:
-    """`backward`, which says why it has no gradient itself."""
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise NotImplementedError(
-            "the chunked attention kernel has no second-order gradient on TensorFlow; "
-            'give `kernel="reference"` where one is needed'
-        )
-
-    return tf.custom_gradient(lambda *given: (backward(*map(tf.stop_gradient, given)), refuse))
