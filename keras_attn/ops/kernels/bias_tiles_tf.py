@@ -24,6 +24,7 @@ class NoBias:
     """No bias: nothing to add and no gradient."""
 
     parameters: tuple = ()
+    identity: Any = None  # equal for biases that are the same function of their parameters
 
     def whole(self, parameters: tuple) -> Any:
         """The bias as `keras_attn.ops.attention` takes it."""
@@ -42,6 +43,8 @@ class NoBias:
 
 class DenseTiles(NoBias):
     """A tensor `[B, N, T, S]`; axes of length 1 are broadcast."""
+
+    identity = "dense"
 
     def __init__(self, bias: Any) -> None:
         self.parameters = (tf.convert_to_tensor(bias),)
@@ -86,6 +89,8 @@ class PositionTiles(NoBias):
             p if isinstance(p, np.ndarray) else tf.convert_to_tensor(p) for p in bias.parameters
         ]
         self.parameters = tuple(p for p in self._given if not isinstance(p, np.ndarray))
+        constants = (p.tobytes() if isinstance(p, np.ndarray) else None for p in self._given)
+        self.identity = (bias.function, *constants)
 
     def whole(self, parameters: tuple) -> PositionBias:
         """The bias with these learned parameters."""

@@ -8,7 +8,9 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r rows, s keys.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +22,7 @@ from keras_attn.ops.kernels.loop_tensorflow import loop
 from keras_attn.ops.kernels.plan_tf import Plan, Span, size, under_xla
 from keras_attn.ops.kernels.reference import attention as reference_attention
 from keras_attn.ops.kernels.tiles_tf import Tile
+from keras_attn.ops.kernels.traced_once_tf import traced_once
 from keras_attn.ops.masks import AttentionMask
 
 
@@ -37,87 +40,124 @@ def attention(
     block_size: int | None,
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
-    inputs = [tf.convert_to_tensor(tensor) for tensor in (query, key, value)]
-    options = {"mask": mask, "bias": bias, "scale": scale, "dropout": dropout, "seed": seed}
-    plain = {"return_scores": False, "block_size": None}
-    chunked = functools.partial(_attention, *inputs, block_size=block_size, **options)
-    reference = functools.partial(reference_attention, *inputs, **options, **plain)
-    batch, length, keys = size(query, 0), size(query, 1), size(key, 1)
-    # The reference kernel takes short rows, where their length shows at run time only, and a call
-    # without any logits, of which no tile can be cut.
-    worth = batch * length * keys > 0
-    if not (block_size or isinstance(length * keys, int)):
-        worth = tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
-    if worth is False:
-        return reference()
-    if worth is True or under_xla():  # XLA has no gradient of a choice at run time
-        return chunked()
-    return tf.cond(worth, chunked, reference)
+    parts = {field.name: getattr(mask, field.name) for field in dataclasses.fields(mask)}
+    fixed = {name: part for name, part in parts.items() if not tf.is_tensor(part)}
+    others = {name: part for name, part in parts.items() if name not in fixed}
+    others |= {} if seed is None else {"seed": seed}
+    tiles = bias_of(bias)
+    inputs = tuple(map(tf.convert_to_tensor, (query, key, value, *tiles.parameters)))
+    options = {"scale": scale, "dropout": dropout, "block_size": block_size}
+    run = functools.partial(_attend, bias=tiles, fixed=fixed, **options)
+    identity = (*fixed.items(), *options.items(), tiles.identity)
+    return traced_once(run, identity, (inputs, others))
 
 
-def _attention(
-    *inputs: Any, mask: AttentionMask, bias: Any, seed: Any, block_size: int | None, **numbers: Any
+def _attend(
+    tensors: tuple,
+    *,
+    bias: Any,
+    fixed: dict,
+    block_size: int | None,
+    scale: float,
+    dropout: float,
 ) -> Any:
-    bias = bias_of(bias)
-    inputs = [*inputs, *map(tf.convert_to_tensor, bias.parameters)]
-    numbers["seed"] = None if seed is None else tf.cast(seed, "int32")
-    plan = Plan.of(*inputs[:2], mask=mask, bias=bias, block_size=block_size, **numbers)
+    """The context from `(query, key, value and parameters of the bias), {mask parts, seed}`."""
 
+    def unpack(flat: tuple) -> tuple:
+        inputs, others = tf.nest.pack_sequence_as(tensors, flat)
+        seed = others.pop("seed", None)
+        mask = AttentionMask(**fixed, **others)
+        return inputs, {"mask": mask, "scale": scale, "dropout": dropout, "seed": seed}
+
+    def tiled(function: Callable, flat: tuple, *upstream: Any) -> Any:
+        inputs, asked = unpack(flat)
+        plan = Plan.of(*inputs[:2], bias=bias, block_size=block_size, **asked)
+        return function(plan, *upstream, *inputs)
+
+    def plain(flat: tuple) -> Any:
+        inputs, asked = unpack(flat)
+        asked |= {"bias": bias.whole(inputs[3:]), "return_scores": False, "block_size": None}
+        return reference_attention(*inputs[:3], **asked)
+
+    flat, count = tf.nest.flatten(tensors), len(tensors[0])
+
+    def is_worth(flat: tuple) -> Any:
+        # The reference kernel takes short rows, where their length shows at run time only, and a
+        # call without any logits, of which no tile can be cut.
+        batch, length, keys = size(flat[0], 0), size(flat[0], 1), size(flat[1], 1)
+        worth = batch * length * keys > 0
+        if block_size or isinstance(length * keys, int):
+            return worth
+        return tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
+
+    def choose(flat: tuple, tiles: Callable, reference: Callable) -> Any:
+        worth = is_worth(flat)
+        return tiles() if worth is True or under_xla() else tf.cond(worth, tiles, reference)
+
+    # The choice is made inside of each gradient: TensorFlow has no second one of a choice.
     @tf.custom_gradient
-    def run(*inputs: Any) -> tuple:
+    def run(*flat: Any) -> tuple:
         # An eager tape would keep the results of all that a tensor with a gradient enters.
-        context = _forward(plan, *map(tf.stop_gradient, inputs))
+        stopped = tuple(map(tf.stop_gradient, flat))
+        context = choose(flat, lambda: tiled(_forward, stopped), lambda: plain(stopped))
 
         def gradient(d_context: Any) -> tuple:
-            return _first_gradient(plan, d_context, context, *inputs)
+            return *first(d_context, context, *flat), *[None] * (len(flat) - count)
 
         return context, gradient
 
-    return run(*inputs)
-
-
-def _first_gradient(plan: Plan, d_context: Any, context: Any, *inputs: Any) -> tuple:
-    """The gradients of all inputs, tile by tile.
-
-    Their own gradients, for gradient penalties, are those of plain operations that hold all logits.
-    """
-
     @tf.custom_gradient
-    def run(d_context: Any, context: Any, *inputs: Any) -> tuple:
-        given = map(tf.stop_gradient, (d_context, context, *inputs))
+    def first(*given: Any) -> tuple:
+        given = tuple(map(tf.identity, given))  # else those of another graph, if this has its own
+        d_context, context, *flat = map(tf.stop_gradient, given)
+        gradients = choose(
+            flat,
+            lambda: tiled(_backward, flat, d_context, context),
+            lambda: _gradients(plain, flat, count, d_context),
+        )
 
-        def gradient(*d_gradients: Any) -> tuple:
-            watched = (d_context, *inputs)
-            with tf.GradientTape() as outer:
-                outer.watch(watched)
-                with tf.GradientTape() as inner:
-                    inner.watch(inputs)
-                    again = _whole(plan, *inputs)
-                first = inner.gradient(again, inputs, d_context, unconnected_gradients="zero")
-            found = outer.gradient(first, watched, d_gradients, unconnected_gradients="zero")
+        def second(*d_gradients: Any) -> tuple:
+            # For gradient penalties: plain operations, which hold all logits. Under dropout only
+            # the kernel that drew draws the same again.
+            d_context, context, *flat = given
+            through = functools.partial(
+                _second_gradients, flat=flat, count=count, upstream=d_context, given=d_gradients
+            )
+            if dropout:
+                tiles = functools.partial(tiled, _forward)
+                found = choose(flat, lambda: through(tiles), lambda: through(plain))
+            else:
+                found = through(plain)
             # The context is computed from the inputs, which have all of its part.
-            return found[0], tf.zeros_like(context), *found[1:]
+            return found[0], tf.zeros_like(context), *found[1:], *[None] * (len(flat) - count)
 
-        return _backward(plan, *given), gradient
+        return gradients, second
 
-    return run(d_context, context, *inputs)
+    return plain(flat) if is_worth(flat) is False else run(*flat)
 
 
-def _whole(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:
-    if plan.dropout:  # only the tiles draw the same again
-        return _forward(plan, query, key, value, *parameters)
-    return reference_attention(
-        query,
-        key,
-        value,
-        mask=plan.mask,
-        bias=plan.bias.whole(parameters),
-        scale=plan.scale,
-        dropout=0.0,
-        seed=None,
-        return_scores=False,
-        block_size=None,
-    )
+def _gradients(function: Callable, flat: list, count: int, upstream: Any) -> tuple:
+    """The gradients of `function(flat)` to the first `count`."""
+    with tf.GradientTape() as tape:
+        tape.watch(flat[:count])
+        context = function(flat)
+    return _dense(tape.gradient(context, flat[:count], upstream, unconnected_gradients="zero"))
+
+
+def _second_gradients(
+    function: Callable, flat: list, count: int, upstream: Any, given: tuple
+) -> tuple:
+    """The gradients of `_gradients`, times `given`, to `upstream` and to the first `count`."""
+    sources = (upstream, *flat[:count])
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        gradients = _gradients(function, flat, count, upstream)
+    return _dense(tape.gradient(gradients, sources, given, unconnected_gradients="zero"))
+
+
+def _dense(gradients: Any) -> tuple:
+    """Tensors, also where a gradient came as slices."""
+    return tuple(map(tf.convert_to_tensor, gradients))
 
 
 def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:

@@ -145,7 +145,7 @@ class Tile:
     def _keep(self) -> Any:
         """Zero where a weight is dropped, else what scales the others up, `[k, G r, s]`."""
         step = self.span.index * self.plan.blocks + self.index
-        seed = tf.random.experimental.stateless_fold_in(self.plan.seed, step)
+        seed = tf.random.experimental.stateless_fold_in(tf.cast(self.plan.seed, "int32"), step)
         draw = tf.random.stateless_uniform(tf.shape(self.weights), seed)
         rate = self.plan.dropout
         return tf.cast(draw >= rate, self.plan.precision) / (1 - rate)

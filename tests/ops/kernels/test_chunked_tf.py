@@ -85,20 +85,93 @@ def test_dynamic_batch_and_length_in_a_saved_model(tmp_path):
         np.testing.assert_allclose(attend(rows, padding), expected, atol=2e-6)
 
 
-def test_second_order_gradients_fail_clearly():
+def _penalty_gradients(inputs, **options):
+    """Gradients of a function of the first gradients, as a gradient penalty takes them."""
     import tensorflow as tf
 
-    rows = tf.ones((1, 3, 1, 2))
-    with (
-        pytest.raises(NotImplementedError, match='give `kernel="reference"`'),
-        tf.GradientTape() as outer,
-    ):  # noqa: E501
-        outer.watch(rows)
+    with tf.GradientTape() as outer:
+        outer.watch(inputs)
         with tf.GradientTape() as inner:
-            inner.watch(rows)
-            context = ops.attention(rows, rows, rows, kernel="chunked")
-        first = inner.gradient(context, rows)
-        outer.gradient(first, rows)
+            inner.watch(inputs)
+            bias = inputs[3] if len(inputs) > 3 else None
+            loss = tf.reduce_sum(tf.sin(ops.attention(*inputs[:3], bias=bias, **options)))
+        first = inner.gradient(loss, inputs)
+        penalty = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
+    return outer.gradient(penalty, inputs)
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_second_derivatives(how):
+    import tensorflow as tf
+
+    shape = Shape(key_heads=3)
+    inputs = [tf.constant(x, "float32") for x in (*draw(shape), *bias_arrays("keys", shape))]
+    mask = mask_from(mask_parts("window_padding", shape))
+    expected = _penalty_gradients(inputs, mask=mask, kernel="reference")
+
+    def run(*inputs):
+        return _penalty_gradients(list(inputs), mask=mask, kernel="chunked", block_size=4)
+
+    call = run if how == "eager" else tf.function(run, jit_compile=how == "xla", autograph=False)
+    for have, want in zip(call(*inputs), expected, strict=True):
+        np.testing.assert_allclose(have, want, atol=2e-5)
+
+
+def test_second_derivatives_where_the_length_shows_at_run_time():
+    import tensorflow as tf
+
+    inputs = [tf.constant(x, "float32") for x in draw(Shape(key_heads=3))]
+    specs = [tf.TensorSpec((None, None, *x.shape[2:]), x.dtype) for x in inputs]
+    run = tf.function(lambda *given: _penalty_gradients(list(given)), input_signature=specs)
+    expected = _penalty_gradients(inputs, kernel="reference")
+    for have, want in zip(run(*inputs), expected, strict=True):
+        np.testing.assert_allclose(have, want, atol=2e-5)
+
+
+def test_second_derivatives_under_dropout_draw_the_same_again():
+    """By differences of the first gradients."""
+    import tensorflow as tf
+
+    inputs = [tf.constant(x, "float32") for x in draw(Shape(length=5, heads=2, key_heads=2))]
+    options = {"kernel": "chunked", "block_size": 2, "dropout": 0.3, "seed": tf.constant([1, 2])}
+
+    @tf.function(autograph=False)
+    def penalty(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_sum(tf.sin(ops.attention(*inputs, **options)))
+        return tf.add_n([tf.reduce_sum(tf.sin(g)) for g in tape.gradient(loss, inputs)])
+
+    found = _penalty_gradients(inputs, **options)
+    for index, gradient in enumerate(found):
+        step = 1e-2 * np.random.default_rng(index).normal(size=gradient.shape)
+        up, down = (
+            [x + sign * step if i == index else x for i, x in enumerate(inputs)] for sign in (1, -1)
+        )
+        slope = (float(penalty(*up)) - float(penalty(*down))) / 2
+        np.testing.assert_allclose(slope, np.sum(gradient * step), rtol=0.02, atol=1e-3)
+
+
+def test_layers_that_call_alike_share_one_graph():
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((None, None, 2, 4), "float32")
+
+    def nodes(calls, **options):
+        def run(rows):
+            for _ in range(calls):
+                rows = ops.attention(rows, rows, rows, **options)
+            return rows
+
+        graph = tf.function(run, input_signature=[spec]).get_concrete_function().graph
+        definition = graph.as_graph_def()
+        functions = definition.library.function
+        return len(definition.node) + sum(len(function.node_def) for function in functions)
+
+    assert nodes(9) - nodes(1) < nodes(1) / 5
+    masks = [AttentionMask(causal=True), AttentionMask(window=3)]
+    other = [nodes(1, mask=mask) for mask in masks]
+    assert abs(other[0] - other[1]) > 10  # another request has another graph
 
 
 def test_fit_under_a_mirrored_strategy():
