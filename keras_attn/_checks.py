@@ -1,7 +1,17 @@
-"""Checks of arguments: one wording for each kind."""
+"""Checks of arguments, one wording for each kind: the name, what is expected, what came."""
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
+
+from keras import ops
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
 
 
 def is_integer(value: Any) -> bool:
@@ -14,3 +24,52 @@ def check_count(name: str, value: Any) -> int:
     if not is_integer(value) or value <= 0:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
     return int(value)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a number above zero."""
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive, got {value!r}")
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raise unless `value` is in [0, 1), as the rate of a dropout is."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1), got {value!r}")
+
+
+def check_shape(name: str, shape: Any, *, broadcast: bool = False, **axes: Any) -> None:
+    """Raise unless a shape has these axes.
+
+    Args:
+        name: of the argument.
+        shape: of the tensor; entries may be None.
+        broadcast: whether an axis may have length 1 instead.
+        **axes: the name of each axis and the size that it must have; None for any size.
+    """
+    fits = len(shape) == len(axes) and all(
+        have is None or want is None or have == want or (broadcast and have == 1)
+        for have, want in zip(shape, axes.values(), strict=True)
+    )
+    if not fits:
+        wanted = f"[{', '.join(axis.replace('_', ' ') for axis in axes)}]"
+        if any(size is not None for size in axes.values()):
+            wanted = f"{wanted} = {tuple(axes.values())}"
+        verb = "be broadcastable to" if broadcast else "have"
+        raise ValueError(f"`{name}` must {verb} shape {wanted}, got shape {tuple(shape)}")
+
+
+def to_mask(name: str, mask: Any, **axes: Any) -> Any:
+    """A mask, or ids, given as a tensor or as nested lists: a tensor of the shape `axes`, or None.
+
+    Args:
+        name: of the argument.
+        mask: the tensor, or None.
+        **axes: as in `check_shape`; an axis may have length 1 instead.
+    """
+    if mask is None:
+        return None
+    if not hasattr(mask, "shape"):
+        mask = ops.convert_to_tensor(mask)
+    check_shape(name, mask.shape, broadcast=True, **axes)
+    return mask

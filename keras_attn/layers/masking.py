@@ -1,9 +1,15 @@
-"""Keras' own masks, which travel with the tensors."""
+"""Masks as arguments of layers.
+
+Letters: B batch, T query length, S key length.
+"""
 
 from typing import Any
 
 from keras import ops
-from keras.src.backend import get_keras_mask  # Keras exports no reader of its masks
+
+from keras_attn._checks import check_shape
+from keras_attn._keras import get_keras_mask
+from keras_attn.ops.masks import dense_mask
 
 
 def own_mask(inputs: Any, mask: Any) -> Any:
@@ -25,3 +31,29 @@ def both(first: Any, second: Any) -> Any:
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
+
+
+def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
+    """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
+    pairs = None
+    if memory_mask is not None:
+        pairs = ops.cast(memory_mask, "bool")[:, None, :]  # [B, T=1, S]
+    if query_mask is not None:
+        rows = ops.cast(query_mask, "bool")[:, :, None]  # [B, T, S=1]
+        pairs = rows if pairs is None else ops.logical_and(rows, pairs)
+    return pairs
+
+
+def to_attention_mask(mask: Any, batch: Any, heads: Any, queries: Any, keys: Any) -> Any:
+    """A user's `attention_mask`, of two to four axes, as `[B or 1, N or 1, T, S]`; None of None."""
+    if mask is None:
+        return None
+    mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
+    axes = {"batch": batch, "heads": heads, "query_length": queries, "key_length": keys}
+    if len(mask.shape) == 3:
+        del axes["heads"]
+    elif len(mask.shape) == 2:
+        axes = {name: axes[name] for name in ("query_length", "key_length")}
+    if 2 <= len(mask.shape) <= 4:
+        check_shape("attention_mask", mask.shape, broadcast=True, **axes)
+    return dense_mask(mask)

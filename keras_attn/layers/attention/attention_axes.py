@@ -9,6 +9,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_attn._checks import check_shape
+
 
 class AttentionAxes:
     """Brings `[B, F and A mixed, ...]` to the `[B F, T, ...]` that attention takes, and back.
@@ -54,30 +56,41 @@ class AttentionAxes:
         shape += [ops.shape(scores)[1], *(queries[axis] for axis in self.attended)]
         return ops.reshape(scores, (*shape, *(keys[axis] for axis in self.attended)))
 
-    def merge_padding(self, name: str, mask: Any, like: Any) -> Any:
-        """`[B F, T]` of a mask `[B, F and A mixed]` or `[B, A]`; None of None."""
+    def scores_shape(self, query_shape: Any, key_shape: Any, heads: int) -> tuple:
+        """The shape that `split_scores` gives."""
+        free = (query_shape[axis] for axis in (0, *self.free))
+        queries = (query_shape[axis] for axis in self.attended)
+        return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
+
+    def check_padding(self, name: str, mask: Any, like: Any) -> Any:
+        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor that fits `like`; None of None."""
+        if mask is None:
+            return None
+        mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
+        every = range(1, len(like.shape) - 1)
+        axes = sorted(self.attended) if len(mask.shape) == 1 + len(self.attended) else every
+        sizes = {f"axis_{axis}": like.shape[axis] for axis in axes}
+        check_shape(name, mask.shape, broadcast=True, batch=like.shape[0], **sizes)
+        return mask
+
+    def merge_padding(self, mask: Any, like: Any) -> Any:
+        """`[B F, T]` of a checked mask of padding; None of None."""
         if mask is None or self._trivial:
             return mask
-        rank, shape = len(mask.shape), ops.shape(like)
-        if rank == 1 + len(self.attended):
+        if len(mask.shape) < len(like.shape) - 1:
             for axis in self.free:
                 mask = ops.expand_dims(mask, axis)
-        elif rank != 1 + len(self.free) + len(self.attended):
-            raise ValueError(
-                f"`{name}` must have one axis for the batch and one for each of the axes "
-                f"{self.attended}, or for each axis of the input but the last, got shape "
-                f"{tuple(mask.shape)}"
-            )
-        return self.merge(ops.broadcast_to(mask, shape[:-1]))
+        return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
 
-    def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
-        """`[B F, N or 1, T, S]` of `[B, F, N, A of the query, A of the key]`; None of None.
+    def check_mask(self, mask: Any, query: Any, key: Any) -> Any:
+        """A mask `[B, F, N, A of the query, A of the key]` as a tensor; None of None.
 
-        Axes may be missing: those of the heads first, then from the left; each axis but the last
-        two sets may have length 1.
+        Axes may be missing: that of the heads, then the free ones, then the batch; each axis may
+        have length 1.
         """
         if mask is None:
             return None
+        mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
         matrix = 2 * len(self.attended)
         wanted = 2 + len(self.free) + matrix
         if not matrix <= len(mask.shape) <= wanted:
@@ -85,7 +98,20 @@ class AttentionAxes:
                 f"`attention_mask` must have between {matrix} and {wanted} axes, the last of them "
                 f"those of queries and keys, got shape {tuple(mask.shape)}"
             )
-        while len(mask.shape) < wanted:
+        leading = {"batch": query.shape[0]}
+        leading |= {f"axis_{axis}": query.shape[axis] for axis in self.free} | {"heads": None}
+        rows = {f"query_axis_{axis}": query.shape[axis] for axis in self.attended}
+        columns = {f"key_axis_{axis}": key.shape[axis] for axis in self.attended}
+        given = dict([*leading.items()][: len(mask.shape) - matrix])
+        check_shape("attention_mask", mask.shape, broadcast=True, **given, **rows, **columns)
+        return mask
+
+    def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
+        """`[B F, N or 1, T, S]` of a checked mask; None of None."""
+        if mask is None:
+            return None
+        matrix = 2 * len(self.attended)
+        while len(mask.shape) < 2 + len(self.free) + matrix:
             mask = ops.expand_dims(mask, -matrix - 1)
         if self._trivial:
             return mask

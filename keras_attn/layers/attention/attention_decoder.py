@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_shape, to_mask
+from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
 from keras_attn.ops import recurrence
@@ -58,8 +60,7 @@ class AttentionDecoder(keras.layers.Layer):
 
     def __init__(self, cell: AttentionDecoderCell, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(cell, dict):
-            cell = keras.saving.deserialize_keras_object(cell)
+        cell = deserialize_shared(cell)
         if not isinstance(cell, AttentionDecoderCell):
             raise ValueError(f"`cell` must be an AttentionDecoderCell, got {cell!r}")
         self.cell = cell
@@ -69,10 +70,7 @@ class AttentionDecoder(keras.layers.Layer):
     def build(self, inputs_shape: Any, memory_shape: Any) -> None:
         """Build the cell."""
         for name, shape in (("inputs", inputs_shape), ("memory", memory_shape)):
-            if len(shape) != 3:
-                raise ValueError(
-                    f"`{name}` must have shape [batch, length, width], got shape {tuple(shape)}"
-                )
+            check_shape(name, shape, batch=None, length=None, width=None)
         if not self.cell.built:
             self.cell.build((inputs_shape[0], inputs_shape[-1]), memory_shape)
 
@@ -87,6 +85,7 @@ class AttentionDecoder(keras.layers.Layer):
         training: bool = False,
     ) -> Any:
         """Decode all steps of `inputs`."""
+        inputs_mask, memory_mask = self._checked(inputs, memory, inputs_mask, memory_mask)
         states = self.cell.get_initial_state(
             memory=memory, memory_mask=memory_mask, cell=initial_state
         )
@@ -129,11 +128,14 @@ class AttentionDecoder(keras.layers.Layer):
         self,
         inputs: Any,
         memory: Any,
-        *args: Any,
+        initial_state: Any = None,
+        inputs_mask: Any = None,
+        memory_mask: Any = None,
         return_attention_scores: bool = False,
-        **kwargs: Any,
+        training: bool = False,
     ) -> Any:
         """Symbolic output, and symbolic weights if they are asked for."""
+        self._checked(inputs, memory, inputs_mask, memory_mask)
         shape = self.compute_output_shape(inputs.shape, memory.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -141,6 +143,16 @@ class AttentionDecoder(keras.layers.Layer):
         weights_shape = (*inputs.shape[:2], memory.shape[1])
         return outputs, keras.KerasTensor(weights_shape, dtype="float32")
 
+    def _checked(self, inputs: Any, memory: Any, inputs_mask: Any, memory_mask: Any) -> tuple:
+        """The two masks, of shapes that fit the inputs."""
+        check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
+        batch, length, _ = inputs.shape
+        check_shape("memory", memory.shape, batch=batch, length=None, width=None)
+        return (
+            to_mask("inputs_mask", inputs_mask, batch=batch, length=length),
+            to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),
+        )
+
     def get_config(self) -> dict:
         """All constructor arguments."""
-        return {**super().get_config(), "cell": keras.saving.serialize_keras_object(self.cell)}
+        return {**super().get_config(), "cell": serialize_shared(self.cell)}

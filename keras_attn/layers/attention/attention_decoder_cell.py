@@ -8,9 +8,13 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-# keras.layers.RNN asks for this class by isinstance before it prepares a cell's dropout.
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
-
+from keras_attn._checks import check_choice
+from keras_attn._keras import (
+    DropoutRNNCell,
+    deserialize_shared,
+    serialize_shared,
+    takes_training,
+)
 from keras_attn._register import register
 
 _QUERIES = ("previous", "current")
@@ -76,13 +80,12 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        cell = _layer(cell)
+        cell = deserialize_shared(cell)
         if not hasattr(cell, "state_size") or not callable(cell):
             raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
-        if query not in _QUERIES:
-            raise ValueError(f"`query` must be one of {', '.join(_QUERIES)}, got {query!r}")
+        check_choice("query", query, _QUERIES)
         self.cell = cell
-        self.attention = _layer(attention)
+        self.attention = deserialize_shared(attention)
         self.query = query
         self.input_feeding = input_feeding
 
@@ -182,6 +185,18 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         states = [output, *tree.flatten(inner), weights, position + 1, memory, keys, memory_mask]
         return output, states
 
+    def compute_output_shape(self, inputs_shape: Any, states_shape: Any = None) -> tuple:
+        """Shape of the output of a step."""
+        return (inputs_shape[0], self.output_size)
+
+    def compute_output_spec(
+        self, inputs: Any, states: Any, seed: Any = None, training: bool = False
+    ) -> tuple[Any, list]:
+        """Symbolic output and states."""
+        output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
+        kept = [keras.KerasTensor(state.shape, state.dtype) for state in states[1:]]
+        return output, [output, *kept]
+
     def get_dropout_mask(self, step_input: Any) -> None:
         """Draw the wrapped cells' dropout masks, once for all steps."""
         fed = _zeros(step_input[:, :1], self._fed_width)
@@ -212,8 +227,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         """All constructor arguments."""
         return {
             **super().get_config(),
-            "cell": keras.saving.serialize_keras_object(self.cell),
-            "attention": keras.saving.serialize_keras_object(self.attention),
+            "cell": serialize_shared(self.cell),
+            "attention": serialize_shared(self.attention),
             "query": self.query,
             "input_feeding": self.input_feeding,
         }
@@ -221,12 +236,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     def _step(self, inputs: Any, fed: Any, inner: Any, training: bool) -> tuple[Any, Any]:
         if self.input_feeding:
             inputs = ops.concatenate([inputs, fed], axis=-1)
-        arguments = {"training": training} if self.cell._call_has_training_arg else {}
+        arguments = {"training": training} if takes_training(self.cell) else {}
         return self.cell(inputs, inner, **arguments)
-
-
-def _layer(layer: Any) -> Any:
-    return keras.saving.deserialize_keras_object(layer) if isinstance(layer, dict) else layer
 
 
 def _nested(state_size: Any) -> Any:

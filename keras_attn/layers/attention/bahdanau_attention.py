@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
 from keras_attn._register import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores
@@ -56,8 +57,7 @@ class BahdanauAttention(MemoryAttention):
         self, units: int, kernel_initializer: Any = "glorot_uniform", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if units <= 0:
-            raise ValueError(f"`units` must be a positive integer, got {units!r}")
+        check_count("units", units)
         self.units = units
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 

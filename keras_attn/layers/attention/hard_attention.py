@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_choice, check_positive
 from keras_attn._register import register
-from keras_attn.layers.attention.memory_attention import MemoryAttention, pair_mask, weigh
+from keras_attn.layers.attention.memory_attention import MemoryAttention, weigh
 from keras_attn.ops import scores, selection
 
 _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
@@ -80,12 +81,8 @@ class HardAttention(MemoryAttention):
     ) -> None:
         super().__init__(**kwargs)
         scores.get(score)
-        if estimator not in _ESTIMATORS:
-            raise ValueError(
-                f"`estimator` must be one of {', '.join(_ESTIMATORS)}, got {estimator!r}"
-            )
-        if temperature <= 0:
-            raise ValueError(f"`temperature` must be positive, got {temperature!r}")
+        check_choice("estimator", estimator, _ESTIMATORS)
+        check_positive("temperature", temperature)
         self.estimator = estimator
         self.score = score
         self.units = units
@@ -114,8 +111,8 @@ class HardAttention(MemoryAttention):
         training: bool | None = None,
     ) -> Any:
         """Take one place of `memory` for each query."""
+        mask = self._checked(query, memory, query_mask, memory_mask)
         logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
-        mask = pair_mask(query_mask, memory_mask)
         weights = self._weights(logits, mask, seed, training)  # [B, T, S]
         outputs = [weigh(weights, memory)]
         if return_attention_scores:
@@ -142,10 +139,10 @@ class HardAttention(MemoryAttention):
         memory: Any,
         *args: Any,
         return_log_probability: bool = False,
-        **kwargs: Any,
+        **options: Any,
     ) -> Any:
         """Symbolic output, then weights and log-probability if they are asked for."""
-        outputs = super().compute_output_spec(query, memory, *args, **kwargs)
+        outputs = super().compute_output_spec(query, memory, *args, **options)
         if not return_log_probability:
             return outputs
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_choice, check_count
+from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores, selection
@@ -82,14 +84,9 @@ class LuongAttention(MemoryAttention):
     ) -> None:
         super().__init__(**kwargs)
         scores.get(score)
-        if locality not in _LOCALITIES:
-            raise ValueError(
-                f"`locality` must be one of {', '.join(_LOCALITIES)}, got {locality!r}"
-            )
-        if int(window) != window or window <= 0:
-            raise ValueError(f"`window` must be a positive integer, got {window!r}")
-        if isinstance(combine, dict):
-            combine = keras.saving.deserialize_keras_object(combine)
+        check_choice("locality", locality, _LOCALITIES)
+        check_count("window", window)
+        combine = deserialize_shared(combine)
         if not isinstance(combine, keras.layers.Layer) and combine not in _COMBINATIONS:
             raise ValueError(
                 f"`combine` must be a layer or one of {', '.join(_COMBINATIONS)}, got {combine!r}"
@@ -156,7 +153,7 @@ class LuongAttention(MemoryAttention):
         """All constructor arguments."""
         combine = self.combine
         if isinstance(combine, keras.layers.Layer):
-            combine = keras.saving.serialize_keras_object(combine)
+            combine = serialize_shared(combine)
         return {
             **super().get_config(),
             "units": self.units,

@@ -8,10 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_shape, to_mask
+from keras_attn.layers.masking import pair_mask
+from keras_attn.layers.sublayers import CompositeLayer
 from keras_attn.ops import scores, selection
 
 
-class MemoryAttention(keras.layers.Layer):
+class MemoryAttention(CompositeLayer):
     """Base of BahdanauAttention, LuongAttention and HardAttention.
 
     A subclass says how a query is scored (`logits`), which keys it takes (`select`) and what
@@ -25,10 +28,8 @@ class MemoryAttention(keras.layers.Layer):
     def build(self, query_shape: Any, memory_shape: Any) -> None:
         """Check the ranks; subclasses create their weights."""
         for name, shape in (("query", query_shape), ("memory", memory_shape)):
-            if len(shape) != 3:
-                raise ValueError(
-                    f"`{name}` must have shape [batch, length, width], got shape {tuple(shape)}"
-                )
+            check_shape(name, shape, batch=None, length=None, width=None)
+        self._widths = query_shape[-1], memory_shape[-1]
 
     def call(
         self,
@@ -43,8 +44,8 @@ class MemoryAttention(keras.layers.Layer):
         training: bool | None = None,
     ) -> Any:
         """Attend from `query` to `memory`."""
+        mask = self._checked(query, memory, query_mask, memory_mask)
         logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
-        mask = pair_mask(query_mask, memory_mask)
         weights = self.select(logits, mask, query, query_offset)  # [B, T, S]
         outputs = self.combine_context(weigh(weights, memory), query)
         return (outputs, weights) if return_attention_scores else outputs
@@ -74,11 +75,16 @@ class MemoryAttention(keras.layers.Layer):
         self,
         query: Any,
         memory: Any,
-        *args: Any,
+        keys: Any = None,
+        query_mask: Any = None,
+        memory_mask: Any = None,
+        query_offset: Any = 0,
+        seed: Any = None,
         return_attention_scores: bool = False,
-        **kwargs: Any,
+        training: bool | None = None,
     ) -> Any:
         """Symbolic output, and symbolic weights if they are asked for."""
+        self._checked(query, memory, query_mask, memory_mask)
         shape = self.compute_output_shape(query.shape, memory.shape)
         outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_attention_scores:
@@ -86,6 +92,16 @@ class MemoryAttention(keras.layers.Layer):
         weights_shape = (*query.shape[:2], memory.shape[1])
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
+
+    def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> Any:
+        """The mask of the pairs, of inputs and masks that fit each other; None for none."""
+        batch, (width, memory_width) = query.shape[0], self._widths
+        check_shape("query", query.shape, batch=None, length=None, width=width)
+        check_shape("memory", memory.shape, batch=batch, length=None, width=memory_width)
+        return pair_mask(
+            to_mask("query_mask", query_mask, batch=batch, length=query.shape[1]),
+            to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),
+        )
 
     def _build_score(self, query_shape: Any, memory_shape: Any, **sizes: Any) -> None:
         shapes = scores.weight_shapes(self.score, query_shape[-1], memory_shape[-1], **sizes)
@@ -104,14 +120,3 @@ class MemoryAttention(keras.layers.Layer):
 def weigh(weights: Any, memory: Any) -> Any:
     """Weighted sums `[B, T, Dm]` of the memory."""
     return ops.matmul(ops.cast(weights, memory.dtype), memory)
-
-
-def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
-    """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
-    pairs = None
-    if memory_mask is not None:
-        pairs = ops.cast(memory_mask, "bool")[:, None, :]  # [B, T=1, S]
-    if query_mask is not None:
-        rows = ops.cast(query_mask, "bool")[:, :, None]  # [B, T, S=1]
-        pairs = rows if pairs is None else ops.logical_and(rows, pairs)
-    return pairs

@@ -9,12 +9,12 @@ import keras
 from keras import ops as kops
 
 from keras_attn import ops
+from keras_attn._checks import check_rate
+from keras_attn._keras import flatten_layers, serialize_shared
 from keras_attn._register import register
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.masking import both, first_mask, own_mask
-from keras_attn.layers.positional import positional
-from keras_attn.layers.quantization import quantized_parts
-from keras_attn.ops.random import check_rate
+from keras_attn.layers.sublayers import quantized_parts, to_position
 
 
 @register()
@@ -130,12 +130,12 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         self.kernel_constraint = self._kernel_constraint
         self.bias_constraint = self._bias_constraint
         self.use_gate = use_gate
-        self.position = positional(position, num_heads)
+        self.position = to_position(position, num_heads)
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Create the projections."""
         super().build(query_shape, value_shape, key_shape)
-        for part in self._flatten_layers(include_self=False):
+        for part in flatten_layers(self):
             part.supports_masking = True  # else they warn of the masks that the inputs carry
         if self.position is not None and not self.position.built:
             self.position.build()
@@ -154,22 +154,18 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         use_causal_mask: bool = False,
     ) -> Any:
         """Attend from `query` to `key` and `value`."""
-        axes = AttentionAxes(self.attention_axes, len(query.shape))
-        key = value if key is None else key
-        query_mask, value_mask, key_mask = (
-            axes.merge_padding(name, own_mask(inputs, mask), inputs)
-            for name, inputs, mask in (
-                ("query_mask", query, query_mask),
-                ("value_mask", value, value_mask),
-                ("key_mask", key, key_mask),
-            )
+        axes, masks = self._checked(
+            query, value, key, query_mask, value_mask, key_mask, attention_mask
         )
+        key = value if key is None else key
         mask = ops.AttentionMask(
             causal=use_causal_mask,
             window=self.sliding_window,
-            key_padding=both(value_mask, key_mask),
-            query_padding=query_mask,
-            dense=axes.merge_mask(attention_mask, query, key),
+            key_padding=both(
+                axes.merge_padding(masks["value"], value), axes.merge_padding(masks["key"], key)
+            ),
+            query_padding=axes.merge_padding(masks["query"], query),
+            dense=axes.merge_mask(masks["attention"], query, key),
         )
         q, k = axes.merge(self.query_dense(query)), axes.merge(self.key_dense(key))
         if hasattr(self.position, "rotate"):
@@ -195,8 +191,28 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             return outputs
         return outputs, kops.cast(axes.split_scores(scores[0], query, key), self.compute_dtype)
 
-    # Keras' own says that the scores are [B, N, T, T]; the call itself tells.
-    compute_output_spec = keras.Operation.compute_output_spec
+    def compute_output_spec(
+        self,
+        query: Any,
+        value: Any,
+        key: Any = None,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        attention_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """Symbolic output, and symbolic weights if they are asked for."""
+        axes, _ = self._checked(query, value, key, query_mask, value_mask, key_mask, attention_mask)
+        key = value if key is None else key
+        shape = self.compute_output_shape(query.shape, value.shape, key.shape)
+        outputs = keras.KerasTensor(shape, self.compute_dtype)
+        if not return_attention_scores:
+            return outputs
+        shape = axes.scores_shape(query.shape, key.shape, self.num_heads)
+        return outputs, keras.KerasTensor(shape, self.compute_dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """The query's mask; none for the weights."""
@@ -208,7 +224,29 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             **super().get_config(),
             **quantized_parts(self),
             "flash_attention": self.flash_attention,
-            "position": keras.saving.serialize_keras_object(self.position),
+            "position": serialize_shared(self.position),
+        }
+
+    def _checked(
+        self,
+        query: Any,
+        value: Any,
+        key: Any,
+        query_mask: Any,
+        value_mask: Any,
+        key_mask: Any,
+        attention_mask: Any,
+    ) -> tuple[AttentionAxes, dict[str, Any]]:
+        """The axes that attention runs along, and the masks, each of a shape that fits them."""
+        axes, key = (
+            AttentionAxes(self.attention_axes, len(query.shape)),
+            value if key is None else key,
+        )
+        return axes, {
+            "query": axes.check_padding("query_mask", own_mask(query, query_mask), query),
+            "value": axes.check_padding("value_mask", own_mask(value, value_mask), value),
+            "key": axes.check_padding("key_mask", own_mask(key, key_mask), key),
+            "attention": axes.check_mask(attention_mask, query, key),
         }
 
     @property

@@ -6,20 +6,36 @@ width.
 
 from typing import Any
 
+from keras_attn import ops
+from keras_attn._checks import check_shape, to_mask
 from keras_attn._register import register
-from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
-from keras_attn.layers.masking import own_mask
+from keras_attn.layers.attention.multi_head import MultiHead
+from keras_attn.layers.masking import own_mask, to_attention_mask
 
 
 @register()
-class MultiHeadSelfAttention(MultiHeadCrossAttention):
+class MultiHeadSelfAttention(MultiHead):
     """Attend from every position of a sequence to the positions of the same sequence.
 
     `MultiHeadCrossAttention` with one input as query, key and value; `causal=True` for a decoder,
     `window=w` for restricted self-attention, whose cost grows linearly with the length.
 
     Args:
-        num_heads: and the others, as in `MultiHeadCrossAttention`.
+        num_heads: N, heads of the query.
+        key_dim: H, width of each query and key head; the query's width divided by N unless given.
+        value_dim: width of each value head; as `key_dim` unless given.
+        num_kv_heads: K, which divides N (grouped-query attention); N unless given.
+        output_shape: width of the output; the query's width unless given.
+        dropout: share of the attention weights that is zeroed in training, in [0, 1).
+        use_bias: whether the projections have a bias.
+        causal: whether a query sees only keys at its own position and before.
+        window: a query sees keys less than this many positions away; None sees all.
+        position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
+            `RelativePositionBias`, or None.
+        kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
+        kernel_initializer: of the projections' matrices.
+        bias_initializer: of the projections' biases.
+        seed: of the dropout; drawn anew unless given.
 
     Call arguments:
         inputs: float `[B, T, D]`.
@@ -55,7 +71,8 @@ class MultiHeadSelfAttention(MultiHeadCrossAttention):
 
     def build(self, input_shape: Any) -> None:
         """Create the four projections."""
-        super().build(input_shape)
+        check_shape("inputs", input_shape, batch=None, length=None, width=None)
+        self._build_projections(input_shape, input_shape, input_shape)
 
     def call(
         self,
@@ -69,16 +86,48 @@ class MultiHeadSelfAttention(MultiHeadCrossAttention):
         training: bool | None = None,
     ) -> Any:
         """Attend from `inputs` to `inputs`."""
+        mask = own_mask(inputs, mask)
+        masks = self._checked(inputs, mask, attention_mask, sequence_ids, cache)
+        mask = ops.AttentionMask(
+            causal=self.causal, window=self.window, query_offset=cache_index, **masks
+        )
+        return self._attend(
+            inputs, inputs, None, mask, cache, cache_index, return_attention_scores, training
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """Shape of the output without weights and cache."""
+        return (*input_shape[:-1], self._output_width or input_shape[-1])
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        attention_mask: Any = None,
+        sequence_ids: Any = None,
+        cache: dict | None = None,
+        cache_index: Any = 0,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Symbolic outputs, in the order of those of the call."""
+        self._checked(inputs, mask, attention_mask, sequence_ids, cache)
+        length = inputs.shape[1] if cache is None else cache["key"].shape[2]
+        return self._output_spec(inputs, length, cache, return_attention_scores)
+
+    def _checked(
+        self, inputs: Any, mask: Any, attention_mask: Any, sequence_ids: Any, cache: dict | None
+    ) -> dict[str, Any]:
+        """The parts of the mask, each of a shape that fits the inputs."""
         if cache is not None and not self.causal:
             raise ValueError("`cache` needs a layer with `causal=True`, got causal=False")
-        return super().call(
-            inputs,
-            inputs,
-            value_mask=own_mask(inputs, mask),
-            attention_mask=attention_mask,
-            sequence_ids=None if sequence_ids is None else (sequence_ids, sequence_ids),
-            cache=cache,
-            cache_index=cache_index,
-            return_attention_scores=return_attention_scores,
-            training=training,
-        )
+        check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
+        batch, queries, _ = inputs.shape
+        keys = queries if cache is None else cache["key"].shape[2]
+        ids = to_mask("sequence_ids", sequence_ids, batch=batch, length=queries)
+        return {
+            "key_padding": to_mask("mask", mask, batch=batch, length=keys),
+            "query_sequence_ids": ids,
+            "key_sequence_ids": ids,
+            "dense": to_attention_mask(attention_mask, batch, self.num_heads, queries, keys),
+        }

@@ -49,3 +49,14 @@ class CachedBlock(keras.layers.Wrapper):
         """Run the block without dropout."""
         masks = {} if context_mask is None else {"context_mask": context_mask}
         return self.layer(inputs, cache=cache, cache_index=index, training=False, **masks)
+
+    def compute_output_shape(self, inputs_shape: Any) -> tuple:
+        """Shape of the output without the cache."""
+        return tuple(inputs_shape)
+
+    def compute_output_spec(
+        self, inputs: Any, cache: dict, index: Any, context_mask: Any = None
+    ) -> Any:
+        """As of the block."""
+        masks = {} if context_mask is None else {"context_mask": context_mask}
+        return self.layer.compute_output_spec(inputs, cache=cache, **masks)

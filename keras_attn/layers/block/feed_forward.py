@@ -7,14 +7,13 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count, check_rate
 from keras_attn._register import register
-from keras_attn.layers.projection import Projection
-from keras_attn.layers.quantization import quantized_parts
-from keras_attn.ops.random import check_rate
+from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
 @register()
-class FeedForward(keras.layers.Layer):
+class FeedForward(CompositeLayer):
     """`activation(x W1 + b1) W2 + b2`, the same at every position.
 
     Args:
@@ -54,8 +53,7 @@ class FeedForward(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if intermediate_dim <= 0:
-            raise ValueError(f"`intermediate_dim` must be positive, got {intermediate_dim!r}")
+        check_count("intermediate_dim", intermediate_dim)
         check_rate("dropout", dropout)
         self.intermediate_dim = intermediate_dim
         self.activation = keras.activations.get(activation)
@@ -80,11 +78,14 @@ class FeedForward(keras.layers.Layer):
         hidden = self.dropout_layer(self.hidden_projection(inputs), training=training)
         return self.output_projection(hidden)
 
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """The inputs' shape."""
+        return tuple(input_shape)
+
     def get_config(self) -> dict:
         """All constructor arguments."""
         return {
             **super().get_config(),
-            **quantized_parts(self),
             "intermediate_dim": self.intermediate_dim,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,

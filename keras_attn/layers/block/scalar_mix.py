@@ -76,6 +76,10 @@ class ScalarMix(keras.layers.Layer):
             total = total + shares[layer] * states
         return total  # [B, T, D]
 
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """The shape of one layer."""
+        return tuple(input_shape[0])
+
     def compute_mask(self, inputs: list, previous_mask: Any = None) -> Any:
         """The mask of the first layer: all are masked alike."""
         return previous_mask[0] if previous_mask else None
@@ -89,7 +93,8 @@ class ScalarMix(keras.layers.Layer):
         }
 
     def _normalized(self, states: Any) -> Any:
-        precise = keras.ops.cast(states, "float32")  # the epsilon has no float16
+        dtype = keras.backend.result_type(states.dtype, "float32")
+        precise = keras.ops.cast(states, dtype)  # the epsilon has no float16
         mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)
         normalized = (precise - mean) * keras.ops.rsqrt(variance + self.layer_norm_epsilon)
         return keras.ops.cast(normalized, states.dtype)

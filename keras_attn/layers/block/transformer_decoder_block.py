@@ -6,16 +6,19 @@ C context width, F feed-forward width.
 
 from typing import Any
 
+import keras
+
+from keras_attn._checks import check_shape, to_mask
 from keras_attn._register import register
 from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
-from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
+from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask
-from keras_attn.layers.recomputation import recomputable
+from keras_attn.layers.sublayers import recomputable
 from keras_attn.ops.cache import store
 
 
 @register()
-class TransformerDecoderBlock(TransformerEncoderBlock):
+class TransformerDecoderBlock(TransformerBlock):
     """Causal self-attention, attention to a context, and a feed-forward network.
 
     Each of the three has a residual connection and a norm, after the sum or, with
@@ -78,7 +81,7 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
         """Build the sublayers."""
         if context_shape is None:
             raise ValueError("`context` must be given in the first call, got None")
-        super().build(inputs_shape)
+        self._build_sublayers(inputs_shape)
         self.cross_attention.build(inputs_shape, context_shape)
         self.cross_attention_norm.build(inputs_shape)
 
@@ -118,7 +121,7 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
             hidden,
             training,
             value=context if cached is None else None,
-            value_mask=context_mask,
+            value_mask=self._checked_mask(context, context_mask),
             cache=cached,
             return_attention_scores=return_attention_scores,
         )
@@ -127,15 +130,55 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
         caches = () if cache is None else ({"self": extras[-1], "context": cached},)
         return (outputs, *weights, *caches) if weights or caches else outputs
 
-    def get_config(self) -> dict:
-        """All constructor arguments."""
-        config = super().get_config()
-        del config["causal"]
-        return config
+    def compute_output_shape(self, inputs_shape: Any, context_shape: Any = None) -> tuple:
+        """The inputs' shape."""
+        return tuple(inputs_shape)
+
+    def compute_output_spec(
+        self,
+        inputs: Any,
+        context: Any = None,
+        mask: Any = None,
+        context_mask: Any = None,
+        attention_mask: Any = None,
+        sequence_ids: Any = None,
+        cache: dict | None = None,
+        cache_index: Any = 0,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+    ) -> Any:
+        """Symbolic outputs, in the order of those of the call."""
+        outputs = self.self_attention.compute_output_spec(
+            inputs,
+            mask=mask,
+            attention_mask=attention_mask,
+            sequence_ids=sequence_ids,
+            cache=None if cache is None else cache["self"],
+            return_attention_scores=return_attention_scores,
+        )
+        outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
+        cached = None if cache is None else self._context_spec(context, cache)
+        context_outputs = self.cross_attention.compute_output_spec(
+            inputs,
+            context if cached is None else None,
+            value_mask=self._checked_mask(context, context_mask),
+            cache=cached,
+            return_attention_scores=return_attention_scores,
+        )
+        weights = (extras[0], context_outputs[1]) if return_attention_scores else ()
+        caches = () if cache is None else ({"self": extras[-1], "context": cached},)
+        return (outputs, *weights, *caches) if weights or caches else outputs
 
     def store(self, context: Any) -> dict:
         """The keys and values of a context, `{"key", "value"}`, which serve every step."""
         return store(*self.cross_attention.keys_and_values(context))
+
+    def _checked_mask(self, context: Any, context_mask: Any) -> Any:
+        if context is None:
+            return context_mask
+        check_shape("context", context.shape, batch=None, length=None, width=None)
+        batch, length, _ = context.shape
+        return to_mask("context_mask", context_mask, batch=batch, length=length)
 
     def _context_cache(self, cache: dict) -> dict:
         if "context" not in cache:
@@ -144,3 +187,12 @@ class TransformerDecoderBlock(TransformerEncoderBlock):
                 f"{', '.join(cache)}"
             )
         return cache["context"]
+
+    def _context_spec(self, context: Any, cache: dict) -> dict:
+        if context is None:
+            return keras.tree.map_structure(
+                lambda x: keras.KerasTensor(x.shape, x.dtype), self._context_cache(cache)
+            )
+        width = self.cross_attention.key_projection.units // self.num_heads
+        shape = (context.shape[0], self.num_heads, context.shape[1], width)
+        return {name: keras.KerasTensor(shape, self.compute_dtype) for name in ("key", "value")}

@@ -5,21 +5,14 @@ Letters: B batch, T length, N heads, D model width, F feed-forward width.
 
 from typing import Any
 
-import keras
-
 from keras_attn._register import register
-from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
-from keras_attn.layers.block.feed_forward import FeedForward
+from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask
-from keras_attn.layers.normalization import check_norm, make_norm
-from keras_attn.layers.positional import positional
-from keras_attn.layers.quantization import quantized_parts
-from keras_attn.layers.recomputation import recomputable
-from keras_attn.ops.random import check_rate
+from keras_attn.layers.sublayers import recomputable
 
 
 @register()
-class TransformerEncoderBlock(keras.layers.Layer):
+class TransformerEncoderBlock(TransformerBlock):
     """Self-attention, then a feed-forward network, each with a residual connection and a norm.
 
     After the sum, as in the paper: `x = norm(x + dropout(sublayer(x)))`; with `normalize_first`
@@ -72,79 +65,13 @@ class TransformerEncoderBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        num_heads: int,
-        intermediate_dim: int,
-        *,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        activation: Any = "gelu",
-        norm: str = "layer",
-        layer_norm_epsilon: float = 1e-5,
-        normalize_first: bool = False,
-        causal: bool = False,
-        window: int | None = None,
-        position: keras.layers.Layer | None = None,
-        kernel: str = "auto",
-        kernel_initializer: Any = "glorot_uniform",
-        remat: bool = False,
-        seed: int | None = None,
-        **kwargs: Any,
+        self, num_heads: int, intermediate_dim: int, *, causal: bool = False, **options: Any
     ) -> None:
-        super().__init__(**kwargs)
-        check_norm(norm)
-        check_rate("dropout", dropout)
-        check_rate("attention_dropout", attention_dropout)
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.activation = keras.activations.get(activation)
-        self.norm = norm
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.normalize_first = normalize_first
-        self.causal = causal
-        self.window = window
-        self.position = positional(position, num_heads)
-        self.kernel = kernel
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.remat = remat
-        self.seed = seed
-        self.supports_masking = True
-        self.self_attention = MultiHeadSelfAttention(
-            num_heads,
-            dropout=attention_dropout,
-            causal=causal,
-            window=window,
-            position=self.position,
-            kernel=kernel,
-            kernel_initializer=self.kernel_initializer.clone(),
-            seed=seed,
-            dtype=self.dtype_policy,
-            name="self_attention",
-        )
-        self.feed_forward = FeedForward(
-            intermediate_dim,
-            activation=self.activation,
-            kernel_initializer=self.kernel_initializer.clone(),
-            dtype=self.dtype_policy,
-            name="feed_forward",
-        )
-        self.self_attention_norm = self._norm("self_attention_norm")
-        self.feed_forward_norm = self._norm("feed_forward_norm")
-        self.dropout_layer = keras.layers.Dropout(
-            dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
-        )
+        super().__init__(num_heads, intermediate_dim, causal=causal, **options)
 
     def build(self, input_shape: Any) -> None:
         """Build the sublayers."""
-        for layer in (
-            self.self_attention,
-            self.self_attention_norm,
-            self.feed_forward,
-            self.feed_forward_norm,
-        ):
-            layer.build(input_shape)
+        self._build_sublayers(input_shape)
 
     @recomputable
     def call(
@@ -174,38 +101,14 @@ class TransformerEncoderBlock(keras.layers.Layer):
         (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
         return (outputs, *extras) if extras else outputs
 
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """The inputs' shape."""
+        return tuple(input_shape)
+
+    def compute_output_spec(self, inputs: Any, *masks: Any, **options: Any) -> Any:
+        """As of the self-attention, whose first output has the inputs' shape too."""
+        return self.self_attention.compute_output_spec(inputs, *masks, **options)
+
     def get_config(self) -> dict:
         """All constructor arguments."""
-        return {
-            **super().get_config(),
-            **quantized_parts(self),
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "activation": keras.activations.serialize(self.activation),
-            "norm": self.norm,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "normalize_first": self.normalize_first,
-            "causal": self.causal,
-            "window": self.window,
-            "position": keras.saving.serialize_keras_object(self.position),
-            "kernel": self.kernel,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "remat": self.remat,
-            "seed": self.seed,
-        }
-
-    def _norm(self, name: str) -> keras.layers.Layer:
-        return make_norm(self.norm, self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
-
-    def _sublayer(
-        self, layer: Any, norm: Any, inputs: Any, training: bool | None, **arguments: Any
-    ) -> tuple:
-        """What the layer returns, with the residual connection and the norm around its output."""
-        outputs = layer(
-            norm(inputs) if self.normalize_first else inputs, training=training, **arguments
-        )
-        outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
-        total = inputs + self.dropout_layer(outputs, training=training)
-        return (total if self.normalize_first else norm(total), *extras)
+        return {**super().get_config(), "causal": self.causal}

@@ -7,10 +7,11 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_rate
+from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
-from keras_attn.ops.random import check_rate
 
 
 @register()
@@ -101,9 +102,7 @@ class BertEmbedding(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name="segment",
             )
-        if isinstance(position, dict):
-            position = keras.saving.deserialize_keras_object(position)
-        self.position = position
+        self.position = position = deserialize_shared(position)
         self.position_embedding = position or LearnedPositionEmbedding(
             max_length,
             initializer=self.initializer.clone(),
@@ -123,7 +122,8 @@ class BertEmbedding(keras.layers.Layer):
         self.token_embedding.build()
         if self.segment_embedding:
             self.segment_embedding.build()
-        self.position_embedding.build(shape)
+        if not self.position_embedding.built:
+            self.position_embedding.build(shape)
         self.norm.build(shape)
 
     def call(
@@ -143,6 +143,10 @@ class BertEmbedding(keras.layers.Layer):
         vectors = self.position_embedding(vectors, positions=positions)
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors
+
+    def compute_output_shape(self, token_ids_shape: Any) -> tuple:
+        """Shape of the vectors."""
+        return (*token_ids_shape, self.dim)
 
     def compute_output_spec(
         self, token_ids: Any, *_: Any, return_matrix: bool = False, **__: Any
@@ -169,5 +173,5 @@ class BertEmbedding(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer": keras.initializers.serialize(self.initializer),
             "seed": self.seed,
-            "position": keras.saving.serialize_keras_object(self.position),
+            "position": serialize_shared(self.position),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
 from keras_attn._register import register
 from keras_attn.ops.ids import check_ids
 
@@ -63,11 +64,8 @@ class TokenEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if input_dim <= 0 or output_dim <= 0:
-            raise ValueError(
-                "`input_dim` and `output_dim` must be positive, "
-                f"got {input_dim!r} and {output_dim!r}"
-            )
+        check_count("input_dim", input_dim)
+        check_count("output_dim", output_dim)
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -96,6 +94,16 @@ class TokenEmbedding(keras.layers.Layer):
         vectors = keras.ops.take(matrix, rows, axis=0)
         if self.scale != 1.0:
             vectors = vectors * self.scale
+        return (vectors, matrix) if return_matrix else vectors
+
+    def compute_output_shape(self, token_ids_shape: Any) -> tuple:
+        """Shape of the vectors."""
+        return (*token_ids_shape, self.output_dim)
+
+    def compute_output_spec(self, token_ids: Any, return_matrix: bool = False) -> Any:
+        """Symbolic vectors, and the matrix if it is asked for."""
+        vectors = keras.KerasTensor(self.compute_output_shape(token_ids.shape), self.compute_dtype)
+        matrix = keras.KerasTensor((self.input_dim, self.output_dim), self.compute_dtype)
         return (vectors, matrix) if return_matrix else vectors
 
     def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:

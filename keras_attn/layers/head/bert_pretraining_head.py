@@ -10,10 +10,11 @@ import keras
 from keras_attn._register import register
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.head.next_sentence_head import NextSentenceHead
+from keras_attn.layers.sublayers import CompositeLayer
 
 
 @register()
-class BertPretrainingHead(keras.layers.Layer):
+class BertPretrainingHead(CompositeLayer):
     """A `MaskedLMHead` on the sequence and a `NextSentenceHead` on its pooled vector.
 
     Args:
@@ -95,6 +96,21 @@ class BertPretrainingHead(keras.layers.Layer):
                 sequence_output, embedding_matrix, masked_positions=masked_positions
             ),
             "next_sentence": self.next_sentence(pooled_output),
+        }
+
+    def compute_output_shape(
+        self,
+        sequence_output_shape: Any,
+        pooled_output_shape: Any,
+        embedding_matrix_shape: Any,
+        masked_positions_shape: Any = None,
+    ) -> dict:
+        """Shapes of the logits."""
+        return {
+            "masked_lm": self.masked_lm.compute_output_shape(
+                sequence_output_shape, embedding_matrix_shape, masked_positions_shape
+            ),
+            "next_sentence": self.next_sentence.compute_output_shape(pooled_output_shape),
         }
 
     def compute_mask(self, *_: Any, **__: Any) -> None:

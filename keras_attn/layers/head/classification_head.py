@@ -5,6 +5,7 @@ Letters: B batch, D model width.
 
 from typing import Any
 
+from keras_attn._checks import check_count
 from keras_attn._register import register
 from keras_attn.layers.head.dense_head import DenseHead
 
@@ -47,8 +48,7 @@ class ClassificationHead(DenseHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_classes <= 0:
-            raise ValueError(f"`num_classes` must be positive, got {num_classes!r}")
+        check_count("num_classes", num_classes)
         super().__init__(num_classes, dropout, kernel_initializer, seed, **kwargs)
         self.num_classes = num_classes
 

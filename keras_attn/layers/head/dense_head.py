@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 
-from keras_attn.layers.projection import Projection
-from keras_attn.ops.random import check_rate
+from keras_attn._checks import check_rate, check_shape
+from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
-class DenseHead(keras.layers.Layer):
+class DenseHead(CompositeLayer):
     """`dropout(x) W + b`, the base of `ClassificationHead` and its kin; no public layer.
 
     Args:
@@ -44,16 +44,17 @@ class DenseHead(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Create the projection."""
-        if self.input_axes and len(input_shape) != len(self.input_axes):
-            raise ValueError(
-                f"`inputs` must have shape [{', '.join(self.input_axes)}], "
-                f"got shape {tuple(input_shape)}"
-            )
+        if self.input_axes:
+            check_shape("inputs", input_shape, **dict.fromkeys(self.input_axes))
         self.output_projection.build(input_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Project `inputs`."""
         return self.output_projection(self.dropout_layer(inputs, training=training))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """Shape of the logits."""
+        return (*input_shape[:-1], self.output_projection.units)
 
     def get_config(self) -> dict:
         """The constructor arguments that all heads have."""

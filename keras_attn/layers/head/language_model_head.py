@@ -8,12 +8,13 @@ from typing import Any
 import keras
 
 from keras_attn import ops
+from keras_attn._checks import check_choice, check_shape
 from keras_attn._register import register
-from keras_attn.layers.normalization import check_norm, make_norm
+from keras_attn.layers.sublayers import NORMS, CompositeLayer, make_norm
 
 
 @register()
-class LanguageModelHead(keras.layers.Layer):
+class LanguageModelHead(CompositeLayer):
     """`norm(x) M^T + c`, with M the token embeddings; norm and c only where asked for.
 
     Args:
@@ -50,7 +51,7 @@ class LanguageModelHead(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         if norm is not None:
-            check_norm(norm)
+            check_choice("norm", norm, NORMS)
         self.norm = norm
         self.layer_norm_epsilon = layer_norm_epsilon
         self.use_bias = use_bias
@@ -58,11 +59,8 @@ class LanguageModelHead(keras.layers.Layer):
 
     def build(self, inputs_shape: Any, embedding_matrix_shape: Any) -> None:
         """Create the norm and the bias."""
-        if len(embedding_matrix_shape) != 2 or embedding_matrix_shape[-1] != inputs_shape[-1]:
-            raise ValueError(
-                f"`embedding_matrix` must have shape [vocabulary, {inputs_shape[-1]}], "
-                f"got shape {tuple(embedding_matrix_shape)}"
-            )
+        width = inputs_shape[-1]
+        check_shape("embedding_matrix", embedding_matrix_shape, vocabulary=None, width=width)
         self.norm_layer = None
         if self.norm is not None:
             self.norm_layer = make_norm(
@@ -82,6 +80,10 @@ class LanguageModelHead(keras.layers.Layer):
     def hidden(self, inputs: Any) -> Any:
         """What is multiplied by the embeddings, `[..., D]`."""
         return inputs if self.norm_layer is None else self.norm_layer(inputs)
+
+    def compute_output_shape(self, inputs_shape: Any, embedding_matrix_shape: Any) -> tuple:
+        """Shape of the logits."""
+        return (*inputs_shape[:-1], embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a mask of the sequence says nothing about the predictions."""

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.ops.cross_entropy import linear_cross_entropy
 
@@ -94,15 +95,30 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         self.add_loss(ops.sum(losses) / ops.where(count == 0, 1.0, count))
         return ops.reshape(losses, shape)
 
+    def compute_output_shape(
+        self, inputs_shape: Any, embedding_matrix_shape: Any, labels_shape: Any
+    ) -> tuple:
+        """One loss for each label."""
+        return tuple(labels_shape)
+
     def compute_output_spec(
         self, inputs: Any, embedding_matrix: Any, labels: Any, *_: Any, **__: Any
     ) -> keras.KerasTensor:
         """One loss for each label; JAX cannot divide a length that it does not know into chunks."""
         return keras.KerasTensor(labels.shape, "float32")
 
+    @classmethod
+    def from_config(cls, config: dict) -> "LinearCrossEntropy":
+        """The layer of a configuration, with a head that other layers of a model may share."""
+        return cls(**{**config, "layer": deserialize_shared(config["layer"])})
+
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a mask of the sequence says nothing about the predictions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+        return {
+            **super().get_config(),
+            "layer": serialize_shared(self.layer),
+            "label_smoothing": self.label_smoothing,
+        }

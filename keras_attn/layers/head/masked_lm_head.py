@@ -8,12 +8,13 @@ from typing import Any
 import keras
 
 from keras_attn import ops
+from keras_attn._checks import check_shape
 from keras_attn._register import register
-from keras_attn.layers.projection import Projection
+from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
 @register()
-class MaskedLMHead(keras.layers.Layer):
+class MaskedLMHead(CompositeLayer):
     """`norm(activation(x W + b)) M^T + c` at masked positions, with M the token embeddings.
 
     Args:
@@ -59,11 +60,7 @@ class MaskedLMHead(keras.layers.Layer):
 
     def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
         """Create the transformation and the output bias."""
-        if len(embedding_matrix_shape) != 2:
-            raise ValueError(
-                "`embedding_matrix` must have shape [vocabulary, width], "
-                f"got shape {tuple(embedding_matrix_shape)}"
-            )
+        check_shape("embedding_matrix", embedding_matrix_shape, vocabulary=None, width=None)
         vocabulary_size, width = embedding_matrix_shape
         self.transformation = Projection(
             width,
@@ -89,6 +86,12 @@ class MaskedLMHead(keras.layers.Layer):
         if masked_positions is not None:
             inputs = gather(inputs, masked_positions)
         return self.norm(self.transformation(inputs))
+
+    def compute_output_shape(
+        self, inputs_shape: Any, embedding_matrix_shape: Any, masked_positions_shape: Any = None
+    ) -> tuple:
+        """Shape of the logits."""
+        return (*(masked_positions_shape or inputs_shape[:-1]), embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a mask of the sequence says nothing about the predictions."""

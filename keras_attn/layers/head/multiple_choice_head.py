@@ -52,3 +52,7 @@ class MultipleChoiceHead(DenseHead):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Score each choice."""
         return super().call(inputs, training=training)[..., 0]  # [B, C]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """Shape of the logits."""
+        return tuple(input_shape[:-1])

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._register import register
-from keras_attn.layers.projection import Projection
+from keras_attn.layers.sublayers import Projection
 
 
 @register()

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_choice, check_shape, to_mask
 from keras_attn._register import register
 
 MODES = ("first", "mean", "max")
@@ -43,13 +44,13 @@ class SequencePooling(keras.layers.Layer):
 
     def __init__(self, mode: str = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if mode not in MODES:
-            raise ValueError(f"`mode` must be one of {', '.join(MODES)}, got {mode!r}")
+        check_choice("mode", mode, MODES)
         self.mode = mode
         self.supports_masking = True
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """Pool `inputs`."""
+        mask = self._checked(inputs, mask)
         if self.mode == "first":
             return inputs[:, 0]
         if mask is None:
@@ -60,10 +61,19 @@ class SequencePooling(keras.layers.Layer):
             highest = keras.ops.max(keras.ops.where(mask, inputs, lowest), axis=1)
             some = keras.ops.any(mask, axis=1)
             return keras.ops.where(some, highest, keras.ops.zeros_like(highest))  # [B, D]
-        # float32: a count above 2048 has no float16
-        total = keras.ops.sum(keras.ops.where(mask, keras.ops.cast(inputs, "float32"), 0.0), axis=1)
-        count = keras.ops.sum(keras.ops.cast(mask, "float32"), axis=1)
+        dtype = keras.backend.result_type(inputs.dtype, "float32")  # float16 counts to 2048
+        total = keras.ops.sum(keras.ops.where(mask, keras.ops.cast(inputs, dtype), 0.0), axis=1)
+        count = keras.ops.sum(keras.ops.cast(mask, dtype), axis=1)
         return keras.ops.cast(total / keras.ops.maximum(count, 1.0), inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """Shape of the pooled vectors."""
+        return (input_shape[0], input_shape[-1])
+
+    def compute_output_spec(self, inputs: Any, mask: Any = None) -> Any:
+        """Symbolic vectors."""
+        self._checked(inputs, mask)
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: there are no positions any more."""
@@ -71,3 +81,7 @@ class SequencePooling(keras.layers.Layer):
     def get_config(self) -> dict:
         """All constructor arguments."""
         return {**super().get_config(), "mode": self.mode}
+
+    def _checked(self, inputs: Any, mask: Any) -> Any:
+        check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
+        return to_mask("mask", mask, batch=inputs.shape[0], length=inputs.shape[1])

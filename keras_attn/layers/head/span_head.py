@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_shape, to_mask
 from keras_attn._register import register
 from keras_attn.layers.head.dense_head import DenseHead
 
@@ -61,11 +62,28 @@ class SpanHead(DenseHead):
 
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> dict:
         """Point at starts and ends."""
+        mask = self._checked(inputs, mask)
         logits = super().call(inputs, training=training)  # [B, T, 2]
         if mask is not None:
             allowed = keras.ops.cast(mask, "bool")[..., None]
             logits = keras.ops.where(allowed, logits, keras.ops.cast(EXCLUDED, logits.dtype))
         return {"start": logits[..., 0], "end": logits[..., 1]}  # [B, T] each
 
+    def compute_output_shape(self, input_shape: Any) -> dict:
+        """Shapes of the logits."""
+        return {"start": tuple(input_shape[:-1]), "end": tuple(input_shape[:-1])}
+
+    def compute_output_spec(
+        self, inputs: Any, mask: Any = None, training: bool | None = None
+    ) -> dict:
+        """Symbolic logits."""
+        self._checked(inputs, mask)
+        shapes = self.compute_output_shape(inputs.shape)
+        return {k: keras.KerasTensor(shape, self.compute_dtype) for k, shape in shapes.items()}
+
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the logits of excluded positions are part of the softmax."""
+
+    def _checked(self, inputs: Any, mask: Any) -> Any:
+        check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
+        return to_mask("mask", mask, batch=inputs.shape[0], length=inputs.shape[1])

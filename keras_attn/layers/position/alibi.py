@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
 from keras_attn._register import register
 from keras_attn.ops import biases
 
@@ -42,8 +43,7 @@ class ALiBi(keras.layers.Layer):
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_heads <= 0:
-            raise ValueError(f"`num_heads` must be positive, got {num_heads!r}")
+        check_count("num_heads", num_heads)
         self.num_heads = num_heads
         self.built = True
 
@@ -58,9 +58,13 @@ class ALiBi(keras.layers.Layer):
         """The bias as a function of positions, for `keras_attn.ops.attention`."""
         return biases.PositionBias(biases.alibi, (biases.alibi_slopes(self.num_heads),))
 
+    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> tuple:
+        """`[N, T, S]`."""
+        return (self.num_heads, query_positions_shape[0], key_positions_shape[0])
+
     def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
         """Float32 `[N, T, S]`."""
-        shape = (self.num_heads, query_positions.shape[0], key_positions.shape[0])
+        shape = self.compute_output_shape(query_positions.shape, key_positions.shape)
         return keras.KerasTensor(shape, "float32")
 
     def get_config(self) -> dict:

@@ -7,9 +7,13 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import is_integer
+from keras_attn._checks import check_count, is_integer
 from keras_attn._register import register
-from keras_attn.layers.position.combination import check_combination, combine, combined_width
+from keras_attn.layers.position.sinusoidal_position_encoding import (
+    check_combination,
+    combine,
+    combined_width,
+)
 
 
 @register()
@@ -55,8 +59,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_combination(combination, dim)
-        if max_length <= 0:
-            raise ValueError(f"`max_length` must be positive, got {max_length!r}")
+        check_count("max_length", max_length)
         self.max_length = max_length
         self.combination = combination
         self.dim = dim
@@ -86,7 +89,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         rows = keras.ops.clip(positions + offset, 0, self.max_length - 1)
         return combine(self.combination, inputs, keras.ops.take(self.table, rows, axis=0))
 
-    def compute_output_shape(self, input_shape: Any, **_: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape, wider if concatenated."""
         return combined_width(self.combination, input_shape, self.dim)
 

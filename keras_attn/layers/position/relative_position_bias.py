@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
 from keras_attn._register import register
 from keras_attn.ops import biases
 
@@ -54,11 +55,8 @@ class RelativePositionBias(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_heads <= 0 or num_buckets <= 0:
-            raise ValueError(
-                "`num_heads` and `num_buckets` must be positive, "
-                f"got {num_heads!r} and {num_buckets!r}"
-            )
+        check_count("num_heads", num_heads)
+        check_count("num_buckets", num_buckets)
         if bidirectional and num_buckets % 2:
             raise ValueError(
                 f"`num_buckets` must be even where `bidirectional` is True, got {num_buckets!r}"
@@ -85,9 +83,13 @@ class RelativePositionBias(keras.layers.Layer):
         table = keras.ops.transpose(self.table)  # [N, buckets]: a kernel may want a few heads only
         return biases.PositionBias(self._evaluate, (table,))
 
+    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> tuple:
+        """`[N, T, S]`."""
+        return (self.num_heads, query_positions_shape[0], key_positions_shape[0])
+
     def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
         """Float32 `[N, T, S]`."""
-        shape = (self.num_heads, query_positions.shape[0], key_positions.shape[0])
+        shape = self.compute_output_shape(query_positions.shape, key_positions.shape)
         return keras.KerasTensor(shape, "float32")
 
     def get_config(self) -> dict:

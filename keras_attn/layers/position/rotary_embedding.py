@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_positive
 from keras_attn._register import register
 from keras_attn.ops import rotary
 from keras_attn.ops.numerics import wide
@@ -54,8 +55,7 @@ class RotaryEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         if not 0 < share <= 1:
             raise ValueError(f"`share` must be in (0, 1], got {share!r}")
-        if scaling <= 0:
-            raise ValueError(f"`scaling` must be positive, got {scaling!r}")
+        check_positive("scaling", scaling)
         self.max_wavelength = max_wavelength
         self.share = share
         self.scaling = scaling
@@ -79,6 +79,10 @@ class RotaryEmbedding(keras.layers.Layer):
         dtype = wide(inputs.dtype)
         angles = rotary.angles(positions, width, self.max_wavelength, self.scaling, dtype)
         return rotary.rotate(inputs, angles)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """The inputs' shape."""
+        return tuple(input_shape)
 
     def get_config(self) -> dict:
         """All constructor arguments."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_choice
 from keras_attn._register import register
-from keras_attn.layers.position.combination import check_combination, combine, combined_width
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import sinusoids
+
+COMBINATIONS = ("add", "concatenate")
 
 
 @register()
@@ -70,7 +72,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         encoding = sinusoids(positions + offset, dim, self.max_wavelength, dtype)
         return combine(self.combination, inputs, encoding)
 
-    def compute_output_shape(self, input_shape: Any, **_: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape, wider if concatenated."""
         return combined_width(self.combination, input_shape, self.dim)
 
@@ -82,3 +84,26 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
             "combination": self.combination,
             "dim": self.dim,
         }
+
+
+def check_combination(combination: str, dim: int | None) -> None:
+    """Raise unless the combination is known and `dim` goes with it."""
+    check_choice("combination", combination, COMBINATIONS)
+    if combination == "add" and dim is not None:
+        raise ValueError(f"`dim` must be None where positions are added, got {dim!r}")
+
+
+def combine(combination: str, inputs: Any, encoding: Any) -> Any:
+    """Inputs `[B, T, D]` joined with the encoding `[T, E]` or `[B, T, E]`."""
+    encoding = keras.ops.cast(encoding, inputs.dtype)
+    if combination == "add":
+        return inputs + encoding
+    batch, length, _ = keras.ops.shape(inputs)
+    encoding = keras.ops.broadcast_to(encoding, (batch, length, encoding.shape[-1]))
+    return keras.ops.concatenate([inputs, encoding], axis=-1)
+
+
+def combined_width(combination: str, input_shape: Any, dim: int | None) -> tuple:
+    """The shape that `combine` gives."""
+    width = input_shape[-1]
+    return (*input_shape[:-1], width if combination == "add" else width + (dim or width))

@@ -1,0 +1,78 @@
+"""Every private or undocumented name of Keras that the package uses, each with its reason.
+
+Where Keras exports a substitute one day, this file is the only place to change.
+"""
+
+import sys
+from typing import Any
+
+import keras
+
+# The mask that travels with a tensor. Keras fills in an argument `mask` only where the inputs are
+# the one tensor of a call, and has no public reader or writer of its masks.
+from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend.common import global_state
+
+# keras.layers.RNN asks for this class by isinstance before it prepares a cell's dropout.
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+__all__ = [
+    "DropoutRNNCell",
+    "deserialize_shared",
+    "flatten_layers",
+    "get_keras_mask",
+    "serialize_shared",
+    "set_keras_mask",
+    "takes_training",
+]
+
+
+def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """All layers inside a layer. Only a model has a public list of them."""
+    return layer._flatten_layers(include_self=False)
+
+
+def takes_training(layer: keras.layers.Layer) -> bool:
+    """Whether `call` takes `training`. Wrapped cells can only be asked by this attribute."""
+    return layer._call_has_training_arg
+
+
+def serialize_shared(layer: Any) -> Any:
+    """The config of an object inside a layer, which saving and cloning leave shared.
+
+    Keras marks an object that it meets twice with a `shared_object_id`, in the second config and,
+    afterwards, in the first. The first of a nested object is a copy by then, so that the mark is
+    lost and the file does not load. Here every nested object carries its mark from the start.
+    """
+    config = keras.saving.serialize_keras_object(layer)
+    saving = global_state.get_global_attribute("shared_objects/id_to_config_map") is not None
+    if isinstance(config, dict) and (saving or _clones() is not None):
+        config["shared_object_id"] = id(layer)
+    return config
+
+
+def deserialize_shared(config: Any) -> Any:
+    """The object of a config from `serialize_shared`, one for all configs of one mark.
+
+    Anything but a config is returned as it is. While a file is loaded, Keras keeps the objects;
+    `keras.models.clone_model` keeps the clones of the layers that it knows in a dict, to which
+    those of nested objects are added.
+    """
+    if not isinstance(config, dict):
+        return config
+    clones, mark = _clones(), config.get("shared_object_id")
+    if clones is None or mark is None:
+        return keras.saving.deserialize_keras_object(config)
+    if mark not in clones:
+        clones[mark] = keras.saving.deserialize_keras_object(config)
+    return clones[mark]
+
+
+def _clones() -> dict | None:
+    """`{id(layer): clone}` of the `clone_model` that is running. Nothing public tells of it."""
+    frame, cloning = sys._getframe(1), "keras.src.models.cloning"
+    while frame is not None:
+        if frame.f_globals.get("__name__") == cloning and "cache" in frame.f_locals:
+            return frame.f_locals["cache"]
+        frame = frame.f_back
+    return None

@@ -1,0 +1,196 @@
+"""What self-attention and cross-attention share: the arguments, the projections, the one call.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
+D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn import ops
+from keras_attn._checks import check_rate
+from keras_attn._keras import serialize_shared
+from keras_attn.layers.masking import first_mask
+from keras_attn.layers.sublayers import CompositeLayer, Projection, to_position
+from keras_attn.ops import cache as caches
+from keras_attn.ops import kernels
+from keras_attn.ops.masks import AttentionMask, check_window
+
+
+class MultiHead(CompositeLayer):
+    """The base of `MultiHeadSelfAttention` and `MultiHeadCrossAttention`, which say what it takes.
+
+    A subclass builds the projections for its inputs and turns its masks into one.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int | None = None,
+        value_dim: int | None = None,
+        *,
+        num_kv_heads: int | None = None,
+        output_shape: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        causal: bool = False,
+        window: int | None = None,
+        position: keras.layers.Layer | None = None,
+        kernel: str = "auto",
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if num_heads <= 0 or num_heads % (num_kv_heads or num_heads):
+            raise ValueError(
+                "`num_heads` must be positive and a multiple of `num_kv_heads`, "
+                f"got {num_heads} and {num_kv_heads}"
+            )
+        check_rate("dropout", dropout)
+        check_window(window)
+        kernels.check_name(kernel)
+        self.num_heads = num_heads
+        self.key_dim = key_dim
+        self.value_dim = value_dim
+        self.num_kv_heads = num_kv_heads
+        self._output_width = output_shape
+        self.dropout = dropout
+        self.use_bias = use_bias
+        self.causal = causal
+        self.window = window
+        self.position = to_position(position, num_heads)
+        self.kernel = kernel
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
+
+    def keys_and_values(self, value: Any, key: Any = None, offset: Any = 0) -> tuple[Any, Any]:
+        """The projected heads `[B, S, K, H]`, rotated from position `offset` on."""
+        heads = self.num_kv_heads or self.num_heads
+        k = _split_heads(self.key_projection(value if key is None else key), heads)
+        v = _split_heads(self.value_projection(value), heads)
+        if hasattr(self.position, "rotate"):
+            k = self.position.rotate(k, offset=offset)
+        return k, v
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The query's mask; none for the weights."""
+        return first_mask(previous_mask)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
+            "num_kv_heads": self.num_kv_heads,
+            "output_shape": self._output_width,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "causal": self.causal,
+            "window": self.window,
+            "position": serialize_shared(self.position),
+            "kernel": self.kernel,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "seed": self.seed,
+        }
+
+    def _build_projections(self, query_shape: Any, value_shape: Any, key_shape: Any) -> None:
+        width = query_shape[-1]
+        if self.key_dim is None and width % self.num_heads:
+            raise ValueError(
+                "the query's width must be divisible by `num_heads` where `key_dim` is not given, "
+                f"got width {width} and {self.num_heads} heads"
+            )
+        key_dim = self.key_dim or width // self.num_heads
+        value_dim = self.value_dim or key_dim
+        key_heads = self.num_kv_heads or self.num_heads
+        self.query_projection = self._project("query", self.num_heads * key_dim, query_shape)
+        self.key_projection = self._project("key", key_heads * key_dim, key_shape)
+        self.value_projection = self._project("value", key_heads * value_dim, value_shape)
+        self.output_projection = self._project(
+            "output", self._output_width or width, (None, None, self.num_heads * value_dim)
+        )
+        if self.position is not None and not self.position.built:
+            self.position.build()
+
+    def _attend(
+        self,
+        query: Any,
+        value: Any,
+        key: Any,
+        mask: AttentionMask,
+        cache: dict | None,
+        cache_index: Any,
+        return_attention_scores: bool,
+        training: bool | None,
+    ) -> Any:
+        q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
+        if hasattr(self.position, "rotate"):
+            q = self.position.rotate(q, offset=cache_index)
+        if value is not None:
+            k, v = self.keys_and_values(value, key, offset=cache_index)
+            cache = None if cache is None else caches.append(cache, k, v, cache_index)
+        if cache is not None:
+            k, v = caches.read(cache)
+        dropout = self.dropout if training else 0.0
+        context = ops.attention(
+            q,
+            k,
+            v,
+            mask=mask,
+            bias=self.position.bias() if hasattr(self.position, "bias") else None,
+            dropout=dropout,
+            seed=self.seed_generator.next() if dropout else None,
+            return_scores=return_attention_scores,
+            kernel=self.kernel,
+        )
+        context, *weights = context if return_attention_scores else (context,)
+        outputs = (self.output_projection(_merge_heads(context)), *weights)
+        if cache is not None:
+            outputs = (*outputs, cache)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def _output_spec(
+        self, query: Any, key_length: int | None, cache: dict | None, return_scores: bool
+    ) -> Any:
+        """What `_attend` returns, without running it."""
+        batch, length, width = query.shape
+        outputs = [
+            keras.KerasTensor((batch, length, self._output_width or width), self.compute_dtype)
+        ]
+        if return_scores:
+            dtype = keras.backend.result_type(self.compute_dtype, "float32")
+            outputs.append(keras.KerasTensor((batch, self.num_heads, length, key_length), dtype))
+        if cache is not None:
+            outputs.append({k: keras.KerasTensor(v.shape, v.dtype) for k, v in cache.items()})
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _project(self, name: str, units: int, input_shape: Any) -> Projection:
+        layer = Projection(
+            units,
+            use_bias=self.use_bias,
+            kernel_initializer=self.kernel_initializer.clone(),
+            bias_initializer=self.bias_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        layer.build(input_shape)
+        return layer
+
+
+def _split_heads(inputs: Any, heads: int) -> Any:
+    batch, length, width = keras.ops.shape(inputs)
+    return keras.ops.reshape(inputs, (batch, length, heads, width // heads))
+
+
+def _merge_heads(context: Any) -> Any:
+    batch, length, heads, width = keras.ops.shape(context)
+    return keras.ops.reshape(context, (batch, length, heads * width))

@@ -1,0 +1,116 @@
+"""What layers share that are made of other layers: projections, norms, positions, recomputation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_attn import ops
+from keras_attn._checks import check_choice
+from keras_attn._keras import (
+    deserialize_shared,
+    flatten_layers,
+    get_keras_mask,
+    set_keras_mask,
+)
+from keras_attn._register import register
+from keras_attn.ops.remat import remat
+
+NORMS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+
+
+class CompositeLayer(keras.layers.Layer):
+    """A layer whose configuration also tells which of its parts were quantized."""
+
+    def get_config(self) -> dict:
+        """The arguments of every Keras layer."""
+        return {**super().get_config(), **quantized_parts(self)}
+
+
+def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
+    """`{"dtype": a policy for each part}`, or nothing where no part is quantized.
+
+    Keras writes the policy of the layer alone, so that the parts would come back as they were
+    before `quantize`, and their saved weights would not fit.
+    """
+    policies = {
+        f"(.*/)?{layer.name}{part.path.rpartition(layer.path)[2]}": part.dtype_policy
+        for part in flatten_layers(layer)
+        if getattr(part, "quantization_mode", None) is not None
+    }
+    if not policies:
+        return {}
+    policy = layer.dtype_policy
+    default = getattr(policy, "default_policy", policy)
+    dtype = keras.dtype_policies.DTypePolicyMap(default, policies)
+    return {"dtype": keras.dtype_policies.serialize(dtype)}
+
+
+@register()
+class Projection(keras.layers.Dense):
+    """`keras.layers.Dense` over the last axis, run as one product of two matrices.
+
+    Weights, LoRA and quantization are Keras' own; only the product goes through `ops.dense`, which
+    each backend's graph fuses with the bias and the activation.
+
+    Example:
+    >>> import keras
+    >>> Projection(3)(keras.ops.ones((2, 5, 7))).shape
+    TensorShape([2, 5, 3])
+    """
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Project `[..., D]` to `[..., units]`."""
+        return ops.dense(inputs, self.kernel, self.bias, self.activation)
+
+    def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> Any:
+        """As `Dense.quantize`, which refuses any subclass unless told not to look."""
+        return super().quantize(mode, type_check=False, config=config)
+
+
+def make_norm(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
+    """The layer of the norm `kind`, one of `NORMS`."""
+    check_choice("norm", kind, NORMS)
+    norm = NORMS[kind](epsilon=epsilon, **kwargs)
+    norm.supports_masking = True  # Keras' RMSNormalization would drop the mask, with a warning
+    return norm
+
+
+def to_position(position: Any, num_heads: int) -> Any:
+    """A position layer, given as itself or as its config, that fits `num_heads`; or None."""
+    position = deserialize_shared(position)
+    if position is None:
+        return None
+    if not callable(getattr(position, "rotate", None) or getattr(position, "bias", None)):
+        raise TypeError(
+            "`position` must be a RotaryEmbedding, ALiBi or RelativePositionBias, or None, "
+            f"got {position!r}"
+        )
+    heads = getattr(position, "num_heads", num_heads)
+    if heads != num_heads:
+        raise ValueError(f"`position` must have {num_heads} heads as the layer, got {heads}")
+    return position
+
+
+def recomputable(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, of which training keeps only the inputs where the layer's `remat` says so."""
+
+    @functools.wraps(call)
+    def wrapped(
+        self: Any, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any
+    ) -> Any:
+        if not (self.remat and training):
+            return call(self, inputs, *args, training=training, **kwargs)
+        mask = get_keras_mask(inputs)
+
+        def function(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if mask is not None:  # the recomputation starts from tensors that carry none
+                set_keras_mask(inputs, mask)
+            return call(self, inputs, *args, training=True, **kwargs)
+
+        weights = {id(weight) for weight in self.weights}
+        states = [variable for variable in self.variables if id(variable) not in weights]
+        return remat(function, self.weights, states)(inputs, *args, **kwargs)
+
+    return wrapped
