@@ -563,6 +563,20 @@ CASES = [
         hides={"inputs_mask": "inputs", "memory_mask": "memory"},
     ),
     Case(
+        layers.AttentionDecoder,
+        lambda: {
+            "cell": layers.AttentionDecoderCell(
+                keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"),
+                layers.BahdanauAttention(9),
+            )
+        },
+        {"inputs": floats(B, T, D), "memory": floats(B, S, DV), "memory_mask": padding(B, S)},
+        variant="additive",
+        scores=True,
+        causal=True,
+        hides={"memory_mask": "memory"},
+    ),
+    Case(
         layers.LanguageModelHead,
         lambda: {"norm": "rms", "layer_norm_epsilon": 1e-3, "use_bias": True},
         {"inputs": floats(B, T, D), "embedding_matrix": floats(V, D)},

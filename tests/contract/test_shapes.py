@@ -1,9 +1,14 @@
 """Symbolic shape and dtype are the real ones, with batch and lengths unknown."""
 
+import inspect
+
 import keras
+import numpy as np
 import pytest
 from keras import tree
 
+from keras_attn import layers
+from tests.backend import arrays
 from tests.cases import CALLED, built
 
 
@@ -48,3 +53,56 @@ def test_a_policy_decides_the_output_dtype(case):
     layer = case.make()
     real = layer(**case.values())
     assert_fits(layer(**case.symbols()), real)
+
+
+@pytest.mark.parametrize("case", CALLED, ids=str)
+def test_the_shape_of_the_output_is_told_without_a_call(case):
+    shapes = tree.map_structure(lambda spec: spec.shape, case.inputs)
+    names = list(inspect.signature(built(case).compute_output_shape).parameters)
+    if len(names) == 1:  # Keras gives it the shape of the first input
+        told = built(case).compute_output_shape(next(iter(shapes.values())))
+    else:
+        known = {f"{name}_shape": shape for name, shape in shapes.items()}
+        told = built(case).compute_output_shape(**{n: known[n] for n in names if n in known})
+    real = built(case)(**case.values())
+    if isinstance(real, tuple):  # the cache comes after the output
+        real = real[0]
+    if isinstance(real, dict):
+        assert told == {name: tuple(output.shape) for name, output in real.items()}
+    else:
+        assert told == tuple(real.shape)
+
+
+@pytest.mark.parametrize("case", CALLED, ids=str)
+def test_a_symbolic_call_does_not_run_the_layer(case, monkeypatch):
+    layer = case.make()
+    layer(**case.values())
+
+    def call(*_, **__):
+        raise AssertionError("the layer ran")
+
+    monkeypatch.setattr(layer, "call", call)
+    tree.assert_same_structure(layer(**case.symbols()), built(case)(**case.symbols()))
+
+
+def _of_one_input(case):
+    _, *others = inspect.signature(case.layer.call).parameters.values()
+    first = next(iter(case.inputs.values()))
+    alone = not {"value", "context"} & set(case.inputs) and not isinstance(first, list)
+    alone = alone and case.layer is not layers.SpanHead  # Keras wraps layers of one output
+    return alone and all(p.default is not p.empty for p in others[1:])
+
+
+@pytest.mark.parametrize("case", [case for case in CALLED if _of_one_input(case)], ids=str)
+@pytest.mark.parametrize("steps", [None, 3])
+def test_a_layer_runs_at_every_step_of_time_distributed(case, steps):
+    name, spec = next(iter(case.inputs.items()))
+    layer, step = built(case), case.values()[name]
+    expected = arrays(layer(step))
+    values = np.stack([step, step[::-1], step], axis=1)  # [B, steps, ...]
+    inputs = keras.Input((steps, *spec.shape[1:]), dtype=spec.dtype)
+    outputs = keras.layers.TimeDistributed(layer)(inputs)
+    assert outputs.shape == (None, steps, *expected.shape[1:])
+    found = arrays(keras.Model(inputs, outputs)(values))
+    for index, want in enumerate((expected, expected[::-1], expected)):
+        np.testing.assert_allclose(found[:, index], want, rtol=1e-4, atol=1e-5)

@@ -108,7 +108,7 @@ def test_bad_inputs_are_named():
         layers.MultiHeadCrossAttention(N)(QUERY[:, 0], VALUE)
     with pytest.raises(ValueError, match=r"`attention_mask` must have shape .*got shape \(5,\)"):
         attention()(QUERY, VALUE, KEY, attention_mask=ALLOWED[0, :, 0])
-    with pytest.raises(ValueError, match=r"`attention_mask` must be .* to shape \(2, 6, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be .* to shape .*\(2, 5, 7\)"):
         attention()(QUERY, VALUE, KEY, attention_mask=ALLOWED[..., :-1])
-    with pytest.raises(ValueError, match=r"`key_padding` must be broadcastable to shape \(2, 7\)"):
+    with pytest.raises(ValueError, match=r"`value_mask` must be .* to shape .* \(2, 7\), got"):
         attention()(QUERY, VALUE, KEY, value_mask=np.ones((B, T), bool))

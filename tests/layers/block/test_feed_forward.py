@@ -23,7 +23,7 @@ def test_it_is_the_paper(activation, function):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"intermediate_dim": 0}, "`intermediate_dim` must be positive, got 0"),
+        ({"intermediate_dim": 0}, "`intermediate_dim` must be a positive integer, got 0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
     ],
 )

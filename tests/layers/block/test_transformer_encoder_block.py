@@ -83,7 +83,7 @@ def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="`norm` must be one of layer, rms, got 'batch'"):
         layers.TransformerEncoderBlock(N, F, norm="batch")
-    with pytest.raises(ValueError, match="`intermediate_dim` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`intermediate_dim` must be a positive integer, got 0"):
         layers.TransformerEncoderBlock(N, 0)
     with pytest.raises(ValueError, match=r"`dropout` must be in \[0, 1\), got 1.5"):
         layers.TransformerEncoderBlock(N, F, dropout=1.5)

@@ -118,5 +118,5 @@ def test_wrong_rank(layer, shape, text):
 
 @pytest.mark.parametrize("kind", [ClassificationHead, TokenTaggingHead])
 def test_no_classes(kind):
-    with pytest.raises(ValueError, match="`num_classes` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer, got 0"):
         kind(num_classes=0)

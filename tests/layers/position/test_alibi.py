@@ -21,5 +21,5 @@ def test_heads_that_are_no_power_of_two_take_every_other_slope_of_the_next():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="`num_heads` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`num_heads` must be a positive integer, got 0"):
         layers.ALiBi(0)

@@ -30,7 +30,7 @@ def test_concatenated_rows_stand_behind():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"max_length": 0}, "`max_length` must be positive, got 0"),
+        ({"max_length": 0}, "`max_length` must be a positive integer, got 0"),
         ({"combination": "times"}, "`combination` must be one of add, concatenate, got 'times'"),
         ({"dim": 3}, "`dim` must be None where positions are added, got 3"),
         ({"max_length": 4}, "`inputs` must not be longer than the position table's 4 rows.*5 at"),

@@ -30,8 +30,8 @@ def test_the_buckets_are_those_of_transformers(bidirectional, buckets, distance)
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"num_heads": 0}, "`num_heads` and `num_buckets` must be positive, got 0 and 32"),
-        ({"num_buckets": 0}, "`num_heads` and `num_buckets` must be positive, got 3 and 0"),
+        ({"num_heads": 0}, "`num_heads` must be a positive integer, got 0"),
+        ({"num_buckets": 0}, "`num_buckets` must be a positive integer, got 0"),
         ({"num_buckets": 7}, "`num_buckets` must be even where `bidirectional` is True, got 7"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Projection is keras.layers.Dense."""
+"""Projection is keras.layers.Dense; norms and positions are made of names and configurations."""
 
 import keras
 import numpy as np
 
-from keras_attn.layers.projection import Projection
+from keras_attn.layers.sublayers import Projection
 from tests.backend import arrays
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")

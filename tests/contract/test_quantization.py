@@ -1,0 +1,73 @@
+"""A layer whose parts were quantized comes back from a file, and as a clone, as it was."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import tree
+
+from tests.backend import arrays
+from tests.cases import CALLED, randomized
+
+# One of each way in which a layer holds its parts; the others are slow.
+FAST = ("MultiHeadAttention", "TransformerDecoderBlock", "SpanHead", "AttentionDecoder-additive")
+MODES = ("int8", "int4", "float8")
+
+
+def _cases():
+    for case in CALLED:
+        for mode in MODES:
+            fast = str(case) in FAST and mode == "int8"
+            yield pytest.param(
+                case, mode, id=f"{case}-{mode}", marks=[] if fast else [pytest.mark.slow]
+            )
+
+
+def quantized(case, mode, **options):
+    """A model of the layer with the parts that Keras can quantize, and how many those are."""
+    model = case.model(randomized(case.make(), case))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras tells of each layer that it cannot quantize
+        model.quantize(mode, **options)
+    parts = [part for part in model._flatten_layers() if part.quantization_mode == mode]
+    return model, len(parts)
+
+
+def own_weights(layer):
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def outputs_of(model, case):
+    return tree.flatten(arrays(model(tree.flatten(case.values()))))
+
+
+def assert_equal(model, expected, case):
+    for have, want in zip(outputs_of(model, case), expected, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "mode"), [*_cases()])
+def test_a_quantized_layer_reloads_and_clones(case, mode, tmp_path):
+    model, count = quantized(case, mode)
+    dense = keras.layers.Dense, keras.layers.EinsumDense
+    assert count == sum(isinstance(part, dense) for part in model._flatten_layers())
+    expected = outputs_of(model, case)
+    model.save(tmp_path / "model.keras")
+    assert_equal(keras.models.load_model(tmp_path / "model.keras"), expected, case)
+    clone = keras.models.clone_model(model)
+    # By name, for Keras gives the weights of a layer that is built quantized another order.
+    for part, other in zip(model._flatten_layers(), clone._flatten_layers(), strict=True):
+        values = {weight.name: weight.value for weight in own_weights(part)}
+        for weight in own_weights(other):
+            weight.assign(values[weight.name])
+    assert_equal(clone, expected, case)
+
+
+@pytest.mark.parametrize("case", [case for case in CALLED if str(case) in FAST[1:]], ids=str)
+def test_a_quantized_layer_reloads_inside_a_nested_model(case, tmp_path):
+    model, _ = quantized(case, "int8")
+    inputs = tree.flatten(case.symbols())
+    keras.Model(inputs, model(inputs)).save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert_equal(again, outputs_of(model, case), case)
