@@ -398,16 +398,6 @@ CASES = [
         zero_gradients=("key/bias",),
     ),
     Case(
-        layers.CachedBlock,
-        lambda: {"layer": layers.TransformerEncoderBlock(HEADS, 31, dropout=0.3, causal=True)},
-        {
-            "inputs": floats(B, 1, D),
-            "cache": {name: floats(B, HEADS, S, D // HEADS) for name in ("key", "value")},
-            "index": scalar(4),
-        },
-        learns=False,
-    ),
-    Case(
         layers.FeedForward,
         lambda: {
             "intermediate_dim": 31,

@@ -38,7 +38,6 @@ def folders(tmp_path_factory):
     return unpacked
 
 
-@pytest.mark.filterwarnings("ignore:.*CachedBlock:DeprecationWarning")
 @pytest.mark.parametrize(("version", "name"), names(), ids=lambda text: text.removesuffix(".keras"))
 def test_a_saved_file_loads_and_computes_the_same(version, name, folders):
     model = keras.models.load_model(folders[version] / name)
@@ -69,3 +68,8 @@ def test_a_training_goes_on_from_a_saved_checkpoint(version, folders):
     assert int(model.optimizer.iterations) == 3
     for weight, value in zip(model.weights, trained, strict=True):
         np.testing.assert_array_equal(arrays(weight), value)
+
+
+def test_a_block_with_a_cache_is_still_there_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="CachedBlock is deprecated: call a block with"):
+        assert keras_attn.layers.CachedBlock.__name__ == "CachedBlock"

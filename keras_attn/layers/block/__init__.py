@@ -1,13 +1,11 @@
 """The blocks that Transformers are stacked from."""
 
-from keras_attn.layers.block.cached_block import CachedBlock
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.block.scalar_mix import ScalarMix
 from keras_attn.layers.block.transformer_decoder_block import TransformerDecoderBlock
 from keras_attn.layers.block.transformer_encoder_block import TransformerEncoderBlock
 
 __all__ = [
-    "CachedBlock",
     "FeedForward",
     "ScalarMix",
     "TransformerDecoderBlock",
