@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_attn._checks import check_count
 from keras_attn.ops.ids import check_ids
-from keras_attn.ops.numerics import wide, widen
+from keras_attn.ops.numerics import common, wide, widen
 
 _loop = importlib.import_module(f"keras_attn.ops.kernels.loop_{keras.backend.backend()}").loop
 
@@ -118,7 +118,7 @@ def _backward(
     """The gradients, from the inputs alone, so that they can be differentiated once more."""
     matrix, *bias = parameters
     vocabulary = matrix.shape[0]
-    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
+    dtype = common(hidden.dtype, matrix.dtype)
     precise = widen(ops.cast(matrix, dtype))
     scaled = d_losses[:, None] * widen(ops.cast(hidden, dtype))  # [R, D]
 
@@ -130,10 +130,10 @@ def _backward(
     def chunk(index: Any, carry: tuple) -> tuple:
         shares = ops.softmax(_logits(hidden_parts[index], *parameters), axis=-1)  # [r, V]
         d_matrix, *d_bias = carry
-        d_bias = [d + ops.matmul(d_loss_parts[index], shares) for d in d_bias]
+        d_bias = [d + d_loss_parts[index] @ shares for d in d_bias]
         shares = ops.cast(shares, dtype)
-        more = ops.matmul(ops.transpose(shares), ops.cast(scaled_parts[index], dtype))
-        d_hidden = ops.matmul(shares, ops.cast(matrix, dtype))
+        more = ops.transpose(shares) @ ops.cast(scaled_parts[index], dtype)
+        d_hidden = shares @ ops.cast(matrix, dtype)
         return (d_matrix + widen(more), *d_bias), (widen(d_hidden),)
 
     hidden_parts, scaled_parts = _split(hidden, chunks), _split(scaled, chunks)
@@ -150,8 +150,8 @@ def _backward(
 
 
 def _logits(hidden: Any, matrix: Any, bias: Any = None) -> Any:
-    dtype = keras.backend.result_type(hidden.dtype, matrix.dtype)
-    logits = ops.matmul(ops.cast(hidden, dtype), ops.transpose(ops.cast(matrix, dtype)))
+    dtype = common(hidden.dtype, matrix.dtype)
+    logits = ops.cast(hidden, dtype) @ ops.transpose(ops.cast(matrix, dtype))
     logits = widen(logits)
     return logits if bias is None else logits + ops.cast(bias, logits.dtype)
 

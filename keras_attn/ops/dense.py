@@ -26,7 +26,8 @@ def dense(
     # A symbolic variable on torch does not take part in Keras' autocast.
     kernel = ops.cast(kernel, inputs.dtype)
     lead = ops.shape(inputs)[:-1]
-    outputs = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[-1])), kernel)  # [rows, F]
+    # Not `ops.matmul`, which rounds float64 to float32 on torch.
+    outputs = ops.reshape(inputs, (-1, inputs.shape[-1])) @ kernel  # [rows, F]
     if bias is not None:
         outputs = ops.add(outputs, ops.cast(bias, inputs.dtype))
     if activation is not None:

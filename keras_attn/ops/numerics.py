@@ -15,6 +15,11 @@ def wide(*dtypes: Any) -> str:
     return "float64" if "float64" in map(keras.backend.standardize_dtype, dtypes) else "float32"
 
 
+def common(*dtypes: Any) -> str:
+    """The dtype of a product: Keras' rule, which on torch would make float32 of float64."""
+    return "float64" if wide(*dtypes) == "float64" else keras.backend.result_type(*dtypes)
+
+
 def widen(tensor: Any) -> Any:
     """The tensor in the precision of `wide`."""
     return ops.cast(tensor, wide(tensor.dtype))

@@ -30,7 +30,8 @@ def dot(query: Any, key: Any) -> Any:
     [[[3.0], [3.0]]]
     """
     _check_same_width(query, key)
-    return ops.matmul(query, ops.swapaxes(key, -2, -1))  # [B, T, S]
+    # Not `ops.matmul`, which rounds float64 to float32 on torch.
+    return query @ ops.swapaxes(key, -2, -1)  # [B, T, S]
 
 
 def scaled_dot(query: Any, key: Any) -> Any:

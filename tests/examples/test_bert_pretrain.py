@@ -57,6 +57,7 @@ def finish(process):
     return printed
 
 
+@pytest.mark.slow  # four runs
 def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
     whole = finish(start(text, tmp_path / "whole", "--save-every", "4"))
     assert "-> " in whole and "held-out masked accuracy" in whole

@@ -11,6 +11,7 @@ from keras_attn._checks import check_choice, check_positive
 from keras_attn._register import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention, weigh
 from keras_attn.ops import scores, selection
+from keras_attn.ops.numerics import wide
 
 _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
 
@@ -146,7 +147,7 @@ class HardAttention(MemoryAttention):
         if not return_log_probability:
             return outputs
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        dtype = wide(self.compute_dtype)
         return (*outputs, keras.KerasTensor(query.shape[:2], dtype=dtype))
 
     def get_config(self) -> dict:

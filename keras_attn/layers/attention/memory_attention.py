@@ -12,6 +12,7 @@ from keras_attn._checks import check_shape, to_mask
 from keras_attn.layers.masking import pair_mask
 from keras_attn.layers.sublayers import CompositeLayer
 from keras_attn.ops import scores, selection
+from keras_attn.ops.numerics import wide
 
 
 class MemoryAttention(CompositeLayer):
@@ -90,7 +91,7 @@ class MemoryAttention(CompositeLayer):
         if not return_attention_scores:
             return outputs
         weights_shape = (*query.shape[:2], memory.shape[1])
-        dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        dtype = wide(self.compute_dtype)
         return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
 
     def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> Any:
@@ -119,4 +120,5 @@ class MemoryAttention(CompositeLayer):
 
 def weigh(weights: Any, memory: Any) -> Any:
     """Weighted sums `[B, T, Dm]` of the memory."""
-    return ops.matmul(ops.cast(weights, memory.dtype), memory)
+    # Not `ops.matmul`, which rounds float64 to float32 on torch.
+    return ops.cast(weights, memory.dtype) @ memory

@@ -16,6 +16,7 @@ from keras_attn.layers.sublayers import CompositeLayer, Projection, to_position
 from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
 from keras_attn.ops.masks import AttentionMask, check_window
+from keras_attn.ops.numerics import wide
 
 
 class MultiHead(CompositeLayer):
@@ -167,7 +168,7 @@ class MultiHead(CompositeLayer):
             keras.KerasTensor((batch, length, self._output_width or width), self.compute_dtype)
         ]
         if return_scores:
-            dtype = keras.backend.result_type(self.compute_dtype, "float32")
+            dtype = wide(self.compute_dtype)
             outputs.append(keras.KerasTensor((batch, self.num_heads, length, key_length), dtype))
         if cache is not None:
             outputs.append({k: keras.KerasTensor(v.shape, v.dtype) for k, v in cache.items()})

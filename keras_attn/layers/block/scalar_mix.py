@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._register import register
+from keras_attn.ops.numerics import wide
 
 
 @register()
@@ -93,7 +94,7 @@ class ScalarMix(keras.layers.Layer):
         }
 
     def _normalized(self, states: Any) -> Any:
-        dtype = keras.backend.result_type(states.dtype, "float32")
+        dtype = wide(states.dtype)
         precise = keras.ops.cast(states, dtype)  # the epsilon has no float16
         mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)
         normalized = (precise - mean) * keras.ops.rsqrt(variance + self.layer_norm_epsilon)

@@ -11,6 +11,7 @@ from keras import ops
 from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.ops.cross_entropy import linear_cross_entropy
+from keras_attn.ops.numerics import wide
 
 
 @register()
@@ -105,7 +106,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         self, inputs: Any, embedding_matrix: Any, labels: Any, *_: Any, **__: Any
     ) -> keras.KerasTensor:
         """One loss for each label; JAX cannot divide a length that it does not know into chunks."""
-        return keras.KerasTensor(labels.shape, "float32")
+        return keras.KerasTensor(labels.shape, wide(inputs.dtype))
 
     @classmethod
     def from_config(cls, config: dict) -> "LinearCrossEntropy":

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_shape, to_mask
 from keras_attn._register import register
+from keras_attn.ops.numerics import wide
 
 MODES = ("first", "mean", "max")
 
@@ -61,7 +62,7 @@ class SequencePooling(keras.layers.Layer):
             highest = keras.ops.max(keras.ops.where(mask, inputs, lowest), axis=1)
             some = keras.ops.any(mask, axis=1)
             return keras.ops.where(some, highest, keras.ops.zeros_like(highest))  # [B, D]
-        dtype = keras.backend.result_type(inputs.dtype, "float32")  # float16 counts to 2048
+        dtype = wide(inputs.dtype)  # float16 counts to 2048
         total = keras.ops.sum(keras.ops.where(mask, keras.ops.cast(inputs, dtype), 0.0), axis=1)
         count = keras.ops.sum(keras.ops.cast(mask, dtype), axis=1)
         return keras.ops.cast(total / keras.ops.maximum(count, 1.0), inputs.dtype)
