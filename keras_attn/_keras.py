@@ -8,19 +8,45 @@ from typing import Any
 
 import keras
 
+# The loop of keras.layers.RNN, a function in Keras 3.15 and a module with it in 3.16.
+# `keras.ops.scan` gives no bound on the steps to TensorFlow, and XLA then refuses the gradient.
+from keras.src.backend import rnn as _rnn
+from keras.src.backend.common import global_state
+
 # The mask that travels with a tensor. Keras fills in an argument `mask` only where the inputs are
 # the one tensor of a call, and has no public reader or writer of its masks.
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+
+# The dtype to which a layer's call casts its weights; recomputation must enter the same scope.
+from keras.src.backend.common.variables import AutocastScope, get_autocast_scope
 
 # keras.layers.RNN asks for this class by isinstance before it prepares a cell's dropout.
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
+# The reduction of a loss with weights and a mask, as every loss of Keras has it.
+from keras.src.losses.loss import reduce_weighted_values
+
+# A functional model, to tell one that runs its graph alone from one with code of its own.
+from keras.src.models.functional import Functional
+
+# What layers and operations without a seed draw from; a checkpoint must hold its state.
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+
+rnn = getattr(_rnn, "rnn", _rnn)
+
 __all__ = [
+    "GLOBAL_SEED_GENERATOR",
+    "AutocastScope",
     "DropoutRNNCell",
+    "Functional",
     "deserialize_shared",
     "flatten_layers",
+    "get_autocast_scope",
     "get_keras_mask",
+    "global_seed_generator",
+    "global_state",
+    "reduce_weighted_values",
+    "rnn",
     "serialize_shared",
     "set_keras_mask",
     "takes_training",

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask  # Keras exports neither of these
-from keras.src.models.functional import Functional
 
+from keras_attn._keras import Functional, get_keras_mask
 from keras_attn.models import counterparts
 from keras_attn.models.counterparts import CannotReplaceError, Counterpart
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state  # Keras exports neither of these
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+
+from keras_attn._keras import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
 
 
 class _Fixed(keras.random.SeedGenerator):

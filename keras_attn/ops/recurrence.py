@@ -6,9 +6,7 @@ Letters: B batch, T steps.
 from collections.abc import Callable
 from typing import Any
 
-# The loop of keras.layers.RNN. `keras.ops.scan` gives no bound on the steps to TensorFlow, and XLA
-# then refuses the gradient.
-from keras.src.backend import rnn
+from keras_attn._keras import rnn
 
 
 def recur(step: Callable, inputs: Any, states: list) -> Any:

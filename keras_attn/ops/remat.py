@@ -7,10 +7,8 @@ from typing import Any
 
 import keras
 from keras import ops, tree
-from keras.src.backend.common.variables import (  # Keras exports neither
-    AutocastScope,
-    get_autocast_scope,
-)
+
+from keras_attn._keras import AutocastScope, get_autocast_scope
 
 _recomputed = importlib.import_module(
     f"keras_attn.ops.kernels.remat_{keras.backend.backend()}"

@@ -8,9 +8,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask  # Keras exports neither of these
-from keras.src.losses.loss import reduce_weighted_values
 
+from keras_attn._keras import get_keras_mask, reduce_weighted_values
 from keras_attn._register import register
 
 

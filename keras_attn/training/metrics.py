@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask  # Keras exports no reader of its masks
 
+from keras_attn._keras import get_keras_mask
 from keras_attn._register import register
 from keras_attn.training.losses import squeeze_labels
 

@@ -144,3 +144,8 @@ def test_every_layer_is_saved_under_the_name_of_the_package():
 
 def test_the_package_says_that_it_is_typed():
     assert (SOURCE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_what_keras_does_not_export_is_named_in_one_file(path):
+    assert path.name == "_keras.py" or "keras.src" not in path.read_text()
