@@ -38,12 +38,13 @@ html_theme = "furo"
 html_title = "keras_attn"
 
 
-def code_in_backticks(app, what, name, obj, options, lines):
-    """Docstrings write `code` as Markdown does; reStructuredText wants two backticks."""
+def plain_to_restructured(app, what, name, obj, options, lines):
+    """Docstrings are plain text: `code` gets two backticks, an example a blank line before it."""
     text = re.sub(r"(?<![`:\w])`([^`]+)`(?![`_])", r"``\1``", "\n".join(lines))
+    text = re.sub(r"(?m)^(Example[^\n]*)\n(?=>>>)", r"\1\n\n", text)
     lines[:] = text.split("\n")
 
 
 def setup(app):
     """Run before napoleon, which looks for colons outside of code."""
-    app.connect("autodoc-process-docstring", code_in_backticks, priority=100)
+    app.connect("autodoc-process-docstring", plain_to_restructured, priority=100)
