@@ -176,12 +176,14 @@ def test_every_example_has_the_options_that_it_needs(example):
 def test_an_interrupt_ends_in_one_line(example, tmp_path, monkeypatch, capsys, resume):
     shared, folder = example("_shared"), tmp_path / "a run"
     monkeypatch.setattr(sys, "argv", ["examples/it.py", "--output", str(folder)])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
 
     def interrupted(arguments: argparse.Namespace) -> None:
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(SystemExit) as stopped:
         shared.run(interrupted, shared.options("A test.", "run", resume=resume))
+    signal.signal(signal.SIGINT, before)
     assert stopped.value.code == 130
     line = f"; to go on: python examples/it.py --resume --output '{folder}'" if resume else ""
     assert capsys.readouterr().err == f"\nstopped{line}\n"
