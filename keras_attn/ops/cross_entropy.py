@@ -130,7 +130,7 @@ def _backward(
     def chunk(index: Any, carry: tuple) -> tuple:
         shares = ops.softmax(_logits(hidden_parts[index], *parameters), axis=-1)  # [r, V]
         d_matrix, *d_bias = carry
-        d_bias = [d + d_loss_parts[index] @ shares for d in d_bias]
+        d_bias = [d + (d_loss_parts[index][None] @ shares)[0] for d in d_bias]
         shares = ops.cast(shares, dtype)
         more = ops.transpose(shares) @ ops.cast(scaled_parts[index], dtype)
         d_hidden = shares @ ops.cast(matrix, dtype)
