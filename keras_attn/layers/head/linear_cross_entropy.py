@@ -37,7 +37,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
     Masking: the inputs' mask ends here; give `label_weights` instead.
 
     Returns:
-        weighted losses float32 `[B, T]`, or `[B, P]`; 0 where a position does not count.
+        weighted losses float32 (float64 for float64 inputs) `[B, T]`, or `[B, P]`; 0 where a position does not count.
 
     Raises:
         ValueError: as the head; labels outside of the vocabulary or no integers.
@@ -80,10 +80,8 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         places = {} if masked_positions is None else {"masked_positions": masked_positions}
         hidden = self.layer.hidden(inputs, **places)
         shape, labels = ops.shape(labels), ops.reshape(labels, (-1,))
-        counts = ops.cast(labels >= 0, "float32")
         if label_weights is not None:
             label_weights = ops.reshape(label_weights, (-1,))
-            counts = counts * ops.cast(label_weights, "float32")
         losses = linear_cross_entropy(
             ops.reshape(hidden, (-1, hidden.shape[-1])),
             embedding_matrix,
@@ -92,8 +90,11 @@ class LinearCrossEntropy(keras.layers.Wrapper):
             label_weights,
             label_smoothing=self.label_smoothing,
         )
+        counts = ops.cast(labels >= 0, losses.dtype)
+        if label_weights is not None:
+            counts = counts * ops.cast(label_weights, losses.dtype)
         count = ops.sum(counts)
-        self.add_loss(ops.sum(losses) / ops.where(count == 0, 1.0, count))
+        self.add_loss(ops.sum(losses) / ops.where(count == 0, ops.ones_like(count), count))
         return ops.reshape(losses, shape)
 
     def compute_output_shape(
