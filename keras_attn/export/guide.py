@@ -49,7 +49,7 @@ Ask it over REST,
 
     curl -s {url}:predict -d {body}
 
-or over gRPC, with `keras_attn/export/client.py`, a file that needs neither keras nor tensorflow:
+or over gRPC, with the folder `keras_attn/export/client`, which needs neither keras nor tensorflow:
 
     from client import Client
     Client("grpc://localhost:8500", {model!r})({arguments})

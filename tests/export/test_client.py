@@ -210,7 +210,7 @@ def test_the_readmes_curl_line_works(server, servable):
 def test_the_readmes_grpc_lines_work(server, servable, tmp_path):
     readme = (servable.path.parent / "README.md").read_text()
     (lines,) = re.findall(r"\n    from client import Client\n    (.*)\n", readme)
-    shutil.copy(client.__file__, tmp_path / "client.py")
+    shutil.copytree(Path(client.__file__).parent, tmp_path / "client")
     script = f"from client import Client\nprint({lines})".replace("8500", str(server.grpc_port))
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -280,8 +280,8 @@ def test_what_cannot_be_sent_is_named():
         client.Client("localhost:8500", "bert")
 
 
-def test_the_client_is_a_file_that_stands_alone(tmp_path, server):
-    shutil.copy(client.__file__, tmp_path / "client.py")
+def test_the_client_is_a_folder_that_stands_alone(tmp_path, server):
+    shutil.copytree(Path(client.__file__).parent, tmp_path / "client")
     script = f"""
 import sys
 sys.modules["keras"] = sys.modules["tensorflow"] = sys.modules["numpy"] = None

@@ -37,7 +37,8 @@ class LinearCrossEntropy(keras.layers.Wrapper):
     Masking: the inputs' mask ends here; give `label_weights` instead.
 
     Returns:
-        weighted losses float32 (float64 for float64 inputs) `[B, T]`, or `[B, P]`; 0 where a position does not count.
+        weighted losses float32 (float64 for float64 inputs) `[B, T]`, or `[B, P]`; 0 where a
+        position does not count.
 
     Raises:
         ValueError: as the head; labels outside of the vocabulary or no integers.

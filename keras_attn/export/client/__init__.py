@@ -1,0 +1,144 @@
+"""Asks a TF Serving model server, over REST or gRPC, with plain Python values.
+
+This folder stands alone: copy it to a machine that has neither keras nor tensorflow. REST needs
+the standard library only, gRPC the packages grpcio and protobuf.
+
+    python -m client http://localhost:8501 NAME "The capital of France is [MASK]."
+"""
+
+import asyncio
+import math
+import time
+
+from .messages import from_tensor, message, predict_request, to_tensor
+from .rest import Rest
+from .rpc import Grpc
+from .values import ServingError, UnavailableError, check_address, checked_value
+
+__all__ = ["Client", "ServingError", "from_tensor", "message", "predict_request", "to_tensor"]
+
+
+class Client:
+    """One model on one server; a context that closes the connection.
+
+    Args:
+        address: "http://HOST:8501" or https for REST, "grpc://HOST:8500" or grpcs for gRPC.
+        model: the name under which the server has it.
+        version: which version; defaults to the server's newest.
+        timeout: seconds that a call may take, its retries included.
+        retries: how often to try again where the server is not there or busy.
+        label: in place of `version` the label that the server's configuration gives one.
+        headers: a dict sent with each request, such as {"authorization": "Bearer ..."}.
+        ca_file: of PEM certificates to trust, for https and grpcs; defaults to the system's.
+        certificate: the paths of the client's own PEM certificate and private key.
+
+    Raises:
+        ValueError: an argument that cannot be; names it.
+    """
+
+    def __init__(
+        self,
+        address,
+        model,
+        version=None,
+        timeout=10.0,
+        retries=3,
+        *,
+        label=None,
+        headers=None,
+        ca_file=None,
+        certificate=None,
+    ):
+        scheme = check_address(address)
+        if not isinstance(model, str) or not model:
+            raise ValueError(f"`model` must be a name, got {model!r}")
+        if version is not None and label is not None:
+            raise ValueError("`version` must be None where a `label` is given")
+        if version is not None and (not isinstance(version, int) or version < 0):
+            raise ValueError(f"`version` must be an integer from 0, got {version!r}")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}")
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"`retries` must be an integer from 0, got {retries!r}")
+        self.model, self.version, self.timeout, self.retries = model, version, timeout, retries
+        transport = Grpc if scheme.startswith("grpc") else Rest
+        self._transport = transport(
+            address, (model, version, label), dict(headers or {}), ca_file, certificate
+        )
+        self._specs = None
+        self._closed = False
+
+    def __call__(self, signature="serving_default", **inputs):
+        """The outputs by name, as nested lists, for inputs by name, as nested lists.
+
+        Text may be str or bytes. Raises ServingError, with the server's words where it refused.
+        """
+        deadline = time.monotonic() + self.timeout
+        specs = self._known(deadline)
+        if signature not in specs:
+            raise ServingError(f"`signature` must be one of {', '.join(specs)}, got {signature!r}")
+        wanted, outputs = specs[signature]
+        if set(inputs) != set(wanted):
+            raise ServingError(f"{signature} takes {sorted(wanted)}, got {sorted(inputs)}")
+        checked = {
+            name: (wanted[name][0], *checked_value(name, value, *wanted[name]))
+            for name, value in inputs.items()
+        }
+        return self._retry(deadline, self._transport.predict, signature, checked, outputs)
+
+    async def call_async(self, signature="serving_default", **inputs):
+        """The same from a coroutine, which waits in a thread."""
+        return await asyncio.to_thread(self, signature, **inputs)
+
+    def signatures(self):
+        """Name to `(inputs, outputs)`, each a dict from a name to its type, such as "int64"."""
+        specs = self._known(time.monotonic() + self.timeout)
+        return {
+            name: tuple({key: dtype for key, (dtype, _) in part.items()} for part in parts)
+            for name, parts in specs.items()
+        }
+
+    def status(self):
+        """Each version's number to its state: START, LOADING, AVAILABLE, UNLOADING or END."""
+        return self._retry(time.monotonic() + self.timeout, self._transport.status)
+
+    def ready(self):
+        """Whether the server is there and can answer for the version, or for any."""
+        try:
+            states = self.status()
+        except ServingError:
+            return False
+        asked = states if self.version is None else [self.version]
+        return any(states.get(version) == "AVAILABLE" for version in asked)
+
+    def close(self):
+        """Closes the connection."""
+        self._closed = True
+        self._transport.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _known(self, deadline):
+        if self._specs is None:
+            self._specs = self._retry(deadline, self._transport.signatures)
+        return self._specs
+
+    def _retry(self, deadline, call, *arguments):
+        pause = 0.1
+        for attempt in range(self.retries + 1):
+            if self._closed:
+                raise ServingError("the client is closed")
+            try:
+                return call(*arguments, deadline=deadline)
+            except TimeoutError as error:
+                raise ServingError(f"no answer within {self.timeout:.3g} s") from error
+            except UnavailableError as error:
+                if attempt == self.retries or time.monotonic() + pause >= deadline:
+                    raise ServingError(f"no answer from the server: {error}") from error
+                time.sleep(pause)
+                pause *= 2
+        return None

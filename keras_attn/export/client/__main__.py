@@ -1,0 +1,23 @@
+"""Asks a server from the command line."""
+
+import argparse
+import json
+
+from . import Client
+
+
+def main():
+    """Ask a server from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="client", description="Asks `serving_default` of a model with texts."
+    )
+    parser.add_argument("address", help="http://HOST:8501 or grpc://HOST:8500")
+    parser.add_argument("model", help="the name under which the server has it")
+    parser.add_argument("text", nargs="+")
+    arguments = parser.parse_args()
+    with Client(arguments.address, arguments.model) as client:
+        print(json.dumps(client(text=arguments.text), ensure_ascii=False, indent=1))
+
+
+if __name__ == "__main__":
+    main()
