@@ -1,5 +1,6 @@
 """Checks of arguments, one wording for each kind: the name, what is expected, what came."""
 
+import importlib
 import numbers
 from collections.abc import Iterable
 from typing import Any
@@ -36,6 +37,17 @@ def check_rate(name: str, value: float) -> None:
     """Raise unless `value` is in [0, 1), as the rate of a dropout is."""
     if not 0 <= value < 1:
         raise ValueError(f"`{name}` must be in [0, 1), got {value!r}")
+
+
+def optional_module(name: str, extra: str, purpose: str) -> Any:
+    """The module of a package that only an extra installs; without it an error that says how."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0].replace("_", "-")
+        raise ImportError(
+            f"{purpose} needs the package {package}: pip install keras_attn[{extra}]"
+        ) from error
 
 
 def check_shape(name: str, shape: Any, *, broadcast: bool = False, **axes: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_attn._checks import optional_module
 from keras_attn.visualization.checks import head_weights, token_texts
 
 # The first that is installed draws what the fonts before it cannot: Chinese.
@@ -45,7 +46,7 @@ def heatmap(
 ) -> None:
     """Write a PNG of one head or of many: a row for each query, a column for each key.
 
-    All heads share one scale, from 0 to the greatest weight. It needs matplotlib. Where no
+    All heads share one scale, from 0 to the greatest weight. Where no
     installed font can draw a token, a warning names the characters and the fonts that can.
 
     Args:
@@ -82,17 +83,17 @@ def heatmap(
 
 def fonts() -> dict[str, Any]:
     """The installed ones of `FONTS` as matplotlib's settings, for `matplotlib.rc_context`."""
-    from matplotlib import font_manager
-
+    font_manager = optional_module("matplotlib.font_manager", "visualization", "A heat map")
     installed = set(font_manager.get_font_names())
     return {"font.family": [name for name in FONTS if name in installed]}
 
 
 def _check_fonts(texts: Iterable[str]) -> None:
+    families = fonts()["font.family"]
     from matplotlib import font_manager, ft2font
 
     known: set[int] = set()
-    for name in fonts()["font.family"]:
+    for name in families:
         known |= set(ft2font.FT2Font(font_manager.findfont(name)).get_charmap())
     missing = sorted({letter for text in texts for letter in text if ord(letter) not in known})
     missing = [letter for letter in missing if letter.isprintable()]

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attn._checks import optional_module
+
 INDEX = "model.safetensors.index.json"
 
 
@@ -40,7 +42,7 @@ def read_safetensors(directory: Path) -> Source:
     Raises:
         ValueError: a file that is missing, truncated or of another kind; it is named.
     """
-    import safetensors
+    safetensors = optional_module("safetensors", "weights", "A safetensors file")
 
     files = [directory / "model.safetensors"]
     if (directory / INDEX).exists():

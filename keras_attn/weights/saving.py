@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_attn import layers
+from keras_attn._checks import optional_module
 from keras_attn.models import parts
 from keras_attn.models.sizes import BertSize, GptSize
 from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
@@ -61,7 +62,7 @@ def save(
     ...     print(sorted(os.listdir(directory)))
     ['config.json', 'model.safetensors']
     """
-    import safetensors.numpy
+    safetensors = optional_module("safetensors.numpy", "weights", "keras_attn.weights.save")
 
     loaded = model if isinstance(model, Loaded) else None
     model = loaded.model if loaded else model
@@ -99,7 +100,7 @@ def save(
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
+    safetensors.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
     _write_json(directory / "config.json", config)
     if vocabulary is not None:
         text = "".join(f"{token}\n" for token in vocabulary)

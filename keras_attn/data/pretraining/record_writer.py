@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from keras_attn._checks import optional_module
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.pretraining.records import MANIFEST, Path, checksum, vocabulary_checksum
 from keras_attn.data.pretraining.sentence_pairs import SentencePairs
@@ -85,14 +86,9 @@ def write_records(
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
     if not 0 <= held_out < 1:
         raise ValueError(f"`held_out` must be in [0, 1), got {held_out}")
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "keras_attn.data.write_records needs the package apache-beam: "
-            "pip install keras_attn[beam]"
-        ) from error
+    purpose = "keras_attn.data.write_records"
+    beam = optional_module("apache_beam", "beam", purpose)
+    options = optional_module("apache_beam.options.pipeline_options", "beam", purpose)
 
     directory = os.fspath(directory)
     counts = {"train": min(shards, len(paths))}
@@ -116,7 +112,7 @@ def write_records(
     tf.io.gfile.makedirs(directory)
     if tf.io.gfile.exists(os.path.join(directory, MANIFEST)):
         tf.io.gfile.remove(os.path.join(directory, MANIFEST))
-    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+    with beam.Pipeline(options=options.PipelineOptions(list(beam_options))) as pipeline:
         written = pipeline | beam.Create(todo) | beam.Reshuffle() | beam.Map(write_shard)
         _ = (
             written

@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from keras_attn._checks import optional_module
 from keras_attn.data._tensorflow import strings
 from keras_attn.data.text.files import Path, read_lines
 from keras_attn.data.text.normalization import SPECIAL_TOKENS, normalize, split_words
@@ -44,13 +45,7 @@ def train_vocabulary(
 
     Reference: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
     """
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "keras_attn.data.train_vocabulary needs the package tokenizers: "
-            "pip install keras_attn[examples]"
-        ) from error
+    tokenizers = optional_module("tokenizers", "examples", "keras_attn.data.train_vocabulary")
     if isinstance(texts, str):
         raise TypeError("`texts` must be an iterable of strings, got one string")
     if size <= len(SPECIAL_TOKENS):
