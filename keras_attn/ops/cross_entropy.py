@@ -3,17 +3,15 @@
 Letters: R rows, D model width, V vocabulary; r rows of one chunk, c chunks.
 """
 
-import importlib
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_attn import backend
 from keras_attn._checks import check_count
 from keras_attn.ops.ids import check_ids
 from keras_attn.ops.numerics import common, wide, widen
-
-_loop = importlib.import_module(f"keras_attn.ops.kernels.loop_{keras.backend.backend()}").loop
 
 
 def linear_cross_entropy(
@@ -93,7 +91,7 @@ def _losses(
             return carry, (loss,)
 
         hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
-        _, (losses,) = _loop(chunks, forward, (), (precise,))
+        _, (losses,) = backend.loop(chunks, forward, (), (precise,))
 
         # TensorFlow and JAX give the gradient alone, torch the inputs before it.
         def gradient(*args: Any, upstream: Any = None) -> tuple:
@@ -139,7 +137,7 @@ def _backward(
     hidden_parts, scaled_parts = _split(hidden, chunks), _split(scaled, chunks)
     d_loss_parts = _split(d_losses, chunks)
     start = (of_target(scaled), *(of_target(d_losses) for _ in bias))
-    d_parameters, (d_hidden,) = _loop(chunks, chunk, start, (precise.dtype,))
+    d_parameters, (d_hidden,) = backend.loop(chunks, chunk, start, (precise.dtype,))
     d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
     target = (1 - smoothing) * ops.take(precise, labels, axis=0)
     target = target + smoothing * ops.mean(precise, axis=0)

@@ -1,11 +1,11 @@
 """Random draws from a seed tensor, which keep no state; and the state of what draws without."""
 
-import importlib
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_attn import backend
 from keras_attn._keras import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
 
 
@@ -47,7 +47,7 @@ def global_states() -> dict[str, np.ndarray]:
 
     keras.random draws from them where no seed is given, and on torch Dropout without a seed.
     """
-    states = _backend_generators().states() if _backend_generators() else {}
+    states = backend.generator_states()
     if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is not None:
         states["keras"] = keras.ops.convert_to_numpy(global_seed_generator().state)
     return states
@@ -57,11 +57,4 @@ def assign_global_states(states: dict[str, np.ndarray]) -> None:
     """Set the generators to what `global_states` gave."""
     if "keras" in states:
         global_seed_generator().state.assign(states["keras"])
-    if _backend_generators():
-        _backend_generators().assign(states)
-
-
-def _backend_generators() -> Any:
-    if keras.backend.backend() != "torch":  # the others keep no state outside Keras' variables
-        return None
-    return importlib.import_module("keras_attn.ops.kernels.generator_torch")
+    backend.assign_generator_states(states)

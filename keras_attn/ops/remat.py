@@ -1,18 +1,14 @@
 """Results computed again in the backward pass instead of kept, on every backend."""
 
 import functools
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
+from keras_attn import backend
 from keras_attn._keras import AutocastScope, get_autocast_scope
-
-_recomputed = importlib.import_module(
-    f"keras_attn.ops.kernels.remat_{keras.backend.backend()}"
-).recomputed
 
 
 def remat(
@@ -64,7 +60,7 @@ def remat(
         with AutocastScope(None):  # a layer inside casts a weight to a dtype of its own
             values = [ops.convert_to_tensor(weight) for weight in weights]
             values += [state.value * 1 for state in states]  # copies, which no assignment changes
-        outputs, new = _recomputed(pure, *values, *(leaves[place] for place in places))
+        outputs, new = backend.recomputed(pure, *values, *(leaves[place] for place in places))
         for state, value in zip(states, new, strict=True):
             state.assign(value)
         return outputs

@@ -10,7 +10,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_attn.ops import random, recurrence, scores
+from keras_attn import backend
+from keras_attn.ops import random, scores
 from keras_attn.ops.numerics import wide, widen
 
 _TINY = 1e-20
@@ -208,7 +209,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
         return weights, [ops.where(moved, weights, states[0])]
 
     rows = ops.stack([stop, ops.cast(allowed, stop.dtype)], axis=2)  # [B, T, 2, S]
-    return recurrence.recur(step, rows, [ops.cast(previous, stop.dtype)])
+    return backend.recur(step, rows, [ops.cast(previous, stop.dtype)])
 
 
 def _parallel_walk(stop: Any, previous: Any) -> Any:
@@ -223,7 +224,7 @@ def _recursive_walk(stop: Any, previous: Any) -> Any:
         return stop_here * reached, [(1 - stop_here) * reached]
 
     keys = ops.stack([stop, previous], axis=-1)  # [B, S, 2]
-    return recurrence.recur(step, keys, [ops.zeros_like(stop[:, 0])])
+    return backend.recur(step, keys, [ops.zeros_like(stop[:, 0])])
 
 
 def _hard_walk(stop: Any, previous: Any) -> Any:

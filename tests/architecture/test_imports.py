@@ -19,10 +19,10 @@ import importlib, pkgutil
 import keras, keras_attn, numpy as np
 import keras_attn.training
 
-for package_name in ("ops", "layers", "models", "training"):
+for package_name in ("backend", "ops", "layers", "models", "training"):
     package = importlib.import_module(f"keras_attn.{package_name}")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.endswith(("_tf", "_tensorflow", "_jax", "_torch")):
+        if not module.name.endswith(("_tf", "_jax", "_torch", ".tensorflow", ".jax", ".torch")):
             importlib.import_module(module.name)
 
 keras.utils.set_random_seed(0)

@@ -8,11 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn import backend
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import deserialize_shared, serialize_shared
 from keras_attn._register import register
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
-from keras_attn.ops import recurrence
 
 _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
 
@@ -113,7 +113,7 @@ class AttentionDecoder(keras.layers.Layer):
         # The mask rides as a last column, for the loop takes one tensor.
         column = ops.cast(inputs_mask, inputs.dtype)[:, :, None]
         rows = ops.concatenate([inputs, column], axis=-1)  # [B, T, D + 1]
-        outputs, weights = recurrence.recur(step, rows, states)
+        outputs, weights = backend.recur(step, rows, states)
         self.cell.reset_dropout_mask()
         if not return_attention_scores:
             return outputs

@@ -15,14 +15,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_attn.backend.tensorflow import loop, traced_once, under_xla
 from keras_attn.ops import kernels
 from keras_attn.ops.kernels.bias_tiles_tf import bias_of
 from keras_attn.ops.kernels.key_sums_tf import key_sums
-from keras_attn.ops.kernels.loop_tensorflow import loop
-from keras_attn.ops.kernels.plan_tf import Plan, Span, size, under_xla
+from keras_attn.ops.kernels.plan_tf import Plan, Span, size
 from keras_attn.ops.kernels.reference import attention as reference_attention
 from keras_attn.ops.kernels.tiles_tf import Tile
-from keras_attn.ops.kernels.traced_once_tf import traced_once
 from keras_attn.ops.masks import AttentionMask
 
 

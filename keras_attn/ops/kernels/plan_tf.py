@@ -8,8 +8,8 @@ import dataclasses
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from keras_attn.backend.tensorflow import under_xla
 from keras_attn.ops.kernels.band_mask_tf import band_mask
 from keras_attn.ops.masks import AttentionMask
 from keras_attn.ops.numerics import wide
@@ -128,11 +128,6 @@ class Span:
         if visible is not None:  # what is hidden may be NaN, which a weight of zero does not remove
             part = tf.where(visible[:, None, None], part, tf.zeros((), part.dtype))
         return tf.transpose(product_type(part), (1, 0, 2))
-
-
-def under_xla() -> bool:
-    """Whether the graph that is being built is for XLA (`jit_compile=True`)."""
-    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def size(tensor: Any, axis: int) -> Any:

@@ -5,9 +5,9 @@ import pytest
 from keras import ops as kops
 
 from keras_attn import ops
+from keras_attn.backend import compiled
 from keras_attn.ops import AttentionMask, kernels
 from keras_attn.ops.biases import PositionBias, alibi
-from keras_attn.ops.compilation import compiled
 from tests.backend import BACKEND, arrays, gradients
 
 B, T, N, H = 2, 13, 3, 5

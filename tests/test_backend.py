@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_attn.ops import recurrence
+from keras_attn import backend
 
 
 def decay(inputs, factor):
@@ -14,7 +14,7 @@ def decay(inputs, factor):
         state = factor * states[0] + row
         return (state, state**2), [state]
 
-    return recurrence.recur(step, inputs, [ops.zeros_like(inputs[:, 0])])
+    return backend.recur(step, inputs, [ops.zeros_like(inputs[:, 0])])
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (5, 2, 3), (3, 1, 2)])

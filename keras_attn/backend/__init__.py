@@ -1,0 +1,113 @@
+"""What Keras has no function for, on the backend that runs.
+
+Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
+`generator_states` and `assign_generator_states`; the file of the backend that runs is imported on
+first use.
+
+Letters: B batch, T steps.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_attn._keras import rnn
+
+
+def compiled(
+    function: Callable[..., Any], variables: Sequence[keras.Variable] = (), xla: bool = False
+) -> Callable[..., Any]:
+    """The same function from tensors to tensors, compiled as a whole: loops stay loops.
+
+    A tf.function on TensorFlow, jitted on JAX; torch runs it as it is, without gradients.
+
+    Args:
+        function: of tensors, numpy arrays and nests of them.
+        variables: the weights that it reads, so that a change of theirs is seen.
+        xla: whether XLA compiles it on TensorFlow too; each shape then compiles anew.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras import ops
+    >>> double = compiled(lambda inputs: 2 * ops.convert_to_tensor(inputs))
+    >>> ops.convert_to_numpy(double(np.array([1, 2]))).tolist()
+    [2, 4]
+    """
+    return _running().compiled(function, variables, xla)
+
+
+def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+    """A loop whose steps share the memory.
+
+    Args:
+        count: how many steps; an integer tensor is possible on TensorFlow.
+        step: function of the index of a step and the carry, giving the new carry and the outputs of
+            the step, a tuple of tensors.
+        carry: nested tensors before the first step.
+        dtypes: of the outputs.
+
+    Returns:
+        The carry after the last step, and the outputs of all steps, stacked.
+
+    Example:
+    >>> from keras import ops
+    >>> def step(index, carry):
+    ...     return carry, (ops.convert_to_tensor(index) ** 2,)
+    >>> _, (squares,) = loop(3, step, (), ("int32",))
+    >>> ops.convert_to_numpy(squares).tolist()
+    [0, 1, 4]
+    """
+    return _running().loop(count, step, carry, dtypes)
+
+
+def recur(step: Callable, inputs: Any, states: list) -> Any:
+    """Run `step` along axis 1 of `inputs` and stack what it gives; made for gradients.
+
+    Args:
+        step: function of the inputs `[B, ...]` of a step and the list of states, giving the outputs
+            of the step (nested tensors `[B, ...]`) and the new states, of the shapes and dtypes of
+            the old.
+        inputs: one tensor `[B, T, ...]` of rank 3 or more.
+        states: list of tensors `[B, ...]` before the first step.
+
+    Returns:
+        The outputs of all steps, `[B, T, ...]` each.
+
+    Example:
+    >>> from keras import ops
+    >>> def add(inputs, states):
+    ...     total = states[0] + inputs
+    ...     return total, [total]
+    >>> ops.convert_to_numpy(recur(add, ops.ones((1, 3, 1)), [ops.zeros((1, 1))])).tolist()
+    [[[1.0], [2.0], [3.0]]]
+    """
+    _, outputs, _ = rnn(lambda row, carry: step(row, list(carry)), inputs, list(states))
+    return outputs
+
+
+def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+    """`function(*tensors)`, of which only the tensors are kept for the backward pass.
+
+    Everything that has a gradient must be among the tensors; `keras_attn.ops.remat` takes care of
+    weights and states.
+    """
+    return _running().recomputed(function, *tensors)
+
+
+def generator_states() -> dict[str, np.ndarray]:
+    """The state of the backend's own random generators, which is outside of Keras' variables."""
+    return _running().generator_states()
+
+
+def assign_generator_states(states: dict[str, np.ndarray]) -> None:
+    """Set the generators to what `generator_states` gave."""
+    _running().assign_generator_states(states)
+
+
+@functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings
+def _running() -> Any:
+    return importlib.import_module(f"keras_attn.backend.{keras.backend.backend()}")

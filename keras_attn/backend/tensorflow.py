@@ -1,0 +1,119 @@
+"""`keras_attn.backend` on TensorFlow, and one graph for all layers of a model that call alike."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+
+def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
+    """A graph reads variables as they are when it runs."""
+    return tf.function(function, autograph=False, jit_compile=xla or None)
+
+
+def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+    """Run `carry, outputs = step(index, carry)` and stack the outputs, of `dtypes`, of all steps.
+
+    One step at a time: more in flight would multiply the memory and share the same cores.
+    """
+    arrays = tuple(tf.TensorArray(dtype, size=count) for dtype in dtypes)
+
+    def body(index: Any, carry: tuple, arrays: tuple) -> tuple:
+        carry, outputs = step(index, carry)
+        arrays = tuple(
+            array.write(index, output) for array, output in zip(arrays, outputs, strict=True)
+        )
+        return index + 1, carry, arrays
+
+    _, carry, arrays = tf.while_loop(
+        lambda index, *_: index < count, body, (0, carry, arrays), parallel_iterations=1
+    )
+    return carry, tuple(array.stack() for array in arrays)
+
+
+def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+    """Not `tf.recompute_grad`, which takes variables from the scope, which are not Keras'."""
+
+    @tf.custom_gradient
+    def run(*tensors: Any) -> tuple:
+        def gradient(*d_outputs: Any) -> list:
+            inputs = _after(d_outputs, tensors)
+            with tf.GradientTape() as tape:
+                tape.watch([tensor for tensor in inputs if tensor.dtype.is_floating])
+                outputs = tf.nest.flatten(function(*inputs))
+            floats = [i for i, output in enumerate(outputs) if output.dtype.is_floating]
+            return tape.gradient(
+                [outputs[i] for i in floats], inputs, [d_outputs[i] for i in floats]
+            )
+
+        # An eager tape would keep the results of all that a tensor with a gradient enters.
+        return function(*map(tf.stop_gradient, tensors)), gradient
+
+    return run(*map(tf.convert_to_tensor, tensors))  # a variable would count as a hidden input
+
+
+def _after(d_outputs: tuple, tensors: tuple) -> list:
+    """The same tensors, which in a graph cannot be had before the gradients.
+
+    Otherwise the graph would see that the second computation is the first, and keep its results.
+    """
+    if tf.executing_eagerly():
+        return list(tensors)
+    first = next(d_output for d_output in d_outputs if d_output.dtype.is_floating)
+    first = tf.reduce_sum(tf.reshape(first, (-1,))[:1])
+    # No number is both, which no optimizer knows.
+    never = tf.cast(tf.math.is_nan(first) & tf.math.is_inf(first), "float32")
+    return [
+        tensor + tf.cast(never, tensor.dtype) if tensor.dtype.is_floating else tensor
+        for tensor in tensors
+    ]
+
+
+def generator_states() -> dict[str, np.ndarray]:
+    """Nothing draws from TensorFlow's own generator."""
+    return {}
+
+
+def assign_generator_states(states: dict[str, np.ndarray]) -> None:
+    """Nothing draws from TensorFlow's own generator."""
+
+
+def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+    """`function(tensors)`; in a graph, a call of one traced function for each identity.
+
+    Args:
+        function: of a nest of tensors.
+        identity: equal for functions that do the same with tensors of the same shapes and dtypes.
+        tensors: a nest of tensors and None.
+    """
+    # XLA compiles the whole anyway, and the function would not know that it is for XLA.
+    if tf.executing_eagerly() or under_xla():
+        return function(tensors)
+    graph = tf.compat.v1.get_default_graph()
+    specs = tf.nest.map_structure(_spec, tensors)
+    while getattr(graph, "outer_graph", None) is not None and hasattr(graph.outer_graph, "inputs"):
+        graph = graph.outer_graph  # a loop's body or a branch shares with the rest
+    # An attribute, so that the functions live as long as the graph.
+    if not hasattr(graph, "keras_attn_traced"):
+        graph.keras_attn_traced = {}
+    traced = graph.keras_attn_traced
+    key = (identity, str(specs))
+    if key not in traced:
+        whole = tf.function(
+            lambda tensors: function(tensors), autograph=False
+        ).get_concrete_function(specs)
+        if whole.captured_inputs:  # of the graph in which it was traced, which others cannot see
+            return function(tensors)
+        traced[key] = whole
+    return traced[key](tensors)
+
+
+def under_xla() -> bool:
+    """Whether the graph that is being built is for XLA (`jit_compile=True`)."""
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def _spec(tensor: Any) -> Any:
+    return None if tensor is None else tf.TensorSpec(tensor.shape, tensor.dtype)

@@ -1,0 +1,44 @@
+"""`keras_attn.backend` on torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
+    """Torch runs loops in Python, without gradients."""
+    return torch.no_grad()(function)
+
+
+def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+    """Run `carry, outputs = step(index, carry)` and stack the outputs of all steps."""
+    steps = []
+    for index in range(count):
+        carry, outputs = step(index, carry)
+        steps.append(outputs)
+    return carry, tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
+
+
+def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+    """`function(*tensors)`, computed again in the backward pass."""
+    return checkpoint(function, *tensors, use_reentrant=False)
+
+
+def generator_states() -> dict[str, np.ndarray]:
+    """The state of each device's generator, from which Keras' Dropout without a seed draws."""
+    found = {"torch_cpu": torch.get_rng_state().numpy()}
+    if torch.cuda.is_available():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            found[f"torch_cuda_{index}"] = state.numpy()
+    return found
+
+
+def assign_generator_states(states: dict[str, np.ndarray]) -> None:
+    """Set the generators; a state of a device that is not here has no effect."""
+    torch.set_rng_state(torch.from_numpy(states["torch_cpu"]))
+    for index in range(torch.cuda.device_count()):
+        if f"torch_cuda_{index}" in states:
+            torch.cuda.set_rng_state(torch.from_numpy(states[f"torch_cuda_{index}"]), index)
