@@ -1,8 +1,10 @@
 """Every private or undocumented name of Keras that the package uses, each with its reason.
 
-Where Keras exports a substitute one day, this file is the only place to change.
+Where Keras exports a substitute one day, this file is the only place to change. It also holds the
+decorator under which Keras saves our objects.
 """
 
+import functools
 import sys
 from typing import Any
 
@@ -34,6 +36,9 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_g
 
 rnn = getattr(_rnn, "rnn", _rnn)
 
+# Every saved object carries the package name `keras_attn`.
+register = functools.partial(keras.saving.register_keras_serializable, package="keras_attn")
+
 __all__ = [
     "GLOBAL_SEED_GENERATOR",
     "AutocastScope",
@@ -46,6 +51,7 @@ __all__ = [
     "global_seed_generator",
     "global_state",
     "reduce_weighted_values",
+    "register",
     "rnn",
     "serialize_shared",
     "set_keras_mask",

@@ -30,9 +30,9 @@ from keras_attn.data.text.examples import (
     read_rows,
     read_squad,
 )
+from keras_attn.data.text.files import read_tags
 from keras_attn.data.text.segments import pack
 from keras_attn.data.text.tables import read_table, table_documents
-from keras_attn.data.text.tags import read_tags
 from keras_attn.data.text.tokenizer import BertTokenizer
 from keras_attn.data.text.vocabulary import read_vocabulary, train_vocabulary
 

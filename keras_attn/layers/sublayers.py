@@ -12,9 +12,9 @@ from keras_attn._keras import (
     deserialize_shared,
     flatten_layers,
     get_keras_mask,
+    register,
     set_keras_mask,
 )
-from keras_attn._register import register
 from keras_attn.ops.remat import remat
 
 NORMS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}

@@ -10,7 +10,7 @@ import keras
 from keras_attn import layers
 from keras_attn.models import parts
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
-from keras_attn.ops import activations
+from keras_attn.ops.numerics import get_activation
 
 
 def encoder(
@@ -72,7 +72,7 @@ def encoder(
             size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=first_given(size.attention_dropout, size.dropout),
-            activation=activations.get(size.activation),
+            activation=get_activation(size.activation),
             layer_norm_epsilon=size.layer_norm_epsilon,
             window=window,
             kernel=kernel,

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn.models.positions import attention_position, embedding_position
+from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
-from keras_attn.ops import activations
+from keras_attn.ops.numerics import get_activation
 
 
 def decoder(
@@ -76,7 +76,7 @@ def decoder(
             size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=first_given(size.attention_dropout, size.dropout),
-            activation=activations.get(size.activation),
+            activation=get_activation(size.activation),
             layer_norm_epsilon=size.layer_norm_epsilon,
             normalize_first=True,
             causal=True,

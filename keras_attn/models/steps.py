@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.models import parts, rnn_attention
 from keras_attn.ops import cache as caches
 

@@ -9,8 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn import backend
-from keras_attn._checks import check_count
-from keras_attn.ops.ids import check_ids
+from keras_attn._checks import check_count, check_ids
 from keras_attn.ops.numerics import common, wide, widen
 
 

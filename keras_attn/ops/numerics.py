@@ -1,9 +1,12 @@
-"""In which precision results are accumulated."""
+"""Numbers: the precision of accumulation, the dense product, activations by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_attn._keras import register
 
 
 def wide(*dtypes: Any) -> str:
@@ -28,3 +31,50 @@ def widen(tensor: Any) -> Any:
 def is_float(tensor: Any) -> bool:
     """Whether a tensor or array holds floating-point numbers."""
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def dense(
+    inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Any], Any] | None = None
+) -> Any:
+    """`activation(inputs @ kernel + bias)` as one product of two matrices.
+
+    TensorFlow fuses MatMul, BiasAdd and the activation into one oneDNN call only when they follow
+    each other directly on a matrix, so the reshape back comes last.
+
+    Args:
+        inputs: `[..., D]`.
+        kernel: `[D, F]`.
+        bias: `[F]`, or None.
+        activation: elementwise, or None.
+
+    Returns:
+        `[..., F]`, of the inputs' dtype.
+    """
+    # A symbolic variable on torch does not take part in Keras' autocast.
+    kernel = ops.cast(kernel, inputs.dtype)
+    lead = ops.shape(inputs)[:-1]
+    # Not `ops.matmul`, which rounds float64 to float32 on torch.
+    outputs = ops.reshape(inputs, (-1, inputs.shape[-1])) @ kernel  # [rows, F]
+    if bias is not None:
+        outputs = ops.add(outputs, ops.cast(bias, inputs.dtype))
+    if activation is not None:
+        outputs = activation(outputs)
+    return ops.reshape(outputs, (*lead, kernel.shape[-1]))
+
+
+@register()
+def gelu_tanh(inputs: Any) -> Any:
+    """`x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: GELU as GPT-2 and keras-hub compute it.
+
+    Source: Hendrycks and Gimpel 2016, section 2.
+    """
+    return keras.activations.gelu(inputs, approximate=True)
+
+
+def get_activation(name: str) -> Callable[[Any], Any]:
+    """The activation of that name: gelu_tanh, or any of Keras'.
+
+    Raises:
+        ValueError: Keras does not know it either.
+    """
+    return gelu_tanh if name == "gelu_tanh" else keras.activations.get(name)

@@ -20,12 +20,6 @@ class _Fixed(keras.random.SeedGenerator):
         return self._seed
 
 
-def check_rate(name: str, rate: float) -> None:
-    """Raise unless the rate of a dropout is in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"`{name}` must be in [0, 1), got {rate!r}")
-
-
 def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
     """Uniform numbers in [0, 1).
 

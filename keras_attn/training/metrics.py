@@ -9,8 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attn._keras import get_keras_mask
-from keras_attn._register import register
+from keras_attn._keras import get_keras_mask, register
 from keras_attn.training.losses import squeeze_labels
 
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_attn._checks import check_count, is_integer
-from keras_attn._register import register
+from keras_attn._keras import register
 
 
 @register()

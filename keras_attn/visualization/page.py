@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_attn.visualization.checks import head_weights, token_texts
+from keras_attn.visualization.heatmap import head_weights, token_texts
 
 FULL = 65_535  # a weight is written as a whole number of 65535ths of the limit
 ROLLOUT = "rollout"

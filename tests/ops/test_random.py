@@ -29,8 +29,3 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
     found = arrays(random.dropout(tensors(np.ones((331, 307), "float32")), 0.3, seed(3)))
     np.testing.assert_allclose(np.unique(found), [0, 1 / 0.7], rtol=1e-6)
     np.testing.assert_allclose((found == 0).mean(), 0.3, atol=0.01)
-
-
-def test_a_rate_outside_is_named():
-    with pytest.raises(ValueError, match=r"`rate` must be in \[0, 1\), got 1.0"):
-        random.check_rate("rate", 1.0)

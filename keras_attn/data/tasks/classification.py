@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.data._tensorflow import strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.tasks.classification import BertPreprocessor
 from keras_attn.data.tasks.layers import PostprocessorLayer

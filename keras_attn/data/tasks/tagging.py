@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.data._tensorflow import ragged_strings, require, tf
 from keras_attn.data.tasks.classification import check_labels, likeliest
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer

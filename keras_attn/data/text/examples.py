@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_attn.data.text import tables, tags
-from keras_attn.data.text.files import Path, read_text
+from keras_attn.data.text import tables
+from keras_attn.data.text.files import Path, numbered_sentences, read_text
 
 Row = tuple
 _TAG = re.compile(r"O|[BIES]-.+")
@@ -249,7 +249,7 @@ def read_entities(
             and line.
     """
     rows, places = [], []
-    for number, words, row_tags in tags.read_numbered(path, word_column, tag_column, separator):
+    for number, words, row_tags in numbered_sentences(path, word_column, tag_column, separator):
         place = _NUMBER(os.fspath(path), number)
         other = [tag for tag in row_tags if not _TAG.fullmatch(tag)]
         if other:

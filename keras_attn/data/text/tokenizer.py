@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.data._tensorflow import strings, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,

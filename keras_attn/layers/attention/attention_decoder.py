@@ -10,8 +10,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn._checks import check_shape, to_mask
-from keras_attn._keras import deserialize_shared, serialize_shared
-from keras_attn._register import register
+from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
 
 _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask

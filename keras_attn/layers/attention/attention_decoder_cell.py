@@ -12,10 +12,10 @@ from keras_attn._checks import check_choice
 from keras_attn._keras import (
     DropoutRNNCell,
     deserialize_shared,
+    register,
     serialize_shared,
     takes_training,
 )
-from keras_attn._register import register
 
 _QUERIES = ("previous", "current")
 

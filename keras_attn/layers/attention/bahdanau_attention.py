@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores
 

@@ -9,8 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn._checks import check_choice, check_count
-from keras_attn._keras import deserialize_shared, serialize_shared
-from keras_attn._register import register
+from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores, selection
 

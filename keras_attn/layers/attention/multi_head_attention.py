@@ -10,8 +10,7 @@ from keras import ops as kops
 
 from keras_attn import ops
 from keras_attn._checks import check_rate
-from keras_attn._keras import flatten_layers, serialize_shared
-from keras_attn._register import register
+from keras_attn._keras import flatten_layers, register, serialize_shared
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.masking import both, first_mask, own_mask
 from keras_attn.layers.sublayers import quantized_parts, to_position

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_attn import ops
 from keras_attn._checks import check_shape, to_mask
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.attention.multi_head import MultiHead
 from keras_attn.layers.masking import own_mask, to_attention_mask
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count, check_rate
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_shape, to_mask
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
 from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask

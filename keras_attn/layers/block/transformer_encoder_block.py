@@ -5,7 +5,7 @@ Letters: B batch, T length, N heads, D model width, F feed-forward width.
 
 from typing import Any
 
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.sublayers import recomputable

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_rate
-from keras_attn._keras import deserialize_shared, serialize_shared
-from keras_attn._register import register
+from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count
-from keras_attn._register import register
-from keras_attn.ops.ids import check_ids
+from keras_attn._checks import check_count, check_ids
+from keras_attn._keras import register
 
 
 @register()

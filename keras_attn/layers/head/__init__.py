@@ -1,15 +1,16 @@
 """What stands on top of an encoder or a decoder."""
 
-from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead
-from keras_attn.layers.head.classification_head import ClassificationHead
+from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead, NextSentenceHead
 from keras_attn.layers.head.language_model_head import LanguageModelHead
 from keras_attn.layers.head.linear_cross_entropy import LinearCrossEntropy
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
-from keras_attn.layers.head.multiple_choice_head import MultipleChoiceHead
-from keras_attn.layers.head.next_sentence_head import NextSentenceHead
 from keras_attn.layers.head.sequence_pooling import SequencePooling
-from keras_attn.layers.head.span_head import SpanHead
-from keras_attn.layers.head.token_tagging_head import TokenTaggingHead
+from keras_attn.layers.head.task_heads import (
+    ClassificationHead,
+    MultipleChoiceHead,
+    SpanHead,
+    TokenTaggingHead,
+)
 
 __all__ = [
     "BertPretrainingHead",

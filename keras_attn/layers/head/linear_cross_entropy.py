@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attn._keras import deserialize_shared, serialize_shared
-from keras_attn._register import register
+from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.ops.cross_entropy import linear_cross_entropy
 from keras_attn.ops.numerics import wide
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import ops
 from keras_attn._checks import check_shape
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_choice, check_shape, to_mask
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 
 MODES = ("first", "mean", "max")

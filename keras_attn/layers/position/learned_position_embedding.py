@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count, is_integer
-from keras_attn._register import register
+from keras_attn._keras import register
 from keras_attn.layers.position.sinusoidal_position_encoding import (
     check_combination,
     combine,

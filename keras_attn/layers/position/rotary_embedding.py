@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_positive
-from keras_attn._register import register
-from keras_attn.ops import rotary
+from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
+from keras_attn.ops.positions import rotary_angles, rotate
 
 
 @register()
@@ -77,8 +77,8 @@ class RotaryEmbedding(keras.layers.Layer):
             )
         positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32") + offset
         dtype = wide(inputs.dtype)
-        angles = rotary.angles(positions, width, self.max_wavelength, self.scaling, dtype)
-        return rotary.rotate(inputs, angles)
+        angles = rotary_angles(positions, width, self.max_wavelength, self.scaling, dtype)
+        return rotate(inputs, angles)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape."""

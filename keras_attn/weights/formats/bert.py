@@ -1,7 +1,15 @@
 """BERT as the library transformers saves it."""
 
-from keras_attn.weights.formats.format import Format, Head, dense, keys, norm, rule
-from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
+from keras_attn.weights.formats.format import (
+    IRRELEVANT,
+    REQUIRES,
+    Format,
+    Head,
+    dense,
+    keys,
+    norm,
+    rule,
+)
 
 SIZE = keys(
     num_layers="num_hidden_layers",

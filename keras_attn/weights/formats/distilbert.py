@@ -1,7 +1,15 @@
 """DistilBERT as the library transformers saves it: no segments, and a pooler only in some heads."""
 
-from keras_attn.weights.formats.format import Format, Head, dense, keys, norm, rule
-from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
+from keras_attn.weights.formats.format import (
+    IRRELEVANT,
+    REQUIRES,
+    Format,
+    Head,
+    dense,
+    keys,
+    norm,
+    rule,
+)
 
 POOLER = dense("pre_classifier", "pooler")
 

@@ -3,6 +3,8 @@
 from keras_attn.weights.formats.format import (
     ACTIVATIONS,
     AS_IS,
+    IRRELEVANT,
+    REQUIRES,
     THIRDS,
     Format,
     Key,
@@ -12,7 +14,6 @@ from keras_attn.weights.formats.format import (
     norm,
     rule,
 )
-from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
 
 
 def _thirds(source: str, name: str) -> Rule:

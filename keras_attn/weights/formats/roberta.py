@@ -3,8 +3,18 @@
 import numpy as np
 
 from keras_attn.weights.formats import bert
-from keras_attn.weights.formats.format import Change, Config, Format, Head, Key, dense, norm, rule
-from keras_attn.weights.formats.transformers import IRRELEVANT, REQUIRES
+from keras_attn.weights.formats.format import (
+    IRRELEVANT,
+    REQUIRES,
+    Change,
+    Config,
+    Format,
+    Head,
+    Key,
+    dense,
+    norm,
+    rule,
+)
 
 
 def unread_rows(config: Config) -> int:

@@ -4,7 +4,7 @@ import lzma
 
 import pytest
 
-from keras_attn.data import read_documents, read_vocabulary
+from keras_attn.data import read_documents, read_tags, read_vocabulary
 from keras_attn.data.text.files import read_lines, read_text
 
 TEXT = "Größe\u2028x\x85\n\n数据\r\nlast"
@@ -46,3 +46,57 @@ def test_half_a_character_of_utf_16(tmp_path):
     path.write_bytes("word".encode("utf-16")[:-1])
     with pytest.raises(ValueError, match="UTF-16 with a byte-order mark, got .*a.txt that is neit"):
         list(read_lines(path))
+
+
+def write(path, text):
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_columns_between_tabs(tmp_path):
+    text = "# text = x\n1\tAnn\tB-X\n2\t#\tO\n\n\n1\tthe\tO\r\n"
+    sentences = list(read_tags(write(tmp_path / "a.iob2", text), word_column=1))
+    assert sentences == [(["Ann", "#"], ["B-X", "O"]), (["the"], ["O"])]
+
+
+def test_a_comment_stands_only_before_a_sentence(tmp_path):
+    text = "-DOCSTART- -X- O\n\n# id 3\nroom NN B-X\n# NN I-X\n-DOCSTART- NN O\n4 CD I-X\n"
+    (found,) = read_tags(write(tmp_path / "a.txt", text))
+    assert found == (["room", "#", "-DOCSTART-", "4"], ["B-X", "I-X", "O", "I-X"])
+
+
+def test_byte_order_mark_compression_and_last_line(tmp_path):
+    text = "Ann B-X\r\nsang O\r\n\r\nwho O"
+    expected = [(["Ann", "sang"], ["B-X", "O"]), (["who"], ["O"])]
+    marked = write(tmp_path / "a.txt", text.encode("utf-8-sig"))
+    assert list(read_tags(marked)) == expected
+    packed = write(tmp_path / "a.txt.GZ", gzip.compress(text.encode("utf-8-sig")))
+    assert list(read_tags(packed)) == expected
+    assert list(read_tags(write(tmp_path / "b.txt", text.encode("utf-16")))) == expected
+
+
+def test_only_spaces_and_tabs_divide_columns(tmp_path):
+    """A number with U+00A0, a word with U+2028, a word of two parts between tabs."""
+    spaces = write(tmp_path / "a.txt", "10\u00a0000  B-X\n\u2028. \t O \n")
+    assert list(read_tags(spaces)) == [(["10\u00a0000", "\u2028."], ["B-X", "O"])]
+    tabs = write(tmp_path / "b.txt", "New York\tB-X\nis O\n".replace("is O", "is \t O"))
+    assert list(read_tags(tabs)) == [(["New York", "is"], ["B-X", "O"])]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a O\nb\n", r"tags.txt, line 2: every line must have 2 columns, got 1: 'b'"),
+        ("a\n", r"tags.txt, line 1: every line must have 2 columns, got 1: 'a'"),
+        ("a\tO\n\nb\t\n", r"tags.txt, line 3: a line must have a word and a tag, got 'b"),
+    ],
+)
+def test_bad_lines_are_named(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        list(read_tags(write(tmp_path / "tags.txt", text)))
+
+
+def test_a_column_that_is_not_there(tmp_path):
+    file = write(tmp_path / "tags.txt", "a O\n")
+    with pytest.raises(ValueError, match="line 1: .* must be among 2 columns, got 2 and -1"):
+        list(read_tags(file, word_column=2))
