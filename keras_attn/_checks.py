@@ -2,11 +2,20 @@
 
 import importlib
 import numbers
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from keras import ops
+
+
+def renamed(kwargs: dict, old: str, new: str, value: Any) -> Any:
+    """The argument `new` of a constructor, which `kwargs` may hold under its old name."""
+    if old not in kwargs:
+        return value
+    warnings.warn(f"`{old}` is deprecated: use `{new}`", DeprecationWarning, stacklevel=3)
+    return kwargs.pop(old)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:

@@ -212,7 +212,7 @@ def _decoder_cell() -> keras.layers.Layer:
     return layers.AttentionDecoderCell(
         keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"),
         layers.LuongAttention(9),
-        query="current",
+        query_state="current",
     )
 
 
@@ -239,7 +239,7 @@ CASES = [
             "bias_constraint": "max_norm",
             "use_gate": True,
             "seed": 7,
-            "position": layers.RotaryEmbedding(100.0, share=0.5),
+            "position": layers.RotaryEmbedding(100.0, rotary_fraction=0.5),
         },
         _KERAS_ATTENTION,
         scores=True,
@@ -307,7 +307,7 @@ CASES = [
             "use_bias": False,
             "causal": True,
             "window": 3,
-            "position": layers.RotaryEmbedding(100.0, share=0.5),
+            "position": layers.RotaryEmbedding(100.0, rotary_fraction=0.5),
             "kernel": "reference",
             "kernel_initializer": _normal(),
             "bias_initializer": _normal(),
@@ -373,7 +373,7 @@ CASES = [
             "layer_norm_epsilon": 1e-3,
             "normalize_first": True,
             "window": 2,
-            "position": layers.RotaryEmbedding(100.0, scaling=2.0, share=0.7),
+            "position": layers.RotaryEmbedding(100.0, scaling=2.0, rotary_fraction=0.7),
             "kernel": "reference",
             "kernel_initializer": _normal(),
             "remat": True,
@@ -464,7 +464,7 @@ CASES = [
     ),
     Case(
         layers.RotaryEmbedding,
-        lambda: {"max_wavelength": 100.0, "share": 0.5, "scaling": 2.0},
+        lambda: {"max_wavelength": 100.0, "rotary_fraction": 0.5, "scaling": 2.0},
         {"inputs": floats(B, T, HEADS, 8)},
     ),
     Case(
@@ -533,7 +533,7 @@ CASES = [
         lambda: {
             "cell": keras.layers.LSTMCell(8),
             "attention": layers.BahdanauAttention(9),
-            "query": "current",
+            "query_state": "current",
             "input_feeding": False,
         },
         {},

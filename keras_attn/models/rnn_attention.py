@@ -42,7 +42,7 @@ def encoder_decoder(
         units: U, width of each direction of the encoder, of the decoder's cell and of the
             attention.
         attention: "bahdanau", "luong" (general score), "local_p", or an attention layer. Bahdanau's
-            is asked by the state before a step, any other by the state after it.
+            query is the state before a step, any other's the state after it.
         cell: the decoder's recurrent cell; defaults to a GRUCell.
         dropout: share of the embeddings and of the decoder's outputs zeroed in training.
         attention_scores: whether the model returns the weights too.
@@ -64,7 +64,7 @@ def encoder_decoder(
                 f"`attention` must be a layer or one of {', '.join(_ATTENTIONS)}, got {attention!r}"
             )
         attention = _ATTENTIONS[attention](units)
-    query = "previous" if isinstance(attention, layers.BahdanauAttention) else "current"
+    query_state = "previous" if isinstance(attention, layers.BahdanauAttention) else "current"
     cell = cell or keras.layers.GRUCell(units, name="cell")
     target_vocabulary_size = target_vocabulary_size or vocabulary_size
 
@@ -83,7 +83,7 @@ def encoder_decoder(
         for i, size in enumerate(keras.tree.flatten(cell.state_size))
     ]
     decoder = layers.AttentionDecoder(
-        layers.AttentionDecoderCell(cell, attention, query), name="decoder"
+        layers.AttentionDecoderCell(cell, attention, query_state), name="decoder"
     )
     readout = keras.layers.Dense(embedding_dim, activation="tanh", name="readout")
     logits = keras.layers.Dense(target_vocabulary_size, name="logits", dtype="float32")

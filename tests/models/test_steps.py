@@ -20,7 +20,7 @@ POSITIONS = {
     "default": lambda: None,
     "learned": lambda: layers.LearnedPositionEmbedding(L),
     "sinusoidal": lambda: layers.SinusoidalPositionEncoding(),
-    "rotary": lambda: layers.RotaryEmbedding(100.0, share=0.5),
+    "rotary": lambda: layers.RotaryEmbedding(100.0, rotary_fraction=0.5),
     "alibi": lambda: layers.ALiBi(N),
     "t5": lambda: layers.RelativePositionBias(N, bidirectional=False, initializer="normal"),
 }

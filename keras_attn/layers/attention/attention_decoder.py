@@ -51,7 +51,8 @@ class AttentionDecoder(keras.layers.Layer):
     Example:
     >>> import keras
     >>> from keras_attn.layers import AttentionDecoderCell, LuongAttention
-    >>> cell = AttentionDecoderCell(keras.layers.GRUCell(3), LuongAttention(), query="current")
+    >>> cell = keras.layers.GRUCell(3)
+    >>> cell = AttentionDecoderCell(cell, LuongAttention(), query_state="current")
     >>> decoder = AttentionDecoder(cell)
     >>> decoder(keras.ops.ones((2, 4, 7)), keras.ops.ones((2, 11, 13))).shape
     TensorShape([2, 4, 3])

@@ -3,12 +3,13 @@
 Letters: B batch, T steps, S memory length, Dm memory width, A width of the attention's output.
 """
 
+import warnings
 from typing import Any
 
 import keras
 from keras import ops, tree
 
-from keras_attn._checks import check_choice
+from keras_attn._checks import check_choice, renamed
 from keras_attn._keras import (
     DropoutRNNCell,
     deserialize_shared,
@@ -17,17 +18,18 @@ from keras_attn._keras import (
     takes_training,
 )
 
-_QUERIES = ("previous", "current")
+_QUERY_STATES = ("previous", "current")
 
 
 @register()
 class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     """Wrap a recurrent cell so that it attends to a memory at every step.
 
-    With `query="previous"` (Bahdanau) the state before the step asks, and the answer enters the
-    step: `c = attention(h_before)`, `h = cell([x; c])`, output `[h; c]`. With `query="current"`
-    (Luong) the state after the step asks, and the answer enters the next step (input feeding):
-    `h = cell([x; a_before])`, output `a = attention(h)`.
+    With `query_state="previous"` (Bahdanau) the query is the state before the step, and the context
+    enters the step: `c = attention(h_before)`, `h = cell([x; c])`, output `[h; c]`. With
+    `query_state="current"` (Luong) the query is the state after the step, and the attention's
+    output enters the next step (input feeding): `h = cell([x; a_before])`, output
+    `a = attention(h)`.
 
     The memory travels among the states and is returned unchanged, so the cell holds no tensor and
     runs in `keras.layers.RNN` as any cell does; `AttentionDecoder` is the layer that does all this
@@ -37,8 +39,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         cell: any Keras recurrent cell: GRUCell, LSTMCell, StackedRNNCells, one of your own. The
             first state of a cell (of the last, in a stack) is taken for its output.
         attention: BahdanauAttention, LuongAttention or HardAttention.
-        query: "previous" or "current": which state asks.
-        input_feeding: whether the attention's answer enters the cell beside the input.
+        query_state: "previous" or "current": which state of the cell is the query.
+        input_feeding: whether the attention's output enters the cell beside the input.
 
     Call arguments:
         inputs: float `[B, D]`.
@@ -54,8 +56,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         Output `[B, A]` ("previous": `[B, cell width + A]`) and the list of states.
 
     Raises:
-        ValueError: an unknown `query`, a cell or attention that is none, a build without the shape
-            of the memory.
+        ValueError: an unknown `query_state`, a cell without a `state_size`, a build without the
+            shape of the memory.
 
     Source: Bahdanau et al. 2015, section 3.1; Luong et al. 2015, sections 3 and 3.3.
 
@@ -74,20 +76,35 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         self,
         cell: keras.layers.Layer,
         attention: keras.layers.Layer,
-        query: str = "previous",
+        query_state: str = "previous",
         input_feeding: bool = True,
         **kwargs: Any,
     ) -> None:
+        query_state = renamed(kwargs, "query", "query_state", query_state)
         super().__init__(**kwargs)
         self.supports_masking = True
         cell = deserialize_shared(cell)
         if not hasattr(cell, "state_size") or not callable(cell):
             raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
-        check_choice("query", query, _QUERIES)
+        check_choice("query_state", query_state, _QUERY_STATES)
         self.cell = cell
         self.attention = deserialize_shared(attention)
-        self.query = query
+        self.query_state = query_state
         self.input_feeding = input_feeding
+
+    @classmethod
+    def from_config(cls, config: dict) -> "AttentionDecoderCell":
+        """The cell of a configuration; version 0.1.0 wrote `query` for `query_state`."""
+        if "query" in config:
+            config = {**config, "query_state": config["query"]}
+            del config["query"]
+        return super().from_config(config)
+
+    @property
+    def query(self) -> str:
+        """The earlier name of `query_state`; deprecated."""
+        warnings.warn("`query` is deprecated: use `query_state`", DeprecationWarning, stacklevel=2)
+        return self.query_state
 
     @property
     def state_names(self) -> list[str]:
@@ -122,7 +139,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         self._fed_width = answer if self.input_feeding else 0
         if not self.cell.built:
             self.cell.build((batch, width + self._fed_width))
-        self._output_size = answer if self.query == "current" else cell_width + answer
+        self._output_size = answer if self.query_state == "current" else cell_width + answer
         self.built = True
 
     def get_initial_state(
@@ -175,7 +192,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             return answer[:, 0], ops.cast(weights[:, 0], last_weights.dtype)
 
         inner = tree.pack_sequence_as(_nested(self.cell.state_size), inner)
-        if self.query == "previous":
+        if self.query_state == "previous":
             context, weights = attend(_top(self.cell, inner))
             hidden, inner = self._step(inputs, context, inner, training)
             output = ops.concatenate([hidden, context], axis=-1)
@@ -229,7 +246,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             **super().get_config(),
             "cell": serialize_shared(self.cell),
             "attention": serialize_shared(self.attention),
-            "query": self.query,
+            "query_state": self.query_state,
             "input_feeding": self.input_feeding,
         }
 

@@ -3,6 +3,7 @@
 Letters: B batch, T query length, S memory length, Dq query width, Dm memory width, U units.
 """
 
+import warnings
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores, selection
 
 _LOCALITIES = ("global", "local_m", "local_p")
-_COMBINATIONS = ("concat", "concatenate", "sum")
+_COMBINATIONS = ("projection", "concatenate", "sum")
 
 
 @register()
@@ -27,12 +28,12 @@ class LuongAttention(MemoryAttention):
     p with `sigma = window / 2`.
 
     Args:
-        units: width of the output of "concat"; the query's width unless given.
+        units: width of the output of combine="projection"; defaults to the query's width.
         score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
         locality: "global", "local_m" or "local_p".
         window: D, how far "local_m" and "local_p" look to each side.
-        combine: "concat" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a layer
-            that is called with the list `[c, h]`.
+        combine: "projection" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a
+            layer that is called with the list `[c, h]`.
         max_length: the longest memory; needed by the score "location" alone.
         kernel_initializer: of the weights.
 
@@ -76,7 +77,7 @@ class LuongAttention(MemoryAttention):
         score: str = "general",
         locality: str = "global",
         window: int = 10,
-        combine: str | keras.layers.Layer = "concat",
+        combine: str | keras.layers.Layer = "projection",
         max_length: int | None = None,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
@@ -86,6 +87,11 @@ class LuongAttention(MemoryAttention):
         check_choice("locality", locality, _LOCALITIES)
         check_count("window", window)
         combine = deserialize_shared(combine)
+        if combine == "concat":  # it joins without a projection everywhere else
+            warnings.warn(
+                '`combine="concat"` is deprecated: use "projection"', DeprecationWarning, 2
+            )
+            combine = "projection"
         if not isinstance(combine, keras.layers.Layer) and combine not in _COMBINATIONS:
             raise ValueError(
                 f"`combine` must be a layer or one of {', '.join(_COMBINATIONS)}, got {combine!r}"
@@ -97,6 +103,13 @@ class LuongAttention(MemoryAttention):
         self.combine = combine
         self.max_length = max_length
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "LuongAttention":
+        """The layer of a configuration; version 0.1.0 wrote "concat" for "projection"."""
+        if config.get("combine") == "concat":
+            config = {**config, "combine": "projection"}
+        return super().from_config(config)
 
     def build(self, query_shape: Any, memory_shape: Any) -> None:
         """Create the weights of the score, of the centre, and of the combination."""
@@ -112,7 +125,7 @@ class LuongAttention(MemoryAttention):
                 '`query` and `memory` must have one width for combine="sum", '
                 f"got {width} and {memory_width}"
             )
-        if self.combine == "concat":
+        if self.combine == "projection":
             shape = (memory_width + width, self.units or width)
             self.output_kernel = self._weight("output_kernel", shape, self.kernel_initializer)
         elif isinstance(self.combine, keras.layers.Layer) and not self.combine.built:
@@ -145,7 +158,7 @@ class LuongAttention(MemoryAttention):
         if isinstance(self.combine, keras.layers.Layer):
             return self.combine.compute_output_shape([context_shape, tuple(query_shape)])
         width = query_shape[-1]
-        widths = {"concat": self.units or width, "concatenate": context_shape[-1] + width}
+        widths = {"projection": self.units or width, "concatenate": context_shape[-1] + width}
         return (*query_shape[:2], widths.get(self.combine, width))
 
     def get_config(self) -> dict:

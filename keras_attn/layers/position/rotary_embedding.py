@@ -3,11 +3,12 @@
 Letters: B batch, T length, N heads, H head width.
 """
 
+import warnings
 from typing import Any
 
 import keras
 
-from keras_attn._checks import check_positive
+from keras_attn._checks import check_positive, renamed
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import rotary_angles, rotate
@@ -22,7 +23,7 @@ class RotaryEmbedding(keras.layers.Layer):
 
     Args:
         max_wavelength: of the slowest pair of columns.
-        share: share of the head width that is rotated, in (0, 1].
+        rotary_fraction: fraction of the head width that is rotated, in (0, 1].
         scaling: positions are divided by it, to stretch a trained model to longer inputs.
 
     Call arguments:
@@ -33,8 +34,8 @@ class RotaryEmbedding(keras.layers.Layer):
         `[B, T, N, H]`.
 
     Raises:
-        ValueError: a share outside (0, 1], a scaling that is not positive, or a rotated width that
-            is odd.
+        ValueError: a fraction outside (0, 1], a scaling that is not positive, or a rotated width
+            that is odd.
 
     Source: Su et al. 2021, section 3.4.2; scaling: Chen et al. 2023.
 
@@ -48,18 +49,35 @@ class RotaryEmbedding(keras.layers.Layer):
     def __init__(
         self,
         max_wavelength: float = 10_000.0,
-        share: float = 1.0,
+        rotary_fraction: float = 1.0,
         scaling: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        rotary_fraction = renamed(kwargs, "share", "rotary_fraction", rotary_fraction)
         super().__init__(**kwargs)
-        if not 0 < share <= 1:
-            raise ValueError(f"`share` must be in (0, 1], got {share!r}")
+        if not 0 < rotary_fraction <= 1:
+            raise ValueError(f"`rotary_fraction` must be in (0, 1], got {rotary_fraction!r}")
         check_positive("scaling", scaling)
         self.max_wavelength = max_wavelength
-        self.share = share
+        self.rotary_fraction = rotary_fraction
         self.scaling = scaling
         self.built = True
+
+    @classmethod
+    def from_config(cls, config: dict) -> "RotaryEmbedding":
+        """The layer of a configuration; version 0.1.0 wrote `share` for `rotary_fraction`."""
+        if "share" in config:
+            config = {**config, "rotary_fraction": config["share"]}
+            del config["share"]
+        return super().from_config(config)
+
+    @property
+    def share(self) -> float:
+        """The earlier name of `rotary_fraction`; deprecated."""
+        warnings.warn(
+            "`share` is deprecated: use `rotary_fraction`", DeprecationWarning, stacklevel=2
+        )
+        return self.rotary_fraction
 
     def build(self, input_shape: Any = None) -> None:
         """There is nothing to create."""
@@ -70,7 +88,7 @@ class RotaryEmbedding(keras.layers.Layer):
 
     def rotate(self, inputs: Any, offset: Any = 0) -> Any:
         """Rotate queries or keys `[B, T, N, H]`, the first of which stands at `offset`."""
-        width = int(inputs.shape[-1] * self.share)
+        width = int(inputs.shape[-1] * self.rotary_fraction)
         if width % 2:
             raise ValueError(
                 f"the rotated width must be even, got {width} of head width {inputs.shape[-1]}"
@@ -89,6 +107,6 @@ class RotaryEmbedding(keras.layers.Layer):
         return {
             **super().get_config(),
             "max_wavelength": self.max_wavelength,
-            "share": self.share,
+            "rotary_fraction": self.rotary_fraction,
             "scaling": self.scaling,
         }

@@ -35,9 +35,9 @@ CELLS = {
 }
 KINDS = {
     "bahdanau": lambda cell: AttentionDecoderCell(cell, BahdanauAttention(17)),
-    "luong": lambda cell: AttentionDecoderCell(cell, LuongAttention(), query="current"),
+    "luong": lambda cell: AttentionDecoderCell(cell, LuongAttention(), query_state="current"),
     "local_m": lambda cell: AttentionDecoderCell(
-        cell, LuongAttention(locality="local_m", window=1), query="current"
+        cell, LuongAttention(locality="local_m", window=1), query_state="current"
     ),
 }
 
@@ -71,7 +71,7 @@ def numpy_decode(cell):
 
     hidden, fed, outputs, alignments = np.zeros((B, U)), np.zeros((B, U)), [], []
     for t in range(T):
-        if cell.query == "previous":
+        if cell.query_state == "previous":
             context, weights = attend(hidden, t)
             x = np.concatenate([INPUTS[:, t], context], -1)
             hidden = array(inner(tensor(x), [tensor(hidden)])[0])
@@ -159,7 +159,7 @@ def test_dropout_of_the_cell_is_one_mask_for_all_steps_and_forgotten_after():
         ((keras.layers.Dense(3), BahdanauAttention(3)), "`cell` must be a recurrent cell"),
         (
             (keras.layers.GRUCell(3), BahdanauAttention(3), "next"),
-            "`query` must be one of previous, current, got 'next'",
+            "`query_state` must be one of previous, current, got 'next'",
         ),
     ],
 )
@@ -174,3 +174,14 @@ def test_a_memory_is_asked_for():
         keras.layers.RNN(cell)(tensor(INPUTS))
     with pytest.raises(ValueError, match="`memory` must be given"):
         keras.layers.RNN(built())(tensor(INPUTS))
+
+
+def test_the_earlier_name_of_the_query_state():
+    message = "`query` is deprecated: use `query_state`"
+    with pytest.warns(DeprecationWarning, match=message):
+        cell = AttentionDecoderCell(keras.layers.GRUCell(U), LuongAttention(), query="current")
+    with pytest.warns(DeprecationWarning, match=message):
+        assert cell.query == cell.query_state == "current"
+    config = cell.get_config()
+    config["query"] = config.pop("query_state")
+    assert AttentionDecoderCell.from_config(config).query_state == "current"

@@ -116,6 +116,19 @@ def test_combinations():
         assert tuple(shape) == (None, None, expected.shape[-1])
 
 
+def test_the_earlier_name_of_the_projection():
+    with pytest.warns(DeprecationWarning, match='`combine="concat"` is deprecated: use "projec'):
+        layer = LuongAttention(score="dot", combine="concat")
+    memory = MEMORY[..., :DQ]
+    outputs, weights = call(layer, memory)
+    joined = np.concatenate([np.einsum("bts,bsd->btd", weights, memory), QUERY], -1)
+    np.testing.assert_allclose(outputs, np.tanh(joined @ array(layer.output_kernel)), atol=1e-5)
+    config = layer.get_config()
+    assert config["combine"] == "projection"
+    again = LuongAttention.from_config({**config, "combine": "concat"})
+    assert again.combine == "projection"
+
+
 def test_a_layer_of_the_users_comes_back_from_the_config():
     layer = LuongAttention(score="dot", combine=keras.layers.Maximum())
     again = LuongAttention.from_config(layer.get_config())
@@ -129,7 +142,7 @@ def test_a_layer_of_the_users_comes_back_from_the_config():
         ({"score": "dotty"}, "`score` must be one of dot, .*, got 'dotty'"),
         ({"locality": "near"}, "`locality` must be one of global, local_m, local_p, got 'near'"),
         ({"window": 0}, "`window` must be a positive integer, got 0"),
-        ({"combine": "add"}, "`combine` must be a layer or one of concat, .*, got 'add'"),
+        ({"combine": "add"}, "`combine` must be a layer or one of projection, .*, got 'add'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -14,7 +14,7 @@ INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
 POSITIONS = {
     "none": lambda: None,
     "rotary": lambda: layers.RotaryEmbedding(),
-    "partial_rotary": lambda: layers.RotaryEmbedding(100.0, share=0.5, scaling=3.0),
+    "partial_rotary": lambda: layers.RotaryEmbedding(100.0, rotary_fraction=0.5, scaling=3.0),
     "alibi": lambda: layers.ALiBi(N),
     "t5": lambda: layers.RelativePositionBias(
         N, bidirectional=False, num_buckets=6, max_distance=9, initializer="normal"

@@ -18,10 +18,20 @@ def test_an_offset_goes_on_where_the_row_ended():
 
 
 def test_bad_arguments_are_named():
-    for share in (0, 1.5):
-        with pytest.raises(ValueError, match=rf"`share` must be in \(0, 1\], got {share}"):
-            layers.RotaryEmbedding(share=share)
+    for fraction in (0, 1.5):
+        message = rf"`rotary_fraction` must be in \(0, 1\], got {fraction}"
+        with pytest.raises(ValueError, match=message):
+            layers.RotaryEmbedding(rotary_fraction=fraction)
     with pytest.raises(ValueError, match="`scaling` must be positive, got 0"):
         layers.RotaryEmbedding(scaling=0)
     with pytest.raises(ValueError, match="the rotated width must be even, got 3 of head width 8"):
-        layers.RotaryEmbedding(share=0.4)(INPUTS)
+        layers.RotaryEmbedding(rotary_fraction=0.4)(INPUTS)
+
+
+def test_the_earlier_name_of_the_fraction():
+    with pytest.warns(DeprecationWarning, match="`share` is deprecated: use `rotary_fraction`"):
+        layer = layers.RotaryEmbedding(share=0.5)
+    assert layer.rotary_fraction == 0.5 and "share" not in layer.get_config()
+    with pytest.warns(DeprecationWarning, match="`share` is deprecated: use `rotary_fraction`"):
+        assert layer.share == 0.5
+    assert layers.RotaryEmbedding.from_config({"share": 0.25}).rotary_fraction == 0.25
