@@ -270,3 +270,10 @@ def test_every_output_has_a_name_of_its_own(tmp_path, checked_here):
     assert set(got) == set(names) == set(made.signatures["serving_default"][1])
     for name, expected in zip(names, model(batch), strict=True):
         np.testing.assert_allclose(got[name], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "embed"])
+def test_no_texts_have_no_answers(server, signature):
+    got = server.run(signature, {"text": np.array([], object)})
+    assert got
+    assert all(value.shape[0] == 0 for value in got.values())

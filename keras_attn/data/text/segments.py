@@ -66,7 +66,9 @@ def pack(
         numbers += [tf.fill([rows, 1], number), tf.ones_like(segment) * number]
     token_ids = tf.concat(parts, axis=1)  # [B, (L)]
     segment_ids = tf.concat(numbers, axis=1)
-    shape = [None, length if pad_to_length else None]
+    # No texts have a length too, that of empty ones: a model may ask for the first token.
+    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), least)
+    shape = [None, length] if pad_to_length else tf.stack([-1, longest])
     return {
         "token_ids": token_ids.to_tensor(pad_id, shape=shape),  # [B, L]
         "segment_ids": segment_ids.to_tensor(0, shape=shape),

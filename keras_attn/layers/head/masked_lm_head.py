@@ -108,6 +108,7 @@ class MaskedLMHead(CompositeLayer):
 
 def gather(inputs: Any, positions: Any) -> Any:
     """The rows of `inputs` `[B, T, D]` at `positions` `[B, P]`, as `[B, P, D]`."""
-    last = keras.ops.shape(inputs)[1] - 1
-    rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, last)
-    return keras.ops.take_along_axis(inputs, rows[..., None], axis=1)
+    batch, length, width = keras.ops.shape(inputs)
+    rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, length - 1)
+    rows = rows + keras.ops.arange(batch, dtype="int32")[:, None] * length
+    return keras.ops.take(keras.ops.reshape(inputs, (-1, width)), rows, axis=0)

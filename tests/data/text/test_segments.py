@@ -68,3 +68,11 @@ def test_errors():
     segment = tf.ragged.constant([[1]])
     with pytest.raises(ValueError, match="`length` must be at least 5 for 2 segments, got 4"):
         pack([segment, segment], length=4, **ids)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_no_rows_are_as_long_as_one_of_no_tokens(count):
+    none = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [])
+    for run in (pack, tf.function(pack, autograph=False)):
+        packed = run([none] * count, length=9, cls_id=2, sep_id=3, pad_id=0, pad_to_length=False)
+        assert {tuple(value.shape) for value in packed.values()} == {(0, 1 + 2 * count)}
