@@ -217,6 +217,11 @@ def _decoder_cell() -> keras.layers.Layer:
 
 
 _KERAS_ATTENTION = {name: spec for name, spec in _ATTENTION.items() if name != "sequence_ids"}
+_GROUPED_ATTENTION = _KERAS_ATTENTION | {"value": floats(B, S, D), "key": floats(B, S, DK)}
+_ATTENTION_LIST = {
+    "inputs": [floats(B, T, D), floats(B, S, DV), floats(B, S, D)],
+    "mask": [padding(B, T), padding(B, S)],
+}
 
 CASES = [
     Case(
@@ -261,6 +266,42 @@ CASES = [
         scores=True,
         hides={"value_mask": "value", "key_mask": "key"},
         zero_gradients=("key/bias",),
+    ),
+    Case(
+        layers.GroupQueryAttention,
+        lambda: {
+            "head_dim": 4,
+            "num_query_heads": HEADS,
+            "num_key_value_heads": KEY_HEADS,
+            "dropout": 0.3,
+            "use_bias": False,
+            "sliding_window": 4,
+            "flash_attention": False,
+            "kernel_initializer": _normal(),
+            "bias_initializer": _normal(),
+            "kernel_regularizer": "l2",
+            "bias_regularizer": "l2",
+            "activity_regularizer": "l2",
+            "kernel_constraint": "max_norm",
+            "bias_constraint": "max_norm",
+            "use_gate": True,
+            "seed": 7,
+        },
+        _GROUPED_ATTENTION,
+        scores=True,
+        hides={"value_mask": "value", "key_mask": "key"},
+    ),
+    Case(
+        layers.Attention,
+        lambda: {"use_scale": True, "score_mode": "concat", "dropout": 0.3, "seed": 7},
+        _ATTENTION_LIST,
+        scores=True,
+    ),
+    Case(
+        layers.AdditiveAttention,
+        lambda: {"use_scale": False, "dropout": 0.3, "seed": 7},
+        _ATTENTION_LIST,
+        scores=True,
     ),
     Case(
         layers.MultiHeadCrossAttention,

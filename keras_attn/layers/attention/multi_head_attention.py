@@ -6,13 +6,11 @@ Letters: B batch, T query length, S key length, N heads, H head width, D model w
 from typing import Any
 
 import keras
-from keras import ops as kops
 
-from keras_attn import ops
 from keras_attn._checks import check_rate
 from keras_attn._keras import flatten_layers, register, serialize_shared
-from keras_attn.layers.attention.attention_axes import AttentionAxes
-from keras_attn.layers.masking import both, first_mask, own_mask
+from keras_attn.layers.attention import drop_in
+from keras_attn.layers.masking import first_mask
 from keras_attn.layers.sublayers import quantized_parts, to_position
 
 
@@ -74,6 +72,19 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
     True
     """
 
+    # What a layer of Keras that becomes one of ours where it stands has not set.
+    flash_attention: bool | None = None
+    position: keras.layers.Layer | None = None
+
+    sliding_window = property(lambda self: self._sliding_window)
+    use_gate = property(lambda self: self._use_gate)
+    kernel_initializer = property(lambda self: self._kernel_initializer)
+    bias_initializer = property(lambda self: self._bias_initializer)
+    kernel_regularizer = property(lambda self: self._kernel_regularizer)
+    bias_regularizer = property(lambda self: self._bias_regularizer)
+    kernel_constraint = property(lambda self: self._kernel_constraint)
+    bias_constraint = property(lambda self: self._bias_constraint)
+
     def __init__(
         self,
         num_heads: int,
@@ -121,14 +132,6 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         )
         self._dropout = dropout
         self.flash_attention = flash_attention
-        self.sliding_window = sliding_window
-        self.kernel_initializer = self._kernel_initializer
-        self.bias_initializer = self._bias_initializer
-        self.kernel_regularizer = self._kernel_regularizer
-        self.bias_regularizer = self._bias_regularizer
-        self.kernel_constraint = self._kernel_constraint
-        self.bias_constraint = self._bias_constraint
-        self.use_gate = use_gate
         self.position = to_position(position, num_heads)
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
@@ -153,42 +156,9 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         use_causal_mask: bool = False,
     ) -> Any:
         """Attend from `query` to `key` and `value`."""
-        axes, masks = self._checked(
-            query, value, key, query_mask, value_mask, key_mask, attention_mask
-        )
-        key = value if key is None else key
-        mask = ops.AttentionMask(
-            causal=use_causal_mask,
-            window=self.sliding_window,
-            key_padding=both(
-                axes.merge_padding(masks["value"], value), axes.merge_padding(masks["key"], key)
-            ),
-            query_padding=axes.merge_padding(masks["query"], query),
-            dense=axes.merge_mask(masks["attention"], query, key),
-        )
-        q, k = axes.merge(self.query_dense(query)), axes.merge(self.key_dense(key))
-        if hasattr(self.position, "rotate"):
-            q, k = self.position.rotate(q), self.position.rotate(k)
-        dropout = self.dropout if training else 0.0
-        context = ops.attention(
-            q,
-            k,
-            axes.merge(self.value_dense(value)),
-            mask=mask,
-            bias=self.position.bias() if hasattr(self.position, "bias") else None,
-            dropout=dropout,
-            seed=self._dropout_layer.seed_generator.next() if dropout else None,
-            return_scores=return_attention_scores,
-            kernel="reference" if self._plain else "auto",
-        )
-        context, *scores = context if return_attention_scores else (context,)
-        context = axes.split(context, query)  # [B, T, N, H]
-        if self.use_gate:
-            context = context * self._gate_dense(query)
-        outputs = self.output_dense(context)
-        if not scores:
-            return outputs
-        return outputs, kops.cast(axes.split_scores(scores[0], query, key), self.compute_dtype)
+        masks = (query_mask, value_mask, key_mask, attention_mask)
+        flags = (return_attention_scores, training, use_causal_mask)
+        return drop_in.attend(self, query, value, key, *masks, *flags)
 
     def compute_output_spec(
         self,
@@ -204,7 +174,8 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         use_causal_mask: bool = False,
     ) -> Any:
         """Symbolic output, and symbolic weights if they are asked for."""
-        axes, _ = self._checked(query, value, key, query_mask, value_mask, key_mask, attention_mask)
+        masks = (query_mask, value_mask, key_mask, attention_mask)
+        axes, _ = drop_in.checked(self, query, value, key, *masks)
         key = value if key is None else key
         shape = self.compute_output_shape(query.shape, value.shape, key.shape)
         outputs = keras.KerasTensor(shape, self.compute_dtype)
@@ -225,30 +196,3 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             "flash_attention": self.flash_attention,
             "position": serialize_shared(self.position),
         }
-
-    def _checked(
-        self,
-        query: Any,
-        value: Any,
-        key: Any,
-        query_mask: Any,
-        value_mask: Any,
-        key_mask: Any,
-        attention_mask: Any,
-    ) -> tuple[AttentionAxes, dict[str, Any]]:
-        """The axes that attention runs along, and the masks, each of a shape that fits them."""
-        axes, key = (
-            AttentionAxes(self.attention_axes, len(query.shape)),
-            value if key is None else key,
-        )
-        return axes, {
-            "query": axes.check_padding("query_mask", own_mask(query, query_mask), query),
-            "value": axes.check_padding("value_mask", own_mask(value, value_mask), value),
-            "key": axes.check_padding("key_mask", own_mask(key, key_mask), key),
-            "attention": axes.check_mask(attention_mask, query, key),
-        }
-
-    @property
-    def _plain(self) -> bool:
-        wanted = self.flash_attention
-        return (keras.config.is_flash_attention_enabled() if wanted is None else wanted) is False

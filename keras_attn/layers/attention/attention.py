@@ -1,0 +1,61 @@
+"""Keras' own attention layer without projections, computed by our kernels.
+
+Letters: B batch, T query length, S key length, D width of queries and keys, Dv width of values.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._keras import register
+from keras_attn.layers.attention import drop_in
+
+
+@register()
+class Attention(keras.layers.Attention):
+    """`keras.layers.Attention`, where a query that may attend to nothing gets zeros.
+
+    A drop-in: the same arguments with the same meaning, the same weights and the same numbers, but
+    that Keras gives such a query the mean of all values. "dot" runs in linear memory; "concat"
+    needs the logits of all pairs, as in Keras.
+
+    `LuongAttention` and `BahdanauAttention` are the layers of the papers, with projections.
+
+    Args:
+        use_scale: and score_mode, dropout, seed, as in Keras.
+
+    Call arguments:
+        inputs: `[query, value]` or `[query, value, key]`, float `[B, T, D]`, `[B, S, Dv]` and
+            `[B, S, D]`.
+        mask: `[query_mask, value_mask]`, bool `[B, T]` and `[B, S]`, each may be None.
+        training: and return_attention_scores, use_causal_mask, as in Keras.
+
+    Masking: nobody attends to a value where its mask is False; the output is zero where the
+    query's mask is. Keras fills both in, and the query's goes on to the output.
+
+    Returns:
+        `[B, T, Dv]`; if asked for, also the weights, in the compute dtype, `[B, T, S]`.
+
+    Raises:
+        ValueError: what Keras refuses.
+
+    Source: Luong et al. 2015, section 3.1.
+
+    Example:
+    >>> import keras
+    >>> query, value = keras.ops.ones((1, 4, 5)), keras.ops.ones((1, 3, 5))
+    >>> Attention()([query, value]).shape
+    TensorShape([1, 4, 5])
+    """
+
+    def call(
+        self,
+        inputs: list,
+        mask: list | None = None,
+        training: bool = False,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """Attend from the first of `inputs` to the others."""
+        flags = (training, return_attention_scores, use_causal_mask)
+        return drop_in.attend_list(self, inputs, mask, *flags, dot=self.score_mode == "dot")

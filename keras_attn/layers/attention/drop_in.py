@@ -1,0 +1,146 @@
+"""What our drop-ins for the attention layers of Keras share.
+
+They keep the sublayers, the weights and the private names of Keras' layers, and compute with our
+kernels.
+
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_attn import ops
+from keras_attn.layers.attention.attention_axes import AttentionAxes
+from keras_attn.layers.masking import both, own_mask
+
+
+def checked(
+    layer: Any,
+    query: Any,
+    value: Any,
+    key: Any,
+    query_mask: Any,
+    value_mask: Any,
+    key_mask: Any,
+    attention_mask: Any,
+) -> tuple[AttentionAxes, dict[str, Any]]:
+    """The axes that attention runs along, and the masks, each of a shape that fits them."""
+    axes = AttentionAxes(getattr(layer, "attention_axes", (1,)), len(query.shape))
+    key = value if key is None else key
+    return axes, {
+        "query": axes.check_padding("query_mask", own_mask(query, query_mask), query),
+        "value": axes.check_padding("value_mask", own_mask(value, value_mask), value),
+        "key": axes.check_padding("key_mask", own_mask(key, key_mask), key),
+        "attention": axes.check_mask(attention_mask, query, key),
+    }
+
+
+def attend(
+    layer: Any,
+    query: Any,
+    value: Any,
+    key: Any,
+    query_mask: Any,
+    value_mask: Any,
+    key_mask: Any,
+    attention_mask: Any,
+    return_scores: bool,
+    training: bool | None,
+    causal: bool,
+) -> Any:
+    """The whole call of a layer with many heads: project, attend, gate, project."""
+    masks = (query_mask, value_mask, key_mask, attention_mask)
+    axes, masks = checked(layer, query, value, key, *masks)
+    key = value if key is None else key
+    mask = ops.AttentionMask(
+        causal=causal,
+        window=layer.sliding_window,
+        key_padding=both(
+            axes.merge_padding(masks["value"], value), axes.merge_padding(masks["key"], key)
+        ),
+        query_padding=axes.merge_padding(masks["query"], query),
+        dense=axes.merge_mask(masks["attention"], query, key),
+    )
+    q, k = axes.merge(layer._query_dense(query)), axes.merge(layer._key_dense(key))
+    if hasattr(layer.position, "rotate"):
+        q, k = layer.position.rotate(q), layer.position.rotate(k)
+    context = ops.attention(
+        q,
+        k,
+        axes.merge(layer._value_dense(value)),
+        mask=mask,
+        bias=layer.position.bias() if hasattr(layer.position, "bias") else None,
+        **_dropout(layer, training),
+        return_scores=return_scores,
+        kernel="reference" if _plain(layer) else "auto",
+    )
+    context, *scores = context if return_scores else (context,)
+    context = axes.split(context, query)  # [B, T, N, H]
+    if layer.use_gate:
+        context = context * layer._gate_dense(query)
+    outputs = layer._output_dense(context)
+    if not scores:
+        return outputs
+    return outputs, kops.cast(axes.split_scores(scores[0], query, key), layer.compute_dtype)
+
+
+def attend_list(
+    layer: Any,
+    inputs: list,
+    mask: list | None,
+    training: bool | None,
+    return_scores: bool,
+    causal: bool,
+    dot: bool,
+) -> Any:
+    """The whole call of a layer without heads, on `[query, value]` or `[query, value, key]`.
+
+    Its logits are the products of queries and keys where `dot` says so, or else its own.
+    """
+    layer._validate_inputs(inputs=inputs, mask=mask)
+    query, value, *key = inputs
+    key = key[0] if key else value
+    query_mask, value_mask = (mask or (None, None))[:2]
+    leading = kops.shape(query)[:-2]
+    q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))
+    bias = None
+    if not dot:
+        logits = layer._calculate_scores(query=query, key=key)
+        bias = kops.reshape(logits, (-1, 1, *kops.shape(logits)[-2:]))
+        q, k = kops.zeros_like(q[..., :1]), kops.zeros_like(k[..., :1])
+    elif layer.use_scale:
+        q = q * layer.scale
+    if value_mask is not None:
+        value_mask = kops.reshape(value_mask, (-1, kops.shape(value_mask)[-1]))
+    structure = ops.AttentionMask(causal=causal, key_padding=value_mask)
+    context = ops.attention(
+        q,
+        k,
+        v,
+        mask=structure,
+        bias=bias,
+        scale=1.0,
+        **_dropout(layer, training),
+        return_scores=return_scores,
+    )
+    context, *scores = context if return_scores else (context,)
+    context = kops.reshape(context, (*leading, *kops.shape(context)[1:2], v.shape[-1]))
+    if query_mask is not None:
+        context = kops.where(kops.cast(query_mask, "bool")[..., None], context, 0)
+    if not scores:
+        return context
+    scores = kops.reshape(scores[0], (*leading, *kops.shape(scores[0])[-2:]))
+    return context, kops.cast(scores, layer.compute_dtype)
+
+
+def _dropout(layer: Any, training: bool | None) -> dict[str, Any]:
+    rate = layer.dropout if training else 0.0
+    owner = getattr(layer, "_dropout_layer", layer)
+    return {"dropout": rate, "seed": owner.seed_generator.next() if rate else None}
+
+
+def _plain(layer: Any) -> bool:
+    wanted = layer.flash_attention
+    return (keras.config.is_flash_attention_enabled() if wanted is None else wanted) is False

@@ -1,0 +1,137 @@
+"""Keras' own attention layer with grouped heads, computed by our kernels.
+
+Letters: B batch, T query length, S key length, N query heads, D model width.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_attn._checks import check_rate
+from keras_attn._keras import flatten_layers, register
+from keras_attn.layers.attention import drop_in
+from keras_attn.layers.masking import first_mask
+from keras_attn.layers.sublayers import quantized_parts
+
+
+@register()
+class GroupQueryAttention(keras.layers.GroupQueryAttention):
+    """`keras.layers.GroupQueryAttention` with exact attention in linear memory.
+
+    A drop-in as `MultiHeadAttention` is one, with the same differences from Keras. Keys and values
+    are not repeated for the query heads that share them.
+
+    In models of our own `MultiHeadSelfAttention` and `MultiHeadCrossAttention` have grouped heads
+    too, with positions, a cache and packed rows.
+
+    Args:
+        head_dim: width of each head.
+        num_query_heads: N; and all others up to `seed`, as in Keras.
+        num_key_value_heads: divides N.
+        flash_attention: as in `MultiHeadAttention`.
+
+    Call arguments:
+        query: float `[B, T, D]`.
+        value: and key, query_mask, value_mask, key_mask, attention_mask, return_attention_scores,
+            training, use_causal_mask, as in Keras.
+
+    Masking: as in `MultiHeadAttention`.
+
+    Returns:
+        `[B, T, D]`; if asked for, also the weights, in the compute dtype, `[B, N, T, S]`.
+
+    Raises:
+        ValueError: what Keras refuses; dropout outside [0, 1); a mask that does not fit.
+
+    Source: Ainslie et al. 2023, section 2.2.
+
+    Example:
+    >>> import keras
+    >>> theirs, ours = keras.layers.GroupQueryAttention(3, 4, 2), GroupQueryAttention(3, 4, 2)
+    >>> query, value = keras.ops.ones((1, 4, 5)), keras.ops.ones((1, 3, 5))
+    >>> expected, _ = theirs(query, value), ours(query, value)
+    >>> ours.set_weights(theirs.get_weights())
+    >>> bool(keras.ops.all(keras.ops.abs(ours(query, value) - expected) < 1e-6))
+    True
+    """
+
+    position = None
+    flash_attention: bool | None = None
+
+    def __init__(
+        self,
+        head_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_rate("dropout", dropout)
+        super().__init__(
+            head_dim,
+            num_query_heads,
+            num_key_value_heads,
+            dropout=0.0,  # which Keras refuses beside flash attention
+            use_bias=use_bias,
+            sliding_window=sliding_window,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            use_gate=use_gate,
+            seed=seed,
+            **kwargs,
+        )
+        self.dropout = dropout
+        self.flash_attention = flash_attention
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        """Create the projections."""
+        super().build(query_shape, value_shape, key_shape)
+        for part in flatten_layers(self):
+            part.supports_masking = True  # else they warn of the masks that the inputs carry
+
+    def call(
+        self,
+        query: Any,
+        value: Any,
+        key: Any = None,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        attention_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """Attend from `query` to `key` and `value`."""
+        masks = (query_mask, value_mask, key_mask, attention_mask)
+        flags = (return_attention_scores, training, use_causal_mask)
+        return drop_in.attend(self, query, value, key, *masks, *flags)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The query's mask; none for the weights."""
+        return first_mask(previous_mask)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            **quantized_parts(self),
+            "flash_attention": self.flash_attention,
+        }

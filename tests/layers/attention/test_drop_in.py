@@ -1,0 +1,120 @@
+"""Our drop-ins for the other attention layers of Keras, beside theirs with the same weights.
+
+Letters: B batch, T query length, S key length, D width, N query heads, K key/value heads, H head
+width.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import layers
+from tests.backend import arrays
+
+B, T, S, D, N, K, H = 2, 5, 7, 12, 6, 3, 4
+RNG = np.random.default_rng(0)
+QUERY, VALUE, KEY = (RNG.normal(size=(B, n, D)).astype("float32") for n in (T, S, S))
+MASK = RNG.random((B, T, S)) < 0.6
+MASK[..., 0] = True
+QUERY_MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 1, 1]], "bool")
+VALUE_MASK = np.array([[1, 1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 0, 0, 0]], "bool")
+
+
+def pair(name, shapes, *args, **options):
+    """A layer of theirs and one of ours, built, with the same random weights."""
+    found = [getattr(home, name)(*args, **options) for home in (keras.layers, layers)]
+    for layer in found:
+        layer.build(*shapes)
+    for ours, theirs in zip(found[1].weights, found[0].weights, strict=True):
+        theirs.assign(RNG.normal(size=theirs.shape) / 3)
+        ours.assign(theirs)
+    return found
+
+
+def assert_same(ours, theirs):
+    for one, other in zip(keras.tree.flatten(ours), keras.tree.flatten(theirs), strict=True):
+        np.testing.assert_allclose(arrays(one), arrays(other), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_gate": True, "sliding_window": 2}], ids=str)
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        {"use_causal_mask": True},
+        {"key": KEY, "attention_mask": MASK, "use_causal_mask": True},
+        {"attention_mask": MASK.astype("int32"), "value_mask": VALUE_MASK | True},
+        {"attention_mask": MASK.astype("float32") * 3},
+    ],
+    ids=lambda call: "-".join(call),
+)
+def test_grouped_heads(options, scores, call):
+    shapes = (QUERY.shape, VALUE.shape)
+    theirs, ours = pair("GroupQueryAttention", shapes, H, N, K, **options)
+    call = call | {"return_attention_scores": scores}
+    assert_same(ours(QUERY, VALUE, **call), theirs(QUERY, VALUE, **call))
+
+
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Attention", {}),
+        ("Attention", {"use_scale": True}),
+        ("Attention", {"score_mode": "concat"}),
+        ("Attention", {"score_mode": "concat", "use_scale": True}),
+        ("AdditiveAttention", {}),
+        ("AdditiveAttention", {"use_scale": False}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("keys", "masks", "causal"),
+    [
+        (False, None, True),
+        (True, [QUERY_MASK, VALUE_MASK], False),
+        (True, [QUERY_MASK, VALUE_MASK, None], True),
+        (False, [None, VALUE_MASK], False),
+    ],
+    ids=str,
+)
+def test_attention_of_a_list(name, options, keys, masks, causal, scores):
+    inputs = [QUERY, VALUE, KEY] if keys else [QUERY, VALUE]
+    theirs, ours = pair(name, ([x.shape for x in inputs],), **options)
+    call = {"mask": masks, "use_causal_mask": causal, "return_attention_scores": scores}
+    assert_same(ours(inputs, **call), theirs(inputs, **call))
+
+
+@pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
+def test_a_list_with_more_axes_or_fewer(name):
+    for shape in ((2, 3, T, D), (T, D)):
+        query, value = RNG.normal(size=shape), RNG.normal(size=(*shape[:-2], S, D))
+        theirs, ours = pair(name, ([query.shape, value.shape],))
+        call = {"use_causal_mask": len(shape) > 2, "return_attention_scores": True}
+        assert_same(ours([query, value], **call), theirs([query, value], **call))
+
+
+@pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
+def test_a_query_of_a_list_that_may_attend_to_nothing_gets_zeros(name):
+    _, ours = pair(name, ([QUERY.shape, VALUE.shape],))
+    mask = [None, np.zeros((B, S), "bool")]
+    context, scores = ours([QUERY, VALUE], mask=mask, return_attention_scores=True)
+    np.testing.assert_array_equal(arrays(context), 0)
+    np.testing.assert_array_equal(arrays(scores), 0)
+
+
+def test_the_masks_of_the_tensors_count_and_go_on():
+    ids = np.array([[3, 1, 4, 1, 0], [2, 7, 0, 0, 0]])
+    hidden = keras.layers.Embedding(9, D, mask_zero=True)(ids)
+    for layer, inputs in (
+        (layers.GroupQueryAttention(H, N, K), (hidden, hidden)),
+        (layers.Attention(), ([hidden, hidden],)),
+    ):
+        outputs, scores = layer(*inputs, return_attention_scores=True)
+        hides = np.broadcast_to((ids == 0)[:, None], (B, 5, 5))
+        scores = arrays(scores).reshape(B, -1, 5, 5)[:, 0]
+        np.testing.assert_array_equal(scores[hides], 0)
+        pooled = arrays(keras.layers.GlobalAveragePooling1D()(outputs))
+        expected = [arrays(outputs)[row, : (ids[row] > 0).sum()].mean(0) for row in range(B)]
+        np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-5)
