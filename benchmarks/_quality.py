@@ -47,7 +47,7 @@ def compare(
     """Train each side with each seed in turn as the example does, and keep its scores.
 
     Args:
-        arguments: of `parser`.
+        arguments: arguments of `parser`.
         example: the module that tells `LEARNING_RATE` and `compile_model`.
         builders: what builds the model of each side.
         stream: the endless training data of a seed.

@@ -81,7 +81,7 @@ def layer_wise(rate: float, steps: int, encoder: keras.Model) -> keras.optimizer
 
 
 def shared_words(examples) -> np.ndarray:
-    """The share of a pair's words that both have."""
+    """The fraction of a pair's words that both have."""
     words = [
         (set(first.lower().split()), set(second.lower().split())) for first, second, _ in examples
     ]

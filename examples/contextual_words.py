@@ -125,7 +125,7 @@ def vectors(
 
 
 def measure(found: np.ndarray, senses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each layer: mean cosine in one sense, between senses, and how often the nearest agrees."""
+    """For each layer: mean cosine in a sense, between senses, and how often the nearest agrees."""
     unit = found / np.linalg.norm(found, axis=-1, keepdims=True)
     cosines = unit @ unit.swapaxes(-1, -2)  # [layers + 1, sentences, sentences]
     other = ~np.eye(len(senses), dtype=bool)

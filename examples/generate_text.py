@@ -83,7 +83,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size: int) -> float:
-    """Of a model that knows only how often each token occurs."""
+    """The loss of a model that knows only how often each token occurs."""
     counts = np.bincount(train.reshape(-1), minlength=vocabulary_size) + 1.0
     return float(np.exp(-np.log(counts / counts.sum())[held_out[:, 1:]].mean()))
 

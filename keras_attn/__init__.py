@@ -1,7 +1,7 @@
 """Attention and Transformer layers for Keras 3.
 
-Importing it registers every layer, loss, metric and schedule that a saved file may need. The rooms
-`export` and `visualization`, which need more than Keras, are imported on use.
+Importing it registers every layer, loss, metric and schedule that a saved file may need. The
+packages `export` and `visualization`, which need more than Keras, are imported on use.
 """
 
 import importlib

@@ -64,8 +64,8 @@ def check_shape(name: str, shape: Any, *, broadcast: bool = False, **axes: Any) 
     """Raise unless a shape has these axes.
 
     Args:
-        name: of the argument.
-        shape: of the tensor; entries may be None.
+        name: name of the argument.
+        shape: shape of the tensor; entries may be None.
         broadcast: whether an axis may have length 1 instead.
         **axes: the name of each axis and the size that it must have; None for any size.
     """
@@ -85,7 +85,7 @@ def to_mask(name: str, mask: Any, **axes: Any) -> Any:
     """A mask, or ids, given as a tensor or as nested lists: a tensor of the shape `axes`, or None.
 
     Args:
-        name: of the argument.
+        name: name of the argument.
         mask: the tensor, or None.
         **axes: as in `check_shape`; an axis may have length 1 instead.
     """

@@ -26,7 +26,7 @@ def compiled(
     A tf.function on TensorFlow, jitted on JAX; torch runs it as it is, without gradients.
 
     Args:
-        function: of tensors, numpy arrays and nests of them.
+        function: takes tensors, numpy arrays and nests of them.
         variables: the weights that it reads, so that a change of theirs is seen.
         xla: whether XLA compiles it on TensorFlow too; each shape then compiles anew.
 
@@ -48,7 +48,7 @@ def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
         step: function of the index of a step and the carry, giving the new carry and the outputs of
             the step, a tuple of tensors.
         carry: nested tensors before the first step.
-        dtypes: of the outputs.
+        dtypes: dtypes of the outputs.
 
     Returns:
         The carry after the last step, and the outputs of all steps, stacked.

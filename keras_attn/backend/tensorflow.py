@@ -84,7 +84,7 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
     """`function(tensors)`; in a graph, a call of one traced function for each identity.
 
     Args:
-        function: of a nest of tensors.
+        function: takes a nest of tensors.
         identity: equal for functions that do the same with tensors of the same shapes and dtypes.
         tensors: a nest of tensors and None.
     """

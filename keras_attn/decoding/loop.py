@@ -160,7 +160,7 @@ def prepare(
     known = all(isinstance(size, int) for size in (room, longest, length))
     if known and (room > length or room <= longest):
         raise ValueError(
-            f"`cache` must have room for {longest} prompt tokens and `max_new_tokens`, got length "
+            f"`cache` must have space for {longest} prompt tokens and `max_new_tokens`, got length "
             f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
         )
     lengths = _lengths(prompt_lengths, batch, longest)
@@ -175,7 +175,7 @@ def begin(step: Step, prompts: Prompts, cache: Any, context: Any, prefill: bool)
     """The position at which the loop starts, and the cache there.
 
     With `prefill` one step takes all prompt tokens but each row's last. A shorter row's padding is
-    cached too; nobody sees it before the row's own tokens replace it.
+    cached too; no query sees it before the row's own tokens replace it.
     """
     if not prefill:
         return ops.zeros((), "int32"), cache

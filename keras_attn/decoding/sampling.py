@@ -90,7 +90,7 @@ def draw(probabilities: Any, uniform: Any) -> Any:
 def uniform(seeds: Any, position: Any) -> Any:
     """A number in [0, 1) for each seed `[B]` at that position, the same on every backend.
 
-    Backends draw for a batch as a whole, so that a row's draw depends on its neighbours; this
+    Backends draw for a whole batch, so that a row's draw depends on its neighbours; this
     mixes the bits of seed and position instead (the finalizer of MurmurHash3, twice).
     """
     mixed = _mix(_mix(seeds) + ops.cast(position, "int32"))

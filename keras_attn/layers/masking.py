@@ -45,7 +45,7 @@ def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
 
 
 def to_attention_mask(mask: Any, batch: Any, heads: Any, queries: Any, keys: Any) -> Any:
-    """A user's `attention_mask`, of two to four axes, as `[B or 1, N or 1, T, S]`; None of None."""
+    """A user's `attention_mask` of two to four axes as `[B or 1, N or 1, T, S]`, or None."""
     if mask is None:
         return None
     mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)

@@ -65,7 +65,7 @@ class Projection(keras.layers.Dense):
         return ops.dense(inputs, self.kernel, self.bias, self.activation)
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> Any:
-        """As `Dense.quantize`, which refuses any subclass unless told not to look."""
+        """Like `Dense.quantize`, which refuses any subclass unless told not to look."""
         return super().quantize(mode, type_check=False, config=config)
 
 

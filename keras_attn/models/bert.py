@@ -37,8 +37,8 @@ def encoder(
         window: restricts self-attention to positions less than this far away.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
-        dtype: of the layers, a name or a Keras dtype policy.
-        name: of the model.
+        dtype: dtype of the layers, a name or a Keras dtype policy.
+        name: name of the model.
         **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
 
     Raises:
@@ -125,7 +125,7 @@ def pretraining(
 
     Args:
         size: a `BertSize` or the name of one.
-        name: of the model.
+        name: name of the model.
         **options: as in `encoder`.
 
     Example:
@@ -143,8 +143,8 @@ def with_pretraining_heads(
 
     Args:
         encoder: with outputs sequence_output and pooled_output.
-        name: of the model.
-        activation: of the masked-LM head; defaults to that of the encoder's blocks.
+        name: name of the model.
+        activation: activation of the masked-LM head; defaults to that of the encoder's blocks.
     """
     found = parts.of(encoder)
     embedding, blocks, pooler = found.encoder.embedding, found.encoder.blocks, found.pooler
@@ -173,8 +173,8 @@ def encoder_of(
     Without pooled_output, where the model has no pooler.
 
     Args:
-        model: of `keras_attn.models.bert` or `bert_tasks`.
-        name: of the encoder.
+        model: a model of `keras_attn.models.bert` or `bert_tasks`.
+        name: name of the encoder.
         hidden_states: as in `encoder`.
 
     Raises:

@@ -31,8 +31,8 @@ def classifier(
         encoder: with outputs sequence_output and pooled_output.
         num_classes: how many logits.
         pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output.
-        dropout: share of the pooled vector that is zeroed in training.
-        name: of the model.
+        dropout: fraction of the pooled vector that is zeroed in training.
+        name: name of the model.
 
     Raises:
         ValueError: an encoder without the output that is needed, an unknown pooling.
@@ -63,7 +63,7 @@ def regressor(
         encoder: and the others, as in `classifier`.
         pooling: as in `classifier`.
         dropout: as in `classifier`.
-        name: of the model.
+        name: name of the model.
 
     Source: Devlin et al. 2019, section 4.1 (STS-B).
     """
@@ -78,8 +78,8 @@ def tagger(
     Args:
         encoder: with output sequence_output.
         num_classes: how many tags.
-        dropout: share of the sequence output that is zeroed in training.
-        name: of the model.
+        dropout: fraction of the sequence output that is zeroed in training.
+        name: name of the model.
 
     Source: Devlin et al. 2019, section 5.3.
 
@@ -101,8 +101,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
 
     Args:
         encoder: with output sequence_output.
-        dropout: share of the sequence output that is zeroed in training.
-        name: of the model.
+        dropout: fraction of the sequence output that is zeroed in training.
+        name: name of the model.
 
     Source: Devlin et al. 2019, sections 4.2 and 4.3.
 
@@ -134,8 +134,8 @@ def multiple_choice(
     Args:
         encoder: with output pooled_output.
         num_choices: C.
-        dropout: share of the pooled vectors that is zeroed in training.
-        name: of the model.
+        dropout: fraction of the pooled vectors that is zeroed in training.
+        name: name of the model.
 
     Source: Devlin et al. 2019, section 4.4.
 
@@ -167,8 +167,9 @@ def masked_lm(
 
     Args:
         encoder: with output sequence_output; its token matrix is the output's too.
-        activation: of the head, a name or a function; defaults to that of the encoder's blocks.
-        name: of the model.
+        activation: activation of the head, a name or a function; defaults to that of the encoder's
+            blocks.
+        name: name of the model.
 
     Source: Devlin et al. 2019, section 3.1, task 1.
     """
@@ -191,7 +192,7 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
 
     Args:
         encoder: with output pooled_output.
-        name: of the model.
+        name: name of the model.
 
     Source: Devlin et al. 2019, section 3.1, task 2.
     """

@@ -39,8 +39,8 @@ def decoder(
         window: restricts attention to positions less than this far back.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
-        dtype: of the layers, a name or a Keras dtype policy.
-        name: of the model.
+        dtype: dtype of the layers, a name or a Keras dtype policy.
+        name: name of the model.
         **overrides: fields of the size to replace, such as `vocabulary_size=8000`.
 
     Raises:

@@ -45,8 +45,9 @@ def packed(model: keras.Model) -> keras.Model:
     gives for a sequence becomes `[B, S, ...]`.
 
     Args:
-        model: of `models.gpt`, or of `models.bert` or `models.bert_tasks`: a classifier, regressor
-            or next-sentence model on the pooler, a tagger, a masked LM, the pre-training model.
+        model: one of `models.gpt`, or of `models.bert` or `models.bert_tasks`: a classifier,
+            regressor or next-sentence model on the pooler, a tagger, a masked LM, the pre-training
+            model.
 
     Raises:
         ValueError: a layer or an operation that would mix the sequences of a row, such as a mean

@@ -23,12 +23,12 @@ class Stack:
     """An encoder or a decoder: what makes vectors `[B, T, D]` of ids.
 
     Args:
-        embedding: of the tokens. Encoder and decoder of a Transformer share one.
+        embedding: the layer of the token vectors. Encoder and decoder of a Transformer share one.
         blocks: in the order in which they run; the recurrent layer of `models.rnn_attention`.
         position: the layer of the positions; `keras.layers.Identity` where each block has its own,
             None where a recurrent layer needs none.
         norm: behind the last block, where there is one.
-        dropout: of the embeddings, where it is a layer of its own.
+        dropout: the layer that drops embeddings, where it is a layer of its own.
     """
 
     embedding: keras.layers.Layer
@@ -43,14 +43,14 @@ class Parts:
     """The layers of a model of this package by what they do; None where it has no such layer.
 
     Args:
-        encoder: of BERT, of a Transformer, of the recurrent model.
-        decoder: of a GPT, of a Transformer, of the recurrent model.
+        encoder: that of BERT, of a Transformer, of the recurrent model.
+        decoder: that of a GPT, of a Transformer, of the recurrent model.
         pooler: the dense layer that BERT puts on the first vector.
         pooler_dropout: the layer in front of it that zeroes some of its inputs in training.
         head: the layer that gives the logits, or a dict of them.
-        bridges: of the recurrent model, from the encoder's last state to the decoder's first, one
-            for each state of the cell.
-        readout: of the recurrent model, the dense layer before the head.
+        bridges: the recurrent model's layers from the encoder's last state to the decoder's first,
+            one for each state of the cell.
+        readout: the recurrent model's dense layer before the head.
     """
 
     encoder: Stack | None = None

@@ -36,17 +36,17 @@ def encoder_decoder(
     request attention_scores `[B, T, S]`.
 
     Args:
-        vocabulary_size: of the source, and of the target too unless that is given.
-        target_vocabulary_size: V.
+        vocabulary_size: size of the source vocabulary.
+        target_vocabulary_size: V; defaults to `vocabulary_size`.
         embedding_dim: width of the embeddings and of the layer before the logits.
         units: U, width of each direction of the encoder, of the decoder's cell and of the
             attention.
         attention: "bahdanau", "luong" (general score), "local_p", or an attention layer. Bahdanau's
             query is the state before a step, any other's the state after it.
         cell: the decoder's recurrent cell; defaults to a GRUCell.
-        dropout: share of the embeddings and of the decoder's outputs zeroed in training.
+        dropout: fraction of the embeddings and of the decoder's outputs zeroed in training.
         attention_scores: whether the model returns the weights too.
-        name: of the model.
+        name: name of the model.
 
     Raises:
         ValueError: an unknown attention; the message lists the known ones.

@@ -44,13 +44,13 @@ def attention(
         value: float `[B, S, K, Hv]`.
         mask: an `AttentionMask`; None lets every query see every key.
         bias: float, broadcastable to `[B, N, T, S]`, or a `PositionBias`; added to the logits.
-        scale: of the logits; `1 / sqrt(H)` unless given.
-        dropout: share of the weights that is zeroed, in [0, 1).
+        scale: scale of the logits; defaults to `1 / sqrt(H)`.
+        dropout: fraction of the weights that is zeroed, in [0, 1).
         seed: integer tensor `[2]`; needed where `dropout > 0`.
         return_scores: also return the weights, before dropout.
         kernel: "auto", or the name of one (`keras_attn.ops.kernels`).
-        block_size: how many rows of queries a chunked kernel computes at once; fits the shapes
-            unless given.
+        block_size: how many queries a chunked kernel computes at once; defaults to a number that
+            fits the shapes.
 
     Returns:
         The context `[B, T, N, Hv]` in the query's dtype; with `return_scores` also the weights,
@@ -119,7 +119,7 @@ def _check(
         )
     if key.shape[2] != value.shape[2] or query.shape[2] % key.shape[2]:
         raise ValueError(
-            "`key` and `value` must have equally many heads, which divide the query's, got "
+            "`key` and `value` must have the same number of heads, which divides the query's, got "
             f"query {query.shape[2]}, key {key.shape[2]}, value {value.shape[2]}"
         )
     if not 0 <= dropout < 1:

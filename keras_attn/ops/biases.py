@@ -33,8 +33,8 @@ class PositionBias(NamedTuple):
 def alibi_slopes(num_heads: int) -> np.ndarray:
     """ALiBi's slope for each head, float64 `[N]` (Press et al. 2022, section 3).
 
-    A geometric sequence from `2^(-8/N)`; for N that is no power of two, the sequence of the power
-    below, followed by every other slope of the power above.
+    A geometric sequence from `2^(-8/N)`; for an N that is not a power of two, the sequence of the
+    power below, followed by every other slope of the power above.
 
     >>> alibi_slopes(4).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625]

@@ -35,7 +35,7 @@ def linear_cross_entropy(
         bias: float `[V]`, or None.
         labels: int `[R]`; a row with a negative label does not count.
         weights: float `[R]`, or None for 1; a row of weight 0 does not count.
-        label_smoothing: the share of the target spread evenly over the vocabulary, in [0, 1).
+        label_smoothing: the fraction of the target spread evenly over the vocabulary, in [0, 1).
         chunk_size: the most rows in a chunk; from as many on, a chunk has at least half of them.
             Fewer than 512 cost time, as each chunk adds to the gradient `[V, D]`.
 
@@ -44,7 +44,7 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: shapes that do not fit, labels outside of the vocabulary, no integer labels, a
-            smoothing outside [0, 1), a chunk size that is no positive integer.
+            smoothing outside [0, 1), a chunk size that is not a positive integer.
 
     Source: Szegedy et al. 2016, section 7 (smoothing).
 

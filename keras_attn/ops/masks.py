@@ -17,7 +17,7 @@ class AttentionMask:
     Args:
         causal: query `i` sees keys `j <= i + query_offset`.
         window: query `i` sees keys with `|i + query_offset - j| < window`.
-        key_padding: bool `[B, S]`, False at keys that nobody may attend to.
+        key_padding: bool `[B, S]`, False at keys that no query may attend to.
         query_padding: bool `[B, T]`, False at queries that may attend to nothing.
         query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).
         key_sequence_ids: int `[B, S]`, given together with `query_sequence_ids`.
@@ -26,7 +26,7 @@ class AttentionMask:
             not zero only when decoding with a cache.
 
     Raises:
-        ValueError: a window that is no positive integer, sequence ids without their partner,
+        ValueError: a window that is not a positive integer, sequence ids without their partner,
             or a part of the wrong rank.
 
     Example:
@@ -92,7 +92,7 @@ class AttentionMask:
         return not (isinstance(self.query_offset, int) and self.query_offset == 0)
 
     def without_query_padding(self) -> tuple:
-        """The query padding, and the mask without it: padded queries are cheaper put out later."""
+        """The query padding, and the mask without it: padded queries are cheaper zeroed later."""
         return self.query_padding, dataclasses.replace(self, query_padding=None)
 
     def visible_keys(self) -> Any:

@@ -20,7 +20,7 @@ def sinusoids(
         positions: int or float, any shape `[...]`.
         dim: D, the width; even.
         max_wavelength: `w`; wavelengths run from 2 pi to 2 pi w.
-        dtype: of the computation and of the result.
+        dtype: dtype of the computation and of the result.
 
     Returns:
         float `[..., D]`.

@@ -24,9 +24,9 @@ def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
     """Uniform numbers in [0, 1).
 
     Args:
-        shape: of the result; entries may be tensors in a graph.
+        shape: shape of the result; entries may be tensors in a graph.
         seed: integer tensor `[2]`, as `SeedGenerator.next()` gives it.
-        dtype: of the result.
+        dtype: dtype of the result.
     """
     return keras.random.uniform(shape, dtype=dtype, seed=_Fixed(seed))
 

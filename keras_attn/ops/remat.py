@@ -22,7 +22,7 @@ def remat(
     computations draw from them.
 
     Args:
-        function: of tensors and nests of them; other arguments are constants.
+        function: takes tensors and nests of them; other arguments are constants.
         weights: every variable that it reads.
         states: every variable that it reads and assigns, such as the state of a seed generator.
 

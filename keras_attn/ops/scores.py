@@ -11,7 +11,7 @@ from keras import ops
 
 
 def dot(query: Any, key: Any) -> Any:
-    """`q . k`, for queries and keys of one width.
+    """`q . k`, for queries and keys of the same width.
 
     Args:
         query: float `[B, T, D]`.
@@ -113,7 +113,7 @@ def concat(query: Any, key: Any, kernel: Any, scale: Any) -> Any:
 
 
 def location(query: Any, key: Any, kernel: Any) -> Any:
-    """`W q`: one logit for each place of the memory, whatever stands there.
+    """`W q`: one logit for each position of the memory, whatever it holds.
 
     Args:
         query: float `[B, T, Dq]`.
@@ -175,10 +175,10 @@ def weight_shapes(
     """Name and shape of each weight that a score takes, for the layer that owns them.
 
     Args:
-        name: of the score.
+        name: name of the score.
         query_dim: Dq.
         key_dim: Dk.
-        units: U of "additive" and "concat"; the query's width unless given.
+        units: U of "additive" and "concat"; defaults to the query's width.
         max_length: L of "location", which needs it.
 
     Raises:
@@ -211,6 +211,6 @@ def weight_shapes(
 def _check_same_width(query: Any, key: Any) -> None:
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
-            "`query` and `key` must have one width for a dot product, "
+            "`query` and `key` must have the same width for a dot product, "
             f"got {query.shape[-1]} and {key.shape[-1]}"
         )

@@ -176,7 +176,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
     Args:
         logits: float `[B, T, S]`. In training, noise added to them makes the choices sharp.
         mask: see the module; a key that is not allowed is passed by.
-        previous: weights `[B, S]` of the query before; unless given, the walk begins at key 0.
+        previous: weights `[B, S]` of the query before; without them the walk begins at key 0.
         mode: "parallel" (the paper's cumulative products: fast, for training), "recursive" (exact
             key by key, slower), or "hard" (inference: stops where the logit is above 0).
 

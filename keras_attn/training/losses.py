@@ -24,8 +24,8 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         ignore_class: label of positions that do not count, such as padding, or None.
         reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the positions
             that count, weighted by `sample_weight` if one is given.
-        name: of the loss.
-        dtype: of the computation, float32 by default. Labels stay exact in half precision too.
+        name: name of the loss.
+        dtype: dtype of the computation, defaults to float32. Labels stay exact in half precision.
 
     Call arguments:
         y_true: int `[...]` or `[..., 1]`, each in [0, V) or `ignore_class`.

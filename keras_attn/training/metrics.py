@@ -15,15 +15,15 @@ from keras_attn.training.losses import squeeze_labels
 
 @register()
 class Perplexity(keras.metrics.Mean):
-    """The exponential of the mean cross entropy: among how many tokens the model hesitates.
+    """The exponential of the mean cross entropy: the number of equally likely tokens.
 
     `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset, each
-    of equal right whatever the length of its batch. (Keras' own crossentropy metrics average a row
-    first, and count ignored positions as losses of zero.)
+    with the same weight whatever the length of its batch. (Keras' own crossentropy metrics average
+    a row first, and count ignored positions as losses of zero.)
 
     Args:
-        name: of the metric.
-        dtype: of the state and result.
+        name: name of the metric.
+        dtype: dtype of the state and result.
         from_logits: whether `y_pred` holds logits; otherwise probabilities.
         ignore_class: label of positions that do not count, or None.
 

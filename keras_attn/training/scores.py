@@ -24,7 +24,7 @@ class PredictionScores(keras.callbacks.Callback):
         inputs: what `model.predict` takes, always in the same order.
         score: from the predictions, arrays as `model.predict` gives them, to a dict of numbers.
         prefix: before each name in the logs.
-        batch_size: of the prediction, as `model.predict` takes it.
+        batch_size: batch size of the prediction, as `model.predict` takes it.
 
     Example:
     >>> import keras, numpy as np
@@ -164,7 +164,8 @@ def best_spans(
     start, end = np.asarray(start, "float64"), np.asarray(end, "float64")
     if start.ndim != 1 or start.shape != end.shape:
         raise ValueError(
-            f"`start` and `end` must be rows of one length, got shapes {start.shape}, {end.shape}"
+            "`start` and `end` must be rows of the same length, "
+            f"got shapes {start.shape}, {end.shape}"
         )
     if max_length <= 0 or n_best <= 0:
         raise ValueError(
@@ -226,7 +227,7 @@ def span_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) ->
     """
     if len(predictions) != len(answers) or not predictions:
         raise ValueError(
-            "`predictions` and `answers` must be equally many, one or more, got "
+            "`predictions` and `answers` must have the same length, at least 1, got "
             f"{len(predictions)} and {len(answers)}"
         )
     scores = {}
@@ -266,7 +267,7 @@ def correlation_scores(true: Sequence[float], predicted: Sequence[float]) -> dic
     true, predicted = (np.ravel(np.asarray(row, "float64")) for row in (true, predicted))
     if len(true) != len(predicted) or len(true) < 2:
         raise ValueError(
-            "`true` and `predicted` must hold two numbers or more, and equally many, "
+            "`true` and `predicted` must have the same length, at least 2, "
             f"got {len(true)} and {len(predicted)}"
         )
     return {

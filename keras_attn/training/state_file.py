@@ -28,7 +28,7 @@ def write(path: pathlib.Path, variables: list, generators: dict, record: dict) -
     """Write all to `path`, atomically.
 
     Args:
-        path: of the file.
+        path: path of the file.
         variables: whose values are written.
         generators: arrays by name, the state of random generators.
         record: anything that JSON can hold.
@@ -52,7 +52,7 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict, dict]:
     """The description and value of each variable in `path`, the generators, and the record.
 
     Raises:
-        ValueError: the file is damaged, or no file of ours.
+        ValueError: the file is damaged, or not a training checkpoint.
     """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:

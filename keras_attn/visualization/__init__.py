@@ -1,4 +1,4 @@
-"""To look at attention."""
+"""Attention weights as pictures, pages and models."""
 
 from keras_attn.visualization.capture import attention_model
 from keras_attn.visualization.heatmap import heatmap

@@ -49,13 +49,13 @@ def heatmap(
     installed font can draw a token, a warning names the characters and the fonts that can.
 
     Args:
-        path: of the PNG.
+        path: path of the PNG.
         weights: float `[T, S]`, or `[N, T, S]` for a grid of heads.
         queries: T tokens, each a string, bytes or a number.
         keys: S tokens; defaults to the queries.
-        titles: of the N heads; defaults to their numbers.
-        title: of the whole.
-        columns: how many heads stand side by side.
+        titles: titles of the N heads; defaults to their numbers.
+        title: title of the picture.
+        columns: how many heads there are in a row.
 
     Raises:
         ValueError: weights of another rank, empty or not finite, or tokens or titles that are not

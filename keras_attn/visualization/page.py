@@ -52,11 +52,11 @@ def page(
     One file: the weights, the style and the script are inside. It needs a browser of 2023 or later.
 
     Args:
-        path: of the HTML file.
+        path: path of the HTML file.
         weights: name of a layer to its weights `[N, T, S]`, or `[T, S]` of a layer without heads.
         tokens: those on both axes of every layer, or name of a layer to (T queries, S keys). Each
             is a string, bytes or a number.
-        title: of the page.
+        title: title of the page.
 
     Returns:
         A `Page`, which a notebook shows.
@@ -117,7 +117,7 @@ def rollout(weights: Sequence[Any]) -> np.ndarray:
     I) / 2`, its rows divided by their sums, and the rollout is the product `A_l ... A_1 A_0`.
 
     Args:
-        weights: of the layers' self-attention, the first first, each `[N, T, T]` or `[T, T]`.
+        weights: those of the self-attention of each layer, in order, each `[N, T, T]` or `[T, T]`.
 
     Source: Abnar and Zuidema 2020, section 3.
 

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint directory."""
+"""What a checkpoint directory contains."""
 
 import dataclasses
 from collections.abc import Iterable

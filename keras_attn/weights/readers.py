@@ -1,4 +1,4 @@
-"""Named arrays, wherever they lie: safetensors files, a TensorFlow 1 checkpoint, a Keras model."""
+"""Named arrays from safetensors files, a TensorFlow 1 checkpoint or a Keras model."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ class Source:
     """The arrays of a checkpoint; each is read only when asked for.
 
     Args:
-        title: how error texts call it.
+        title: its name in error messages.
         shapes: by name.
         read: gives the array of a name.
     """
@@ -57,7 +57,7 @@ def read_safetensors(directory: Path) -> Source:
         try:
             handle = safetensors.safe_open(file, framework="np")
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is no complete safetensors file: {error}") from error
+            raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
         for name in handle.keys():  # noqa: SIM118 (it is no mapping)
             homes[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
@@ -92,7 +92,7 @@ def read_tensorflow(prefix: Path) -> Source:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{prefix} is no complete TensorFlow checkpoint: {error}") from error
+        raise ValueError(f"{prefix} is not a complete TensorFlow checkpoint: {error}") from error
     shapes = {name: tuple(s) for name, s in reader.get_variable_to_shape_map().items()}
     read(max(shapes))  # the arrays lie in the order of their names: a short file lacks the last
     return Source(str(prefix), shapes, read)

@@ -25,7 +25,7 @@ def empty(rows):
 
 
 def log_probabilities(tokens):
-    """Of the token after these, in float64 numpy."""
+    """Log-probabilities of the token after these, in float64 numpy."""
     logits = sum(TABLE[place, token].astype("float64") for place, token in enumerate(tokens))
     logits = logits - logits.max()
     return logits - np.log(np.exp(logits).sum())

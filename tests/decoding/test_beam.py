@@ -209,7 +209,7 @@ def test_compiled_as_a_whole():
     [
         ({"beams": 0}, "`beams` must be positive, got 0"),
         ({"stop_token_ids": (V,)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
-        ({"max_new_tokens": 8}, "`cache` must have room for 4 prompt tokens"),
+        ({"max_new_tokens": 8}, "`cache` must have space for 4 prompt tokens"),
         ({"prompts": PROMPTS[:, :0]}, "at least one token in each row"),
     ],
 )

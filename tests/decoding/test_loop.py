@@ -137,7 +137,7 @@ def test_a_sampler_of_keras_hub_serves():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 7}, "`cache` must have room for 5 prompt tokens .* length 11 for 7"),
+        ({"max_new_tokens": 7}, "`cache` must have space for 5 prompt tokens .* length 11 for 7"),
         ({"max_new_tokens": 0}, "`max_new_tokens` must be positive, got 0"),
         ({"prompts": PROMPTS[:, :0]}, r"at least one token in each row, got shape \(3, 0\)"),
         ({"prompts": PROMPTS[0]}, r"`prompt_ids` must have shape .* got shape \(5,\)"),

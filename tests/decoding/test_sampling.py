@@ -15,7 +15,7 @@ MANY = 4001
 
 
 def drawn(**options):
-    """The share of each token among many draws from LOGITS."""
+    """The fraction of each token among many draws from LOGITS."""
 
     def step(token_ids, index, cache, context):
         return ops.broadcast_to(LOGITS, (MANY, 5)), cache

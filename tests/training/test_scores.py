@@ -93,7 +93,7 @@ def test_the_best_of_the_answers_counts_and_no_answer_is_an_answer():
 
 
 def test_questions_and_answers_of_unequal_number():
-    with pytest.raises(ValueError, match="must be equally many, one or more, got 1 and 2"):
+    with pytest.raises(ValueError, match="must have the same length, at least 1, got 1 and 2"):
         span_scores(["a"], [["a"], ["b"]])
     with pytest.raises(ValueError, match="got 0 and 0"):
         span_scores([], [])
@@ -117,7 +117,7 @@ def test_best_spans_equal_a_search_through_all():
 
 @pytest.mark.filterwarnings("ignore:`best_spans`:DeprecationWarning")
 def test_best_spans_bad_arguments():
-    with pytest.raises(ValueError, match=r"rows of one length, got shapes \(2,\), \(3,\)"):
+    with pytest.raises(ValueError, match=r"rows of the same length, got shapes \(2,\), \(3,\)"):
         best_spans(np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="must be positive, got 0 and 1"):
         best_spans(np.zeros(2), np.zeros(2), max_length=0)
@@ -139,7 +139,7 @@ def test_correlation_of_equal_numbers():
 
 
 def test_correlation_of_one_number():
-    with pytest.raises(ValueError, match="two numbers or more, and equally many, got 1 and 1"):
+    with pytest.raises(ValueError, match="the same length, at least 2, got 1 and 1"):
         correlation_scores([1], [1])
 
 

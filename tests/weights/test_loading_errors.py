@@ -170,13 +170,13 @@ def test_another_kind_of_bert(key, value, directory):
 def test_truncated(size, directory):
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    fails(directory, "model.safetensors is no complete safetensors file")
+    fails(directory, "model.safetensors is not a complete safetensors file")
 
 
 def test_missing_shard(directory):
     content = {"weight_map": {WORDS: "model-00001-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(content))
-    fails(directory, "model-00001-of-00002.safetensors is no complete safetensors file")
+    fails(directory, "model-00001-of-00002.safetensors is not a complete safetensors file")
 
 
 def test_unused_names(directory):

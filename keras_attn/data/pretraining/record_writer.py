@@ -70,7 +70,7 @@ def write_records(
             least one, unless that is 0.
         held_out: the fraction of documents in the split "held_out", in [0, 1).
         seed: an integer; the same seed, files and shards give the same records.
-        beam_options: of Beam's pipeline, such as `["--runner=DataflowRunner", ...]`; defaults to
+        beam_options: for Beam's pipeline, such as `["--runner=DataflowRunner", ...]`; defaults to
             all cores of this machine.
 
     Raises:

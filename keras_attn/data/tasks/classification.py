@@ -144,7 +144,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
         A dict: `label` strings `[B]`; `probabilities` float32 `[B, C]`.
 
     Raises:
-        ValueError: there is no label, or not one for each logit.
+        ValueError: `labels` is empty, or not one for each logit.
 
     Example:
     >>> answer = ClassificationPostprocessor(["no", "yes"])([[0.0, 1.0]], {})

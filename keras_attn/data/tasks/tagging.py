@@ -143,7 +143,7 @@ class TaggingPostprocessor(PostprocessorLayer):
         `probabilities` float32 `[B, T, C]`.
 
     Raises:
-        ValueError: there is no label, or not one for each logit.
+        ValueError: `labels` is empty, or not one for each logit.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]

@@ -29,7 +29,7 @@ class Client:
         retries: how often to try again where the server is not there or busy.
         label: in place of `version` the label that the server's configuration gives one.
         headers: a dict sent with each request, such as {"authorization": "Bearer ..."}.
-        ca_file: of PEM certificates to trust, for https and grpcs; defaults to the system's.
+        ca_file: PEM certificates to trust, for https and grpcs; defaults to the system's.
         certificate: the paths of the client's own PEM certificate and private key.
 
     Raises:

@@ -17,7 +17,7 @@ class AttentionAxes:
 
     Args:
         attended: A, axes of the inputs, from 1 on; positions are counted along them in this order.
-        rank: of the inputs `[B, F and A mixed, D]`.
+        rank: rank of the inputs `[B, F and A mixed, D]`.
     """
 
     def __init__(self, attended: tuple[int, ...], rank: int) -> None:
@@ -26,7 +26,7 @@ class AttentionAxes:
         self._trivial = rank == 3 and not self.free
 
     def merge(self, tensor: Any) -> Any:
-        """`[B F, T, ...]` of `[B, F and A mixed, ...]`."""
+        """`[B, F and A mixed, ...]` to `[B F, T, ...]`."""
         if self._trivial:
             return tensor
         count = 1 + len(self.free) + len(self.attended)
@@ -38,7 +38,7 @@ class AttentionAxes:
         return ops.reshape(tensor, (rows, length, *(shape[axis] for axis in rest)))
 
     def split(self, tensor: Any, like: Any) -> Any:
-        """`[B, F and A mixed, ...]` of `[B F, T, ...]`, where `like` is one of the inputs."""
+        """`[B F, T, ...]` to `[B, F and A mixed, ...]`, where `like` is one of the inputs."""
         if self._trivial:
             return tensor
         shape = ops.shape(like)
@@ -48,7 +48,7 @@ class AttentionAxes:
         return ops.transpose(tensor, (*(order.index(axis) for axis in range(len(order))), *rest))
 
     def split_scores(self, scores: Any, query: Any, key: Any) -> Any:
-        """`[B, F, N, A of the query, A of the key]` of `[B F, N, T, S]`."""
+        """`[B F, N, T, S]` to `[B, F, N, A of the query, A of the key]`."""
         if self._trivial:
             return scores
         queries, keys = ops.shape(query), ops.shape(key)
@@ -63,7 +63,7 @@ class AttentionAxes:
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
     def check_padding(self, name: str, mask: Any, like: Any) -> Any:
-        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor that fits `like`; None of None."""
+        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor that fits `like`; None stays None."""
         if mask is None:
             return None
         mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
@@ -74,7 +74,7 @@ class AttentionAxes:
         return mask
 
     def merge_padding(self, mask: Any, like: Any) -> Any:
-        """`[B F, T]` of a checked mask of padding; None of None."""
+        """`[B F, T]` of a checked mask of padding; None stays None."""
         if mask is None or self._trivial:
             return mask
         if len(mask.shape) < len(like.shape) - 1:
@@ -83,7 +83,7 @@ class AttentionAxes:
         return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
 
     def check_mask(self, mask: Any, query: Any, key: Any) -> Any:
-        """A mask `[B, F, N, A of the query, A of the key]` as a tensor; None of None.
+        """A mask `[B, F, N, A of the query, A of the key]` as a tensor; None stays None.
 
         Axes may be missing: that of the heads, then the free ones, then the batch; each axis may
         have length 1.
@@ -107,7 +107,7 @@ class AttentionAxes:
         return mask
 
     def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
-        """`[B F, N or 1, T, S]` of a checked mask; None of None."""
+        """`[B F, N or 1, T, S]` of a checked mask; None stays None."""
         if mask is None:
             return None
         matrix = 2 * len(self.attended)

@@ -29,19 +29,20 @@ class AttentionDecoder(keras.layers.Layer):
     Call arguments:
         inputs: float `[B, T, D]`.
         memory: float `[B, S, Dm]`.
-        initial_state: state or nested states of the wrapped cell, each `[B, width]`; zeros unless
-            given.
+        initial_state: state or nested states of the wrapped cell, each `[B, width]`; defaults to
+            zeros.
         inputs_mask: bool `[B, T]`; a step where it is False changes no state and repeats the last
             output.
-        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
-        return_attention_scores: whether to return the weights too.
+        memory_mask: bool `[B, S]`; no query attends to a position where it is False.
+        return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 
     Masking: both masks count, and Keras fills them in from its own. The inputs' mask goes on to
     the output.
 
     Returns:
-        `[B, T, A]`; then, if asked for, the weights, float32 `[B, T, S]`, zero at masked steps.
+        `[B, T, A]`; then, if asked for, the attention weights, float32 `[B, T, S]`, zero at masked
+        steps.
 
     Raises:
         ValueError: a cell of another kind, inputs or memory that are not of rank 3.

@@ -48,7 +48,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         seed: integer tensor `[2]` for an attention that draws; it is shifted by the position.
         training: whether dropout acts.
 
-    Masking: a memory place whose mask is False is never attended to. Under a mask of the inputs,
+    Masking: a memory position whose mask is False is never attended to. Under a mask of the inputs,
     `keras.layers.RNN` on JAX must be unrolled, for its loop allows no states of rank 3;
     `AttentionDecoder` needs not.
 
@@ -150,8 +150,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         Args:
             batch_size: without effect, the memory has it; keras.layers.RNN passes it.
             memory: float `[B, S, Dm]`.
-            memory_mask: bool `[B, S]`; all True unless given.
-            cell: states of the wrapped cell, zeros unless given.
+            memory_mask: bool `[B, S]`; defaults to all True.
+            cell: states of the wrapped cell, defaults to zeros.
         """
         if memory is None:
             raise ValueError(

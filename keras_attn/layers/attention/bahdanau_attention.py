@@ -15,31 +15,30 @@ from keras_attn.ops import scores
 
 @register()
 class BahdanauAttention(MemoryAttention):
-    """Weigh a memory by how well a small network finds each place fits the query.
+    """Weigh a memory by the score that a small network gives to each query and position.
 
     `softmax_s(v . tanh(W1 q + W2 m_s + b))` weighs the `m_s`; the widths of queries and memory need
     not be equal.
 
     Args:
         units: U, width of the network.
-        kernel_initializer: of W1, W2 and v.
+        kernel_initializer: initializer of W1, W2 and v.
 
     Call arguments:
         query: float `[B, T, Dq]`.
         memory: float `[B, S, Dm]`.
-        keys: float `[B, S, U]`, `project_memory(memory)` where it is at hand; computed unless
-            given.
+        keys: float `[B, S, U]`; defaults to `project_memory(memory)`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
-        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        memory_mask: bool `[B, S]`; no query attends to a position where it is False.
         query_offset, seed: without effect here; every attention over a memory takes them.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: without effect here.
 
     Masking: both masks count, and Keras fills them in from its own. A query that may attend to
-    nothing gets zero weights and zero context. The query's mask goes on to the output.
+    nothing gets zero weights and zero context. The query's mask is passed on.
 
     Returns:
-        Context `[B, T, Dm]`; then, if asked for, the weights, float32 `[B, T, S]`.
+        Context `[B, T, Dm]`; then, if asked for, the attention weights, float32 `[B, T, S]`.
 
     Raises:
         ValueError: units that are not positive, inputs that are not of rank 3.

@@ -1,4 +1,4 @@
-"""Attention that takes one place of the memory instead of a mean over all.
+"""Attention that takes one position of the memory instead of a mean over all.
 
 Letters: B batch, T query length, S memory length, Dq query width, Dm memory width.
 """
@@ -18,7 +18,7 @@ _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
 
 @register()
 class HardAttention(MemoryAttention):
-    """Draw one place of the memory for each query; at inference take the best.
+    """Draw one position of the memory for each query; at inference take the best.
 
     `s ~ softmax(score(q, m))`, output `m_s`. How a gradient passes the draw is the estimator's
     matter: "straight_through" draws forward and is soft backward; "gumbel" draws softly,
@@ -28,32 +28,32 @@ class HardAttention(MemoryAttention):
     Args:
         estimator: "straight_through", "gumbel" or "reinforce".
         score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
-        units: width of the scores "additive" and "concat"; the query's width unless given.
-        temperature: of "gumbel", a positive number.
+        units: width of the scores "additive" and "concat"; defaults to the query's width.
+        temperature: temperature of "gumbel", a positive number.
         max_length: the longest memory; needed by the score "location" alone.
-        kernel_initializer: of the score's weights.
-        seed: of the draws; drawn anew unless given.
+        kernel_initializer: initializer of the score's weights.
+        seed: seed of the draws; defaults to a random one.
 
     Call arguments:
         query: float `[B, T, Dq]`.
         memory: float `[B, S, Dm]`.
-        keys: as `memory` unless given.
+        keys: float `[B, S, Dm]`, what the score sees of the memory; defaults to `memory`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
-        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        memory_mask: bool `[B, S]`; no query attends to a position where it is False.
         query_offset: without effect here; every attention over a memory takes it.
         seed: integer tensor `[2]` to draw with, in place of the layer's own generator; a decoder's
             loop gives it.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         return_log_probability: whether to return the log-probability of the choice too.
-        training: whether to draw; otherwise the best place is taken.
+        training: whether to draw; otherwise the best position is taken.
 
     Masking: both masks count, and Keras fills them in from its own. A query that may attend to
     nothing gets zero weights, zero context and log-probability 0. The query's mask goes on to the
     output.
 
     Returns:
-        Context `[B, T, Dm]`; then, if asked for, the weights, float32 `[B, T, S]`; then, if asked
-        for, the log-probability, float32 `[B, T]`.
+        Context `[B, T, Dm]`; then, if asked for, the attention weights, float32 `[B, T, S]`; then,
+        if asked for, the log-probability, float32 `[B, T]`.
 
     Raises:
         ValueError: an unknown estimator or score, a temperature that is not positive, "location"
@@ -111,7 +111,7 @@ class HardAttention(MemoryAttention):
         return_log_probability: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """Take one place of `memory` for each query."""
+        """Take one position of `memory` for each query."""
         mask = self._checked(query, memory, query_mask, memory_mask)
         logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
         weights = self._weights(logits, mask, seed, training)  # [B, T, S]

@@ -23,7 +23,7 @@ class LuongAttention(MemoryAttention):
     """Weigh a memory by a score against the query, and combine the context with the query.
 
     `c = sum_s a_s m_s`, `a = softmax(score(h, m))`, output `tanh(W [c; h])` for a query h.
-    "local_m" looks at the places at most `window` away from the query's own position; "local_p"
+    "local_m" looks at the positions at most `window` away from the query's own position; "local_p"
     predicts where to look, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian around
     p with `sigma = window / 2`.
 
@@ -35,27 +35,27 @@ class LuongAttention(MemoryAttention):
         combine: "projection" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a
             layer that is called with the list `[c, h]`.
         max_length: the longest memory; needed by the score "location" alone.
-        kernel_initializer: of the weights.
+        kernel_initializer: initializer of the weights.
 
     Call arguments:
         query: float `[B, T, Dq]`.
         memory: float `[B, S, Dm]`.
-        keys: as `memory` unless given.
+        keys: float `[B, S, Dm]`, what the score sees of the memory; defaults to `memory`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
-        memory_mask: bool `[B, S]`; nobody attends to a place where it is False.
+        memory_mask: bool `[B, S]`; no query attends to a position where it is False.
         query_offset: position of the first query, a number or a tensor broadcastable to `[B, T]`;
             "local_m" needs it where a decoder gives its queries one by one.
         seed: without effect here; every attention over a memory takes it.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: without effect here.
 
     Masking: both masks count, and Keras fills them in from its own; padding does not move the
     centre of "local_p". A query that may attend to nothing gets zero weights and zero context.
-    The query's mask goes on to the output.
+    The query's mask is passed on.
 
     Returns:
-        `[B, T, units]`, or what `combine` makes of it; then, if asked for, the weights, float32
-        `[B, T, S]`.
+        `[B, T, units]`, or what `combine` makes of it; then, if asked for, the attention weights,
+        float32 `[B, T, S]`.
 
     Raises:
         ValueError: an unknown score, locality or combination, a window that is not positive,
@@ -122,7 +122,7 @@ class LuongAttention(MemoryAttention):
             self.center_scale = self._weight("center_scale", (width,), initializer)
         if self.combine == "sum" and width != memory_width:
             raise ValueError(
-                '`query` and `memory` must have one width for combine="sum", '
+                '`query` and `memory` must have the same width for combine="sum", '
                 f"got {width} and {memory_width}"
             )
         if self.combine == "projection":

@@ -22,28 +22,28 @@ class MultiHeadCrossAttention(MultiHead):
 
     Args:
         num_heads: N, heads of the query.
-        key_dim: H, width of each query and key head; the query's width divided by N unless given.
-        value_dim: width of each value head; as `key_dim` unless given.
-        num_kv_heads: K, which divides N (grouped-query attention); N unless given.
-        output_shape: width of the output; the query's width unless given.
-        dropout: share of the attention weights that is zeroed in training, in [0, 1).
+        key_dim: H, width of each query and key head; defaults to the query's width divided by N.
+        value_dim: width of each value head; defaults to `key_dim`.
+        num_kv_heads: K, which divides N (grouped-query attention); defaults to N.
+        output_shape: width of the output; defaults to the query's width.
+        dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
         causal: whether a query sees only keys at its own position and before.
         window: a query sees keys less than this many positions away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
-        kernel_initializer: of the projections' matrices.
-        bias_initializer: of the projections' biases.
-        seed: of the dropout; drawn anew unless given.
+        kernel_initializer: initializer of the projections' matrices.
+        bias_initializer: initializer of the projections' biases.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         query: float `[B, T, D]`.
         value: float `[B, S, Dv]`; None where the cache holds all keys and values already, such as
             those of an encoder's output.
-        key: float `[B, S, Dk]`; the value unless given.
+        key: float `[B, S, Dk]`; defaults to the value.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
-        value_mask: bool `[B, S]`; nobody attends to a key where it is False.
+        value_mask: bool `[B, S]`; no query attends to a key where it is False.
         key_mask: bool `[B, S]`, the same as `value_mask`; both must allow a key.
         attention_mask: bool `[T, S]`, `[B, T, S]` or `[B, N, T, S]`, True where a query may attend
             to a key.
@@ -51,16 +51,16 @@ class MultiHeadCrossAttention(MultiHead):
         cache: `{"key": [B, K, L, H], "value": [B, K, L, H]}` of decoding, from
             `keras_attn.ops.cache`; the new keys are written into it at `cache_index`.
         cache_index: int or scalar tensor, position of the first query.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 
     Masking: every mask that is given counts, together with Keras' own that travels with the
     tensors. A query that may attend to nothing gets zero weights and zero context, so its output is
-    the output projection's bias. The query's mask goes on to the output.
+    the output projection's bias. The query's mask is passed on.
 
     Returns:
-        `[B, T, output width]`; then, if asked for, the weights, float32 `[B, N, T, S]`; then, if a
-        cache came in, the cache.
+        `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, S]`;
+        then, if a cache came in, the cache.
 
     Raises:
         ValueError: heads that do not divide, a window that is not positive, dropout outside

@@ -22,39 +22,39 @@ class MultiHeadSelfAttention(MultiHead):
 
     Args:
         num_heads: N, heads of the query.
-        key_dim: H, width of each query and key head; the query's width divided by N unless given.
-        value_dim: width of each value head; as `key_dim` unless given.
-        num_kv_heads: K, which divides N (grouped-query attention); N unless given.
-        output_shape: width of the output; the query's width unless given.
-        dropout: share of the attention weights that is zeroed in training, in [0, 1).
+        key_dim: H, width of each query and key head; defaults to the query's width divided by N.
+        value_dim: width of each value head; defaults to `key_dim`.
+        num_kv_heads: K, which divides N (grouped-query attention); defaults to N.
+        output_shape: width of the output; defaults to the query's width.
+        dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
         causal: whether a query sees only keys at its own position and before.
         window: a query sees keys less than this many positions away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
-        kernel_initializer: of the projections' matrices.
-        bias_initializer: of the projections' biases.
-        seed: of the dropout; drawn anew unless given.
+        kernel_initializer: initializer of the projections' matrices.
+        bias_initializer: initializer of the projections' biases.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        mask: bool `[B, T]`, False at padding, to which nobody attends.
+        mask: bool `[B, T]`, False at padding, which no query attends to.
         attention_mask: bool `[T, T]`, `[B, T, T]` or `[B, N, T, T]`, True where attention is
             allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id, so that
             several sequences can share a row.
         cache: `{"key", "value"}` of decoding, each `[B, K, L, H]`, with `causal=True` only.
         cache_index: int or scalar tensor, position of the first input.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: what
     stands at a padded position is computed like any other and means nothing.
 
     Returns:
-        `[B, T, output width]`; then, if asked for, the weights, float32 `[B, N, T, T]` (`[B, N, T,
-        L]` with a cache); then, if a cache came in, the cache.
+        `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`
+        (`[B, N, T, L]` with a cache); then, if a cache came in, the cache.
 
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.

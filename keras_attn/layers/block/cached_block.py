@@ -26,7 +26,7 @@ class CachedBlock(keras.layers.Wrapper):
         index: int scalar, position of the first input.
         context_mask: bool `[B, S]`, False at the context's padding.
 
-    Masking: a masked place of the context is never attended to.
+    Masking: a masked position of the context is never attended to.
 
     Returns:
         `[B, T, D]` and the cache.
@@ -57,6 +57,6 @@ class CachedBlock(keras.layers.Wrapper):
     def compute_output_spec(
         self, inputs: Any, cache: dict, index: Any, context_mask: Any = None
     ) -> Any:
-        """As of the block."""
+        """What the block gives."""
         masks = {} if context_mask is None else {"context_mask": context_mask}
         return self.layer.compute_output_spec(inputs, cache=cache, **masks)

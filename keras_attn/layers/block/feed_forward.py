@@ -19,15 +19,15 @@ class FeedForward(CompositeLayer):
     Args:
         intermediate_dim: F.
         activation: between the two products, a name or a function.
-        dropout: share of the hidden units that is zeroed in training, in [0, 1).
-        kernel_initializer: of the two matrices.
-        seed: of the dropout; drawn anew unless given.
+        dropout: fraction of the hidden units that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of the two matrices.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[..., D]`.
         training: whether dropout acts.
 
-    Masking: the inputs' mask goes on.
+    Masking: the inputs' mask is passed on.
 
     Returns:
         `[..., D]`.

@@ -25,13 +25,13 @@ class ScalarMix(keras.layers.Layer):
     Call arguments:
         inputs: a list of L floats `[B, T, D]`, such as the `hidden_states` of an encoder.
 
-    Masking: each position is mixed by itself; the inputs' mask goes on.
+    Masking: each position is mixed by itself; the inputs' mask is passed on.
 
     Returns:
         `[B, T, D]`.
 
     Raises:
-        ValueError: inputs that are no list, an empty one, or one of unequal shapes.
+        ValueError: inputs that are not a list, or are empty or of unequal shapes.
 
     Source: Peters et al. 2018, section 3.2, equation 1.
 

@@ -36,17 +36,17 @@ class TransformerDecoderBlock(TransformerBlock):
         inputs: float `[B, T, D]`.
         context: float `[B, S, C]`, such as an encoder's output; None where the cache holds its keys
             and values already.
-        mask: bool `[B, T]`, False at padding, to which nobody attends.
+        mask: bool `[B, T]`, False at padding, which no query attends to.
         context_mask: bool `[B, S]`, False at the context's padding.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where self-attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
-        cache: of decoding: `{"self": {"key", "value"}}`, each `[B, N, L, H]`; with a context its
+        cache: for decoding: `{"self": {"key", "value"}}`, each `[B, N, L, H]`; with a context its
             keys and values come out beside it, `{"self", "context"}`, and serve every later step.
         cache_index: int or scalar tensor, position of the first input.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 
-    Masking: what stands at a padded position means nothing; the mask goes on.
+    Masking: values at padded positions are ignored; the mask is passed on.
 
     Returns:
         `[B, T, D]`; then, if asked for, the weights of the self-attention, float32 `[B, N, T, T]`,
@@ -99,7 +99,7 @@ class TransformerDecoderBlock(TransformerBlock):
         return_attention_scores: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """Transform `inputs` in the light of `context`."""
+        """Transform `inputs` with the context."""
         hidden, *extras = self._sublayer(
             self.self_attention,
             self.self_attention_norm,

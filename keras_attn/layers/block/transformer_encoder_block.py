@@ -21,9 +21,9 @@ class TransformerEncoderBlock(TransformerBlock):
     Args:
         num_heads: N.
         intermediate_dim: F.
-        dropout: share of each sublayer's output that is zeroed in training, in [0, 1).
-        attention_dropout: share of the attention weights that is zeroed in training.
-        activation: of the feed-forward network, a name or a function.
+        dropout: fraction of each sublayer's output that is zeroed in training, in [0, 1).
+        attention_dropout: fraction of the attention weights that is zeroed in training.
+        activation: activation of the feed-forward network, a name or a function.
         norm: "layer" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm stands before each sublayer.
@@ -32,25 +32,25 @@ class TransformerEncoderBlock(TransformerBlock):
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
-        kernel_initializer: of all matrices.
+        kernel_initializer: initializer of all matrices.
         remat: whether training keeps only the inputs of the block and computes the rest again in
             the backward pass: the same numbers for less memory and more time.
-        seed: of the dropouts; drawn anew unless given.
+        seed: seed of the dropouts; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        mask: bool `[B, T]`, False at padding, to which nobody attends.
+        mask: bool `[B, T]`, False at padding, which no query attends to.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
         cache: and `cache_index`: as in `MultiHeadSelfAttention`.
-        return_attention_scores: whether to return the weights too.
+        return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 
-    Masking: what stands at a padded position means nothing; the mask goes on.
+    Masking: values at padded positions are ignored; the mask is passed on.
 
     Returns:
-        `[B, T, D]`; then, if asked for, the weights, float32 `[B, N, T, T]`; then, if a cache came
-        in, the cache.
+        `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`; then, if a
+        cache came in, the cache.
 
     Raises:
         ValueError: as in `MultiHeadSelfAttention`; an unknown norm.
@@ -106,7 +106,7 @@ class TransformerEncoderBlock(TransformerBlock):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs: Any, *masks: Any, **options: Any) -> Any:
-        """As of the self-attention, whose first output has the inputs' shape too."""
+        """What the self-attention gives: its first output has the inputs' shape too."""
         return self.self_attention.compute_output_spec(inputs, *masks, **options)
 
     def get_config(self) -> dict:

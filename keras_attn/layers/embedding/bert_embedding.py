@@ -15,7 +15,7 @@ from keras_attn.layers.position.learned_position_embedding import LearnedPositio
 
 @register()
 class BertEmbedding(keras.layers.Layer):
-    """`dropout(norm(token + segment + position))`, each a vector, learned unless said.
+    """`dropout(norm(token + segment + position))`, each a learned vector.
 
     Args:
         vocabulary_size: V.
@@ -24,18 +24,18 @@ class BertEmbedding(keras.layers.Layer):
         num_segments: how many segments there are; BERT's A and B make two, with 0 there is no
             such table, and segment ids change nothing.
         mask_zero: whether 0 is padding, from which a Keras mask is made.
-        dropout: share of the output that is zeroed in training, in [0, 1).
+        dropout: fraction of the output that is zeroed in training, in [0, 1).
         layer_norm_epsilon: added to the variance.
-        initializer: of the three tables.
-        seed: of the dropout; drawn anew unless given.
-        position: the layer that puts in the positions, such as a `SinusoidalPositionEncoding`; a
-            `LearnedPositionEmbedding` unless given.
+        initializer: initializer of the three tables.
+        seed: seed of the dropout; defaults to a random one.
+        position: the layer that adds the positions, such as a `SinusoidalPositionEncoding`;
+            defaults to a `LearnedPositionEmbedding`.
 
     Call arguments:
         token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
             nearest valid id for them.
-        segment_ids: int `[B, T]`, in [0, num_segments), the same holds; all 0 unless given.
-        positions: int `[B, T]`, such as those of packed sequences; 0, 1, ... unless given.
+        segment_ids: int `[B, T]`, in [0, num_segments), the same holds; defaults to all 0.
+        positions: int `[B, T]`, such as those of packed sequences; defaults to 0, 1, 2 and so on.
         return_matrix: whether to return the token matrix too, for a head that shares it.
         training: whether dropout acts.
 
@@ -83,7 +83,7 @@ class BertEmbedding(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self.seed = seed
         self.supports_masking = True
-        self.autocast = False  # ids are no numbers to round
+        self.autocast = False  # ids must not be rounded
         self.token_embedding = TokenEmbedding(
             vocabulary_size,
             dim,

@@ -21,9 +21,9 @@ class TokenEmbedding(keras.layers.Layer):
     Args:
         input_dim: V.
         output_dim: D.
-        embeddings_initializer: of the matrix.
-        embeddings_regularizer: of the matrix, or None.
-        embeddings_constraint: of the matrix, or None.
+        embeddings_initializer: initializer of the matrix.
+        embeddings_regularizer: regularizer of the matrix, or None.
+        embeddings_constraint: constraint of the matrix, or None.
         mask_zero: whether 0 is padding, from which a Keras mask is made.
         scale: factor of the vectors, such as sqrt(D) in the Transformer (section 3.4). The others
             are those of `keras.layers.Embedding`.
@@ -73,7 +73,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.mask_zero = mask_zero
         self.scale = scale
         self.supports_masking = True
-        self.autocast = False  # ids are no numbers to round
+        self.autocast = False  # ids must not be rounded
 
     def build(self, input_shape: Any = None) -> None:
         """Create the matrix."""

@@ -17,7 +17,7 @@ class NextSentenceHead(Projection):
     """`x W + b`: two logits, for "the second follows the first" (0) and "it does not" (1).
 
     Args:
-        kernel_initializer: of W.
+        kernel_initializer: initializer of W.
 
     Call arguments:
         inputs: float `[B, D]`, the encoder's pooled output.
@@ -49,17 +49,17 @@ class BertPretrainingHead(CompositeLayer):
     """A `MaskedLMHead` on the sequence and a `NextSentenceHead` on its pooled vector.
 
     Args:
-        activation: of the masked-LM head, a name or a function.
-        layer_norm_epsilon: of the masked-LM head, added to the variance.
-        kernel_initializer: of all matrices.
+        activation: activation of the masked-LM head, a name or a function.
+        layer_norm_epsilon: added to the variance by the norm of the masked-LM head.
+        kernel_initializer: initializer of all matrices.
 
     Call arguments:
         sequence_output: float `[B, T, D]`.
         pooled_output: float `[B, D]`.
         embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
-        masked_positions: int `[B, P]`, where to predict; everywhere unless given.
+        masked_positions: int `[B, P]`, where to predict; defaults to every position.
 
-    Masking: the inputs' mask ends here; weigh the loss instead.
+    Masking: no mask is passed on; weigh the loss instead.
 
     Returns:
         a dict of logits: "masked_lm" `[B, P, V]` (`[B, T, V]` without `masked_positions`) and

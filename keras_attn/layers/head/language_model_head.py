@@ -26,7 +26,7 @@ class LanguageModelHead(CompositeLayer):
         inputs: float `[..., D]`, the decoder's output.
         embedding_matrix: float `[V, D]`, the token embeddings, which the output shares.
 
-    Masking: the inputs' mask ends here; weigh the loss instead.
+    Masking: no mask is passed on; weigh the loss instead.
 
     Returns:
         logits `[..., V]`.

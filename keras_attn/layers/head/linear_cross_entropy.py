@@ -23,7 +23,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
 
     Args:
         layer: a `LanguageModelHead` or `MaskedLMHead`.
-        label_smoothing: share of the target spread evenly over the vocabulary, in [0, 1).
+        label_smoothing: fraction of the target spread evenly over the vocabulary, in [0, 1).
 
     Call arguments:
         inputs: float `[B, T, D]`, those of the head.
@@ -33,7 +33,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; the labels and
             their weights are then `[B, P]`.
 
-    Masking: the inputs' mask ends here; give `label_weights` instead.
+    Masking: no mask is passed on; give `label_weights` instead.
 
     Returns:
         weighted losses float32 (float64 for float64 inputs) `[B, T]`, or `[B, P]`; 0 where a

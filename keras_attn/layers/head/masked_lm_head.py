@@ -20,15 +20,15 @@ class MaskedLMHead(CompositeLayer):
     Args:
         activation: after the first product, a name or a function.
         layer_norm_epsilon: added to the variance.
-        kernel_initializer: of W.
+        kernel_initializer: initializer of W.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.
         embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
-        masked_positions: int `[B, P]`, where to predict; everywhere unless given. A position
+        masked_positions: int `[B, P]`, where to predict; defaults to every position. A position
             outside the row is taken as the nearest inside.
 
-    Masking: the inputs' mask ends here; weigh the loss instead.
+    Masking: no mask is passed on; weigh the loss instead.
 
     Returns:
         logits `[B, P, V]`, or `[B, T, V]` without `masked_positions`.

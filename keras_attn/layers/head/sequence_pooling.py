@@ -23,10 +23,10 @@ class SequencePooling(keras.layers.Layer):
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        mask: bool `[B, T]`, False at what does not count; everything counts unless given.
+        mask: bool `[B, T]`, False at what does not count; defaults to all True.
 
     Masking: more padding changes nothing; a row where nothing counts gives zeros. "first" does
-    not look at the mask. The mask ends here.
+    not look at the mask. No mask is passed on.
 
     Returns:
         `[B, D]`.

@@ -17,9 +17,9 @@ class _DenseHead(CompositeLayer):
 
     Args:
         units: width of the output.
-        dropout: share of the input that is zeroed in training, in [0, 1).
-        kernel_initializer: of W.
-        seed: of the dropout; drawn anew unless given.
+        dropout: fraction of the input that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of W.
+        seed: seed of the dropout; defaults to a random one.
     """
 
     input_axes: tuple[str, ...] | None = None  # names of the axes, where the rank is fixed
@@ -73,15 +73,15 @@ class ClassificationHead(_DenseHead):
 
     Args:
         num_classes: how many logits; 1 for regression.
-        dropout: share of the input that is zeroed in training, in [0, 1).
-        kernel_initializer: of W.
-        seed: of the dropout; drawn anew unless given.
+        dropout: fraction of the input that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of W.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[..., D]`: a pooled vector, usually `[B, D]`.
         training: whether dropout acts.
 
-    Masking: the inputs' mask goes on.
+    Masking: the inputs' mask is passed on.
 
     Returns:
         logits `[..., num_classes]`, not yet a softmax.
@@ -118,7 +118,7 @@ class ClassificationHead(_DenseHead):
 class TokenTaggingHead(ClassificationHead):
     """`dropout(x) W + b` at every position: the logits of its tag.
 
-    Positions without a label of their own (padding, the later pieces of a word) get logits like
+    Positions without a label of their own (padding, the later tokens of a word) get logits like
     any other; give them the sample weight 0.
 
     Args:
@@ -129,13 +129,13 @@ class TokenTaggingHead(ClassificationHead):
         inputs: float `[B, T, D]`, the encoder's output.
         training: whether dropout acts.
 
-    Masking: the inputs' mask goes on, so that Keras' losses leave out padding.
+    Masking: the inputs' mask is passed on, so that Keras' losses leave out padding.
 
     Returns:
         logits `[B, T, num_classes]`.
 
     Raises:
-        ValueError: `num_classes` is not positive, or inputs that are no sequence.
+        ValueError: `num_classes` is not positive, or inputs that are not of rank 3.
 
     Source: Devlin et al. 2019, section 5.3 and figure 4 (d).
 
@@ -153,15 +153,15 @@ class MultipleChoiceHead(_DenseHead):
     """`dropout(x) w + b`: one logit for each choice, to be compared with the other choices'.
 
     Args:
-        dropout: share of the input that is zeroed in training, in [0, 1).
-        kernel_initializer: of w.
-        seed: of the dropout; drawn anew unless given.
+        dropout: fraction of the input that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of w.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, C, D]`, the pooled vector of each choice with its question.
         training: whether dropout acts.
 
-    Masking: the inputs' mask goes on.
+    Masking: the inputs' mask is passed on.
 
     Returns:
         logits `[B, C]`, not yet a softmax over C.
@@ -207,14 +207,14 @@ class SpanHead(_DenseHead):
     An impossible answer starts and ends at the first position, [CLS].
 
     Args:
-        dropout: share of the input that is zeroed in training, in [0, 1).
-        kernel_initializer: of W.
-        seed: of the dropout; drawn anew unless given.
+        dropout: fraction of the input that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of W.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.
         mask: bool `[B, T]`, True where an answer may start or end: the context, and [CLS] where an
-            answer may be missing; everywhere unless given.
+            answer may be missing; defaults to every position.
         training: whether dropout acts.
 
     Masking: a masked position gets a logit of -30000, so a softmax gives it nothing; the mask
@@ -224,7 +224,7 @@ class SpanHead(_DenseHead):
         a dict of logits: "start" and "end", each `[B, T]`, not yet a softmax over T.
 
     Raises:
-        ValueError: inputs that are no sequence.
+        ValueError: inputs that are not of rank 3.
 
     Source: Devlin et al. 2019, sections 4.2 and 4.3.
 

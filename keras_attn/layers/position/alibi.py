@@ -17,7 +17,7 @@ class ALiBi(keras.layers.Layer):
     """Subtract from each logit the distance of query and key, times a slope for each head.
 
     Give it to an attention layer or a block as `position`; called by itself it returns the bias.
-    It has no weights and no longest length.
+    It has no weights and no maximum length.
 
     Args:
         num_heads: N.

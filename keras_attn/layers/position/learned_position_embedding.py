@@ -23,16 +23,16 @@ class LearnedPositionEmbedding(keras.layers.Layer):
     Args:
         max_length: rows of the table: the longest sequence.
         combination: "add", or "concatenate" to give `[B, T, D + dim]`.
-        dim: width of the vectors where they are concatenated; the inputs' width unless given.
-        initializer: of the table.
+        dim: width of the vectors where they are concatenated; defaults to the inputs' width.
+        initializer: initializer of the table.
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        positions: int `[B, T]`, such as those of packed sequences; 0, 1, ... unless given. In
-            compiled code a position beyond the table becomes its last row.
+        positions: int `[B, T]`, such as those of packed sequences; defaults to 0, 1, 2 and so on.
+            In compiled code a position beyond the table becomes its last row.
         offset: int or scalar tensor, added to the positions (decoding with a cache).
 
-    Masking: the inputs' mask goes on.
+    Masking: the inputs' mask is passed on.
 
     Returns:
         `[B, T, D]`, or wider if concatenated, in the compute dtype.

@@ -23,7 +23,7 @@ class RelativePositionBias(keras.layers.Layer):
         bidirectional: whether keys after the query have buckets of their own; False in a decoder.
         num_buckets: how many buckets there are.
         max_distance: from here on all distances share a bucket.
-        initializer: of the table.
+        initializer: initializer of the table.
 
     Call arguments:
         query_positions: int `[T]`.

@@ -22,7 +22,7 @@ class RotaryEmbedding(keras.layers.Layer):
     layer or a block as `position`; called by itself it rotates its input.
 
     Args:
-        max_wavelength: of the slowest pair of columns.
+        max_wavelength: wavelength of the slowest pair of columns.
         rotary_fraction: fraction of the head width that is rotated, in (0, 1].
         scaling: positions are divided by it, to stretch a trained model to longer inputs.
 

@@ -20,19 +20,20 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
     """Add to each position a vector of sines and cosines of growing wavelength.
 
     `PE(pos, 2i) = sin(pos / w^(2i/D))`, `PE(pos, 2i+1) = cos(pos / w^(2i/D))`. It has no weights
-    and no longest length.
+    and no maximum length.
 
     Args:
         max_wavelength: w; the wavelengths run from 2 pi to 2 pi w.
         combination: "add", or "concatenate" to give `[B, T, D + dim]`.
-        dim: width of the encoding where it is concatenated; the inputs' width unless given.
+        dim: width of the encoding where it is concatenated; defaults to the inputs' width.
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        positions: int `[B, T]` or `[T]`, such as those of packed sequences; 0, 1, ... unless given.
+        positions: int `[B, T]` or `[T]`, such as those of packed sequences; defaults to 0, 1, 2 and
+            so on.
         offset: int or scalar tensor, added to the positions (decoding with a cache).
 
-    Masking: the inputs' mask goes on.
+    Masking: the inputs' mask is passed on.
 
     Returns:
         `[B, T, D]`, or wider if concatenated, in the compute dtype; the encoding is computed in

@@ -90,7 +90,7 @@ class Key:
     """The key of a configuration that holds a field of our size.
 
     Args:
-        name: of the key.
+        name: name of the key.
         values: our value for each of theirs, where they have other names.
         load: our value, from theirs and the configuration.
         save: theirs, from ours and the configuration.
@@ -116,13 +116,13 @@ class Head:
     """A head that a checkpoint may have.
 
     Args:
-        rules: of its own layers.
+        rules: rules of its own layers.
         pooler: rules of a pooler that the checkpoint stores with this head, in place of the
             format's.
         dropout: keys of the configuration, of which the first that is not null is the head's rate;
             without keys the builder of the task has its default.
         pooler_dropout: whether that rate acts in front of the pooler too.
-        activation: of the head, where it is not that of the blocks.
+        activation: activation of the head, where it is not that of the blocks.
         requires: what the configuration must say for this head, as in `Format`.
     """
 
@@ -142,7 +142,7 @@ class Format:
     changes no number (`irrelevant`); any other is reported as unknown.
 
     Args:
-        name: as error texts call it.
+        name: its name in error messages.
         size: for each field of our size the key of the configuration.
         trunk: rules of what every such checkpoint has, the token matrix first.
         pooler: rules of the pooler.
@@ -154,11 +154,11 @@ class Format:
         irrelevant: keys that change no number.
         architectures: the heads that each model class of the source has; the names of the others'
             weights may be the same.
-        prefix: of the names in a checkpoint of a model with a head.
+        prefix: prefix of the names in a checkpoint of a model with a head.
         renames: older spellings: pairs of a regular expression and what replaces it.
         ignored: regular expressions of names that mean nothing to us, such as optimizer slots.
         tied: names that must repeat the array of another name.
-        family: of our models, "bert" or "gpt".
+        family: family of our models, "bert" or "gpt".
         tokenizer: the class in tokenizer_config.json that reads a vocab.txt; None if none does.
     """
 

@@ -151,5 +151,5 @@ def test_bad_arguments(arguments, message):
 
 
 def test_widths_that_do_not_add():
-    with pytest.raises(ValueError, match='one width for combine="sum", got 5 and 11'):
+    with pytest.raises(ValueError, match='the same width for combine="sum", got 5 and 11'):
         call(LuongAttention(combine="sum"))

@@ -223,7 +223,7 @@ def test_truncated(suffix, write, arrays):
     file = write(arrays, slots=False) / f"bert_model.ckpt.{suffix}"
     file.write_bytes(file.read_bytes()[:-500])
     with pytest.raises(
-        ValueError, match="is no complete TensorFlow checkpoint|is truncated or corrupt at "
+        ValueError, match="is not a complete TensorFlow checkpoint|is truncated or corrupt at "
     ):
         weights.load(file.parent)
 
@@ -232,7 +232,7 @@ def test_missing_data(write, arrays):
     directory = write(arrays, slots=False)
     (directory / "bert_model.ckpt.data-00000-of-00001").unlink()
     with pytest.raises(
-        ValueError, match="is no complete TensorFlow checkpoint|is truncated or corrupt at "
+        ValueError, match="is not a complete TensorFlow checkpoint|is truncated or corrupt at "
     ):
         weights.load(directory)
 
