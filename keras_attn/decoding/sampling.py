@@ -18,6 +18,7 @@ def sample(
     seeds: Any,
     temperature: Any = 1.0,
     top_k: int | None = None,
+    active_top_k: Any = None,
     top_p: Any = None,
     **options: Any,
 ) -> dict:
@@ -33,6 +34,7 @@ def sample(
         seeds: int `[B]`, one for each row.
         temperature: divides the logits; a float or a tensor `[B]`, above 0.
         top_k: k, or None for the whole vocabulary.
+        active_top_k: a smaller k for each row, an int tensor `[B]`; defaults to `top_k`.
         top_p: p in (0, 1], a float or a tensor `[B]`; None draws from all.
         **options: cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
             stop_token_ids, padding_id, as in `decode`.
@@ -64,9 +66,12 @@ def sample(
     def choose(logits: Any, position: Any) -> Any:
         logits = ops.cast(logits, "float32") / _column(temperature)
         size = logits.shape[-1]
-        if top_k is None and top_p is None:
+        if top_k is None and active_top_k is None and top_p is None:
             return draw(ops.softmax(logits), uniform(seeds, position))
         logits, ids = ops.top_k(logits, min(int(top_k or size), size))  # [B, k], likeliest first
+        if active_top_k is not None:
+            rank = ops.arange(logits.shape[-1])
+            logits = ops.where(rank < ops.cast(active_top_k, "int32")[:, None], logits, -np.inf)
         probabilities = ops.softmax(logits)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities

@@ -33,11 +33,11 @@ class _Option:
 class Generation:
     """How a model that writes shall do it, for `publish(generation=...)`.
 
-    Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` temperature, top_p and
-    seed besides: the same seed writes the same text, whatever else is in the batch; `beam` takes
-    beams and length_penalty, 0 for none. All are `[B]`, a value for each row, bounded by what is
-    given here. Outputs are `text` `[B]`, of `beam` `[B, W]`, best first, with `scores`. The
-    searches are those of `decoding`.
+    Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` also temperature,
+    top_k, top_p and seed: the same seed writes the same text, whatever else is in the batch;
+    `beam` takes beams and length_penalty, 0 for none. All are `[B]`, a value for each row, bounded
+    by what is given here. Outputs are `text` `[B]`, of `beam` `[B, W]`, best first, with `scores`.
+    The searches are those of `decoding`.
 
     Args:
         tokenizer: with `__call__` from strings to ragged ids, and `detokenize`.
@@ -48,7 +48,8 @@ class Generation:
         searches: which to offer, the first as `serving_default`, the others by their names.
         start_id: stands before a prompt or begins the target; defaults to the tokenizer's [CLS].
         stop_id: ends a text; defaults to the tokenizer's [SEP].
-        top_k: how many of the likeliest tokens `sample` draws from; defaults to all.
+        top_k: the most that a request may ask for of the likeliest tokens that `sample` draws
+            from; defaults to all. A small one makes each step cheaper.
 
     Raises:
         ValueError: a number below 1, an unknown search.
@@ -84,6 +85,7 @@ class Generation:
         }
         sampling = {
             "temperature": _Option("temperature", tf.float32, 1.0, above=0),
+            "top_k": _Option("active_top_k", tf.int32, self.top_k or 50, above=0, most=self.top_k),
             "top_p": _Option("top_p", tf.float32, 0.9, above=0, most=1),
             "seed": _Option("seeds", tf.int32, 1),
         }

@@ -60,6 +60,7 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
             text=texts,
             max_new_tokens=counts(rows, 7),
             temperature=np.full(rows, 2.0, "float32"),
+            top_k=counts(rows, 50),
             top_p=np.ones(rows, "float32"),
             seed=np.array(seeds, "int32"),
         )["text"].tolist()
@@ -176,15 +177,21 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
         np.testing.assert_allclose(got["scores"][row], expected[0], atol=1e-4)
     assert not np.allclose(got["scores"][0], got["scores"][1])
 
-    def sample(top_p, seeds):
+    def sample(top_p, seeds, top_k=50):
         options = {"temperature": np.full(len(seeds), 3.0, "float32"), "seed": seeds}
-        options["top_p"] = np.full(len(seeds), top_p, "float32")
+        options |= {"top_p": np.full(len(seeds), top_p, "float32"), "top_k": counts(9, top_k)}
         return ask_here(served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), **options)
 
     # Of the likeliest token alone there is one text, of all tokens there are several.
     assert len(set(sample(1e-6, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) == 1
     assert len(set(sample(1.0, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) > 3
-    few = {"temperature": np.ones(9, "float32"), "top_p": np.ones(9, "float32")}
+    assert len(set(sample(1.0, np.arange(9, dtype="int32"), top_k=1)["text"])) == 1
+    assert "top_k must be above 0" in sample(1.0, counts(9, 1), top_k=0)
+    few = {
+        "top_k": counts(9, 5),
+        "temperature": np.ones(9, "float32"),
+        "top_p": np.ones(9, "float32"),
+    }
     few = ask_here(
         served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), seed=counts(1, 1), **few
     )
