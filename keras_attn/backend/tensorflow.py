@@ -115,5 +115,11 @@ def under_xla() -> bool:
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
+def size(tensor: Any, axis: int) -> Any:
+    """The length of an axis, an int where it is known."""
+    length = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if length is None else length
+
+
 def _spec(tensor: Any) -> Any:
     return None if tensor is None else tf.TensorSpec(tensor.shape, tensor.dtype)

@@ -1,9 +1,9 @@
 """Attention as mathematics: tensors in, tensors out; no weights and no state."""
 
-from keras_attn.ops.attention import attention
+from keras_attn.ops.attention import attention, explain
 from keras_attn.ops.cross_entropy import linear_cross_entropy
 from keras_attn.ops.masks import AttentionMask
 from keras_attn.ops.numerics import dense
 from keras_attn.ops.remat import remat
 
-__all__ = ["AttentionMask", "attention", "dense", "linear_cross_entropy", "remat"]
+__all__ = ["AttentionMask", "attention", "dense", "explain", "linear_cross_entropy", "remat"]

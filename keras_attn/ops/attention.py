@@ -4,11 +4,11 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 """
 
 import math
-import numbers
 from typing import Any
 
 from keras import ops
 
+from keras_attn._checks import is_integer
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
@@ -48,7 +48,8 @@ def attention(
         dropout: fraction of the weights that is zeroed, in [0, 1).
         seed: integer tensor `[2]`; needed where `dropout > 0`.
         return_scores: also return the weights, before dropout.
-        kernel: "auto", or the name of one (`keras_attn.ops.kernels`).
+        kernel: "auto", or the name of one (`keras_attn.ops.kernels`); `explain` tells which one
+            "auto" takes.
         block_size: how many queries a chunked kernel computes at once; defaults to a number that
             fits the shapes.
 
@@ -71,35 +72,95 @@ def attention(
     >>> round(float(context[0, 0, 0, 0]), 4)
     6.0
     """
+    query, key, value, asked = _request(
+        query, key, value, mask, bias, dropout, seed, return_scores, block_size
+    )
+    run = kernels.choose(kernel, asked)
+    return run(
+        query,
+        key,
+        value,
+        mask=asked.mask,
+        bias=asked.bias,
+        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        dropout=dropout,
+        seed=seed,
+        return_scores=return_scores,
+        block_size=asked.block_size,
+    )
+
+
+def explain(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: AttentionMask | None = None,
+    bias: Any = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    seed: Any = None,
+    return_scores: bool = False,
+    kernel: str = "auto",
+    block_size: int | None = None,
+) -> kernels.Choice:
+    """Which kernel `attention` takes for a call with these arguments, and why none of the others.
+
+    Layers call `attention` themselves; to see their choices, set the level of the logger
+    "keras_attn" to DEBUG.
+
+    Returns:
+        A named tuple of the kernel's name and of a dict with the reason against each other kernel;
+        printed, it has a line for each.
+
+    Raises:
+        ValueError: as `attention`.
+
+    Example:
+    >>> import numpy as np
+    >>> from keras_attn import ops
+    >>> rows = np.ones((1, 3, 2, 4), "float32")
+    >>> choice = ops.explain(rows, rows, rows, return_scores=True)
+    >>> choice.kernel, choice.others["chunked"]
+    ('reference', 'it does not return the attention weights')
+    """
+    *_, asked = _request(query, key, value, mask, bias, dropout, seed, return_scores, block_size)
+    return kernels.explain(kernel, asked)
+
+
+def _request(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: AttentionMask | None,
+    bias: Any,
+    dropout: float,
+    seed: Any,
+    return_scores: bool,
+    block_size: int | None,
+) -> tuple:
+    """Query, key and value as tensors, and what is asked for, checked."""
     mask = mask or AttentionMask()
-    if block_size is not None and not (isinstance(block_size, numbers.Integral) and block_size > 0):
+    if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     if bias is not None and not isinstance(bias, PositionBias):
         bias = ops.convert_to_tensor(bias)
     _check(query, key, value, mask, bias, dropout, seed)
-    request = kernels.Request.of(
+    return (
         query,
         key,
         value,
-        mask=mask,
-        bias=bias,
-        dropout=dropout,
-        weights=return_scores,
-        block_size=block_size,
-    )
-    run = kernels.choose(kernel, request)
-    return run(
-        query,
-        key,
-        value,
-        mask=mask,
-        bias=bias,
-        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
-        dropout=dropout,
-        seed=seed,
-        return_scores=return_scores,
-        block_size=block_size,
+        kernels.Request.of(
+            query,
+            key,
+            value,
+            mask=mask,
+            bias=bias,
+            dropout=dropout,
+            weights=return_scores,
+            block_size=None if block_size is None else int(block_size),
+        ),
     )
 
 

@@ -29,6 +29,14 @@ class PositionBias(NamedTuple):
         parameters = (ops.cast(p, dtype) if is_float(p) else p for p in self.parameters)
         return ops.cast(self.function(query_positions, key_positions, *parameters), dtype)
 
+    def shifted(self, row: Any, key: Any) -> "PositionBias":
+        """The bias of a block whose first positions are `row` and `key`, as if they were zero."""
+
+        def function(query_positions: Any, key_positions: Any, *parameters: Any) -> Any:
+            return self.function(query_positions + row, key_positions + key, *parameters)
+
+        return PositionBias(function, self.parameters)
+
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
     """ALiBi's slope for each head, float64 `[N]` (Press et al. 2022, section 3).

@@ -8,12 +8,15 @@ backend are imported on use.
 import dataclasses
 import functools
 import importlib
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_attn.ops.masks import AttentionMask
+
+logger = logging.getLogger("keras_attn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +64,14 @@ class Kernel:
     has_blocks: bool = False
     preferred: Callable[[Request], bool] = lambda request: True
 
-    def why_not(self, request: Request) -> str | None:
+    def refusal(self, request: Request) -> str | None:
         """The reason why this kernel cannot serve the request, or None."""
         if self.backend not in (None, request.backend):
             return f"it runs on {self.backend}, not on {request.backend}"
         if request.weights and not self.has_weights:
-            return "it never has the weights"
+            return "it does not return the attention weights"
         if request.block_size is not None and not self.has_blocks:
-            return "it has no blocks"
+            return "it takes no `block_size`"
         refusal = getattr(_load(self.module), "refusal", lambda request: None)
         return refusal(request)
 
@@ -120,20 +123,48 @@ def check_name(name: str) -> None:
         raise ValueError(f"`kernel` must be one of {', '.join(known)}, got {name!r}")
 
 
+class Choice(NamedTuple):
+    """The kernel of one call, and for each of the others the reason against it."""
+
+    kernel: str
+    others: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [self.kernel, *(f"not {n}: {reason}" for n, reason in self.others.items())]
+        )
+
+
 def choose(name: str, request: Request) -> Callable[..., Any]:
-    """The function of the kernel `name`, or of the best one for "auto"."""
+    """The function of the kernel `name`, or of the best one for "auto", which is then logged."""
+    kernel = _chosen(name, request)
+    if name == "auto" and logger.isEnabledFor(logging.DEBUG):
+        logger.debug("attention takes the kernel %s", explain(name, request))
+    return kernel.load()
+
+
+def explain(name: str, request: Request) -> Choice:
+    """The kernel that `choose` takes, and why none of the others."""
+    chosen, others = _chosen(name, request), {}
+    for kernel in KERNELS:
+        if kernel.name != chosen.name:
+            slower = "possible, but slower for these shapes"
+            reason = kernel.refusal(request) or (slower if name == "auto" else "not asked for")
+            # A kernel for each backend may have this name; the one of this backend counts.
+            if kernel.backend in (None, request.backend) or kernel.name not in others:
+                others[kernel.name] = reason
+    return Choice(chosen.name, others)
+
+
+def _chosen(name: str, request: Request) -> Kernel:
     check_name(name)
     if name == "auto":
-        return next(
-            kernel
-            for kernel in KERNELS
-            if kernel.why_not(request) is None and kernel.preferred(request)
-        ).load()
+        return next(k for k in KERNELS if k.refusal(request) is None and k.preferred(request))
     reasons = []
     for kernel in KERNELS:
         if kernel.name == name:
-            reason = kernel.why_not(request)
+            reason = kernel.refusal(request)
             if reason is None:
-                return kernel.load()
+                return kernel
             reasons.append(reason)
     raise ValueError(f"`kernel` {name!r} cannot run here: {'; '.join(reasons)}")

@@ -10,13 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from keras_attn.ops.biases import PositionBias
-from keras_attn.ops.kernels import reference
-from keras_attn.ops.kernels.blocks import rows_of_block, shifted
+from keras_attn.ops.kernels import reference, schedule
 from keras_attn.ops.masks import AttentionMask
-
-# The shapes in a loop are fixed. A causal call runs in this many loops, each of which cuts the keys
-# at its own end, so that they compute 1/2 + 1/(2 STAGES) of the logits.
-STAGES = 4
 
 
 def attention(
@@ -35,17 +30,17 @@ def attention(
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     query, key, value = map(jnp.asarray, (query, key, value))
     length = query.shape[1]
-    rows = rows_of_block(query, key.shape[1], mask.window, block_size)
+    rows = schedule.rows_of_block(mask, query, key.shape[1], block_size)
     seed = None if seed is None else jnp.asarray(seed, "uint32")
     parts = []
-    for start, stop, keys in _stages(mask, length, key.shape[1], rows):
-        band = _band(mask, rows, keys)
+    for start, stop, keys in schedule.stages(mask, length, key.shape[1], rows):
+        band = schedule.band(mask, rows, keys)
         columns = {"key": key[:, :keys], "value": value[:, :keys]}
 
         def cut(index: Any, keys: int = keys, band: int = band, columns: dict = columns) -> tuple:
             """Where a block starts, and its parts of the tensors that have a gradient."""
             row = jnp.minimum(index * rows, length - rows)
-            first = jnp.clip(row + mask.query_offset - (mask.reach or 0), 0, keys - band)
+            first = schedule.band_start(mask, row, keys, band)
             part = {"query": _slice(query, {1: (row, rows)})}
             if band < keys:
                 part |= {name: _slice(c, {1: (first, band)}) for name, c in columns.items()}
@@ -58,7 +53,7 @@ def attention(
             index, row, first, part = cuts
             part = {**columns, "bias": bias, **part}
             if isinstance(bias, PositionBias):
-                part["bias"] = shifted(bias, first, first)
+                part["bias"] = bias.shifted(first, first)
             batch, heads = (0, query.shape[0]), (0, query.shape[2])
             return reference.attention(
                 **part,
@@ -74,26 +69,6 @@ def attention(
         # whole tensor in each block.
         parts.append(jax.lax.map(block, jax.vmap(cut)(jnp.arange(start, stop))))
     return _join(jnp.concatenate(parts), length)
-
-
-def _stages(mask: AttentionMask, length: int, keys: int, rows: int) -> list[tuple]:
-    """Runs of blocks `(start, stop, keys)`, each with the number of keys that it may see."""
-    blocks = -(-length // rows)
-    known = isinstance(mask.query_offset, int)
-    if not mask.causal or mask.window is not None or not known or blocks == 1:
-        return [(0, blocks, keys)]
-    stops = [blocks * (stage + 1) // STAGES for stage in range(STAGES)]
-    return [
-        (start, stop, min(keys, min(stop * rows, length) + mask.query_offset))
-        for start, stop in zip([0, *stops], stops, strict=False)
-        if start < stop
-    ]
-
-
-def _band(mask: AttentionMask, rows: int, keys: int) -> int:
-    if mask.window is None:
-        return keys
-    return min(keys, rows + mask.reach * (1 if mask.causal else 2))
 
 
 def _slice(tensor: Any, ranges: dict) -> Any:

@@ -15,13 +15,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_attn.backend.tensorflow import loop, traced_once, under_xla
+from keras_attn.backend.tensorflow import size, traced_once, under_xla
 from keras_attn.ops import kernels
-from keras_attn.ops.kernels.bias_tiles_tf import bias_of
-from keras_attn.ops.kernels.key_sums_tf import key_sums
-from keras_attn.ops.kernels.plan_tf import Plan, Span, size
+from keras_attn.ops.kernels.passes_tf import backward, forward
+from keras_attn.ops.kernels.plan_tf import plan_of
 from keras_attn.ops.kernels.reference import attention as reference_attention
-from keras_attn.ops.kernels.tiles_tf import Tile
+from keras_attn.ops.kernels.terms_tf import split_bias, with_tensors
 from keras_attn.ops.masks import AttentionMask
 
 
@@ -43,12 +42,11 @@ def attention(
     fixed = {name: part for name, part in parts.items() if not tf.is_tensor(part)}
     others = {name: part for name, part in parts.items() if name not in fixed}
     others |= {} if seed is None else {"seed": seed}
-    tiles = bias_of(bias)
-    inputs = tuple(map(tf.convert_to_tensor, (query, key, value, *tiles.parameters)))
+    same, learned = split_bias(bias)
+    inputs = (*map(tf.convert_to_tensor, (query, key, value)), *learned)
     options = {"scale": scale, "dropout": dropout, "block_size": block_size}
-    run = functools.partial(_attend, bias=tiles, fixed=fixed, **options)
-    identity = (*fixed.items(), *options.items(), tiles.identity)
-    return traced_once(run, identity, (inputs, others))
+    run = functools.partial(_attend, bias=bias, fixed=fixed, **options)
+    return traced_once(run, (*fixed.items(), *options.items(), same), (inputs, others))
 
 
 def _attend(
@@ -60,7 +58,7 @@ def _attend(
     scale: float,
     dropout: float,
 ) -> Any:
-    """The context from `(query, key, value and parameters of the bias), {mask parts, seed}`."""
+    """The context from `(query, key, value and tensors of the bias), {mask parts, seed}`."""
 
     def unpack(flat: tuple) -> tuple:
         inputs, others = tf.nest.pack_sequence_as(tensors, flat)
@@ -69,14 +67,14 @@ def _attend(
         return inputs, {"mask": mask, "scale": scale, "dropout": dropout, "seed": seed}
 
     def tiled(function: Callable, flat: tuple, *upstream: Any) -> Any:
-        inputs, asked = unpack(flat)
-        plan = Plan.of(*inputs[:2], bias=bias, block_size=block_size, **asked)
-        return function(plan, *upstream, *inputs)
+        (query, key, value, *learned), asked = unpack(flat)
+        plan = plan_of(query, key, block_size=block_size, **asked)
+        return function(plan, *upstream, query, key, value, with_tensors(bias, learned))
 
     def plain(flat: tuple) -> Any:
-        inputs, asked = unpack(flat)
-        asked |= {"bias": bias.whole(inputs[3:]), "return_scores": False, "block_size": None}
-        return reference_attention(*inputs[:3], **asked)
+        (query, key, value, *learned), asked = unpack(flat)
+        asked |= {"bias": with_tensors(bias, learned), "return_scores": False, "block_size": None}
+        return reference_attention(query, key, value, **asked)
 
     flat, count = tf.nest.flatten(tensors), len(tensors[0])
 
@@ -98,7 +96,7 @@ def _attend(
     def run(*flat: Any) -> tuple:
         # An eager tape would keep the results of all that a tensor with a gradient enters.
         stopped = tuple(map(tf.stop_gradient, flat))
-        context = choose(flat, lambda: tiled(_forward, stopped), lambda: plain(stopped))
+        context = choose(flat, lambda: tiled(forward, stopped), lambda: plain(stopped))
 
         def gradient(d_context: Any) -> tuple:
             return *first(d_context, context, *flat), *[None] * (len(flat) - count)
@@ -111,7 +109,7 @@ def _attend(
         d_context, context, *flat = map(tf.stop_gradient, given)
         gradients = choose(
             flat,
-            lambda: tiled(_backward, flat, d_context, context),
+            lambda: tiled(backward, flat, d_context, context),
             lambda: _gradients(plain, flat, count, d_context),
         )
 
@@ -123,7 +121,7 @@ def _attend(
                 _second_gradients, flat=flat, count=count, upstream=d_context, given=d_gradients
             )
             if dropout:
-                tiles = functools.partial(tiled, _forward)
+                tiles = functools.partial(tiled, forward)
                 found = choose(flat, lambda: through(tiles), lambda: through(plain))
             else:
                 found = through(plain)
@@ -157,52 +155,3 @@ def _second_gradients(
 def _dense(gradients: Any) -> tuple:
     """Tensors, also where a gradient came as slices."""
     return tuple(map(tf.convert_to_tensor, gradients))
-
-
-def _forward(plan: Plan, query: Any, key: Any, value: Any, *parameters: Any) -> Any:
-    def span(index: Any, carry: tuple) -> tuple:
-        span = Span(plan, index, key, value)
-
-        def block(index: Any, carry: tuple) -> tuple:
-            context = Tile(span, index, query, parameters).context()
-            return carry, (tf.cast(context, query.dtype),)
-
-        _, (context,) = loop(plan.blocks, block, (), (query.dtype,))
-        return carry, (plan.join(context),)
-
-    _, (context,) = loop(plan.spans, span, (), (query.dtype,))
-    return plan.assemble(context)  # [B, T, N, Hv]
-
-
-def _backward(
-    plan: Plan, d_context: Any, context: Any, query: Any, key: Any, value: Any, *parameters: Any
-) -> tuple:
-    sums = key_sums(plan)
-
-    def span(index: Any, d_parameters: tuple) -> tuple:
-        span = Span(plan, index, key, value)
-
-        def block(index: Any, carry: tuple) -> tuple:
-            totals, d_parameters = carry
-            tile = Tile(span, index, query, parameters)
-            d_query, *parts, d_logits = tile.gradients(d_context, context)
-            totals, outputs = sums.add(totals, tile, parts)
-            d_parameters = plan.bias.accumulate(d_parameters, tile, parameters, d_logits)
-            return (totals, d_parameters), (tf.cast(d_query, query.dtype), *outputs)
-
-        start = (sums.start(key.shape[-1], value.shape[-1]), d_parameters)
-        carry, (d_query, *outputs) = loop(plan.blocks, block, start, (query.dtype, *sums.outputs))
-        totals, d_parameters = carry
-        d_key, d_value = sums.whole(totals, outputs)
-        d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
-        return d_parameters, (plan.join(d_query), d_key, d_value)
-
-    dtypes = (query.dtype, key.dtype, value.dtype)
-    d_parameters, parts = loop(
-        plan.spans, span, plan.bias.zeros(parameters, plan.precision), dtypes
-    )
-    d_parameters = (
-        tf.reshape(tf.cast(gradient, parameter.dtype), tf.shape(parameter))
-        for gradient, parameter in zip(d_parameters, parameters, strict=True)
-    )
-    return (*map(plan.assemble, parts), *d_parameters)

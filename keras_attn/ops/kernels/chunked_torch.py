@@ -4,14 +4,14 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 Hv value width; in a block: r rows, s keys.
 """
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from keras_attn.ops.biases import PositionBias
-from keras_attn.ops.kernels import reference
-from keras_attn.ops.kernels.blocks import rows_of_block, shifted
+from keras_attn.ops.kernels import reference, schedule
 from keras_attn.ops.masks import AttentionMask
 
 # Odd, so that the blocks of two calls with neighbouring seeds draw different numbers.
@@ -33,12 +33,14 @@ def attention(
 ) -> Any:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     keys = key.shape[1]
-    rows = rows_of_block(query, keys, mask.window, block_size)
+    mask = dataclasses.replace(mask, query_offset=int(mask.query_offset))
+    rows = schedule.rows_of_block(mask, query, keys, block_size)
     key_parts, value_parts = key.split(rows, 1), value.split(rows, 1)
     contexts = []
     for index, part in enumerate(query.split(rows, 1)):
         row = index * rows
-        start, stop = _key_range(mask, row, part.shape[1], keys)
+        start, stop = schedule.key_range(mask, row, part.shape[1], keys)
+        start = min(start, keys - 1)
         # Whole parts of the keys: the gradient of joined parts is their pieces, that of a slice
         # would be as long as the keys in each block.
         first, last = start // rows, max(-(-stop // rows), start // rows + 1)
@@ -64,21 +66,9 @@ def attention(
     return torch.cat(contexts, 1)
 
 
-def _key_range(mask: AttentionMask, row: int, rows: int, keys: int) -> tuple[int, int]:
-    """From which key on and up to which the rows may see."""
-    first = row + int(mask.query_offset)
-    start, stop = 0, keys
-    if mask.causal:
-        stop = min(stop, first + rows)
-    if mask.window is not None:
-        start = max(start, first - mask.reach)
-        stop = min(stop, first + rows + mask.reach)
-    return min(start, keys - 1), stop
-
-
 def _bias(bias: Any, rows: tuple, keys: tuple) -> Any:
     if isinstance(bias, PositionBias):
-        return shifted(bias, keys[0], keys[0])
+        return bias.shifted(keys[0], keys[0])
     if bias is None:
         return None
     for axis, (start, size) in ((2, rows), (3, keys)):

@@ -43,5 +43,5 @@ def refusal(request: Any) -> str | None:
     if request.bias is not None or request.mask.structure - {"causal"}:
         return "it would hold the bias or the mask as a whole matrix"
     if request.mask.shifted:
-        return "it knows no offset of the query"
+        return "it takes no offset of the query"
     return None

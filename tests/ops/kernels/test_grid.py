@@ -124,7 +124,7 @@ def _can(kernel, mask, bias, dtype, shape):
         weights=False,
         block_size=None,
     )
-    return any(k.name == kernel and k.why_not(request) is None for k in kernels.KERNELS)
+    return any(k.name == kernel and k.refusal(request) is None for k in kernels.KERNELS)
 
 
 def _shape(kernel, key_heads):

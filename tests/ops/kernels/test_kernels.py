@@ -106,6 +106,43 @@ def test_auto_takes_the_fused_kernel_on_torch():
     assert _chosen(16) == _chosen(4096, mask=AttentionMask(causal=True)) == "fused_torch"
 
 
+def _explained(length, **options):
+    rows = np.zeros((1, length, 2, 4), "float32")
+    return ops.explain(rows, rows, rows, **options)
+
+
+def test_explain_names_the_kernel_and_why_none_of_the_others():
+    choice = _explained(2048, mask=AttentionMask(window=3))
+    fused = {
+        "tensorflow": "it runs on jax, not on tensorflow",
+        "jax": "cuDNN needs a GPU",
+        "torch": "it would hold the whole mask for window",
+    }[BACKEND]
+    slower = "possible, but slower for these shapes"
+    assert choice == ("chunked", {"fused": fused, "reference": slower})
+    assert str(choice) == f"chunked\nnot fused: {fused}\nnot reference: {slower}"
+
+    choice = _explained(2048, return_scores=True)
+    assert choice.kernel == "reference"
+    assert choice.others["chunked"] == "it does not return the attention weights"
+
+    choice = _explained(5, kernel="chunked")
+    assert (choice.kernel, choice.others["reference"]) == ("chunked", "not asked for")
+    with pytest.raises(ValueError, match="'chunked' cannot run here"):
+        _explained(5, kernel="chunked", return_scores=True)
+
+
+def test_auto_logs_its_choice_at_debug_level(caplog):
+    rows = _inputs()[0]
+    ops.attention(rows, rows, rows)
+    assert not caplog.messages
+    with caplog.at_level("DEBUG", logger="keras_attn"):
+        ops.attention(rows, rows, rows, kernel="reference")
+        assert not caplog.messages
+        ops.attention(rows, rows, rows)
+    assert caplog.messages == [f"attention takes the kernel {ops.explain(rows, rows, rows)}"]
+
+
 def _fails(message, **options):
     with pytest.raises(ValueError, match=message):
         ops.attention(*_inputs(), **options)
@@ -113,10 +150,10 @@ def _fails(message, **options):
 
 def test_errors_name_the_argument():
     _fails("`kernel` must be one of auto, fused, chunked, reference, got 'fast'", kernel="fast")
-    _fails(
-        "'chunked' cannot run here: .*never has the weights", kernel="chunked", return_scores=True
-    )
-    _fails("'reference' cannot run here: it has no blocks", kernel="reference", block_size=2)
+    message = "'chunked' cannot run here: .*it does not return the attention weights"
+    _fails(message, kernel="chunked", return_scores=True)
+    message = "'reference' cannot run here: it takes no `block_size`"
+    _fails(message, kernel="reference", block_size=2)
     for size in (0, -3, 2.5, "4"):
         _fails("`block_size` must be a positive integer or None", kernel="chunked", block_size=size)
 

@@ -1,0 +1,118 @@
+"""How the chunked kernels cut a call: the rows of a block, and the keys that a block may see.
+
+Numbers are Python's where shapes tell them, and scalar tensors elsewhere (a length that shows at
+run time, a position in a loop).
+"""
+
+from typing import Any
+
+from keras import ops
+
+from keras_attn.ops.masks import AttentionMask
+
+# Logits in a block of all heads, and its rows, on JAX and torch. Small enough for the memory to
+# stay linear in length, large enough for the products to run at full speed; fewer rows than these
+# lose more than they save.
+BLOCK_LOGITS = 2**23
+BLOCK_ROWS = 64, 512
+
+# Logits in a tile of TensorFlow's kernel, from measurements: its temporaries stay in the cache and
+# below the size from which the allocator asks the system for fresh pages each time; twice as many
+# cost 1.5 times more. Rows of a tile over all heads of a group; the products are slow with fewer.
+TILE_LOGITS = 2**21
+TILE_ROWS = 128, 512
+
+# Where shapes in a loop are fixed, a causal call runs in this many loops, each of which cuts the
+# keys at its own end, so that they compute 1/2 + 1/(2 STAGES) of the logits.
+STAGES = 4
+
+
+def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | None) -> int:
+    """How many query rows a block of all heads has: `block_size` if given, else what fits."""
+    batch, length, heads, _ = query.shape
+    seen = keys if mask.window is None else min(keys, 3 * mask.window)
+    rows = block_size or _clip(BLOCK_LOGITS // (batch * heads * seen), *BLOCK_ROWS)
+    return min(length, rows)
+
+
+def rows_of_tile(
+    mask: AttentionMask, length: Any, keys: Any, group: int, block_size: int | None
+) -> Any:
+    """How many query rows a tile of `group` query heads has: `block_size` if given, else what fits.
+
+    All tiles have equally many, up to one: the last, moved up to end with the query, then computes
+    little again.
+    """
+    if block_size:
+        return least(length, block_size)
+    fewest, most = TILE_ROWS
+    most = most // 2 if mask.causal else most  # less beyond the diagonal
+    if mask.window is not None:
+        rows = _clip(mask.window // 2, fewest, most)  # a fifth of the tile is outside of the band
+    else:
+        rows = _clip(TILE_LOGITS // _greatest(keys, 1), fewest, most)
+    blocks = -(-length * group // rows)
+    return least(length, -(-length // blocks))
+
+
+def heads_of_tile(heads: int, logits: Any) -> int:
+    """How many of the key/value heads share a tile, where each has so many logits."""
+    if not isinstance(logits, int):
+        return 1
+    fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= TILE_LOGITS]
+    return max(fit, default=1)
+
+
+def stages(mask: AttentionMask, length: int, keys: int, rows: int) -> list[tuple[int, int, int]]:
+    """Runs of blocks `(start, stop, keys)`, each with the number of keys that it may see."""
+    blocks = -(-length // rows)
+    known = isinstance(mask.query_offset, int)
+    if not mask.causal or mask.window is not None or not known or blocks == 1:
+        return [(0, blocks, keys)]
+    stops = [blocks * (stage + 1) // STAGES for stage in range(STAGES)]
+    return [
+        (start, stop, min(keys, min(stop * rows, length) + mask.query_offset))
+        for start, stop in zip([0, *stops], stops, strict=False)
+        if start < stop
+    ]
+
+
+def key_range(mask: AttentionMask, row: Any, rows: Any, keys: Any) -> tuple[Any, Any]:
+    """From which key on and up to which the rows from `row` may see: `(start, stop)`."""
+    first = row + mask.query_offset
+    start, stop = 0, keys
+    if mask.causal:
+        stop = least(stop, first + rows)
+    if mask.window is not None:
+        start = _greatest(start, first - mask.reach)
+        stop = least(stop, first + rows + mask.reach)
+    return start, stop
+
+
+def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
+    """How many keys the window leaves to a block of rows at most; all without a window."""
+    if mask.window is None:
+        return keys
+    return least(keys, rows + (mask.reach if mask.causal else 2 * mask.reach))
+
+
+def band_start(mask: AttentionMask, row: Any, keys: Any, size: Any) -> Any:
+    """The first key of the band of `size` keys that holds all that the rows from `row` may see."""
+    if size is keys:
+        return 0
+    return _clip(row + mask.query_offset - mask.reach, 0, keys - size)
+
+
+def least(first: Any, second: Any) -> Any:
+    """The smaller one."""
+    known = isinstance(first, int) and isinstance(second, int)
+    return min(first, second) if known else ops.minimum(first, second)
+
+
+def _greatest(first: Any, second: Any) -> Any:
+    known = isinstance(first, int) and isinstance(second, int)
+    return max(first, second) if known else ops.maximum(first, second)
+
+
+def _clip(number: Any, low: Any, high: Any) -> Any:
+    return least(_greatest(number, low), high)
