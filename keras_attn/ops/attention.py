@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_attn._checks import is_integer
+from keras_attn._checks import check_positive, check_rate, is_integer
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
@@ -22,6 +22,7 @@ def attention(
     mask: AttentionMask | None = None,
     bias: Any = None,
     scale: float | None = None,
+    logits_soft_cap: float | None = None,
     dropout: float = 0.0,
     seed: Any = None,
     return_scores: bool = False,
@@ -29,6 +30,8 @@ def attention(
     block_size: int | None = None,
 ) -> Any:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
+
+    With a soft cap c, the logits are `c tanh((scale * query . key + bias) / c)`.
 
     What the mask hides has weight zero whatever the bias says, and a bias of minus infinity hides
     too. A row that may attend to nothing has zero weights, zero context and zero gradient. What
@@ -45,6 +48,7 @@ def attention(
         mask: an `AttentionMask`; None lets every query see every key.
         bias: float, broadcastable to `[B, N, T, S]`, or a `PositionBias`; added to the logits.
         scale: scale of the logits; defaults to `1 / sqrt(H)`.
+        logits_soft_cap: the bound c that the logits only come near to; None for none.
         dropout: fraction of the weights that is zeroed, in [0, 1).
         seed: integer tensor `[2]`; needed where `dropout > 0`.
         return_scores: also return the weights, before dropout.
@@ -58,10 +62,11 @@ def attention(
         float32 or float64 `[B, N, T, S]`.
 
     Raises:
-        ValueError: shapes that do not fit, dropout without a seed or outside [0, 1), an unknown
-            kernel, or a named kernel that cannot do what is asked.
+        ValueError: shapes that do not fit, dropout without a seed or outside [0, 1), a soft cap
+            that is not positive, an unknown kernel, or a named kernel that cannot do what is asked.
 
-    Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023.
+    Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023; soft cap:
+    Gemma Team 2024, section 2.
 
     Example:
     >>> import numpy as np
@@ -73,7 +78,7 @@ def attention(
     6.0
     """
     query, key, value, asked = _request(
-        query, key, value, mask, bias, dropout, seed, return_scores, block_size
+        query, key, value, mask, bias, logits_soft_cap, dropout, seed, return_scores, block_size
     )
     run = kernels.choose(kernel, asked)
     return run(
@@ -83,6 +88,7 @@ def attention(
         mask=asked.mask,
         bias=asked.bias,
         scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        logits_soft_cap=logits_soft_cap,
         dropout=dropout,
         seed=seed,
         return_scores=return_scores,
@@ -98,6 +104,7 @@ def explain(
     mask: AttentionMask | None = None,
     bias: Any = None,
     scale: float | None = None,
+    logits_soft_cap: float | None = None,
     dropout: float = 0.0,
     seed: Any = None,
     return_scores: bool = False,
@@ -124,7 +131,9 @@ def explain(
     >>> choice.kernel, choice.others["chunked"]
     ('reference', 'it does not return the attention weights')
     """
-    *_, asked = _request(query, key, value, mask, bias, dropout, seed, return_scores, block_size)
+    *_, asked = _request(
+        query, key, value, mask, bias, logits_soft_cap, dropout, seed, return_scores, block_size
+    )
     return kernels.explain(kernel, asked)
 
 
@@ -134,6 +143,7 @@ def _request(
     value: Any,
     mask: AttentionMask | None,
     bias: Any,
+    logits_soft_cap: float | None,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -143,6 +153,8 @@ def _request(
     mask = mask or AttentionMask()
     if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
+    if logits_soft_cap is not None:
+        check_positive("logits_soft_cap", logits_soft_cap)
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     if bias is not None and not isinstance(bias, PositionBias):
         bias = ops.convert_to_tensor(bias)
@@ -157,6 +169,7 @@ def _request(
             value,
             mask=mask,
             bias=bias,
+            logits_soft_cap=logits_soft_cap,
             dropout=dropout,
             weights=return_scores,
             block_size=None if block_size is None else int(block_size),
@@ -183,8 +196,7 @@ def _check(
             "`key` and `value` must have the same number of heads, which divides the query's, got "
             f"query {query.shape[2]}, key {key.shape[2]}, value {value.shape[2]}"
         )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}")
+    check_rate("dropout", dropout)
     if dropout and seed is None:
         raise ValueError(f"`seed` must be given where dropout is not zero, got dropout={dropout}")
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])

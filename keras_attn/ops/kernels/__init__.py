@@ -1,8 +1,8 @@
 """What each attention kernel can do, and the choice among them.
 
-A kernel is a module with one function `attention(query, key, value, *, mask, bias, scale, dropout,
-seed, return_scores)`; its shapes are those of `keras_attn.ops.attention`. The modules that name a
-backend are imported on use.
+A kernel is a module with one function `attention(query, key, value, *, mask, bias, scale,
+logits_soft_cap, dropout, seed, return_scores, block_size)`; its shapes are those of
+`keras_attn.ops.attention`. The modules that name a backend are imported on use.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ class Request:
     value: tuple
     mask: AttentionMask
     bias: Any
+    logits_soft_cap: float | None
     dropout: float
     weights: bool
     block_size: int | None
@@ -62,6 +63,7 @@ class Kernel:
     backend: str | None = None
     has_weights: bool = False
     has_blocks: bool = False
+    has_soft_cap: bool = False
     preferred: Callable[[Request], bool] = lambda request: True
 
     def refusal(self, request: Request) -> str | None:
@@ -72,6 +74,8 @@ class Kernel:
             return "it does not return the attention weights"
         if request.block_size is not None and not self.has_blocks:
             return "it takes no `block_size`"
+        if request.logits_soft_cap is not None and not self.has_soft_cap:
+            return "it takes no `logits_soft_cap`"
         refusal = getattr(_load(self.module), "refusal", lambda request: None)
         return refusal(request)
 
@@ -95,13 +99,14 @@ def _long(request: Request) -> bool:
 
 
 # In order of preference; the reference kernel does everything and comes last.
+_CHUNKED = {"has_blocks": True, "has_soft_cap": True, "preferred": _long}
 KERNELS = (
     Kernel("fused", "fused_jax", "jax"),
     Kernel("fused", "fused_torch", "torch"),
-    Kernel("chunked", "chunked_tf", "tensorflow", has_blocks=True, preferred=_long),
-    Kernel("chunked", "chunked_jax", "jax", has_blocks=True, preferred=_long),
-    Kernel("chunked", "chunked_torch", "torch", has_blocks=True, preferred=_long),
-    Kernel("reference", "reference", has_weights=True),
+    Kernel("chunked", "chunked_tf", "tensorflow", **_CHUNKED),
+    Kernel("chunked", "chunked_jax", "jax", **_CHUNKED),
+    Kernel("chunked", "chunked_torch", "torch", **_CHUNKED),
+    Kernel("reference", "reference", has_weights=True, has_soft_cap=True),
 )
 
 # From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of

@@ -32,6 +32,7 @@ def attention(
     mask: AttentionMask,
     bias: Any,
     scale: float,
+    logits_soft_cap: float | None,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -44,7 +45,8 @@ def attention(
     others |= {} if seed is None else {"seed": seed}
     same, learned = split_bias(bias)
     inputs = (*map(tf.convert_to_tensor, (query, key, value)), *learned)
-    options = {"scale": scale, "dropout": dropout, "block_size": block_size}
+    options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
+    options |= {"block_size": block_size}
     run = functools.partial(_attend, bias=bias, fixed=fixed, **options)
     return traced_once(run, (*fixed.items(), *options.items(), same), (inputs, others))
 
@@ -56,6 +58,7 @@ def _attend(
     fixed: dict,
     block_size: int | None,
     scale: float,
+    logits_soft_cap: float | None,
     dropout: float,
 ) -> Any:
     """The context from `(query, key, value and tensors of the bias), {mask parts, seed}`."""
@@ -64,7 +67,8 @@ def _attend(
         inputs, others = tf.nest.pack_sequence_as(tensors, flat)
         seed = others.pop("seed", None)
         mask = AttentionMask(**fixed, **others)
-        return inputs, {"mask": mask, "scale": scale, "dropout": dropout, "seed": seed}
+        asked = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
+        return inputs, {"mask": mask, "seed": seed, **asked}
 
     def tiled(function: Callable, flat: tuple, *upstream: Any) -> Any:
         (query, key, value, *learned), asked = unpack(flat)

@@ -24,6 +24,7 @@ def attention(
     mask: AttentionMask,
     bias: Any,
     scale: float,
+    logits_soft_cap: float | None,
     dropout: float,
     seed: Any,
     return_scores: bool,

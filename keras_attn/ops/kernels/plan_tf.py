@@ -25,6 +25,7 @@ class Plan:
 
     mask: AttentionMask
     scale: float
+    logits_soft_cap: float | None
     dropout: float
     seed: Any
     batch: Any
@@ -55,6 +56,7 @@ def plan_of(
     *,
     mask: AttentionMask,
     scale: float,
+    logits_soft_cap: float | None,
     dropout: float,
     seed: Any,
     block_size: int | None,
@@ -69,6 +71,7 @@ def plan_of(
     return Plan(
         mask=mask,
         scale=scale,
+        logits_soft_cap=logits_soft_cap,
         dropout=dropout,
         seed=seed,
         batch=size(query, 0),

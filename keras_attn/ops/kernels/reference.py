@@ -23,6 +23,7 @@ def attention(
     mask: AttentionMask,
     bias: Any,
     scale: float,
+    logits_soft_cap: float | None,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -40,6 +41,11 @@ def attention(
         bias = _bias(bias, mask, query_length, key_length, logits.dtype)
         logits = logits + bias
     visible, some = visible_pairs(visible, bias, mask.may_empty_rows)
+    if logits_soft_cap is not None:
+        if bias is not None and visible is not None:
+            # A bias that hides may be no number, which would reach the gradient of tanh.
+            logits = ops.where(visible, logits, 0.0)
+        logits = logits_soft_cap * ops.tanh(logits / logits_soft_cap)
     if visible is not None:
         logits = ops.where(visible, logits, hidden(some))
     weights = _softmax(logits)

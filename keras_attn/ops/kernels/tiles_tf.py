@@ -24,6 +24,7 @@ class Tile(NamedTuple):
     query: Any  # [k, G r, H]
     key: Any  # [k, s, H]
     value: Any  # [k, s, Hv]
+    tanh: Any  # of the logits over their cap, [k, G, r, s]; None where they have none
     weights: Any  # [k, G r, s]
     alive: Any  # which rows have a key, 1 or 0, broadcastable to [k, G, r, 1]; None if all have
 
@@ -43,13 +44,13 @@ def cut_tile(plan: Plan, span: Span, index: Any, query: Any, bias: Any) -> Tile:
         visible = tf.slice(visible, (row,), (plan.rows,))
     rows = _rows(plan, place, query, plan.scale, visible)
     if bias is None:
-        logits, some = _logits(plan, span, place, rows, key)
+        logits, tanh, some = _logits(plan, span, place, rows, key)
     else:
         added = bias_in(bias, place, plan.mask, plan.precision)
-        logits, some = _biased_logits(plan, place, rows, key, added)
+        logits, tanh, some = _biased_logits(plan, place, rows, key, added)
     alive = None if some is None else tf.cast(_split_heads(plan, some), plan.precision)
     weights = tf.nn.softmax(tf.reshape(logits, (plan.heads, -1, keys)))
-    return Tile(span, index, place, rows, key, value, weights, alive)
+    return Tile(span, index, place, rows, key, value, tanh, weights, alive)
 
 
 def context_of(plan: Plan, tile: Tile) -> Any:
@@ -68,6 +69,8 @@ def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
     d_context = _rows(plan, tile.place, d_context, counts)  # [k, G r, Hv]
     context = _rows(plan, tile.place, context)
     dropped, d_logits = _d_logits(plan, tile, d_context, context)
+    if tile.tanh is not None:
+        d_logits *= tf.reshape(1 - tile.tanh**2, tf.shape(d_logits))
     kind = tile.value.dtype
     d_value = tf.matmul(tf.cast(dropped, kind), d_context, transpose_a=True)
     products = tf.cast(d_logits, kind)
@@ -78,7 +81,7 @@ def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
 
 
 def _d_logits(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
-    """The weights after dropout, and the gradient of the logits."""
+    """The weights after dropout, and the gradient of the logits after their cap."""
     weights, value = tile.weights, tile.value
     if plan.dropout or value.dtype not in (tf.float32, tf.float64):
         dropped = weights * _keep(plan, tile) if plan.dropout else weights
@@ -94,7 +97,7 @@ def _d_logits(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
 
 
 def _biased_logits(plan: Plan, place: Place, query: Any, key: Any, bias: Any) -> tuple:
-    """The logits `[k, G, r, s]` after bias and mask, and which rows have a key, or None."""
+    """The logits `[k, G, r, s]` after bias, cap and mask; tanh; which rows have a key, or None."""
     block = plan.mask.block(*place)
     if plan.band is None:
         visible = block.materialize(plan.rows, place.keys[1])
@@ -104,9 +107,13 @@ def _biased_logits(plan: Plan, place: Place, query: Any, key: Any, bias: Any) ->
         if not padding.empty:
             visible &= padding.materialize(plan.rows, place.keys[1])
     visible, some = visible_pairs(visible, bias, True)
+    visible_by_head = _split_heads(plan, visible)
     logits = _by_head(plan, _products(plan, query, key)) + _split_heads(plan, bias)
+    if plan.logits_soft_cap is not None:  # what is hidden may be no number
+        logits = tf.where(visible_by_head, logits, tf.zeros((), logits.dtype))
+    logits, tanh = _capped(plan, logits)
     low = _split_heads(plan, tf.cast(hidden(some), plan.precision))
-    return tf.where(_split_heads(plan, visible), logits, low), some
+    return tf.where(visible_by_head, logits, low), tanh, some
 
 
 def _logits(plan: Plan, span: Span, place: Place, query: Any, key: Any) -> tuple:
@@ -124,10 +131,24 @@ def _logits(plan: Plan, span: Span, place: Place, query: Any, key: Any) -> tuple
         masked, some = _added(plan, allowed), tf.reduce_any(allowed, -1, keepdims=True)
         if masked.shape[1] == masked.shape[2] == 1:
             masked, column = None, masked[:, 0, 0]
-    logits = _by_head(plan, _products(plan, query, key, column))
+    if plan.logits_soft_cap is None:
+        logits, tanh = _by_head(plan, _products(plan, query, key, column)), None
+    else:  # the mask comes after the cap
+        logits, tanh = _capped(plan, _by_head(plan, _products(plan, query, key)))
+        if column is not None:
+            logits += column[:, None, None]
     if masked is not None:
         logits += _split_heads(plan, masked)
-    return logits, some if alive is None else alive if some is None else alive & some
+    return logits, tanh, some if alive is None else alive if some is None else alive & some
+
+
+def _capped(plan: Plan, logits: Any) -> tuple:
+    """The logits after their cap, and the tanh in it, or None."""
+    cap = plan.logits_soft_cap
+    if cap is None:
+        return logits, None
+    tanh = tf.tanh(logits / cap)
+    return cap * tanh, tanh
 
 
 def _added(plan: Plan, visible: Any) -> Any:

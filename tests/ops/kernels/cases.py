@@ -178,7 +178,9 @@ def allowed(parts, shape):
     return matrix
 
 
-def oracle(query, key, value, parts, bias_name, arrays, shape, d_context, precision="float64"):
+def oracle(
+    query, key, value, parts, bias_name, arrays, shape, d_context, precision="float64", cap=None
+):
     """Context and gradients (query, key, value, bias arrays) in float64, from the formulas.
 
     The logits are rounded to `precision`: beside a bias of -1e9 they keep no digit in float32.
@@ -196,6 +198,10 @@ def oracle(query, key, value, parts, bias_name, arrays, shape, d_context, precis
         logits = logits + arrays[0][:, np.clip(distance, -2, 2) + 2]
     elif arrays:
         logits = (logits + arrays[0]).astype(precision).astype("float64")
+    slope = 1.0
+    if cap is not None:
+        tanh = np.where(logits == -np.inf, logits, np.tanh(logits / cap))
+        logits, slope = cap * tanh, np.where(allowed(parts, s) & (tanh > -np.inf), 1 - tanh**2, 0)
     logits = np.where(allowed(parts, s), logits, -np.inf)
     highest = logits.max(-1, keepdims=True)
     exponentials = np.exp(logits - np.where(highest == -np.inf, 0, highest))
@@ -203,7 +209,7 @@ def oracle(query, key, value, parts, bias_name, arrays, shape, d_context, precis
     weights = exponentials / np.where(sums == 0, 1, sums)
     context = np.einsum("bnts,bsnh->btnh", weights, v)
     d_weights = np.einsum("btnh,bsnh->bnts", d_context, v)
-    d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True))
+    d_logits = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True)) * slope
     grouped = (s.batch, s.keys, s.key_heads, group, -1)
     gradients = [
         np.einsum("bnts,bsnh->btnh", d_logits, k) * scale,

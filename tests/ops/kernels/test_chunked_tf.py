@@ -100,17 +100,21 @@ def _penalty_gradients(inputs, **options):
     return outer.gradient(penalty, inputs)
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
-def test_second_derivatives(how):
+@pytest.mark.parametrize(
+    ("how", "cap"),
+    [("eager", None), ("eager", 0.8), ("graph", None), ("graph", 0.8), ("xla", None)],
+)
+def test_second_derivatives(how, cap):
     import tensorflow as tf
 
     shape = Shape(key_heads=3)
     inputs = [tf.constant(x, "float32") for x in (*draw(shape), *bias_arrays("keys", shape))]
     mask = mask_from(mask_parts("window_padding", shape))
-    expected = _penalty_gradients(inputs, mask=mask, kernel="reference")
+    options = {"mask": mask, "logits_soft_cap": cap}
+    expected = _penalty_gradients(inputs, **options, kernel="reference")
 
     def run(*inputs):
-        return _penalty_gradients(list(inputs), mask=mask, kernel="chunked", block_size=4)
+        return _penalty_gradients(list(inputs), **options, kernel="chunked", block_size=4)
 
     call = run if how == "eager" else tf.function(run, jit_compile=how == "xla", autograph=False)
     for have, want in zip(call(*inputs), expected, strict=True):

@@ -58,7 +58,7 @@ def check(kernel, mask, bias, dtype, shape, block_size=None):
     )
 
 
-def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=()):
+def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=(), cap=None):
     """Hold one call to the oracle.
 
     `spoil` are `(index of the input, places)` at which the kernel gets NaN and infinity where the
@@ -69,6 +69,7 @@ def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=())
     inputs = [_rounded(x, dtype) for x in draw(shape)]
     extra = [_rounded(x, precision) for x in extra]
     options = {"kernel": kernel, "mask": mask_from(parts), "block_size": block_size}
+    options["logits_soft_cap"] = cap
     d_context = np.random.default_rng(3).normal(size=(*inputs[0].shape[:3], shape.value_width))
     d_context = _rounded(d_context, precision)
 
@@ -83,7 +84,7 @@ def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=())
         wrong = np.resize([np.nan, np.inf, -np.inf], given[index][places].shape)
         given[index][places] = wrong
     context, found = _run(attend, given, d_context.astype(precision))
-    oracles = oracle(*inputs, parts, bias, extra, shape, d_context, precision)
+    oracles = oracle(*inputs, parts, bias, extra, shape, d_context, precision, cap)
     for have, want in zip((context, *found), (oracles[0], *oracles[1]), strict=True):
         error = np.abs(have - want).max() / max(1, np.abs(want).max())
         assert error < TOLERANCE[dtype], f"{error:.1e}"
@@ -114,12 +115,13 @@ def _rounded(array, dtype):
     return arrays(kops.cast(kops.convert_to_tensor(array), dtype)).astype("float64")
 
 
-def _can(kernel, mask, bias, dtype, shape):
+def _can(kernel, mask, bias, dtype, shape, cap=None):
     precision = "float64" if dtype == "float64" else "float32"
     request = kernels.Request.of(
         *(kops.cast(x, dtype) for x in draw(shape)),
         mask=mask_from(mask_parts(mask, shape)),
         bias=bias_from(bias, shape, [kops.cast(x, precision) for x in bias_arrays(bias, shape)]),
+        logits_soft_cap=cap,
         dropout=0.0,
         weights=False,
         block_size=None,
@@ -173,6 +175,38 @@ def test_what_stands_at_padding_reaches_nothing(kernel, bias, where):
             extra = bias_arrays(bias, shape)
             block_size = 4 if kernel == "chunked" else None
             compare(kernel, parts, bias, extra, dtype, shape, block_size, spoil)
+
+
+CAP = 0.8  # most logits are near it
+CAPPED = [
+    ("none", "none", "bfloat16"),
+    ("key_padding", "none", "float32"),
+    ("causal_padding", "none", "float32"),
+    ("dense_broadcast", "none", "float16"),
+    ("causal_window", "dense", "float32"),
+    ("unsorted_ids", "buckets", "float32"),
+]
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "reference"])
+@pytest.mark.parametrize(("mask", "bias", "dtype"), CAPPED)
+def test_soft_cap(kernel, mask, bias, dtype):
+    shape, blocks = _shape(kernel, 3), 4 if kernel == "chunked" else None
+    parts, extra = mask_parts(mask, shape), bias_arrays(bias, shape)
+    compare(kernel, parts, bias, extra, dtype, shape, blocks, cap=CAP)
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "reference"])
+def test_a_soft_cap_shows_nothing_that_is_hidden(kernel):
+    shape, blocks = _shape(kernel, 3), 4 if kernel == "chunked" else None
+    parts = mask_parts("causal_padding", shape)
+    bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
+    compare(kernel, parts, "dense", (bias,), "float32", shape, blocks, cap=CAP)
+
+
+def test_the_fused_kernel_takes_no_soft_cap():
+    assert _can("reference", "none", "none", "float32", _shape("fused", 3), cap=CAP)
+    assert not _can("fused", "none", "none", "float32", _shape("fused", 3), cap=CAP)
 
 
 @pytest.mark.slow

@@ -83,7 +83,13 @@ def _chosen(length, **options):
 
 
 def _request(length, dtype="float32", **options):
-    given = {"mask": AttentionMask(), "bias": None, "dropout": 0.0, "weights": False}
+    given = {
+        "mask": AttentionMask(),
+        "bias": None,
+        "logits_soft_cap": None,
+        "dropout": 0.0,
+        "weights": False,
+    }
     tensors = [kops.zeros((1, length, 2, 4), dtype) for _ in range(3)]
     return kernels.Request.of(*tensors, **{**given, "block_size": None, **options})
 
