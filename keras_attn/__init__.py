@@ -9,10 +9,12 @@ from types import ModuleType
 
 from keras_attn import data, decoding, layers, models, ops, training, weights
 from keras_attn.models.upgrade import upgrade
+from keras_attn.ops.dot_product_attention import enable
 
 __all__ = [
     "data",
     "decoding",
+    "enable",
     "export",
     "layers",
     "models",

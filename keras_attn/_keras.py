@@ -10,6 +10,10 @@ from typing import Any
 
 import keras
 
+# Where `keras.ops.dot_product_attention` finds the function of the backend; `keras_attn.enable`
+# replaces it there. Keras has no way to register another one.
+from keras.src.backend import nn as backend_nn
+
 # The loop of keras.layers.RNN, a function in Keras 3.15 and a module with it in 3.16.
 # `keras.ops.scan` gives no bound on the steps to TensorFlow, and XLA then refuses the gradient.
 from keras.src.backend import rnn as _rnn
@@ -44,6 +48,7 @@ __all__ = [
     "AutocastScope",
     "DropoutRNNCell",
     "Functional",
+    "backend_nn",
     "deserialize_shared",
     "flatten_layers",
     "get_autocast_scope",

@@ -2,8 +2,17 @@
 
 from keras_attn.ops.attention import attention, explain
 from keras_attn.ops.cross_entropy import linear_cross_entropy
+from keras_attn.ops.dot_product_attention import dot_product_attention
 from keras_attn.ops.masks import AttentionMask
 from keras_attn.ops.numerics import dense
 from keras_attn.ops.remat import remat
 
-__all__ = ["AttentionMask", "attention", "dense", "explain", "linear_cross_entropy", "remat"]
+__all__ = [
+    "AttentionMask",
+    "attention",
+    "dense",
+    "dot_product_attention",
+    "explain",
+    "linear_cross_entropy",
+    "remat",
+]
