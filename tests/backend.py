@@ -135,6 +135,14 @@ def weights_of(layer: Any) -> dict[str, np.ndarray]:
     return {weight_name(variable): _array(variable.value) for variable in layer.weights}
 
 
+def randomize(layer: Any) -> Any:
+    """A built layer, with no weight left at an initial zero or one, which hide errors."""
+    rng = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(weight + 0.2 * rng.normal(size=weight.shape).astype("float32"))
+    return layer
+
+
 def within(weights: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The weights under `prefix/`, without it."""
     start = f"{prefix}/"

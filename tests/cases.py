@@ -32,6 +32,7 @@ import numpy as np
 from keras import tree
 
 from keras_attn import layers
+from tests.backend import randomize
 
 B, T, S, P, C = 2, 5, 7, 19, 23
 D, DK, DV, V = 18, 11, 13, 17
@@ -171,10 +172,7 @@ def built(case: Case) -> keras.layers.Layer:
 def randomized(layer: keras.layers.Layer, case: Case) -> keras.layers.Layer:
     """The layer, built by a call, with no weight left at zero or one."""
     layer(**case.values())
-    rng = np.random.default_rng(1)
-    for weight in layer.trainable_weights:
-        weight.assign(weight + 0.2 * rng.normal(size=weight.shape).astype("float32"))
-    return layer
+    return randomize(layer)
 
 
 def _normal(stddev: float = 0.3) -> keras.initializers.Initializer:

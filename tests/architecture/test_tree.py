@@ -7,6 +7,7 @@ import pathlib
 import re
 import statistics
 
+import keras
 import pytest
 
 import keras_attn
@@ -121,20 +122,34 @@ def test_everything_public_has_a_docstring(path):
 
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
 def test_the_docstring_of_a_layer_has_its_sections(case):
-    text = inspect.getdoc(case.layer)
-    sections = ["Call arguments:", "Returns:", "Example:"]
-    if case.parameters():
-        sections.append("Args:")
-    if any(name.endswith("mask") for name in inspect.signature(case.layer.call).parameters):
-        sections.append("Masking:")
-    for section in sections:
-        assert section in text, section
-    others = "as in `" in text  # arguments that another layer explains
-    inherited = case.layer.call.__module__.startswith("keras.")
-    call = () if inherited else inspect.signature(case.layer.call).parameters
-    for name in [*case.parameters(), *call]:
-        if name != "self" and not others:
-            assert re.search(rf"\b{name}\b", text), name
+    """Every argument is an entry of its section, and a layer with masks says what they do."""
+    sections = sections_of(inspect.getdoc(case.layer))
+    for name in ("Call arguments", "Returns", "Raises", "Source", "Example"):
+        assert sections[name].strip(), name
+    call = inspect.signature(case.layer.call).parameters.keys() - {"self"}
+    assert "Masking" in sections or not any(name.endswith("mask") for name in call)
+    theirs = getattr(keras.layers, case.layer.__name__, None)  # Keras explains what is Keras' own
+    for title, names in (("Args", case.parameters().keys()), ("Call arguments", call)):
+        section = sections.get(title, "")
+        explained = entries(section)
+        assert len(explained) == len(set(explained)) and set(explained) <= names
+        rest = names - set(explained)
+        if theirs is not None and "as in Keras" in section:
+            function = theirs.__init__ if title == "Args" else theirs.call
+            rest -= inspect.signature(function).parameters.keys()
+        assert not rest
+
+
+def sections_of(docstring):
+    """The text of each section of a docstring, by its title."""
+    parts = re.split(r"^(\w[\w ]*):(?=\s)", docstring, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def entries(section):
+    """The names that a section explains: those before the colon of each entry."""
+    lines = re.findall(r"^ {4}(?=\S)([^:]+):", section, flags=re.MULTILINE)
+    return [name for line in lines for name in line.split(", ")]
 
 
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
@@ -154,8 +169,6 @@ def test_one_public_layer_a_file_named_for_it_or_a_family(case):
 
 
 def test_every_layer_is_saved_under_the_name_of_the_package():
-    import keras
-
     for case in CASES:
         name = keras.saving.get_registered_name(case.layer)
         assert name == f"keras_attn>{case.layer.__name__}"

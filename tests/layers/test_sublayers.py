@@ -1,25 +1,45 @@
-"""Projection is keras.layers.Dense; norms and positions are made of names and configurations."""
+"""Projection against numpy, with LoRA too."""
 
-import keras
 import numpy as np
+import pytest
 
+from keras_attn import layers
 from keras_attn.layers.sublayers import Projection
-from tests.backend import arrays
+from tests import oracles
+from tests.backend import arrays, randomize, weights_of
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
+ALPHA = 5.0
 
 
-def test_it_is_the_dense_layer_of_keras():
-    ours, theirs = Projection(3, activation="relu"), keras.layers.Dense(3, activation="relu")
-    expected = arrays(theirs(INPUTS))
-    ours.build(INPUTS.shape)
-    ours.set_weights(theirs.get_weights())
-    np.testing.assert_allclose(arrays(ours(INPUTS)), expected, rtol=1e-6, atol=1e-6)
+def lora_kernel(layer):
+    """`W + alpha / rank A B`, from a layer with LoRA."""
+    low, high = (
+        arrays(w.value).astype("float64") for w in (layer.lora_kernel_a, layer.lora_kernel_b)
+    )
+    return arrays(layer._kernel.value) + ALPHA / low.shape[1] * low @ high
 
 
-def test_lora_takes_part():
-    layer = Projection(3)
-    before = arrays(layer(INPUTS))
-    layer.enable_lora(2)
-    layer.lora_kernel_b.assign(layer.lora_kernel_b + 1.0)
-    assert not np.allclose(arrays(layer(INPUTS)), before)
+@pytest.mark.parametrize("rank", [None, 2])
+def test_it_is_the_dense_product(rank):
+    layer = Projection(3, activation="relu")
+    layer.build(INPUTS.shape)
+    if rank is not None:
+        layer.enable_lora(rank, lora_alpha=ALPHA)
+    randomize(layer)
+    kernel = weights_of(layer)["kernel"] if rank is None else lora_kernel(layer)
+    expected = np.maximum(INPUTS @ kernel + weights_of(layer)["bias"], 0)
+    np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lora_takes_part_in_the_layers_that_hold_it():
+    layer = layers.FeedForward(11, activation="relu")
+    layer.build(INPUTS.shape)
+    for part in (layer.hidden_projection, layer.output_projection):
+        part.enable_lora(2, lora_alpha=ALPHA)
+    randomize(layer)
+    weights = weights_of(layer)
+    weights["hidden/kernel"] = lora_kernel(layer.hidden_projection)
+    weights["output/kernel"] = lora_kernel(layer.output_projection)
+    expected = oracles.feed_forward(INPUTS, weights, lambda x: np.maximum(x, 0))
+    np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)

@@ -19,12 +19,14 @@ class AdditiveAttention(keras.layers.AdditiveAttention):
     of the paper, with two projections.
 
     Args:
-        use_scale: and dropout, seed, as in Keras.
+        use_scale: and dropout, as in Keras.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: `[query, value]` or `[query, value, key]`, float `[B, T, D]`, `[B, S, Dv]` and
             `[B, S, D]`.
-        mask: and training, return_attention_scores, use_causal_mask, as in `Attention`.
+        mask: `[query_mask, value_mask]`, bool `[B, T]` and `[B, S]`, each may be None.
+        training: and return_attention_scores, use_causal_mask, as in Keras.
 
     Masking: as in `Attention`.
 

@@ -30,7 +30,7 @@ class Attention(keras.layers.Attention):
         mask: `[query_mask, value_mask]`, bool `[B, T]` and `[B, S]`, each may be None.
         training: and return_attention_scores, use_causal_mask, as in Keras.
 
-    Masking: nobody attends to a value where its mask is False; the output is zero where the
+    Masking: no query attends to a value where its mask is False; the output is zero where the
     query's mask is. Keras fills both in, and the query's goes on to the output.
 
     Returns:

@@ -28,9 +28,20 @@ class TransformerDecoderBlock(TransformerBlock):
     Args:
         num_heads: N, of both attentions.
         intermediate_dim: F.
-        **options: as in `TransformerEncoderBlock`: dropout, attention_dropout, activation, norm,
-            layer_norm_epsilon, normalize_first, window, position, kernel, kernel_initializer,
-            remat, seed; window and position are those of the self-attention, which is causal.
+        dropout: fraction of each sublayer's output that is zeroed in training, in [0, 1).
+        attention_dropout: fraction of the attention weights that is zeroed in training.
+        activation: activation of the feed-forward network, a name or a function.
+        norm: "layer" or "rms".
+        layer_norm_epsilon: added to the variance.
+        normalize_first: whether the norm stands before each sublayer.
+        window: self-attention reaches positions less than this far back; None reaches all.
+        position: how positions enter the logits of the self-attention: a `RotaryEmbedding`,
+            `ALiBi` or `RelativePositionBias`, or None.
+        kernel: which of `keras_attn.ops.kernels` computes the attention.
+        kernel_initializer: initializer of all matrices.
+        remat: whether training keeps only the inputs of the block and computes the rest again in
+            the backward pass: the same numbers for less memory and more time.
+        seed: seed of the dropouts; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`.

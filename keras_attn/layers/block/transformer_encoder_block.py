@@ -42,7 +42,8 @@ class TransformerEncoderBlock(TransformerBlock):
         mask: bool `[B, T]`, False at padding, which no query attends to.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
-        cache: and `cache_index`: as in `MultiHeadSelfAttention`.
+        cache: for decoding with `causal`: `{"key", "value"}`, each `[B, N, L, H]`.
+        cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
         training: whether dropout acts.
 

@@ -26,6 +26,9 @@ class NextSentenceHead(Projection):
     Returns:
         logits `[B, 2]`.
 
+    Raises:
+        ValueError: inputs without a known width.
+
     Source: Devlin et al. 2019, section 3.1, task 2.
 
     Example:

@@ -123,7 +123,9 @@ class TokenTaggingHead(ClassificationHead):
 
     Args:
         num_classes: how many tags.
-        dropout: and the others, as in `ClassificationHead`.
+        dropout: fraction of the input that is zeroed in training, in [0, 1).
+        kernel_initializer: initializer of W.
+        seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.

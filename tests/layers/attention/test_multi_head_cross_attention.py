@@ -6,7 +6,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import arrays, randomize, weights_of
 
 B, T, S, D, DV, DK, N, K = 2, 5, 7, 12, 11, 13, 6, 3
 RNG = np.random.default_rng(0)
@@ -18,10 +18,9 @@ ALLOWED[..., 0] = True
 
 
 def attention(**options):
-    options = {"num_heads": N, "bias_initializer": "normal", **options}
-    layer = layers.MultiHeadCrossAttention(**options)
+    layer = layers.MultiHeadCrossAttention(**{"num_heads": N, **options})
     layer.build(QUERY.shape, VALUE.shape, KEY.shape)
-    return layer
+    return randomize(layer)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +59,9 @@ def test_it_is_the_layer_of_keras_with_the_same_weights(key_heads):
     else:
         theirs = keras.layers.GroupQueryAttention(4, N, K)
         value = key = VALUE
-        ours = layers.MultiHeadCrossAttention(N, 4, num_kv_heads=K, bias_initializer="normal")
+        ours = layers.MultiHeadCrossAttention(N, 4, num_kv_heads=K)
         ours.build(QUERY.shape, VALUE.shape, VALUE.shape)
+        randomize(ours)
     theirs.build(QUERY.shape, value.shape, key.shape)
     sizes = [weight.shape for weight in theirs.weights]
     theirs.set_weights([w.reshape(s) for w, s in zip(_in_their_order(ours), sizes, strict=True)])

@@ -6,7 +6,7 @@ import pytest
 from keras_attn import layers
 from keras_attn.ops import cache as caches
 from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import arrays, randomize, weights_of
 
 B, T, D, N, K = 2, 7, 12, 6, 3
 INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
@@ -48,6 +48,8 @@ def test_packed_sequences_are_the_sequences_by_themselves(causal):
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_is_the_band_of_that_width(causal):
     layer = layers.MultiHeadSelfAttention(N, causal=causal, window=2)
+    layer.build(INPUTS.shape)
+    randomize(layer)
     outputs = layer(INPUTS)
     distance = np.arange(T)[:, None] - np.arange(T)
     allowed = (abs(distance) < 2) & ((distance >= 0) | (not causal))

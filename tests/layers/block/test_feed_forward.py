@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import arrays, randomize, weights_of
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 
@@ -15,6 +15,8 @@ INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 )
 def test_it_is_the_paper(activation, function):
     layer = layers.FeedForward(11, activation=activation)
+    layer.build(INPUTS.shape)
+    randomize(layer)
     outputs = arrays(layer(INPUTS))
     expected = oracles.feed_forward(INPUTS, weights_of(layer), function)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)

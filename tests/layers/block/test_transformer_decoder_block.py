@@ -6,7 +6,7 @@ import pytest
 
 from keras_attn import layers
 from keras_attn.ops import cache as caches
-from tests.backend import arrays, tensors, weights_of, within
+from tests.backend import arrays, randomize, tensors, weights_of, within
 
 B, T, S, L, D, C, N, F = 2, 5, 7, 11, 12, 18, 3, 31
 RNG = np.random.default_rng(0)
@@ -18,9 +18,7 @@ CONTEXT_MASK = np.arange(S) < np.array([[7], [4]])
 def block(context=CONTEXT, **options):
     layer = layers.TransformerDecoderBlock(N, F, **options)
     layer(INPUTS, context)
-    rng = np.random.default_rng(1)
-    layer.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in layer.get_weights()])
-    return layer
+    return randomize(layer)
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])

@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, weights_of, within
+from tests.backend import arrays, randomize, weights_of, within
 
 B, T, D, N, F = 2, 5, 12, 3, 31
 INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
@@ -15,9 +15,7 @@ MASK = np.arange(T) < np.array([[5], [3]])
 def block(**options):
     layer = layers.TransformerEncoderBlock(N, F, **options)
     layer(INPUTS)
-    rng = np.random.default_rng(1)
-    layer.set_weights([w + 0.2 * rng.normal(size=w.shape) for w in layer.get_weights()])
-    return layer
+    return randomize(layer)
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])

@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import arrays, randomize, weights_of
 
 IDS = np.array([[3, 1, 10, 2, 0], [5, 7, 7, 0, 0]], "int32")
 SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
@@ -13,6 +13,8 @@ SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
 
 def test_it_is_the_norm_of_the_sum():
     layer = layers.BertEmbedding(11, 4, max_length=7, mask_zero=True, layer_norm_epsilon=1e-3)
+    layer.build(IDS.shape)
+    randomize(layer)
     outputs = arrays(layer(IDS, SEGMENTS))
     weights = weights_of(layer)
     total = weights["token/embeddings"][IDS] + weights["segment/embeddings"][SEGMENTS]
@@ -26,6 +28,8 @@ def test_it_is_the_norm_of_the_sum():
 
 def test_positions_may_be_sinusoids():
     layer = layers.BertEmbedding(11, 4, position=layers.SinusoidalPositionEncoding())
+    layer.build(IDS.shape)
+    randomize(layer)
     outputs = arrays(layer(IDS, SEGMENTS))
     weights = weights_of(layer)
     total = weights["token/embeddings"][IDS] + weights["segment/embeddings"][SEGMENTS]

@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, weights_of
+from tests.backend import arrays, randomize, weights_of
 
 RNG = np.random.default_rng(0)
 INPUTS, MATRIX = (RNG.normal(size=s).astype("float32") for s in ((2, 5, 7), (13, 4)))
@@ -14,6 +14,8 @@ PLACES = np.array([[4, 0, 2], [1, 1, 3]], "int32")
 
 def test_it_is_the_paper():
     head = layers.MaskedLMHead(layer_norm_epsilon=1e-3)
+    head.build(INPUTS.shape, MATRIX.shape)
+    randomize(head)
     outputs = arrays(head(INPUTS, MATRIX, masked_positions=PLACES))
     w = weights_of(head)
     chosen = np.take_along_axis(INPUTS.astype("float64"), PLACES[..., None], 1)
