@@ -246,7 +246,7 @@ CASES = [
         },
         _KERAS_ATTENTION,
         scores=True,
-        hides={"value_mask": "value", "key_mask": "key"},
+        hides={"query_mask": "query", "value_mask": "value", "key_mask": "key"},
     ),
     Case(
         layers.MultiHeadAttention,
@@ -323,7 +323,7 @@ CASES = [
         },
         _ATTENTION,
         scores=True,
-        hides={"value_mask": "value", "key_mask": "key"},
+        hides={"query_mask": "query", "value_mask": "value", "key_mask": "key"},
     ),
     Case(
         layers.MultiHeadCrossAttention,
@@ -331,7 +331,7 @@ CASES = [
         _ATTENTION,
         variant="plain",
         scores=True,
-        hides={"value_mask": "value", "key_mask": "key"},
+        hides={"query_mask": "query", "value_mask": "value", "key_mask": "key"},
         zero_gradients=("key/bias",),
     ),
     Case(
@@ -527,7 +527,7 @@ CASES = [
         lambda: {"units": 12, "kernel_initializer": _normal()},
         _MEMORY,
         scores=True,
-        hides={"memory_mask": "memory"},
+        hides={"query_mask": "query", "memory_mask": "memory"},
     ),
     Case(
         layers.LuongAttention,
@@ -542,7 +542,7 @@ CASES = [
         },
         _MEMORY,
         scores=True,
-        hides={"memory_mask": "memory"},
+        hides={"query_mask": "query", "memory_mask": "memory"},
     ),
     Case(
         layers.LuongAttention,
@@ -550,7 +550,7 @@ CASES = [
         _MEMORY,
         variant="plain",
         scores=True,
-        hides={"memory_mask": "memory"},
+        hides={"query_mask": "query", "memory_mask": "memory"},
     ),
     Case(
         layers.HardAttention,
@@ -565,7 +565,7 @@ CASES = [
         },
         _MEMORY,
         scores=True,
-        hides={"memory_mask": "memory"},
+        hides={"query_mask": "query", "memory_mask": "memory"},
     ),
     Case(
         layers.AttentionDecoderCell,

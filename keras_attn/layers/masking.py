@@ -33,6 +33,17 @@ def both(first: Any, second: Any) -> Any:
     return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
 
 
+def without_hidden(inputs: Any, mask: Any) -> Any:
+    """`[B, T, D]` with zeros where the mask `[B, T]` is False.
+
+    A weight of zero does not stop NaN or infinity: neither in a sum, nor in the gradient of a
+    projection, where the gradient zero meets the input.
+    """
+    if mask is None:
+        return inputs
+    return ops.where(ops.cast(mask, "bool")[..., None], inputs, 0.0)
+
+
 def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
     """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
     pairs = None

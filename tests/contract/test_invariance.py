@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import tree
 
-from tests.backend import arrays
+from keras_attn import layers
+from tests.backend import arrays, layer_gradients, tensors
 from tests.cases import CALLED, B, built
 
 HIDING = [(case, mask) for case in CALLED for mask in case.hides]
@@ -47,13 +48,60 @@ def test_dropout_changes_no_output_at_inference(case):
         assert_same(call(case, values, **options), arrays(without(**values)), rtol=0, atol=0)
 
 
+def hidden_replaced(case, mask, values, by):
+    """The values with `by` at the places that the mask hides."""
+    name, shown = case.hides[mask], values[mask]
+    return {**values, name: np.where(shown[..., None], values[name], by).astype("float32")}
+
+
 @pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
 def test_what_stands_at_a_masked_place_changes_nothing_visible(case, mask):
-    before, after = case.values(), case.values()
-    name, shown = case.hides[mask], before[mask]
-    noise = np.random.default_rng(5).normal(size=before[name].shape).astype("float32")
-    after[name] = np.where(shown[..., None], before[name], 10 * noise)
-    assert_same(visible(call(case, after), shown), visible(call(case, before), shown), rtol=1e-4)
+    values, shown = case.values(), case.values()[mask]
+    noise = 10 * np.random.default_rng(5).normal(size=values[case.hides[mask]].shape)
+    for by in (noise, np.nan, np.inf):
+        outputs = call(case, hidden_replaced(case, mask, values, by))
+        assert_same(visible(outputs, shown), visible(call(case, values), shown), rtol=1e-4)
+
+
+# These hide a place as a key alone: it is computed like any other, and what stands there goes on.
+KEYS_ALONE = (
+    layers.MultiHeadSelfAttention,
+    layers.TransformerEncoderBlock,
+    layers.TransformerDecoderBlock,
+)
+CLEARED = [(c, mask) for c, mask in HIDING if mask != "mask" or c.layer not in KEYS_ALONE]
+
+
+@pytest.mark.parametrize(("case", "mask"), CLEARED, ids=[f"{c}-{m}" for c, m in CLEARED])
+def test_what_stands_at_a_masked_place_reaches_no_gradient(case, mask):
+    values = case.values()
+    shown = keras.ops.convert_to_tensor(values[mask])
+
+    class Visible(keras.layers.Layer):
+        """The outputs with zeros where the mask hides them."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer, self.supports_masking = built(case), True
+
+        def call(self, **inputs):
+            return [self.visible(output) for output in tree.flatten(self.layer(**inputs))]
+
+        def visible(self, output):
+            axes = shown.ndim
+            if output.shape[:axes] != shown.shape:
+                return output
+            mask = keras.ops.reshape(shown, (*shown.shape, *[1] * (output.ndim - axes)))
+            return keras.ops.where(mask, output, 0.0)
+
+    expected = layer_gradients(Visible(), values)
+    for by in (np.nan, np.inf):
+        found = layer_gradients(Visible(), hidden_replaced(case, mask, values, by))
+        for name, gradient in expected.items():
+            if gradient is None:  # a choice of the best has none to its logits
+                assert found[name] is None
+                continue
+            np.testing.assert_allclose(found[name], gradient, 1e-4, 1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
@@ -106,7 +154,7 @@ KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(cas
 def test_the_mask_that_travels_with_a_tensor_counts_as_the_explicit_one(case, mask):
     values = case.values()
     explicit = call(case, values)
-    travelling = {k: keras.ops.convert_to_tensor(v) for k, v in values.items() if k != mask}
+    travelling = tensors({k: v for k, v in values.items() if k != mask})
     first = travelling[case.hides[mask]]
     keras.src.backend.set_keras_mask(first, keras.ops.convert_to_tensor(values[mask]))
     assert_same(arrays(built(case)(**travelling)), explicit)

@@ -63,7 +63,7 @@ class AttentionAxes:
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
     def check_padding(self, name: str, mask: Any, like: Any) -> Any:
-        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor that fits `like`; None stays None."""
+        """`[B, F and A mixed]`, or 1 for an F, as a tensor, of a mask `[B, A]` too; None stays None."""
         if mask is None:
             return None
         mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
@@ -71,15 +71,15 @@ class AttentionAxes:
         axes = sorted(self.attended) if len(mask.shape) == 1 + len(self.attended) else every
         sizes = {f"axis_{axis}": like.shape[axis] for axis in axes}
         check_shape(name, mask.shape, broadcast=True, batch=like.shape[0], **sizes)
+        if len(mask.shape) < len(like.shape) - 1:
+            for axis in self.free:
+                mask = ops.expand_dims(mask, axis)
         return mask
 
     def merge_padding(self, mask: Any, like: Any) -> Any:
         """`[B F, T]` of a checked mask of padding; None stays None."""
         if mask is None or self._trivial:
             return mask
-        if len(mask.shape) < len(like.shape) - 1:
-            for axis in self.free:
-                mask = ops.expand_dims(mask, axis)
         return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
 
     def check_mask(self, mask: Any, query: Any, key: Any) -> Any:

@@ -12,6 +12,7 @@ from keras_attn import backend
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
+from keras_attn.layers.masking import without_hidden
 
 _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
 
@@ -94,6 +95,7 @@ class AttentionDecoder(keras.layers.Layer):
         if inputs_mask is None:
             inputs_mask = ops.ones_like(inputs[:, :, 0], dtype="bool")
         inputs_mask = ops.cast(inputs_mask, "bool")
+        inputs = without_hidden(inputs, inputs_mask)
         seed = None
         if training:
             # A loop's body may draw no new seeds: it would carry the generator out of the graph.

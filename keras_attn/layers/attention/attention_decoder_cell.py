@@ -17,6 +17,7 @@ from keras_attn._keras import (
     serialize_shared,
     takes_training,
 )
+from keras_attn.layers.masking import without_hidden
 
 _QUERY_STATES = ("previous", "current")
 
@@ -162,6 +163,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         inner = tree.flatten(cell)
         if cell is None:
             inner = [_zeros(row, size) for size in tree.flatten(self.cell.state_size)]
+        memory = without_hidden(memory, memory_mask)
         if memory_mask is None:
             memory_mask = ops.ones_like(memory[:, :, 0], dtype="bool")
         return [

@@ -13,7 +13,7 @@ from keras import ops as kops
 
 from keras_attn import ops
 from keras_attn.layers.attention.attention_axes import AttentionAxes
-from keras_attn.layers.masking import both, own_mask
+from keras_attn.layers.masking import both, own_mask, without_hidden
 
 
 def checked(
@@ -54,12 +54,13 @@ def attend(
     masks = (query_mask, value_mask, key_mask, attention_mask)
     axes, masks = checked(layer, query, value, key, *masks)
     key = value if key is None else key
+    padding = both(masks["value"], masks["key"])
+    query = without_hidden(query, masks["query"])
+    value, key = without_hidden(value, padding), without_hidden(key, padding)
     mask = ops.AttentionMask(
         causal=causal,
         window=layer.sliding_window,
-        key_padding=both(
-            axes.merge_padding(masks["value"], value), axes.merge_padding(masks["key"], key)
-        ),
+        key_padding=axes.merge_padding(padding, value),
         query_padding=axes.merge_padding(masks["query"], query),
         dense=axes.merge_mask(masks["attention"], query, key),
     )
@@ -103,6 +104,8 @@ def attend_list(
     query, value, *key = inputs
     key = key[0] if key else value
     query_mask, value_mask = (mask or (None, None))[:2]
+    query = without_hidden(query, query_mask)
+    value, key = without_hidden(value, value_mask), without_hidden(key, value_mask)
     leading = kops.shape(query)[:-2]
     q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))
     bias = None

@@ -112,8 +112,8 @@ class HardAttention(MemoryAttention):
         training: bool | None = None,
     ) -> Any:
         """Take one position of `memory` for each query."""
-        mask = self._checked(query, memory, query_mask, memory_mask)
-        logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
+        query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)
+        logits = self.logits(query, keys)
         weights = self._weights(logits, mask, seed, training)  # [B, T, S]
         outputs = [weigh(weights, memory)]
         if return_attention_scores:

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn._checks import check_shape, to_mask
-from keras_attn.layers.masking import pair_mask
+from keras_attn.layers.masking import pair_mask, without_hidden
 from keras_attn.layers.sublayers import CompositeLayer
 from keras_attn.ops import scores, selection
 from keras_attn.ops.numerics import wide
@@ -45,11 +45,21 @@ class MemoryAttention(CompositeLayer):
         training: bool | None = None,
     ) -> Any:
         """Attend from `query` to `memory`."""
-        mask = self._checked(query, memory, query_mask, memory_mask)
-        logits = self.logits(query, self.project_memory(memory) if keys is None else keys)
+        query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)
+        logits = self.logits(query, keys)
         weights = self.select(logits, mask, query, query_offset)  # [B, T, S]
         outputs = self.combine_context(weigh(weights, memory), query)
         return (outputs, weights) if return_attention_scores else outputs
+
+    def _visible(
+        self, query: Any, memory: Any, keys: Any, query_mask: Any, memory_mask: Any
+    ) -> tuple[Any, Any, Any, Any]:
+        """Query, memory and keys with zeros where a mask hides them, and the mask of the pairs."""
+        query_mask, memory_mask = self._checked(query, memory, query_mask, memory_mask)
+        memory = without_hidden(memory, memory_mask)
+        keys = self.project_memory(memory) if keys is None else without_hidden(keys, memory_mask)
+        query = without_hidden(query, query_mask)
+        return query, memory, keys, pair_mask(query_mask, memory_mask)
 
     def project_memory(self, memory: Any) -> Any:
         """The part of the score that needs no query, to be computed once for many queries."""
@@ -94,12 +104,12 @@ class MemoryAttention(CompositeLayer):
         dtype = wide(self.compute_dtype)
         return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
 
-    def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> Any:
-        """The mask of the pairs, of inputs and masks that fit each other; None for none."""
+    def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> tuple:
+        """The two masks, of inputs that fit each other and them."""
         batch, (width, memory_width) = query.shape[0], self._widths
         check_shape("query", query.shape, batch=None, length=None, width=width)
         check_shape("memory", memory.shape, batch=batch, length=None, width=memory_width)
-        return pair_mask(
+        return (
             to_mask("query_mask", query_mask, batch=batch, length=query.shape[1]),
             to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),
         )

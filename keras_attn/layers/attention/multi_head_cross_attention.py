@@ -10,7 +10,7 @@ from keras_attn import ops
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import register
 from keras_attn.layers.attention.multi_head import MultiHead
-from keras_attn.layers.masking import both, to_attention_mask
+from keras_attn.layers.masking import both, to_attention_mask, without_hidden
 
 
 @register()
@@ -102,6 +102,10 @@ class MultiHeadCrossAttention(MultiHead):
         masks = self._checked(
             query, value, key, query_mask, value_mask, key_mask, attention_mask, sequence_ids, cache
         )
+        query = without_hidden(query, masks["query_padding"])
+        if value is not None and cache is None:
+            value = without_hidden(value, masks["key_padding"])
+            key = key if key is None else without_hidden(key, masks["key_padding"])
         mask = ops.AttentionMask(
             causal=self.causal, window=self.window, query_offset=cache_index, **masks
         )

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_rate, check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn.layers.masking import without_hidden
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
@@ -251,7 +252,7 @@ class SpanHead(_DenseHead):
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> dict:
         """Point at starts and ends."""
         mask = self._checked(inputs, mask)
-        logits = super().call(inputs, training=training)  # [B, T, 2]
+        logits = super().call(without_hidden(inputs, mask), training=training)  # [B, T, 2]
         if mask is not None:
             allowed = keras.ops.cast(mask, "bool")[..., None]
             logits = keras.ops.where(allowed, logits, keras.ops.cast(EXCLUDED, logits.dtype))
