@@ -17,15 +17,40 @@ from keras_attn._keras import (
 )
 from keras_attn.ops.remat import remat
 
+_UNMERGED = "unmerged_"
+_NO_FLOAT8_LORA = (
+    "`enable_lora` and `quantize` must not meet in float8, for which Keras has no LoRA, "
+    "got both; use int8 or int4, or no LoRA"
+)
 NORMS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer whose configuration also tells which of its parts were quantized."""
+    """A layer whose file also tells which of its parts were quantized, and which have LoRA."""
 
     def get_config(self) -> dict:
         """The arguments of every Keras layer."""
         return {**super().get_config(), **quantized_parts(self)}
+
+    def get_build_config(self) -> dict | None:
+        """The shapes of the inputs, and rank and scale of the parts that have LoRA."""
+        config = super().get_build_config()
+        adapted = {
+            place: [part.lora_rank, part.lora_alpha]
+            for place, part in self._projections().items()
+            if part.lora_enabled
+        }
+        return {**config, "lora": adapted} if config and adapted else config
+
+    def build_from_config(self, config: dict) -> None:
+        """Build, and enable LoRA where the layer that was saved had it."""
+        super().build_from_config(config)
+        for place, (rank, alpha) in (config or {}).get("lora", {}).items():
+            self._projections()[place].enable_lora(rank, lora_alpha=alpha)
+
+    def _projections(self) -> dict[str, "Projection"]:
+        parts = (part for part in flatten_layers(self) if isinstance(part, Projection))
+        return {_place(part, self): part for part in parts}
 
 
 def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -35,7 +60,7 @@ def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
     before `quantize`, and their saved weights would not fit.
     """
     policies = {
-        f"(.*/)?{layer.name}{part.path.rpartition(layer.path)[2]}": part.dtype_policy
+        f"(.*/)?{layer.name}{_place(part, layer)}": part.dtype_policy
         for part in flatten_layers(layer)
         if getattr(part, "quantization_mode", None) is not None
     }
@@ -47,12 +72,18 @@ def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
     return {"dtype": keras.dtype_policies.serialize(dtype)}
 
 
+def _place(part: keras.layers.Layer, layer: keras.layers.Layer) -> str:
+    return part.path.rpartition(layer.path)[2]
+
+
 @register()
 class Projection(keras.layers.Dense):
     """`keras.layers.Dense` over the last axis, run as one product of two matrices.
 
     Weights, LoRA and quantization are Keras' own; only the product goes through `ops.dense`, which
-    each backend's graph fuses with the bias and the activation.
+    each backend's graph fuses with the bias and the activation. A file holds the kernel with LoRA
+    merged, as that of Dense does, and beside it what training goes on from: the kernel without, and
+    the adapters, which Dense loads as zeros.
 
     Example:
     >>> import keras
@@ -66,7 +97,36 @@ class Projection(keras.layers.Dense):
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> Any:
         """Like `Dense.quantize`, which refuses any subclass unless told not to look."""
+        if mode == "float8" and self.lora_enabled:
+            raise ValueError(_NO_FLOAT8_LORA)
         return super().quantize(mode, type_check=False, config=config)
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Like `Dense.enable_lora`, which lets float8 pass and then fails at the call."""
+        if self.quantization_mode == "float8":
+            raise ValueError(_NO_FLOAT8_LORA)
+        super().enable_lora(*args, **kwargs)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save as Dense does, and what LoRA's training goes on from."""
+        super().save_own_variables(store)
+        if self.lora_enabled:
+            for variable in self.variables:
+                store[f"{_UNMERGED}{variable.name}"] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load with the adapters where both the layer and the file have them, else merged."""
+        store = {key: store[key] for key in [*store.keys()]}
+        merged = {key: value for key, value in store.items() if not key.startswith(_UNMERGED)}
+        if not self.lora_enabled:
+            super().load_own_variables(merged)
+        elif len(merged) < len(store):
+            for variable in self.variables:
+                variable.assign(store[f"{_UNMERGED}{variable.name}"])
+        else:
+            start = keras.ops.copy(self.lora_kernel_a)
+            super().load_own_variables(merged)
+            self.lora_kernel_a.assign(start)  # both zero, as Dense leaves them, never learn
 
 
 def make_norm(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:

@@ -1,5 +1,6 @@
 """Projection against numpy, with LoRA too."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -43,3 +44,37 @@ def test_lora_takes_part_in_the_layers_that_hold_it():
     weights["output/kernel"] = lora_kernel(layer.output_projection)
     expected = oracles.feed_forward(INPUTS, weights, lambda x: np.maximum(x, 0))
     np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_still_learn_after_weights_of_a_layer_without_any(tmp_path):
+    def model():
+        inputs = keras.Input((5, 7))
+        return keras.Model(inputs, Projection(3)(inputs))
+
+    plain, adapted = model(), model()
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    layer = adapted.layers[-1]
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(layer.lora_kernel_b + 1.0)
+    adapted.load_weights(tmp_path / "plain.weights.h5")
+    np.testing.assert_allclose(arrays(adapted(INPUTS)), arrays(plain(INPUTS)), 1e-6, 1e-6)
+    adapted.compile("sgd", "mse")
+    adapted.train_on_batch(INPUTS, np.ones((2, 5, 3), "float32"))
+    assert abs(arrays(layer.lora_kernel_b.value)).max() > 0
+    adapted.save_weights(tmp_path / "adapted.weights.h5")
+    plain.load_weights(tmp_path / "adapted.weights.h5")  # merged
+    np.testing.assert_allclose(arrays(plain(INPUTS)), arrays(adapted(INPUTS)), 1e-5, 1e-6)
+
+
+def test_float8_and_lora_refuse_each_other():
+    message = "`enable_lora` and `quantize` must not meet in float8, for which Keras has no LoRA"
+    layer = Projection(3)
+    layer.build(INPUTS.shape)
+    layer.quantize("float8")
+    with pytest.raises(ValueError, match=message):
+        layer.enable_lora(2)
+    layer = Projection(3)
+    layer.build(INPUTS.shape)
+    layer.enable_lora(2)
+    with pytest.raises(ValueError, match=message):
+        layer.quantize("float8")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_attn.layers import TransformerEncoderBlock
 from keras_attn.training import TrainingCheckpoint
 
 STEPS, EPOCHS = 6, 3
@@ -175,11 +176,13 @@ def shaky():
 def low_rank():
     """LoRA as users add it to a trained model: the kernels are frozen, adapters are new."""
     inputs = keras.Input((3,))
-    dense = keras.layers.Dense(11)
-    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(dense(inputs))))
+    block = TransformerEncoderBlock(1, 5, dropout=0.3)
+    outputs = keras.layers.Flatten()(block(keras.layers.Reshape((1, 3))(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(1)(outputs))
     draw = np.random.default_rng(2)
     model.set_weights([draw.normal(size=w.shape) for w in model.weights])
-    dense.enable_lora(2)
+    block.self_attention.value_projection.enable_lora(2)
+    block.feed_forward.hidden_projection.enable_lora(2)
     model.compile(keras.optimizers.Adam(0.1), "mse")
     return model
 

@@ -10,6 +10,7 @@ import keras
 from keras_attn._checks import check_count
 from keras_attn._keras import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention
+from keras_attn.layers.sublayers import Projection
 from keras_attn.ops import scores
 
 
@@ -66,7 +67,7 @@ class BahdanauAttention(MemoryAttention):
         shape = (query_shape[-1], self.units)
         self.query_kernel = self._weight("query_kernel", shape, self.kernel_initializer)
         # A layer, so that a functional model can project the memory outside the decoder's loop.
-        self.key_projection = keras.layers.Dense(
+        self.key_projection = Projection(
             self.units,
             use_bias=False,
             kernel_initializer=self.kernel_initializer.clone(),
