@@ -87,7 +87,7 @@ def test_adapters_over_a_quantized_kernel_are_saved_as_they_are(quantized_first,
     inputs = keras.Input((5, 8))
     block = layers.TransformerEncoderBlock(2, 11)
     model = keras.Model(inputs, block(inputs))
-    steps = [lambda: model.quantize("int8"), lambda: adapt(model)]
+    steps = [lambda: [part.quantize("int8") for part in parts_of(model)], lambda: adapt(model)]
     for step in steps if quantized_first else steps[::-1]:
         step()
     values = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
