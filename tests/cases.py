@@ -287,7 +287,7 @@ CASES = [
         },
         _GROUPED_ATTENTION,
         scores=True,
-        hides={"value_mask": "value", "key_mask": "key"},
+        hides={"query_mask": "query", "value_mask": "value", "key_mask": "key"},
     ),
     Case(
         layers.Attention,

@@ -63,7 +63,7 @@ class AttentionAxes:
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
     def check_padding(self, name: str, mask: Any, like: Any) -> Any:
-        """`[B, F and A mixed]`, or 1 for an F, as a tensor, of a mask `[B, A]` too; None stays None."""
+        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor of the first kind; None stays so."""
         if mask is None:
             return None
         mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)

@@ -104,7 +104,6 @@ def attend_list(
     query, value, *key = inputs
     key = key[0] if key else value
     query_mask, value_mask = (mask or (None, None))[:2]
-    query = without_hidden(query, query_mask)
     value, key = without_hidden(value, value_mask), without_hidden(key, value_mask)
     leading = kops.shape(query)[:-2]
     q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))

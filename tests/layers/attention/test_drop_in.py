@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests.backend import arrays
+from tests.backend import arrays, layer_gradients
 
 B, T, S, D, N, K, H = 2, 5, 7, 12, 6, 3, 4
 RNG = np.random.default_rng(0)
@@ -102,6 +102,20 @@ def test_a_query_of_a_list_that_may_attend_to_nothing_gets_zeros(name):
     context, scores = ours([QUERY, VALUE], mask=mask, return_attention_scores=True)
     np.testing.assert_array_equal(arrays(context), 0)
     np.testing.assert_array_equal(arrays(scores), 0)
+
+
+@pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
+def test_nan_at_a_hidden_value_of_a_list_reaches_no_gradient(name):
+    _, ours = pair(name, ([x.shape for x in (QUERY, VALUE, KEY)],), use_scale=True)
+
+    def found(by):
+        value, key = (np.where(VALUE_MASK[..., None], x, by).astype("f4") for x in (VALUE, KEY))
+        inputs = {"inputs": [QUERY, value, key], "mask": [QUERY_MASK, VALUE_MASK]}
+        return layer_gradients(ours, inputs)
+
+    expected = found(0.0)
+    for label, gradient in found(np.nan).items():
+        np.testing.assert_allclose(gradient, expected[label], 1e-5, 1e-6, err_msg=label)
 
 
 def test_the_masks_of_the_tensors_count_and_go_on():
