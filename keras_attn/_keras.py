@@ -64,9 +64,9 @@ __all__ = [
 ]
 
 
-def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """All layers inside a layer. Only a model has a public list of them."""
-    return layer._flatten_layers(include_self=False)
+def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[keras.layers.Layer]:
+    """All layers inside a layer, or those just inside. Only a model has a public list of them."""
+    return layer._flatten_layers(include_self=False, recursive=recursive)
 
 
 def takes_training(layer: keras.layers.Layer) -> bool:

@@ -4,7 +4,6 @@ Letters: N heads, H head width, D model width.
 """
 
 import math
-from typing import Any
 
 import keras
 
@@ -47,26 +46,20 @@ def copy_keras_attention(
         raise ValueError(
             f"`target` must have {source.num_heads} heads as `source`, got {target.num_heads}"
         )
-    copy_parts({name: getattr(source, f"_{name}_dense") for name in PARTS}, target)
-
-
-def copy_parts(theirs: dict[str, keras.layers.Layer], ours: Any) -> None:
-    """Copy the dense layers of a Keras attention, by their names in `PARTS`, into our projections.
-
-    Raises:
-        ValueError: weights of other shapes; nothing is copied then.
-    """
-    pairs = [(name, theirs[name], getattr(ours, f"{name}_projection")) for name in PARTS]
+    pairs = [
+        (name, getattr(source, f"_{name}_dense"), getattr(target, f"{name}_projection"))
+        for name in PARTS
+    ]
     wrong = []
-    for name, source, target in pairs:
-        needed = {weight.name: _merged(name, weight.shape) for weight in source.weights}
-        found = {weight.name: tuple(weight.shape) for weight in target.weights}
+    for name, theirs, ours in pairs:
+        needed = {weight.name: _merged(name, weight.shape) for weight in theirs.weights}
+        found = {weight.name: tuple(weight.shape) for weight in ours.weights}
         if needed != found:
             wrong.append(f"{name} {found} for {needed}")
     if wrong:
         raise ValueError(f"`target` must have the weights of `source`, got {', '.join(wrong)}")
-    for _, source, target in pairs:
-        copy(source, target)
+    for _, theirs, ours in pairs:
+        copy(theirs, ours)
 
 
 def copy(theirs: keras.layers.Layer, ours: keras.layers.Layer) -> None:

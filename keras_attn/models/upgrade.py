@@ -2,14 +2,17 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_attn._keras import Functional, get_keras_mask
-from keras_attn.models import counterparts
-from keras_attn.models.counterparts import CannotReplaceError, Counterpart
+from keras_attn._checks import check_choice
+from keras_attn._keras import flatten_layers
+from keras_attn.models import exchange
+from keras_attn.models.comparison import Comparison
+from keras_attn.models.counterparts import counterpart, is_block
+from keras_attn.models.rebuild import Rebuild, calls_of, has_plain_graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,51 +20,106 @@ class Upgrade:
     """What `upgrade` made of a model.
 
     Args:
-        model: the model to use from now on; the one that came in, if nothing could be replaced.
+        model: the model to use from now on; the one that came in, if its graph stays.
         replaced: where the layers were that are ours now, as "nested_model/layer".
+        changed_in_place: those of them that were changed where they stand, in a layer or a model
+            with code of its own; `undo` puts them back.
         left: where the attention layers are that stayed, each with the reason and what to do.
+        difference: the largest difference that the comparison found, relative to the largest
+            output; None where nothing could be compared.
+        padding_difference: as `difference`, of padded batches where something reads padding without
+            a mask; None where nothing does.
 
-    `print` shows a table of both.
+    `print` shows a table.
     """
 
     model: keras.Model
     replaced: tuple[str, ...]
+    changed_in_place: tuple[str, ...]
     left: dict[str, str]
+    difference: float | None = None
+    padding_difference: float | None = None
+    _undo: tuple[Callable[[], None], ...] = dataclasses.field(default=(), repr=False)
+
+    def undo(self) -> None:
+        """Put back the layers that were changed in place."""
+        for put_back in self._undo:
+            put_back()
+        exchange.forget_compiled(self.model)
 
     def __str__(self) -> str:
-        rows = [("replaced", path, "") for path in self.replaced]
+        rows = [
+            ("in place" if path in self.changed_in_place else "replaced", path, "")
+            for path in self.replaced
+        ]
         rows += [("left", path, reason) for path, reason in self.left.items()]
-        width = max((len(path) for _, path, _ in rows), default=0)
+        if not rows:
+            return f"{self.model.name!r} has no layer that attends"
+        width = max(len(path) for _, path, _ in rows)
         lines = [f"{what:9}{path:{width + 2}}{reason}".rstrip() for what, path, reason in rows]
-        return "\n".join(lines) or f"{self.model.name!r} has no layer that attends"
+        if self.replaced and self.difference is None:
+            lines.append("outputs were not compared: give `inputs`")
+        elif self.replaced:
+            lines.append(f"outputs differ by {self.difference:.1e} of the largest")
+        if self.padding_difference is not None:
+            lines.append(
+                f"with padding they differ by {self.padding_difference:.1e}: a layer reads padding "
+                'without a mask, where ours leaves other values; masks="keras" leaves the same'
+            )
+        return "\n".join(lines)
 
 
-def upgrade(model: keras.Model) -> Upgrade:
-    """Replace the attention layers of a functional or Sequential model by ours, nested ones too.
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A layer that attends, and what is to be done: "twin", "block" or "change"."""
 
-    `keras.layers.MultiHeadAttention` becomes `MultiHeadAttention` of this package,
-    `GroupQueryAttention` becomes `MultiHeadCrossAttention`; keras-hub's `TransformerEncoder` and
-    `TransformerDecoder` become `TransformerEncoderBlock` and `TransformerDecoderBlock`. Names and
-    weights stay, and so do the outputs, at every position that is not padding. What stands at
-    padding differs, as it does wherever a query may attend to nothing: Keras gives the mean of all
-    values, we give zeros. So a model that reads padding without a mask computes something else.
-    Keras' attention makes such models: it takes the mask off the tensors that it reads, and layers
-    that read one of them afterwards (a residual `Add`, a second cross-attention) see none; ours
-    leaves the mask on.
+    path: str
+    layer: Any
+    how: str
 
-    All other layers are shared with the model that came in, not copied: train only one of the two,
-    and build on `upgraded.output` rather than on the `output` of such a layer, which belongs to the
-    old model. A model of a class with its own constructor, such as a backbone of keras-hub, becomes
-    a plain functional model. A compiled model stays compiled, with a fresh optimizer.
+
+def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> Upgrade:
+    """Replace the attention layers of a model by ours, those in nested models and layers too.
+
+    `keras.layers.MultiHeadAttention`, `GroupQueryAttention`, `Attention` and `AdditiveAttention`
+    become the layers of the same names of this package. So do classes that are derived from the
+    first two, keras-hub's cached attention among them, and Llama's, Mistral's, Phi-3's and Gemma's:
+    they keep their class and compute with our kernels. keras-hub's `TransformerEncoder` and
+    `TransformerDecoder` become `TransformerEncoderBlock` and `TransformerDecoderBlock` in a plain
+    functional model. Names, weights and whether they are frozen, quantized or have LoRA stay.
+
+    A functional or Sequential model is built anew, and the one that came in stays as it was. It
+    shares all layers and weights with the new one (but for keras-hub's blocks): train only one of
+    the two, and build on `upgraded.output` rather than on the `output` of a shared layer, which
+    belongs to the old model. A compiled model stays compiled, and its optimizer goes on from the
+    state that it has.
+
+    Attention inside layers or models with code of their own is changed where it stands, so that
+    they keep their class and methods, such as `generate`. `Upgrade.changed_in_place` names it, and
+    `Upgrade.undo` puts it back. Saved and loaded again, such a model is one of Keras: upgrade it
+    then.
+
+    The model is run before and after, with padding and without, and a layer with which its outputs
+    change by more than rounding is left. What stands at padding differs, and is not compared: where
+    a query may attend to nothing, Keras gives the mean of all values, we give zeros; and Keras'
+    attention takes the mask off the tensors that it reads, so that layers that read them afterwards
+    see none, where ours leaves the mask on. A model that reads padding without a mask therefore
+    gives other outputs for padded batches: `Upgrade.padding_difference` tells how much.
 
     Args:
-        model: functional or Sequential, built.
+        model: a model, built.
+        inputs: a batch for the comparison, as the model takes it. It is made for functional and
+            Sequential models; other models are not compared without it.
+        masks: "exact", or "keras" for an exact copy where padding is read without a mask: such
+            layers keep Keras' class and its ways with masks, and only compute with our kernels,
+            until the model is saved and loaded again.
 
     Returns:
-        An `Upgrade`: model, replaced, left.
+        An `Upgrade`.
 
     Raises:
         TypeError: `model` is no keras.Model.
+        ValueError: another value of `masks`.
 
     Example:
     >>> import keras
@@ -75,123 +133,174 @@ def upgrade(model: keras.Model) -> Upgrade:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model, got {type(model).__name__}")
-    survey = _Survey()
-    survey.visit(model, model.name, prefix="")
-    found = {}
-    for layer, path in survey.foreign:
+    check_choice("masks", masks, ("exact", "keras"))
+    comparison = Comparison(model, inputs)
+    survey = _Survey(model, masks)
+    trial = _Trial(model, masks, comparison)
+    places = survey.places
+    found = trial.differences(places)
+    if found and found[0] > trial.tolerance:
+        places, found = trial.without_culprits(places, survey)
+    upgraded, undo = trial.apply(places)
+    return Upgrade(
+        upgraded,
+        tuple(place.path for place in places),
+        tuple(place.path for place in places if place.how == "change"),
+        survey.left,
+        *found,
+        _undo=undo,
+    )
+
+
+class _Trial:
+    """Tries places out: what a model computes with them."""
+
+    def __init__(self, model: keras.Model, masks: str, comparison: Comparison) -> None:
+        self._model, self._masks, self._comparison = model, masks, comparison
+        self.tolerance = comparison.tolerance(model)
+
+    def apply(self, places: list[_Place], masks: str | None = None) -> tuple[keras.Model, tuple]:
+        """The model with these places changed, and what puts back those that stand in it."""
+        masks = masks or self._masks
+        undo = tuple(exchange.change(p.layer, masks) for p in places if p.how == "change")
+        rebuild = Rebuild(masks, [place.layer for place in places if place.how != "change"])
+        exchange.forget_compiled(self._model)
+        return rebuild.model(self._model), undo
+
+    def differences(self, places: list[_Place]) -> tuple[float, float | None] | tuple:
+        """Of all batches, and of the padded one where only padding makes it; () if unknown."""
+        if not self._comparison.possible or not places:
+            return ()
+        plain, *padded = self._run(places, self._masks)
+        if not padded or padded[0] <= self.tolerance:
+            return (max([plain, *padded]), None)
+        if plain <= self.tolerance and self._masks == "exact":
+            paths = tuple(place.path for place in places)
+            same = [
+                place
+                for place in _Survey(self._model, "keras").places
+                if f"{place.path}/".startswith(tuple(f"{path}/" for path in paths))
+            ]
+            if max(self._run(same, "keras")) <= self.tolerance:
+                return (plain, padded[0])
+        return (max(plain, *padded), None)
+
+    def without_culprits(self, places: list[_Place], survey: "_Survey") -> tuple[list, tuple]:
+        """The places that do not change the outputs; the others are left."""
+        kept: list[_Place] = []
+        found: tuple = ()
+        for place in places:
+            now = self.differences([*kept, place])
+            if now[0] <= self.tolerance:
+                kept, found = [*kept, place], now
+            else:
+                survey.leave(
+                    place.path,
+                    f"with ours the outputs of the model differ by {now[0]:.1e}: keep it, or "
+                    "compare the two layers on your data",
+                )
+        return kept, found
+
+    def _run(self, places: list[_Place], masks: str) -> list[float]:
+        model, undo = self.apply(places, masks)
         try:
-            found[layer] = counterparts.counterpart(layer, survey.calls[layer])
-        except CannotReplaceError as reason:
-            survey.leave(path, str(reason))
-    replaced = tuple(path for layer, path in survey.foreign if layer in found)
-    if found:
-        model = _Rebuild(found).model(model)
-    return Upgrade(model, replaced, survey.left)
+            return self._comparison.differences(model)
+        finally:
+            for put_back in undo:
+                put_back()
 
 
 class _Survey:
-    """The foreign layers of a tree of models, and how they are called."""
+    """The layers that attend in a tree of models and layers: those to be changed, and the others.
 
-    def __init__(self) -> None:
-        self.calls: dict[Any, list[dict]] = {}
-        self.foreign: list[tuple[Any, str]] = []
+    A layer that has a place in a graph and in code of its own is changed where it stands.
+    """
+
+    def __init__(self, model: keras.Model, masks: str) -> None:
         self.left: dict[str, str] = {}
-        self._seen: set[Any] = set()
+        self._masks = masks
+        self._found: list[_Place] = []
+        self._listed: set[Any] = set()  # in graphs
+        self._seen: set[Any] = set()  # in code
+        if has_plain_graph(model):
+            self._calls = calls_of(model)
+            self._graph(model, "")
+        else:
+            self._layer(model, model.name)
 
-    def visit(self, layer: Any, path: str, prefix: str) -> None:
-        """Note a layer, or what is inside it; `prefix` stands before the names of its layers."""
-        if layer in self._seen:
-            return
-        self._seen.add(layer)
-        if counterparts.is_foreign(layer):
-            self.foreign.append((layer, path))
-            self.calls.setdefault(layer, [])
-        elif _has_graph(layer):
-            for inner in layer.layers:
-                self.visit(inner, prefix + inner.name, f"{prefix}{inner.name}/")
-            for inner, args, kwargs in _calls(layer):
-                if counterparts.is_foreign(inner):
-                    self.calls[inner].append(counterparts.bind(inner, args, kwargs))
-        elif isinstance(layer, keras.layers.Layer):
-            self._stay(layer, path, layer)
+    @property
+    def places(self) -> list[_Place]:
+        """In the order of the model."""
+        changed = {place.layer for place in self._found if place.how == "change"}
+        return [p for p in self._found if p.how == "change" or p.layer not in changed]
 
     def leave(self, path: str, reason: str) -> None:
-        """Note that a layer stays; one of the same path before it keeps its own entry."""
-        paths = (f"{path} ({number})" if number > 1 else path for number in itertools.count(1))
-        self.left[next(path for path in paths if path not in self.left)] = reason
+        """Note that a layer stays."""
+        self.left[self._unique(path)] = reason
 
-    def _stay(self, layer: Any, path: str, outer: Any) -> bool:
-        """Whether anything in a layer attends, noted; `outer` around it runs its own code."""
-        if counterparts.is_foreign(layer):
-            reason = f"its own code calls it: there, use {counterparts.name_of(layer)}"
-            if isinstance(outer, keras.Sequential) and not outer.built:
-                reason = "it is not built: call the model once, then upgrade"
-            self.leave(path, f"inside {outer.name!r}: {reason}")
-            return True
-        inner = layer._flatten_layers(include_self=False, recursive=False)
-        found = [self._stay(part, f"{path}/{part.name}", outer) for part in inner]
-        if any(found):
-            return True
-        if attends := counterparts.is_unknown_attention(layer):
-            self.leave(path, counterparts.UNKNOWN.format(type(layer).__name__))
-        return attends
-
-
-class _Rebuild:
-    """Models with counterparts in place of foreign layers."""
-
-    def __init__(self, found: dict[Any, Counterpart]) -> None:
-        self._found = found
-        self._foreign = {part.layer: layer for layer, part in found.items()}
-        self._models: dict[Any, keras.Model] = {}
-
-    def model(self, model: keras.Model) -> keras.Model:
-        """The model's twin; the same one each time."""
-        if model not in self._models:
-            if isinstance(model, keras.Sequential):
-                twin = keras.models.clone_model(model, clone_function=self._twin)
+    def _graph(self, model: keras.Model, prefix: str) -> None:
+        for layer in model.layers:
+            path = prefix + layer.name
+            if layer in self._listed:
+                continue
+            self._listed.add(layer)
+            if has_plain_graph(layer):
+                self._graph(layer, f"{path}/")
+            elif type(layer) in exchange.drop_ins(self._masks) and layer.built:
+                self._note(path, layer, "twin")
+            elif (
+                self._masks == "exact"
+                and is_block(layer)
+                and counterpart(layer, self._calls[layer]) is not None
+            ):
+                self._note(path, layer, "block")
             else:
-                twin = keras.models.clone_model(
-                    model,
-                    input_tensors=model.input,
-                    clone_function=self._twin,
-                    call_function=self._call,
-                )
-            if not model.trainable:
-                twin.trainable = False
-            self._models[model] = twin
-        return self._models[model]
+                self._layer(layer, path)
 
-    def _twin(self, operation: Any) -> Any:
-        if operation in self._found:
-            return self._found[operation].layer
-        inner = operation._flatten_layers() if _has_graph(operation) else ()
-        if any(layer in self._found for layer in inner):
-            return self.model(operation)
-        return operation
+    def _layer(self, layer: Any, path: str) -> bool:
+        """Whether a layer with code of its own attends, or anything in it."""
+        if layer in self._seen:
+            return False
+        self._seen.add(layer)
+        if exchange.is_ours(layer):
+            return False
+        base = exchange.base_of(layer)
+        if base is not None and not layer.built:
+            self.leave(path, "it is not built: call the model once, then upgrade")
+        elif type(layer) in exchange.drop_ins(self._masks) or exchange.has_hook(layer):
+            self._note(path, layer, "change")
+        elif base is not None and self._masks == "keras" and type(layer) is base:
+            self.leave(path, 'with masks="keras" it is its only exact copy: keep it')
+        elif base is not None:
+            ours = f"keras_attn.layers.{exchange.DROP_INS[base].__name__}"
+            self.leave(
+                path,
+                f"{type(layer).__name__} changes what its base class computes: keep it, or derive "
+                f"it from {ours}",
+            )
+        else:
+            parts = flatten_layers(layer, recursive=False)
+            found = [self._layer(part, f"{path}/{part.name}") for part in parts]
+            unknown = not any(found) and _seems_to_attend(layer)
+            if unknown:
+                self.leave(path, _UNKNOWN.format(type(layer).__name__))
+            return unknown or any(found)
+        return True
 
-    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if layer not in self._foreign:
-            return layer(*args, **kwargs)
-        theirs = self._foreign[layer]
-        call = self._found[theirs].translate(counterparts.bind(theirs, args, kwargs))
-        outputs = layer(**call)
-        if call.get("mask") is not None and get_keras_mask(call["inputs"]) is None:
-            # Keras hands an argument called `mask` on to the output; theirs has another name.
-            outputs = keras.tree.map_structure(keras.ops.copy, outputs)  # without its mask
-        return outputs
+    def _note(self, path: str, layer: Any, how: str) -> None:
+        self._found.append(_Place(self._unique(path), layer, how))
+
+    def _unique(self, path: str) -> str:
+        """The path, numbered if another layer has the same."""
+        taken = {*self.left, *(place.path for place in self._found)}
+        paths = (f"{path} ({number})" if number > 1 else path for number in itertools.count(1))
+        return next(path for path in paths if path not in taken)
 
 
-def _has_graph(layer: Any) -> bool:
-    """Whether the layer is a model that runs its graph and no code of its own."""
-    if isinstance(layer, keras.Sequential):
-        return type(layer).call is keras.Sequential.call and layer._functional is not None
-    return isinstance(layer, Functional) and type(layer).call is Functional.call
+_UNKNOWN = "{} has no counterpart: keep it, or write it with keras_attn.ops.attention"
 
 
-def _calls(model: keras.Model) -> Iterator[tuple[Any, tuple, dict]]:
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    for nodes in graph._nodes_by_depth.values():
-        for node in nodes:
-            if not node.is_input:
-                yield node.operation, node.arguments.args, node.arguments.kwargs
+def _seems_to_attend(layer: Any) -> bool:
+    """Whether a layer of no class that we know attends, as far as its name tells."""
+    ours = type(layer).__module__.split(".")[0] == "keras_attn"
+    return "attention" in type(layer).__name__.lower() and not ours

@@ -125,7 +125,8 @@ def test_grouped_query_attention_and_window(causal, window):
     model = model_of(ids, attention(hidden, hidden, use_causal_mask=causal))
     upgraded = check(model, IDS, real=REAL, replaced=(attention.name,))
     ours = upgraded.get_layer(attention.name)
-    assert (ours.num_kv_heads, ours.window) == (K, window)
+    assert type(ours) is layers.GroupQueryAttention
+    assert (ours.num_key_value_heads, ours.sliding_window) == (K, window)
 
 
 @pytest.mark.parametrize(
@@ -262,94 +263,73 @@ class Custom(kl.Layer):
         return self.inner(inputs, inputs)
 
 
+@pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_a_list(name, causal):
+    ids, hidden = embed()
+    context_ids, context = embed("context")
+    attention = getattr(kl, name)(name="attention", use_scale=True)
+    outputs = attention([hidden, context], use_causal_mask=causal)
+    model = model_of([ids, context_ids], kl.GlobalAveragePooling1D()(outputs))
+    upgraded = check(model, [IDS, CONTEXT], replaced=("attention",))
+    assert type(upgraded.get_layer("attention")) is getattr(layers, name)
+
+
 @pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"use_gate": True}, "ours has no gate: keep it, or make it without"),
-        (
-            {"kernel_regularizer": "l2"},
-            "ours has no kernel_regularizer: keep it, or make it without",
-        ),
-        (
-            {"bias_constraint": "non_neg"},
-            "ours has no bias_constraint: keep it, or make it without",
-        ),
-    ],
+    "options",
+    [{"use_gate": True}, {"kernel_regularizer": "l2", "bias_constraint": "non_neg"}],
+    ids=str,
 )
-def test_options_of_grouped_attention_that_stay(options, reason):
+def test_options_of_grouped_attention(options):
     inputs = keras.Input((T, D))
     attention = kl.GroupQueryAttention(H, N, K, name="attention", **options)
-    model = keras.Model(inputs, attention(inputs, inputs))
-    result = keras_attn.upgrade(model)
-    assert result.model is model
-    assert (result.replaced, result.left) == ((), {"attention": reason})
-
-
-def test_one_grouped_layer_called_in_two_ways_stays():
-    inputs = keras.Input((T, D))
-    attention = kl.GroupQueryAttention(H, N, K, name="attention")
     hidden = attention(inputs, inputs, use_causal_mask=True)
-    model = keras.Model(inputs, attention(hidden, inputs))
-    reason = "it is called with use_causal_mask=True and with False: use a layer for each"
-    assert keras_attn.upgrade(model).left == {"attention": reason}
+    model = model_of(inputs, attention(hidden, inputs))
+    check(model, np.random.default_rng(0).normal(size=(B, T, D)), replaced=("attention",))
 
 
-def test_lora_and_quantized_stay():
-    inputs = keras.Input((T, D))
-    for change, reason in (
-        (
-            lambda layer: layer.query_dense.enable_lora(2),
-            "it has LoRA weights: upgrade first, then enable_lora",
-        ),
-        (
-            lambda layer: layer.query_dense.quantize("int8"),
-            "it is quantized: upgrade first, then quantize",
-        ),
-    ):
-        attention = kl.MultiHeadAttention(N, H, name="attention")
-        model = keras.Model(inputs, attention(inputs, inputs))
-        change(attention)
-        assert keras_attn.upgrade(model).left == {"attention": reason}
+class OwnMathematics(kl.MultiHeadAttention):
+    """One that changes what attention is."""
+
+    def _compute_attention(self, query, key, value, *args, **kwargs):
+        return value, None
 
 
-def test_subclasses_and_custom_layers_stay_beside_what_is_replaced():
+def test_what_is_beside_is_changed_in_place_and_own_mathematics_stay():
     inputs = keras.Input((T, D))
     hidden = Subclass(N, H, name="subclass")(inputs, inputs)
     hidden = Custom(name="custom")(hidden)
+    hidden = OwnMathematics(N, H, name="own")(hidden, hidden)
     model = model_of(inputs, kl.MultiHeadAttention(N, H, name="plain")(hidden, hidden))
-    check(
-        model,
-        np.random.default_rng(0).normal(size=(B, T, D)),
-        replaced=("plain",),
-        left={
-            "subclass": "Subclass may change what its base class computes: derive it from "
-            "keras_attn.layers.MultiHeadAttention",
-            "custom/hidden": "inside 'custom': its own code calls it: there, use "
-            "keras_attn.layers.MultiHeadAttention",
-        },
-    )
-
-
-def test_subclassed_and_unbuilt_models_stay():
-    class Model(keras.Model):
-        def __init__(self):
-            super().__init__(name="mine")
-            self.custom = Custom()
-
-        def call(self, inputs):
-            return self.custom(inputs)
-
-    model = Model()
+    batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    expected = arrays(model(batch))
     result = keras_attn.upgrade(model)
-    assert result.model is model
-    reason = "its own code calls it: there, use keras_attn.layers.MultiHeadAttention"
-    assert list(result.left.values()) == [f"inside 'mine': {reason}"]
-    assert list(result.left)[0].startswith("mine/custom") and "/hidden" in list(result.left)[0]
+    assert result.replaced == ("subclass", "custom/hidden", "plain")
+    assert result.changed_in_place == ("subclass", "custom/hidden")
+    reason = (
+        "OwnMathematics changes what its base class computes: keep it, or derive it from "
+        "keras_attn.layers.MultiHeadAttention"
+    )
+    assert result.left == {"own": reason}
+    assert_equal(result.model, (batch,), expected, None)
+    assert type(model.get_layer("subclass")) is Subclass
+    assert type(model.get_layer("plain")) is kl.MultiHeadAttention
+    custom = model.get_layer("custom")
+    assert type(custom.inner) is layers.MultiHeadAttention
+    result.undo()
+    assert type(custom.inner) is kl.MultiHeadAttention
+    assert_equal(model, (batch,), expected, None)
+
+
+def test_unbuilt_layers_stay():
     inputs = keras.Input((T, D))
     inner = keras.Model(inputs, kl.MultiHeadAttention(N, H, name="a")(inputs, inputs))
-    result = keras_attn.upgrade(keras.Sequential([kl.Dense(D), inner], name="late"))
-    reason = "inside 'late': it is not built: call the model once, then upgrade"
-    assert result.left == {f"late/{inner.name}/a": reason}
+    late = keras.Sequential([kl.Dense(D), inner, Custom(name="custom")], name="late")
+    result = keras_attn.upgrade(late)
+    assert (result.model, result.replaced) == (late, (f"late/{inner.name}/a",))
+    reason = "it is not built: call the model once, then upgrade"
+    assert result.left == {"late/custom/hidden": reason}
+    assert str(result).endswith("outputs were not compared: give `inputs`")
 
 
 class LikeLlamaAttention(kl.Layer):
@@ -373,26 +353,23 @@ class Tower(kl.Layer):
         return self.own(inputs)
 
 
-def test_each_layer_that_stays_has_an_entry_and_the_table_shows_it():
+def test_each_layer_has_an_entry_and_the_table_shows_it():
     inputs = keras.Input((T, D))
     hidden = kl.MultiHeadAttention(N, H, name="plain")(inputs, inputs)
     hidden = Tower(name="tower")(hidden)
-    hidden = kl.Attention(name="luong")([hidden, hidden])
     result = keras_attn.upgrade(keras.Model(inputs, LikeLlamaAttention(name="llama")(hidden)))
-    calls = "inside 'tower': its own code calls it: there, use keras_attn.layers.MultiHeadAttention"
-    unknown = "{} has no counterpart: keep it, or write it with keras_attn.ops.attention"
-    assert result.left == {
-        "tower/block/hidden": calls,
-        "tower/block/hidden (2)": calls,
-        "tower/block/hidden (3)": calls,
-        "tower/own": unknown.format("LikeLlamaAttention"),
-        "luong": unknown.format("Attention"),
-        "llama": unknown.format("LikeLlamaAttention"),
-    }
+    unknown = (
+        "LikeLlamaAttention has no counterpart: keep it, or write it with keras_attn.ops.attention"
+    )
+    inner = tuple(f"tower/block/hidden{number}" for number in ("", " (2)", " (3)"))
+    assert result.replaced == ("plain", *inner)
+    assert result.changed_in_place == inner
+    assert result.left == {"tower/own": unknown, "llama": unknown}
     lines = str(result).splitlines()
     assert lines[0] == "replaced plain"
-    assert lines[1] == f"left     tower/block/hidden      {calls}"
-    assert len(lines) == 7
+    assert lines[1] == "in place tower/block/hidden"
+    assert lines[4] == f"left     tower/own               {unknown}"
+    assert lines[6].startswith("outputs differ by ") and len(lines) == 7
     nothing = keras_attn.upgrade(keras.Model(inputs, kl.Dense(3)(inputs), name="plain"))
     assert str(nothing) == "'plain' has no layer that attends"
 
@@ -486,27 +463,24 @@ def test_backbone(hub, tmp_path):
         )
 
 
-def test_blocks_that_stay(hub):
+@pytest.mark.parametrize(
+    ("heads", "call"),
+    [
+        (3, {"use_causal_mask": False}),
+        (3, {"encoder_attention_mask": np.ones((1, T, S), "int32")}),
+        (5, {}),
+    ],
+    ids=["causal", "encoder_attention_mask", "heads"],
+)
+def test_blocks_without_a_counterpart_keep_their_code_around_our_attention(hub, heads, call):
     inputs, context = keras.Input((T, D)), keras.Input((S, D))
-    block = hub.TransformerDecoder(17, 3, name="block")
-    model = keras.Model([inputs, context], block(inputs, context, use_causal_mask=False))
-    reason = "ours is causal where it has a context: keep it, or call it so"
-    assert keras_attn.upgrade(model).left == {"block": reason}
-    block = hub.TransformerDecoder(17, 3, name="block")
-    mask = np.ones((1, T, S), "int32")
-    model = keras.Model([inputs, context], block(inputs, context, encoder_attention_mask=mask))
-    reason = "ours takes no encoder_attention_mask: keep it, or call it without"
-    assert keras_attn.upgrade(model).left == {"block": reason}
-    block = hub.TransformerEncoder(17, 5, name="block")
-    model = keras.Model(inputs, block(inputs))
-    reason = "its width 12 is no multiple of its 5 heads: keep it"
-    assert keras_attn.upgrade(model).left == {"block": reason}
-
-
-def test_another_version_of_a_block_stays(hub):
-    inputs = keras.Input((T, D))
-    block = hub.TransformerEncoder(17, 3, name="block")
-    model = keras.Model(inputs, block(inputs))
-    del block._feedforward_layer_norm
-    reason = "this version of TransformerEncoder has no _feedforward_layer_norm: keep it"
-    assert keras_attn.upgrade(model).left == {"block": reason}
+    block = hub.TransformerDecoder(17, heads, name="block")
+    model = model_of([inputs, context], block(inputs, context, **call))
+    rng = np.random.default_rng(0)
+    batch = [rng.normal(size=(B, n, D)).astype("float32") for n in (T, S)]
+    expected = arrays(model(batch))
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("block/self_attention", "block/cross_attention")
+    assert result.changed_in_place == result.replaced
+    assert type(model.get_layer("block")) is hub.TransformerDecoder
+    assert_equal(model, (batch,), expected, None)

@@ -1,0 +1,123 @@
+"""Whether a model computes the same as before: inputs made for it, run, compared."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_attn._keras import Functional, flatten_layers
+
+_BATCH, _LENGTH, _SIDE = 2, 9, 32
+_PADDED = 3  # places at the end
+
+
+class Comparison:
+    """The outputs of a model before it is changed, on batches without padding and with.
+
+    Args:
+        model: its outputs are taken at once.
+        inputs: a batch; made of the model's own inputs unless given.
+    """
+
+    def __init__(self, model: keras.Model, inputs: Any = None) -> None:
+        made = inputs is None and has_inputs(model)
+        self._batches = [make_inputs(model) if made else inputs]
+        if any(map(_paddable, keras.tree.flatten(self._batches[0]))):
+            self._batches.append(keras.tree.map_structure(_pad, self._batches[0]))
+        self.possible = made or inputs is not None
+        try:
+            self._expected = [_run(model, batch) for batch in self._batches if self.possible]
+        except Exception:
+            if not made:
+                raise
+            self.possible = False  # the model wants more of its inputs than their shapes tell
+
+    def tolerance(self, model: keras.Model) -> float:
+        """The difference that rounding may make: 1e-5, or four steps of the narrowest dtype."""
+        dtypes = {layer.compute_dtype for layer in flatten_layers(model)}
+        steps = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+        return max([1e-5, *(4 * steps[dtype] for dtype in dtypes & steps.keys())])
+
+    def differences(self, model: keras.Model) -> list[float]:
+        """The largest difference of an output of each batch, relative to the largest output."""
+        return [
+            max(map(self._difference, _run(model, batch), expected, [batch] * len(expected)))
+            for batch, expected in zip(self._batches, self._expected, strict=True)
+        ]
+
+    def _difference(self, ours: np.ndarray, theirs: np.ndarray, batch: Any) -> float:
+        if batch is self._batches[-1] and len(self._batches) > 1:
+            lengths = {x.shape[1] for x in keras.tree.flatten(batch) if _paddable(x)}
+            if theirs.ndim > 1 and theirs.shape[1] in lengths:  # what stands at padding may differ
+                ours, theirs = ours[:, :-_PADDED], theirs[:, :-_PADDED]
+        if not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
+            return float("inf")
+        ours, theirs = np.nan_to_num(ours), np.nan_to_num(theirs)
+        scale = np.abs(theirs).max(initial=0.0)
+        return float(np.abs(ours - theirs).max(initial=0.0) / (scale or 1.0))
+
+
+def has_inputs(model: keras.Model) -> bool:
+    """Whether the model itself tells what it takes."""
+    if isinstance(model, keras.Sequential):
+        return model._functional is not None
+    return isinstance(model, Functional)
+
+
+def make_inputs(model: keras.Model) -> Any:
+    """A batch for the inputs of a functional or Sequential model, without padding."""
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    rng = np.random.default_rng(0)
+
+    def make(tensor: Any) -> np.ndarray:
+        free = sum(size is None for size in tensor.shape[1:])
+        size = _LENGTH if free < 2 else _SIDE
+        shape = [size if axis is None else axis for axis in tensor.shape[1:]]
+        shape = (tensor.shape[0] or _BATCH, *shape)
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if dtype == "bool" or ("mask" in tensor.name and "position" not in tensor.name):
+            return np.ones(shape, dtype)
+        if "int" in dtype:
+            bound = _count(graph, tensor)
+            return rng.integers(min(1, bound - 1), bound, shape).astype(dtype)
+        return rng.normal(size=shape).astype("float32")
+
+    return keras.tree.map_structure(make, graph.input)
+
+
+def _count(graph: Any, tensor: Any) -> int:
+    """How many ids an input may hold: what the first layer with a table says that reads it."""
+    counts = []
+    for nodes in graph._nodes_by_depth.values():
+        for node in nodes:
+            if node.is_input or tensor not in node.input_tensors:
+                continue
+            layer = node.operation
+            if isinstance(layer, Functional):
+                inner = zip(node.input_tensors, layer.inputs, strict=True)
+                counts += [_count(layer, own) for outer, own in inner if outer is tensor]
+                continue
+            parts = [layer, *flatten_layers(layer)] if isinstance(layer, keras.Layer) else []
+            sizes = [getattr(p, "input_dim", None) for p in parts if hasattr(p, "embeddings")]
+            counts += [size for size in sizes if size]
+    return min(counts, default=2)
+
+
+def _paddable(batch: Any) -> bool:
+    if not hasattr(batch, "dtype"):
+        return False
+    kind = keras.backend.standardize_dtype(batch.dtype)
+    return len(batch.shape) > 1 and batch.shape[1] > _PADDED and ("int" in kind or kind == "bool")
+
+
+def _pad(batch: Any) -> Any:
+    if not _paddable(batch):
+        return batch
+    batch = np.array(keras.ops.convert_to_numpy(batch))
+    batch[:, -_PADDED:] = 0
+    return batch
+
+
+def _run(model: keras.Model, batch: Any) -> list[np.ndarray]:
+    outputs = keras.tree.flatten(model(batch, training=False))
+    return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in outputs]

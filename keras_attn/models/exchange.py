@@ -1,0 +1,191 @@
+"""A layer that attends in Keras' way computes in ours: where it stands, or as a twin beside it.
+
+Either way sublayers and weights stay the same objects, whether frozen, quantized or with LoRA.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_attn import layers, ops
+from keras_attn._keras import flatten_layers
+from keras_attn.layers.attention.attention_axes import AttentionAxes
+
+DROP_INS = {
+    keras.layers.MultiHeadAttention: layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention: layers.GroupQueryAttention,
+    keras.layers.Attention: layers.Attention,
+    keras.layers.AdditiveAttention: layers.AdditiveAttention,
+}
+_MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+_HOOK = "_compute_attention"
+# What `build` makes in Keras' layers, in the order in which it does.
+_BUILT = (
+    *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
+    *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),
+    *("scale", "concat_score_weight", "_build_shapes_dict"),
+)
+# Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.
+_HUB_SCALES: dict[str, Callable[[Any], float]] = {
+    name: lambda layer: layer._inv_norm_factor
+    for name in ("LlamaAttention", "CachedMistralAttention", "Phi3Attention")
+}
+_HUB_SCALES["CachedGemmaAttention"] = lambda layer: (
+    (
+        layer.head_dim
+        if layer.query_head_dim_normalize
+        else layer.hidden_dim // layer.num_query_heads
+    )
+    ** -0.5
+)
+
+
+def drop_ins(masks: str) -> tuple[type, ...]:
+    """The layers of Keras that can become ours, with our rules for masks or with Keras'."""
+    return tuple(DROP_INS) if masks == "exact" else _MANY_HEADS
+
+
+def is_ours(layer: Any) -> bool:
+    """Whether the layer computes with our kernels already."""
+    return isinstance(layer, tuple(DROP_INS.values())) or _HOOK in vars(layer)
+
+
+def base_of(layer: Any) -> type | None:
+    """The attention layer of Keras that it is, or that it is derived from."""
+    return next((base for base in DROP_INS if isinstance(layer, base)), None)
+
+
+def has_hook(layer: Any) -> bool:
+    """Whether its class leaves the computation to a method that we can stand in for."""
+    if isinstance(layer, _MANY_HEADS):
+        base = base_of(layer)
+        return getattr(type(layer), _HOOK) is getattr(base, _HOOK)
+    known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
+    gemma = hasattr(layer, "logit_soft_cap")
+    return known and not (gemma and (layer.logit_soft_cap or layer.dropout))
+
+
+def twin(layer: Any, masks: str) -> keras.layers.Layer:
+    """A layer beside one of Keras' own, with the same sublayers and weights, that is ours."""
+    kind = DROP_INS[type(layer)] if masks == "exact" else type(layer)
+    ours = kind.from_config(layer.get_config())
+    for name in _BUILT:
+        if hasattr(layer, name):
+            setattr(ours, name, getattr(layer, name))
+    ours.built = True
+    if masks == "exact":
+        _let_masks_pass(ours)
+    else:
+        vars(ours)[_HOOK] = hook(ours)
+    return ours
+
+
+def change(layer: Any, masks: str) -> Callable[[], None]:
+    """Let a layer compute in our way where it stands; the result puts it back."""
+    if masks == "exact" and type(layer) in DROP_INS:
+        theirs, strict = type(layer), _let_masks_pass(layer)
+        object.__setattr__(layer, "__class__", DROP_INS[theirs])
+
+        def undo() -> None:
+            object.__setattr__(layer, "__class__", theirs)
+            for part in strict:
+                part.supports_masking = False
+
+        return undo
+    vars(layer)[_HOOK] = hook(layer)
+    return functools.partial(vars(layer).pop, _HOOK)
+
+
+def forget_compiled(model: Any) -> None:
+    """Let models trace their functions anew, of which the layers have changed."""
+    for part in (model, *flatten_layers(model)):
+        for name in ("train_function", "test_function", "predict_function", "generate_function"):
+            if getattr(part, name, None) is not None:
+                setattr(part, name, None)
+
+
+def hook(layer: Any) -> Callable[..., Any]:
+    """The method that goes from projected heads and a mask to the context, by our kernels."""
+    if isinstance(layer, _MANY_HEADS):
+        return functools.partial(_keras_hook, layer)
+    return functools.partial(_hub_hook, layer, inspect.signature(getattr(layer, _HOOK)))
+
+
+def _keras_hook(
+    layer: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any = None,
+    training: bool | None = None,
+    return_attention_scores: bool | None = None,
+    use_causal_mask: bool = False,
+) -> tuple:
+    """Of Keras' layers. Masks keep the meaning that Keras gives them.
+
+    A query that may attend to nothing gets the mean of all values, unless dropout, scores or more
+    axes send Keras the way that gives zeros.
+    """
+    if return_attention_scores is None:  # the layer with grouped heads keeps it
+        return_attention_scores = getattr(layer, "_return_attention_scores", False)
+    axes = AttentionAxes(getattr(layer, "_attention_axes", (1,)), len(query.shape) - 1)
+    if attention_mask is not None:
+        attention_mask = kops.cast(attention_mask, "bool")
+    mask = ops.AttentionMask(
+        causal=use_causal_mask, dense=axes.merge_mask(attention_mask, query, key)
+    )
+    dropout = layer.dropout if training else 0.0
+    values = axes.merge(value)
+    context = ops.attention(
+        axes.merge(query),
+        axes.merge(key),
+        values,
+        mask=mask,
+        dropout=dropout,
+        seed=layer._dropout_layer.seed_generator.next() if dropout else None,
+        return_scores=return_attention_scores,
+    )
+    context, *scores = context if return_attention_scores else (context,)
+    if not (layer.dropout or scores or len(query.shape) != 4):
+        context = _mean_where_empty(context, mask, values)
+    scores = [kops.cast(axes.split_scores(s, query, key), query.dtype) for s in scores]
+    return axes.split(context, query), (scores or [None])[0]
+
+
+def _mean_where_empty(context: Any, mask: ops.AttentionMask, values: Any) -> Any:
+    matrix = mask.materialize(kops.shape(context)[1], kops.shape(values)[1])
+    if matrix is None:
+        return context
+    some = kops.transpose(kops.any(matrix, axis=-1), (0, 2, 1))[..., None]  # [B, T, N or 1, 1]
+    return kops.where(some, context, kops.mean(values, axis=1, keepdims=True))
+
+
+def _hub_hook(layer: Any, signature: inspect.Signature, *args: Any, **kwargs: Any) -> Any:
+    call = signature.bind(*args, **kwargs).arguments
+    query, key, value, *_ = call.values()
+    mask = call.get("attention_mask")
+    if mask is not None and getattr(layer, "use_sliding_window_attention", False):
+        mask = layer._mask_sliding_window(mask, call.get("cache_update_index", 0))
+    return ops.attention(
+        query,
+        key,
+        value,
+        mask=ops.AttentionMask(dense=None if mask is None else mask[:, None]),
+        scale=_HUB_SCALES[type(layer).__name__](layer),
+    )
+
+
+def _is_hub(layer: Any) -> bool:
+    return type(layer).__module__.split(".")[0] == "keras_hub"
+
+
+def _let_masks_pass(layer: Any) -> list:
+    """Ours leaves masks on its inputs, of which the projections warn unless told not to."""
+    strict = [part for part in flatten_layers(layer) if not part.supports_masking]
+    for part in strict:
+        part.supports_masking = True
+    return strict

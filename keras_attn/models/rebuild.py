@@ -1,0 +1,134 @@
+"""Functional and Sequential models built anew, with our layers in place of others."""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+from keras_attn._keras import Functional, flatten_layers, get_keras_mask
+from keras_attn.models import exchange
+from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_block
+
+
+def has_plain_graph(layer: Any) -> bool:
+    """Whether the layer is a model of no class of its own, that runs its graph and no other code.
+
+    A model of another class would lose the methods that it has beside.
+    """
+    if type(layer) is keras.Sequential:
+        return layer._functional is not None
+    return type(layer) is Functional
+
+
+def calls_of(model: keras.Model) -> dict[Any, list[dict[str, Any]]]:
+    """How each block of keras-hub in a tree of such models is called: arguments by name."""
+    calls: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
+    for part in _plain_graphs(model, set()):
+        graph = part._functional if isinstance(part, keras.Sequential) else part
+        for nodes in graph._nodes_by_depth.values():
+            for node in nodes:
+                if is_block(node.operation):
+                    args = node.arguments
+                    calls[node.operation].append(bind(node.operation, args.args, args.kwargs))
+    return calls
+
+
+def _plain_graphs(model: Any, seen: set[int]) -> Iterator[Any]:
+    if has_plain_graph(model) and id(model) not in seen:
+        seen.add(id(model))
+        yield model
+        for layer in model.layers:
+            yield from _plain_graphs(layer, seen)
+
+
+class Rebuild:
+    """Twins of models, in which these layers are ours.
+
+    Args:
+        masks: as in `upgrade`.
+        layers: layers of Keras and blocks of keras-hub; without any, models stay themselves.
+    """
+
+    def __init__(self, masks: str, layers: Iterable[Any]) -> None:
+        self._masks = masks
+        self._twins: dict[Any, Any] = dict.fromkeys(layers)
+        self._blocks: dict[Any, tuple[Any, Counterpart]] = {}
+        self._calls: dict[Any, list[dict[str, Any]]] = {}
+
+    def model(self, model: keras.Model) -> keras.Model:
+        """The model's twin."""
+        if not self._twins:
+            return model
+        self._calls = calls_of(model)
+        twin = self._model(model)
+        if model.compiled and model.optimizer is not None and model.optimizer.built:
+            self._carry_optimizer(model, twin)
+        return twin
+
+    def _model(self, model: keras.Model) -> keras.Model:
+        if isinstance(model, keras.Sequential):
+            twin = keras.models.clone_model(model, clone_function=self._twin)
+        else:
+            twin = keras.models.clone_model(
+                model,
+                input_tensors=model.input,
+                clone_function=self._twin,
+                call_function=self._call,
+            )
+        if not model.trainable:
+            twin.trainable = False
+        return twin
+
+    def _twin(self, operation: Any) -> Any:
+        if operation in self._twins:
+            if self._twins[operation] is None:
+                self._twins[operation] = self._layer(operation)
+        elif has_plain_graph(operation) and any(
+            layer in self._twins for layer in flatten_layers(operation)
+        ):
+            self._twins[operation] = self._model(operation)
+        return self._twins.get(operation, operation)
+
+    def _layer(self, layer: Any) -> Any:
+        if not is_block(layer):
+            return exchange.twin(layer, self._masks)
+        part = counterpart(layer, self._calls[layer])
+        self._blocks[part.layer] = (layer, part)
+        return part.layer
+
+    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if layer not in self._blocks:
+            return layer(*args, **kwargs)
+        theirs, part = self._blocks[layer]
+        call = part.translate(bind(theirs, args, kwargs))
+        outputs = layer(**call)
+        if call.get("mask") is not None and get_keras_mask(call["inputs"]) is None:
+            # Keras hands an argument called `mask` on to the output; theirs has another name.
+            outputs = keras.tree.map_structure(keras.ops.copy, outputs)  # without its mask
+        return outputs
+
+    def _carry_optimizer(self, model: keras.Model, twin: keras.Model) -> None:
+        """Let the twin's optimizer go on from where the model's is.
+
+        What an optimizer keeps for a weight carries the weight's path in its name.
+        """
+        twin.optimizer.build(twin.trainable_variables)
+        ours = {id(weight): weight for weight in model.trainable_variables}
+        for _, part in self._blocks.values():
+            ours |= part.weights
+        names = {_name(weight): _name(ours[id(weight)]) for weight in model.trainable_variables}
+        targets = collections.defaultdict(collections.deque)
+        for target in twin.optimizer.variables:
+            targets[target.name].append(target)
+        for source in model.optimizer.variables:
+            name = source.name
+            owner = max((n for n in names if name.startswith(f"{n}_")), key=len, default="")
+            queue = targets[names.get(owner, "") + name[len(owner) :]]
+            if queue:
+                target = queue.popleft()
+                target.assign(keras.ops.reshape(source, target.shape))
+
+
+def _name(weight: keras.Variable) -> str:
+    return weight.path.replace("/", "_")

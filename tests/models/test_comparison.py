@@ -1,0 +1,137 @@
+"""Whether an upgraded model computes the same, and what happens where it does not."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_attn
+from keras_attn import layers
+from keras_attn.models import comparison, exchange
+from tests.backend import arrays
+
+V, D, N, H = 23, 12, 3, 4
+IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
+
+
+def classifier(name="attention", mask_zero=True):
+    """A tutorial's classifier: attention takes the mask off, and the pooling reads padding."""
+    ids = keras.Input((None,), dtype="int32")
+    hidden = kl.Embedding(V, D, mask_zero=mask_zero)(ids)
+    attended = kl.MultiHeadAttention(N, H, name=name)(hidden, hidden)
+    hidden = kl.LayerNormalization()(keras.ops.add(hidden, attended))
+    model = keras.Model(ids, kl.Dense(2)(keras.ops.mean(hidden, axis=1)))
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    return model
+
+
+def test_padding_that_is_pooled_without_a_mask_is_told_and_masks_of_keras_copy_it():
+    model = classifier()
+    expected = arrays(model(IDS))
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("attention",) and result.difference < 1e-5
+    assert result.padding_difference > 1e-3
+    assert 'masks="keras"' in str(result).splitlines()[-1]
+    assert abs(arrays(result.model(IDS)) - expected).max() > 1e-3
+    exact = keras_attn.upgrade(model, masks="keras")
+    assert exact.replaced == ("attention",) and exact.padding_difference is None
+    layer = exact.model.get_layer("attention")
+    assert type(layer) is kl.MultiHeadAttention and exchange.is_ours(layer)
+    np.testing.assert_allclose(arrays(exact.model(IDS)), expected, rtol=1e-5, atol=1e-5)
+    unmasked = keras_attn.upgrade(classifier(mask_zero=False))
+    assert unmasked.padding_difference is None and unmasked.difference < 1e-5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "call", [{}, {"use_causal_mask": True}, {"return_attention_scores": True}], ids=str
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_masks_of_keras(call, dropout, grouped):
+    query, value = (
+        np.random.default_rng(0).normal(size=(2, n, D)).astype("float32") for n in (5, 7)
+    )
+    mask = np.random.default_rng(1).random((2, 5, 7)) < 0.5
+    mask[0, 2] = False
+    inputs = [keras.Input(x.shape[1:]) for x in (query, value)]
+    masks = keras.Input(mask.shape[1:], dtype="bool")
+    options = {"dropout": dropout, "name": "attention"}
+    layer = kl.GroupQueryAttention(H, 6, 3, **options) if grouped else None
+    layer = layer or kl.MultiHeadAttention(N, H, **options)
+    model = keras.Model([*inputs, masks], layer(*inputs, attention_mask=masks, **call))
+    expected = arrays(model([query, value, mask]))
+    result = keras_attn.upgrade(model, masks="keras")
+    assert result.replaced == ("attention",)
+    got = arrays(result.model([query, value, mask]))
+    for ours, theirs in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_masks_of_keras_leave_what_has_no_exact_copy():
+    inputs = keras.Input((5, D))
+    model = keras.Model(inputs, kl.Attention(name="luong")([inputs, inputs]))
+    result = keras_attn.upgrade(model, masks="keras")
+    reason = 'with masks="keras" it is its only exact copy: keep it'
+    assert result.left == {"luong": reason} and not result.replaced
+    with pytest.raises(ValueError, match="`masks` must be one of exact, keras, got 'ours'"):
+        keras_attn.upgrade(model, masks="ours")
+
+
+class Noisy(kl.Layer):
+    """A layer whose code looks at what it holds, so that ours changes its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = kl.MultiHeadAttention(N, H)
+
+    def build(self, shape):
+        self.inner.build(shape, shape)
+
+    def call(self, x):
+        factor = 1.5 if isinstance(self.inner, layers.MultiHeadAttention) else 1.0
+        return factor * self.inner(x, x)
+
+
+def test_a_layer_that_changes_the_outputs_is_put_back_alone():
+    inputs = keras.Input((None, D))
+    hidden = kl.MultiHeadAttention(N, H, name="good")(inputs, inputs)
+    noisy = Noisy()
+    model = keras.Model(inputs, Noisy()(noisy(hidden)))
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("good",) and result.difference < 1e-5
+    assert len(result.left) == 2
+    for reason in result.left.values():
+        assert reason.startswith("with ours the outputs of the model differ by ")
+        assert reason.endswith("keep it, or compare the two layers on your data")
+    assert type(noisy.inner) is kl.MultiHeadAttention
+
+
+def test_inputs_are_made_of_what_the_model_says_of_them():
+    ids, segments = (keras.Input((None,), dtype="int32", name=name) for name in ("ids", "segments"))
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    image = keras.Input((None, None, 3), name="image")
+    table = kl.Embedding(V, D)
+    inner = keras.Model([ids, segments], table(ids) + kl.Embedding(2, D)(segments))
+    model = keras.Model(
+        {"ids": ids, "segments": segments, "mask": mask, "image": image},
+        [inner([ids, segments]), keras.ops.cast(mask, "int32"), image],
+    )
+    made = comparison.make_inputs(model)
+    assert made["ids"].max() > 9 and made["ids"].min() > 0
+    assert set(np.unique(made["segments"])) == {1} and made["mask"].all()
+    assert made["image"].shape == (2, 32, 32, 3)
+    assert comparison.Comparison(model).differences(model) == [0.0, 0.0]
+
+
+def test_a_batch_that_does_not_fit_is_an_error_and_one_that_was_made_is_not():
+    inputs = keras.Input((None, D))
+    hidden = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, kl.Reshape((4 * D,))(hidden))
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("attention",) and result.difference is None
+    batch = np.ones((2, 4, D), "float32")
+    assert keras_attn.upgrade(model, batch).difference < 1e-5
+    with pytest.raises(Exception, match="(?i)reshape|shape"):
+        keras_attn.upgrade(model, batch[:, :3])

@@ -1,0 +1,308 @@
+"""Attention inside layers and models with code of their own, and layers of all kinds."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_attn
+from keras_attn import layers
+from keras_attn.models import exchange
+from tests.backend import arrays
+
+B, T, D, N, H, V = 2, 7, 12, 3, 4, 23
+
+BATCH = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 8, 0, 0]], "int32")
+REAL = IDS > 0
+
+
+def randomize(model):
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            weight.assign(rng.normal(size=weight.shape) / 3)
+
+
+def attention(name=None, **options):
+    return kl.MultiHeadAttention(N, H, name=name, **options)
+
+
+def helper(layer, x):
+    return layer(query=x, value=x, use_causal_mask=True)
+
+
+class InAttribute(kl.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = attention()
+
+    def build(self, shape):
+        self.inner.build(shape, shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        return self.inner(x, x, x)
+
+
+class InList(kl.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = [attention(), (attention(),)]
+
+    def call(self, x):
+        return self.inner[1][0](self.inner[0](x, value=x), x)
+
+
+class InDict(kl.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = {"a": attention(), "b": kl.GroupQueryAttention(H, 6, 3)}
+
+    def call(self, x):
+        return sum(layer(x, x) for layer in self.inner.values())
+
+
+class InBuild(kl.Layer):
+    def build(self, shape):
+        self.inner = attention(dropout=0.3)
+        self.inner.build(shape, shape)
+
+    def call(self, x):
+        outputs, scores = self.inner(x, x, return_attention_scores=True)
+        return outputs + keras.ops.sum(scores)
+
+
+class InHelperTwice(InAttribute):
+    def call(self, x):
+        return helper(self.inner, helper(self.inner, x))
+
+
+class UnderCondition(InAttribute):
+    def call(self, x, training=False):
+        return x if training else helper(self.inner, x)
+
+
+class InClosure(InAttribute):
+    def __init__(self):
+        super().__init__()
+        inner = self.inner
+        self.run = lambda x: inner(x, x)
+
+    def call(self, x):
+        return self.run(x)
+
+
+KINDS = (InAttribute, InList, InDict, InBuild, InHelperTwice, UnderCondition, InClosure)
+
+
+def attending(model):
+    found = [part for part in model._flatten_layers() if exchange.base_of(part)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_user_layers_call_ours(kind):
+    inputs = keras.Input((T, D))
+    model = keras.Model(inputs, kl.Dense(3)(kind()(inputs)))
+    randomize(model)
+    expected = arrays(model(BATCH))
+    result = keras_attn.upgrade(model)
+    assert result.model is model and not result.left
+    parts = attending(model)
+    assert len(parts) == len(result.changed_in_place) == len(result.replaced)
+    assert all(type(part).__module__.startswith("keras_attn") for part in parts)
+    np.testing.assert_allclose(arrays(model(BATCH)), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(BATCH, verbose=0), expected, atol=1e-5, rtol=1e-5)
+    result.undo()
+    assert all(type(part).__module__.startswith("keras.src") for part in parts)
+    np.testing.assert_array_equal(arrays(model(BATCH)), expected)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [kind() for kind in KINDS[:3]]
+        self.head = kl.Dense(3)
+
+    def call(self, x):
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def test_subclassed_models_are_compared_where_a_batch_is_given():
+    model = Subclassed()
+    result = keras_attn.upgrade(model, BATCH)  # which builds it
+    assert len(result.changed_in_place) == 5
+    assert 0 <= result.difference < 1e-5
+    result.undo()
+    assert keras_attn.upgrade(model).difference is None
+
+
+def test_a_compiled_model_forgets_what_it_has_traced():
+    inputs = keras.Input((T, D))
+    model = keras.Model(inputs, kl.Dense(3)(InAttribute()(inputs)))
+    model.compile("adam", "mse")
+    model.fit(BATCH, np.zeros((B, T, 3)), verbose=0)
+    optimizer, step = model.optimizer, int(model.optimizer.iterations)
+    model.predict(BATCH, verbose=0)
+    called = []
+    result = keras_attn.upgrade(model)
+    (inner,) = attending(model)
+    inner.call = lambda *args, own=inner.call, **kwargs: called.append(1) or own(*args, **kwargs)
+    model.predict(BATCH, verbose=0)
+    assert called
+    model.fit(BATCH, np.zeros((B, T, 3)), verbose=0)
+    assert model.optimizer is optimizer and int(optimizer.iterations) == step + 1
+    assert result.model is model
+
+
+def test_time_distributed_and_shared_layers():
+    inner = InAttribute()
+    inputs = keras.Input((2, T, D))
+    hidden = kl.TimeDistributed(inner)(inputs)
+    # The layer inside is in the graph, too.
+    first = hidden[:, 0]
+    model = keras.Model(inputs, inner.inner(first, first))
+    randomize(model)
+    batch = np.random.default_rng(0).normal(size=(B, 2, T, D)).astype("float32")
+    expected = arrays(model(batch))
+    result = keras_attn.upgrade(model)
+    assert result.model is model and len(result.changed_in_place) == 1
+    assert type(inner.inner) is layers.MultiHeadAttention
+    np.testing.assert_allclose(arrays(model(batch)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "int8", "frozen", "bfloat16"])
+def test_kinds(kind, inside):
+    if kind == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((T, D))
+    custom, plain = InAttribute(), attention()
+    model = keras.Model(inputs, custom(inputs) if inside else plain(inputs, inputs))
+    randomize(model)
+    layer = custom.inner if inside else plain
+    if kind == "lora":
+        layer.query_dense.enable_lora(2)
+        layer.query_dense.lora_kernel_b.assign(np.ones(layer.query_dense.lora_kernel_b.shape))
+    elif kind == "int8":
+        for name in ("query", "key", "value", "output"):
+            getattr(layer, f"{name}_dense").quantize("int8")
+    elif kind == "frozen":
+        layer.key_dense.trainable = False
+    expected = arrays(keras.ops.cast(model(BATCH), "float32"))
+    result = keras_attn.upgrade(model)
+    assert len(result.replaced) == 1 and not result.left
+    got = arrays(keras.ops.cast(result.model(BATCH), "float32"))
+    tolerance = {"bfloat16": 2e-2}.get(kind, 1e-5)
+    np.testing.assert_allclose(got, expected, atol=tolerance, rtol=tolerance)
+    ours = result.model.trainable_weights
+    assert [id(weight) for weight in ours] == [id(weight) for weight in model.trainable_weights]
+
+
+class Values(kl.MultiHeadAttention):
+    """One whose heads are not what they seem: each call sees the queries twice as large."""
+
+    def call(self, query, value, key=None, **kwargs):
+        return super().call(query * 2, value, key, **kwargs)
+
+
+def test_a_subclass_keeps_its_class_and_its_code(tmp_path):
+    inputs = keras.Input((T, D))
+    model = keras.Model(inputs, Values(N, H, name="values")(inputs, value=inputs))
+    randomize(model)
+    expected = arrays(model(BATCH))
+    result = keras_attn.upgrade(model)
+    assert type(model.get_layer("values")) is Values and result.changed_in_place == ("values",)
+    assert exchange.is_ours(model.get_layer("values"))
+    np.testing.assert_allclose(arrays(model(BATCH)), expected, atol=1e-5, rtol=1e-5)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras", custom_objects={"Values": Values})
+    np.testing.assert_allclose(arrays(again(BATCH)), expected, atol=1e-5, rtol=1e-5)
+
+
+# keras-hub
+
+
+@pytest.fixture(scope="module")
+def hub():
+    return pytest.importorskip("keras_hub").models
+
+
+SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": D, "intermediate_dim": 17}
+
+
+def backbones(hub):
+    return {
+        "bert": lambda: hub.BertBackbone(num_heads=N, **SIZES),
+        "roberta": lambda: hub.RobertaBackbone(num_heads=N, **SIZES),
+        "distil_bert": lambda: hub.DistilBertBackbone(num_heads=N, **SIZES),
+        "gpt2": lambda: hub.GPT2Backbone(num_heads=N, **SIZES),
+        "whisper": lambda: hub.WhisperBackbone(
+            num_heads=N, num_mels=5, max_encoder_sequence_length=20, **SIZES
+        ),
+        "vit": lambda: hub.ViTBackbone((16, 16, 3), (8, 8), 2, N, D, 17),
+        "llama": lambda: hub.LlamaBackbone(
+            num_query_heads=6, num_key_value_heads=N, **SIZES | {"hidden_dim": 24}
+        ),
+        "gemma": lambda: hub.GemmaBackbone(
+            num_query_heads=4, num_key_value_heads=2, head_dim=6, **SIZES
+        ),
+        "mistral": lambda: hub.MistralBackbone(
+            num_query_heads=6, num_key_value_heads=N, **SIZES | {"hidden_dim": 24}
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("bert", 2),
+        pytest.param("roberta", 2, marks=pytest.mark.slow),
+        pytest.param("distil_bert", 2, marks=pytest.mark.slow),
+        ("gpt2", 2),
+        pytest.param("whisper", 6, marks=pytest.mark.slow),
+        ("vit", 2),
+        ("llama", 2),
+        pytest.param("gemma", 2, marks=pytest.mark.slow),
+        pytest.param("mistral", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_backbones_of_keras_hub(hub, name, count):
+    model = backbones(hub)[name]()
+    result = keras_attn.upgrade(model)
+    assert result.model is model and not result.left
+    assert len(result.changed_in_place) == count
+    assert result.difference < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
+def test_t5_is_named(hub):
+    model = hub.T5Backbone(num_heads=N, key_value_dim=H, **SIZES)
+    result = keras_attn.upgrade(model)
+    assert not result.replaced and len(result.left) == 6
+    assert all("T5MultiHeadAttention" in reason for reason in result.left.values())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_task_stays_of_its_class_and_generates_with_our_kernels(hub, name, monkeypatch):
+    backbone = backbones(hub)[name]()
+    kind = {"gpt2": hub.GPT2CausalLM, "llama": hub.LlamaCausalLM}[name]
+    model = kind(backbone=backbone, preprocessor=None)
+    randomize(model)
+    prompt = {"token_ids": IDS, "padding_mask": REAL & (np.arange(T) < 4)}
+    model.compile(sampler="greedy")
+    expected = arrays(model.generate(prompt, stop_token_ids=None)["token_ids"])
+    result = keras_attn.upgrade(model)
+    assert result.model is model and type(model) is kind and model.backbone is backbone
+    assert len(result.replaced) == 2 and not result.left
+    calls, door = [], exchange.ops.attention
+    monkeypatch.setattr(exchange.ops, "attention", lambda *a, **k: calls.append(1) or door(*a, **k))
+    got = arrays(model.generate(prompt, stop_token_ids=None)["token_ids"])
+    assert calls
+    np.testing.assert_array_equal(got, expected)

@@ -1,0 +1,49 @@
+"""Models that are built anew go on as they were."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as kl
+
+import keras_attn
+
+B, T, D = 4, 5, 12
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda: keras.optimizers.Adam(0.05), lambda: keras.optimizers.SGD(0.3, momentum=0.9)],
+    ids=["adam", "momentum"],
+)
+@pytest.mark.parametrize("block", [False, True])
+def test_training_goes_on_from_the_state_of_the_optimizer(block, optimizer):
+    """Three epochs at once, or one, an upgrade, and two."""
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(B, T, D)).astype("float32")
+    target = rng.normal(size=(B, T, D)).astype("float32")
+
+    def make():
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((T, D))
+        if block:
+            hub = pytest.importorskip("keras_hub").layers
+            hidden = hub.TransformerEncoder(17, 3, name="block")(inputs)
+        else:
+            hidden = kl.MultiHeadAttention(3, 4, name="attention")(inputs, inputs)
+        model = keras.Model(inputs, kl.Dense(D)(hidden))
+        model.compile(optimizer(), "mse", metrics=["mae"])
+        return model
+
+    def train(model, epochs):
+        return model.fit(batch, target, epochs=epochs, verbose=0, shuffle=False).history
+
+    expected = train(make(), 4)["loss"]
+    model = make()
+    first = train(model, 2)["loss"]
+    result = keras_attn.upgrade(model)
+    assert result.model is not model and len(result.replaced) == 1
+    assert int(result.model.optimizer.iterations) == 2
+    history = train(result.model, 2)
+    assert "mae" in history
+    np.testing.assert_allclose([*first, *history["loss"]], expected, rtol=1e-4)
+    assert int(model.optimizer.iterations) == 2
