@@ -13,6 +13,7 @@ from keras import ops as kops
 
 from keras_attn import ops
 from keras_attn.layers.attention.attention_axes import AttentionAxes
+from keras_attn.layers.attention.memory_attention import weigh
 from keras_attn.layers.masking import both, own_mask, without_hidden
 
 
@@ -117,6 +118,7 @@ def attend_list(
     if value_mask is not None:
         value_mask = kops.reshape(value_mask, (-1, kops.shape(value_mask)[-1]))
     structure = ops.AttentionMask(causal=causal, key_padding=value_mask)
+    dropped = return_scores and training and layer.dropout  # the scores go out with dropout
     context = ops.attention(
         q,
         k,
@@ -124,10 +126,13 @@ def attend_list(
         mask=structure,
         bias=bias,
         scale=1.0,
-        **_dropout(layer, training),
+        **_dropout(layer, training and not dropped),
         return_scores=return_scores,
     )
     context, *scores = context if return_scores else (context,)
+    if dropped:
+        scores = [keras.random.dropout(scores[0], layer.dropout, seed=layer.seed_generator)]
+        context = weigh(scores[0][:, 0], v[:, :, 0])[:, :, None]
     context = kops.reshape(context, (*leading, *kops.shape(context)[1:2], v.shape[-1]))
     if query_mask is not None:
         context = kops.where(kops.cast(query_mask, "bool")[..., None], context, 0)

@@ -158,6 +158,10 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         """Attend from `query` to `key` and `value`."""
         masks = (query_mask, value_mask, key_mask, attention_mask)
         flags = (return_attention_scores, training, use_causal_mask)
+        theirs = keras.layers.MultiHeadAttention
+        if type(self)._compute_attention is not theirs._compute_attention:
+            # A subclass with mathematics of its own, which Keras' code calls.
+            return theirs.call(self, query, value, key, *masks, *flags)
         return drop_in.attend(self, query, value, key, *masks, *flags)
 
     def compute_output_spec(

@@ -4,6 +4,9 @@ Letters: B batch, T query length, S key length, D width, N query heads, K key/va
 width.
 """
 
+import importlib
+import unittest
+
 import keras
 import numpy as np
 import pytest
@@ -132,3 +135,49 @@ def test_the_masks_of_the_tensors_count_and_go_on():
         pooled = arrays(keras.layers.GlobalAveragePooling1D()(outputs))
         expected = [arrays(outputs)[row, : (ids[row] > 0).sum()].mean(0) for row in range(B)]
         np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-5)
+
+
+# Keras' own tests, which lie inside its wheel, with our classes in place of theirs.
+
+OWN = {
+    "multi_head_attention_test": ("MultiHeadAttention", layers.MultiHeadAttention),
+    "grouped_query_attention_test": ("GroupedQueryAttention", layers.GroupQueryAttention),
+    "attention_test": ("Attention", layers.Attention),
+    "additive_attention_test": ("AdditiveAttention", layers.AdditiveAttention),
+}
+EXCLUDED = {
+    "test_flash_attention_with_errors": "wants flash_attention=True refused beside dropout and "
+    "beside scores, and on backends without a kernel; ours computes all three",
+}
+FAST = ("test_masking", "test_sliding", "test_causal", "test_query_mask", "test_attention_with")
+
+
+class Substituted:
+    """`keras.src.layers` with one class exchanged."""
+
+    def __init__(self, home, name, ours):
+        self._home = home
+        setattr(self, name, ours)
+
+    def __getattr__(self, name):
+        return getattr(self._home, name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("names", [FAST, pytest.param(("test_",), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("file", OWN)
+def test_the_tests_of_keras_pass_with_our_classes(file, names, monkeypatch, pytestconfig):
+    pytestconfig.addinivalue_line("markers", "requires_trainable_backend: of Keras' own tests")
+    module = importlib.import_module(f"keras.src.layers.attention.{file}")
+    monkeypatch.setattr(module, "layers", Substituted(module.layers, *OWN[file]))
+    cases = [
+        case
+        for suite in unittest.defaultTestLoader.loadTestsFromModule(module)
+        for case in suite
+        if case._testMethodName.startswith(names) and case._testMethodName not in EXCLUDED
+    ]
+    assert cases or file == "additive_attention_test"
+    result = unittest.TestResult()
+    for case in cases:
+        case.run(result)
+    assert [(str(case), text) for case, text in (*result.failures, *result.errors)] == []
