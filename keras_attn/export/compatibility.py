@@ -40,19 +40,20 @@ def operations_of(server: str) -> dict[str, dict[str, list | None]]:
     Raises:
         ValueError: the version is no number, or older than the oldest list.
     """
-    lists = {_number(file.stem): file for file in _LISTS.glob("*.json")}
-    wanted = _number(server)
-    older = [number for number in lists if wanted is not None and number <= wanted]
+    lists = {_numbers(file.stem): file for file in _LISTS.glob("*.json")}
+    wanted = _numbers(server)
+    older = [numbers for numbers in lists if wanted and numbers <= wanted]
     if not older:
-        names = ", ".join(".".join(map(str, number)) for number in sorted(lists))
+        names = ", ".join(".".join(map(str, numbers)) for numbers in sorted(lists))
         raise ValueError(f"`server` must be a ModelServer version from {names} on, got {server!r}")
     return json.loads(lists[max(older)].read_text())
 
 
-def _number(version: str) -> tuple[int, int] | None:
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version; none if it is no version."""
     parts = str(version).split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):
-        return None
+        return ()
     return int(parts[0]), int(parts[1])
 
 

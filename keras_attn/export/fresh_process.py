@@ -21,7 +21,7 @@ class _Blocker:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:
-            return importlib.util.spec_from_loader(name, _Blocker, is_package=True)
+            return importlib.util.spec_from_loader(name, _Blocker(), is_package=True)
         return None
 
     @staticmethod
@@ -55,7 +55,7 @@ def load_libraries():
     import tensorflow as tf
 
     text = importlib.util.find_spec("tensorflow_text")
-    if text is not None:
+    if text is not None and text.origin is not None:
         folder = os.path.join(os.path.dirname(text.origin), "python", "ops")
         for library in sorted(glob.glob(os.path.join(folder, "_*.so"))):
             tf.load_op_library(library)

@@ -110,22 +110,22 @@ class Generation:
     def _check(self, model: keras.Model) -> None:
         """Raises a ValueError unless the model writes, and has positions for what is asked."""
         found = parts.find(model)
-        if found is None or found.decoder is None:
+        decoder, encoder = (found.decoder, found.encoder) if found else (None, None)
+        if decoder is None:
             raise ValueError(
                 "`generation` needs a model of models.gpt, models.transformer or "
                 f"models.rnn_attention, got {model.name!r}"
             )
-        translates = found.encoder is not None
-        written = self.max_new_tokens + 1 + (0 if translates else self.prompt_length)
-        longest = getattr(found.decoder.position, "max_length", written)
+        written = self.max_new_tokens + 1 + (0 if encoder else self.prompt_length)
+        longest = getattr(decoder.position, "max_length", written)
         if written > longest:
-            what = "`max_new_tokens`" + ("" if translates else " and `prompt_length` together")
+            what = "`max_new_tokens`" + ("" if encoder else " and `prompt_length` together")
             raise ValueError(
                 f"{what} must be at most {longest - 1} for the model's {longest} positions, "
                 f"got {written - 1}"
             )
         read = self.prompt_length + 2
-        longest = getattr(found.encoder.position, "max_length", read) if translates else read
+        longest = getattr(encoder.position, "max_length", read) if encoder else read
         if read > longest:
             raise ValueError(
                 f"`prompt_length` must be at most {longest - 2} for the model's {longest} "

@@ -31,6 +31,8 @@ class FreshProcess:
             stderr=self._errors,
             env=quiet_environment(),
         )
+        self._to: Any = self._process.stdin
+        self._from: Any = self._process.stdout
 
     def run(self, path: str | os.PathLike, requests: Sequence[tuple[str, dict, bool]]) -> list:
         """The answers to `(signature, inputs, wanted)`: a dict of arrays, or an error's text.
@@ -41,14 +43,14 @@ class FreshProcess:
             RuntimeError: the path does not load, or the process ended.
         """
         try:
-            pickle.dump((os.fspath(path), list(requests)), self._process.stdin)
-            self._process.stdin.flush()
-            problem, answers = pickle.load(self._process.stdout)
+            pickle.dump((os.fspath(path), list(requests)), self._to)
+            self._to.flush()
+            problem, answers = pickle.load(self._from)
         except (BrokenPipeError, EOFError):
             self._process.wait()
             self._errors.seek(0)
             text = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            problem = f"it ended with status {self._process.returncode}: {text}"
+            problem, answers = f"it ended with status {self._process.returncode}: {text}", []
         if problem is not None:
             raise RuntimeError(f"{os.fspath(path)} does not run in a fresh process: {problem}")
         return answers

@@ -208,7 +208,7 @@ def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`compute_dtype` must be float32, bfloat16 or float16, got {dtype!r}")
 
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def clone(layer: Any) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.InputLayer):
             return type(layer).from_config(layer.get_config())
         return type(layer).from_config(_with_policy(layer.get_config(), dtype))

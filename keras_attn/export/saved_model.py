@@ -35,7 +35,7 @@ def write(
     graphs = {name: signature.traced() for name, signature in signatures.items()}
     owned = [part for signature in signatures.values() for part in signature.resources]
     # Not the model itself: beside its weights Keras' objects would store them a second time.
-    root = tf.Module()
+    root: Any = tf.Module()
     root.weights = list({id(v): v for graph in graphs.values() for v in graph.variables}.values())
     root.resources = list(_resources([*parts, *owned]))
     # A server takes no gradients: their functions would only make the graph larger.

@@ -179,6 +179,7 @@ def _checked(value: Any, spec: tf.TensorSpec, what: str) -> np.ndarray:
         array = as_array(value)
     except ValueError as error:  # lists of unequal lengths
         raise ValueError(f"{what} must be {expected}: {error}") from error
+    cast, right = array, False
     got = Tensor("string" if array.dtype == object else array.dtype.name, array.shape)
     if spec.dtype == tf.string:
         right = all(isinstance(item, bytes) for item in array.ravel()) and array.dtype == object
@@ -189,8 +190,6 @@ def _checked(value: Any, spec: tf.TensorSpec, what: str) -> np.ndarray:
         # Integers keep their value; a float may lose digits.
         right = spec.dtype.is_floating or bool((cast == array).all())
         right = right and spec.dtype.is_bool == (array.dtype.kind == "b" or not array.size)
-    else:
-        right = False
     if not right or not spec.shape.is_compatible_with(array.shape):
         raise ValueError(f"{what} must be {expected}, got {got}")
     return cast

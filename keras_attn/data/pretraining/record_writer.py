@@ -98,7 +98,7 @@ def write_records(
         Shard(
             split,
             f"{split}-{index:05d}-of-{count:05d}.tfrecord",
-            directory,
+            str(directory),
             tuple(os.fspath(path) for path in paths[index::count]),
             tuple(tokenizer.vocabulary),
             tokenizer.lowercase,

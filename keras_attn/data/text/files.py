@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 Path = str | os.PathLike
 _OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -51,7 +51,7 @@ def stem(path: Path) -> str:
     return name.removesuffix(ending) if ending in _OPEN else name
 
 
-def _open(name: str) -> IO[bytes]:
+def _open(name: str) -> Any:
     return _OPEN.get(os.path.splitext(name)[1].lower(), open)(name, "rb")
 
 

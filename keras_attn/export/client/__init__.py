@@ -9,6 +9,7 @@ the standard library only, gRPC the packages grpcio and protobuf.
 import asyncio
 import math
 import time
+from typing import Any
 
 from .messages import from_tensor, message, predict_request, to_tensor
 from .rest import Rest
@@ -65,7 +66,7 @@ class Client:
         self._transport = transport(
             address, (model, version, label), dict(headers or {}), ca_file, certificate
         )
-        self._specs = None
+        self._specs = {}  # no server has a model without a signature
         self._closed = False
 
     def __call__(self, signature="serving_default", **inputs):
@@ -123,11 +124,11 @@ class Client:
         self.close()
 
     def _known(self, deadline):
-        if self._specs is None:
+        if not self._specs:
             self._specs = self._retry(deadline, self._transport.signatures)
         return self._specs
 
-    def _retry(self, deadline, call, *arguments):
+    def _retry(self, deadline, call, *arguments) -> Any:
         pause = 0.1
         for attempt in range(self.retries + 1):
             if self._closed:

@@ -6,6 +6,7 @@ They lie in a private pool; on the wire they are the same.
 import functools
 import math
 import struct
+from typing import Any
 
 from .values import NUMBERS, TYPES, ServingError, checked_value, content, decoded, nest
 
@@ -99,7 +100,7 @@ def message_of(dtype, shape, flat):
 
 
 @functools.cache
-def message(name):
+def message(name) -> Any:
     """The class of a message in `_MESSAGES`."""
     from google.protobuf import message_factory
 

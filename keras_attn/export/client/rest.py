@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import urllib.parse
+from typing import Any
 
 from .values import (
     ServingError,
@@ -86,7 +87,7 @@ class Rest:
             return {int(status["version"]): status["state"] for status in found}
 
     def _send(self, method, path, body, deadline, key):
-        connection = http.client.HTTPConnection(self.host, self.port)
+        connection: Any = http.client.HTTPConnection(self.host, self.port)
         connection.response_class = functools.partial(_Response, deadline=deadline)
         try:
             connection.sock = self._connect(deadline)
