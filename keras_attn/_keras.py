@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 
-def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[keras.layers.Layer]:
+def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[Any]:
     """All layers inside a layer, or those just inside. Only a model has a public list of them."""
     return layer._flatten_layers(include_self=False, recursive=recursive)
 

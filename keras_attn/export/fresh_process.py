@@ -21,7 +21,7 @@ class _Blocker:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:
-            return importlib.util.spec_from_loader(name, _Blocker(), is_package=True)
+            return importlib.machinery.ModuleSpec(name, _Blocker(), is_package=True)
         return None
 
     @staticmethod

@@ -146,8 +146,8 @@ def with_pretraining_heads(
         name: name of the model.
         activation: activation of the masked-LM head; defaults to that of the encoder's blocks.
     """
-    found = parts.of(encoder)
-    embedding, blocks, pooler = found.encoder.embedding, found.encoder.blocks, found.pooler
+    stack, pooler = parts.encoder(encoder), parts.of(encoder).pooler
+    embedding, blocks = stack.embedding, stack.blocks
     head = layers.BertPretrainingHead(
         activation=activation or blocks[0].activation,
         kernel_initializer=pooler.kernel_initializer.clone(),

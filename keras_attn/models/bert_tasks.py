@@ -112,7 +112,7 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     ['end', 'start']
     """
     context = ops.equal(encoder.input["segment_ids"], 1)
-    if parts.of(encoder).encoder.embedding.num_segments < 2:
+    if parts.encoder(encoder).embedding.num_segments < 2:
         marked = ops.any(context, axis=1, keepdims=True)
         context = ops.logical_or(context, ops.logical_not(marked))
     context = ops.logical_and(encoder.input["padding_mask"], context)
@@ -173,7 +173,7 @@ def masked_lm(
 
     Source: Devlin et al. 2019, section 3.1, task 1.
     """
-    stack = parts.of(encoder).encoder
+    stack = parts.encoder(encoder)
     embedding = stack.embedding
     head = layers.MaskedLMHead(
         activation=activation or stack.blocks[0].activation,
@@ -214,7 +214,7 @@ def _output(encoder: keras.Model, name: str) -> Any:
 
 
 def _options(encoder: keras.Model, name: str) -> dict:
-    embedding = parts.of(encoder).encoder.embedding
+    embedding = parts.encoder(encoder).embedding
     return {
         "kernel_initializer": embedding.initializer.clone(),
         "dtype": embedding.dtype_policy,

@@ -31,11 +31,11 @@ class Stack:
         dropout: the layer that drops embeddings, where it is a layer of its own.
     """
 
-    embedding: keras.layers.Layer
-    blocks: tuple[keras.layers.Layer, ...]
-    position: keras.layers.Layer | None = None
+    embedding: Any
+    blocks: tuple[Any, ...]
+    position: Any = None
     norm: keras.layers.Layer | None = None
-    dropout: keras.layers.Layer | None = None
+    dropout: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,17 @@ class Parts:
 
     encoder: Stack | None = None
     decoder: Stack | None = None
-    pooler: keras.layers.Layer | None = None
-    pooler_dropout: keras.layers.Layer | None = None
-    head: keras.layers.Layer | None = None
+    pooler: Any = None
+    pooler_dropout: Any = None
+    head: Any = None
     bridges: tuple[keras.layers.Layer, ...] = ()
-    readout: keras.layers.Layer | None = None
+    readout: Any = None
+
+    @property
+    def stack(self) -> Stack:
+        """The encoder or the decoder of a model that has one of them alone."""
+        (stack,) = (stack for stack in (self.encoder, self.decoder) if stack is not None)
+        return stack
 
 
 def of(model: keras.Model) -> Parts:
@@ -89,6 +95,22 @@ def of(model: keras.Model) -> Parts:
             f"{getattr(model, 'name', model)!r} with layers {', '.join(names)}"
         )
     return found
+
+
+def encoder(model: keras.Model) -> Stack:
+    """The encoder of a model that has one; otherwise a ValueError."""
+    stack = of(model).encoder
+    if stack is None:
+        raise ValueError(f"`model` must have an encoder, got {model.name!r}")
+    return stack
+
+
+def decoder(model: keras.Model) -> Stack:
+    """The decoder of a model that has one; otherwise a ValueError."""
+    stack = of(model).decoder
+    if stack is None:
+        raise ValueError(f"`model` must have a decoder, got {model.name!r}")
+    return stack
 
 
 def find(model: keras.Model) -> Parts | None:

@@ -115,14 +115,14 @@ def start(model: keras.Model) -> keras.Model:
         model: from `encoder_decoder`; the layers and weights are shared with it.
     """
     source_ids = keras.Input((None,), dtype="int32", name="source_ids")
-    found = parts.of(model)
-    (encoder,), (decoder,) = found.encoder.blocks, found.decoder.blocks
+    stack = parts.encoder(model)
+    (encoder,), (decoder,) = stack.blocks, parts.decoder(model).blocks
     cell = decoder.cell
-    memory, _, first = encoder(found.encoder.embedding(source_ids))
+    memory, _, first = encoder(stack.embedding(source_ids))
     states = cell.get_initial_state(
         memory=memory,
         memory_mask=ops.not_equal(source_ids, 0),
-        cell=[bridge(first) for bridge in found.bridges],
+        cell=[bridge(first) for bridge in parts.of(model).bridges],
     )
     # An operation leaves Keras' mask behind: a state carries none, memory_mask is part of it.
     outputs = {name: ops.copy(state) for name, state in zip(cell.state_names, states, strict=True)}
@@ -146,15 +146,15 @@ def step(model: keras.Model) -> keras.Model:
     >>> outputs["logits"].shape, outputs["attention_scores"].shape
     (TensorShape([1, 90]), TensorShape([1, 3]))
     """
-    found = parts.of(model)
-    (decoder,) = found.decoder.blocks
+    found, stack = parts.of(model), parts.decoder(model)
+    (decoder,) = stack.blocks
     cell = decoder.cell
     token_ids = keras.Input((), dtype="int32", name="token_ids")
     state = {
         name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name)
         for name, tensor in start(model).output.items()
     }
-    embedded = found.decoder.embedding(token_ids)  # [B, D]
+    embedded = stack.embedding(token_ids)  # [B, D]
     hidden, states = cell(embedded, [state[name] for name in cell.state_names])
     logits = found.head(found.readout(hidden))
     outputs = {"logits": logits, **dict(zip(cell.state_names, states, strict=True))}

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TypeVar
 
-Size = TypeVar("Size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class BertSize:
     activation: str = "gelu"
     initializer_range: float = 0.02
     attention_dropout: float | None = None
-    pooler_activation: str = "tanh"
+    pooler_activation: str | None = "tanh"
     pooler_dropout: float = 0.0
 
 
@@ -97,6 +96,9 @@ GPT_MINI = GptSize(4, 256, 4, 1024)
 GPT_SMALL = GptSize(12, 768, 12, 3072)
 
 GPT_SIZES = {"gpt_tiny": GPT_TINY, "gpt_mini": GPT_MINI, "gpt_small": GPT_SMALL}
+
+
+Size = TypeVar("Size", BertSize, TransformerSize, GptSize)
 
 
 def first_given(*values: float | None) -> float:

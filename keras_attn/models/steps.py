@@ -128,7 +128,7 @@ def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
     Raises:
         ValueError: the model has no positions for that length.
     """
-    decoder = parts.of(model).decoder
+    decoder = parts.decoder(model)
     longest = getattr(decoder.position, "max_length", length)
     if length > longest:
         raise ValueError(f"`length` must be at most the model's {longest} positions, got {length}")
@@ -191,7 +191,7 @@ class DecoderStep(keras.Model):
     def call(self, inputs: dict) -> dict:
         """One step, without dropout."""
         logits, cache = _step(
-            parts.of(self.model),
+            self.model,
             context=inputs.get("context"),
             **{name: inputs[name] for name in ("token_ids", "index", "cache", "output_matrix")},
         )
@@ -210,9 +210,9 @@ class DecoderStep(keras.Model):
 
 
 def _step(
-    found: parts.Parts, token_ids: Any, index: Any, cache: dict, context: Any, output_matrix: Any
+    model: keras.Model, token_ids: Any, index: Any, cache: dict, context: Any, output_matrix: Any
 ) -> tuple[Any, dict]:
-    decoder = found.decoder
+    decoder = parts.decoder(model)
     hidden = decoder.embedding(token_ids)  # [B, T, D]
     if not isinstance(decoder.position, keras.layers.Identity):
         hidden = decoder.position(hidden, offset=index)
@@ -224,12 +224,12 @@ def _step(
             masks = {"context_mask": context["padding_mask"]}
         hidden, own = block(hidden, cache=own, cache_index=index, training=False, **masks)
         new[block.name] = own if context is None else own["self"]
-    return found.head(hidden[:, -1], output_matrix), new
+    return parts.of(model).head(hidden[:, -1], output_matrix), new
 
 
 def _encode(model: keras.Model) -> Callable[..., dict]:
-    found = parts.of(model)
-    last = found.encoder.norm or found.encoder.blocks[-1]
+    stack, blocks = parts.encoder(model), parts.decoder(model).blocks
+    last = stack.norm or stack.blocks[-1]
     inputs = {name: model.input[name] for name in ("source_ids", "source_padding_mask")}
     encoder = keras.Model(inputs, parts.outputs(model, last)[0], name=f"{model.name}_encoder")
 
@@ -239,7 +239,7 @@ def _encode(model: keras.Model) -> Callable[..., dict]:
             source_padding_mask = ops.ones_like(source_ids, dtype="bool")
         mask = ops.convert_to_tensor(source_padding_mask, "bool")
         context = encoder({"source_ids": source_ids, "source_padding_mask": mask}, training=False)
-        keys = {block.name: block.store(context) for block in found.decoder.blocks}
+        keys = {block.name: block.store(context) for block in blocks}
         return {**keys, "padding_mask": mask}
 
     return encode

@@ -56,6 +56,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     (5, [0, 1, 2])
     """
 
+    model: Any  # `fit` sets both
+    params: Any
+
     def __init__(self, directory: str | os.PathLike, every: int = 1000, keep: int = 2) -> None:
         super().__init__()
         self.directory = pathlib.Path(directory)
@@ -65,8 +68,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._step = 0  # batches taken since the training began
         self._saved = 0  # the step of the newest file
         self._first = 0  # where in its epoch `fit` goes on
-        self._steps_per_epoch: int | None = None
-        self._metrics: list | None = None
+        self._steps_per_epoch = 0  # until `fit` or a file says it
+        self._metrics: list = []
         self._generators: dict | None = None  # to be set before the first batch
         self._restored = False
 

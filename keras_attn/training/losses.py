@@ -83,15 +83,15 @@ class SmoothedCrossEntropy(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each position, zero where it is ignored."""
         labels = squeeze_labels(y_true, y_pred)
-        if self.ignore_class is not None:
-            counts = ops.not_equal(labels, self.ignore_class)
+        counts = None if self.ignore_class is None else ops.not_equal(labels, self.ignore_class)
+        if counts is not None:
             labels = ops.where(counts, labels, 0)
             y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
         loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         # logsumexp(x) - mean(x), the cross entropy with the even target
         even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
         loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
-        return loss if self.ignore_class is None else ops.where(counts, loss, 0.0)
+        return loss if counts is None else ops.where(counts, loss, 0.0)
 
     def get_config(self) -> dict:
         """All constructor arguments."""

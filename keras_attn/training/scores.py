@@ -51,7 +51,9 @@ class PredictionScores(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Predict, score, and put the numbers into the logs."""
-        predictions = self.model.predict(self.inputs, batch_size=self.batch_size, verbose=0)
+        model: Any = self.model
+        logs = {} if logs is None else logs
+        predictions = model.predict(self.inputs, batch_size=self.batch_size, verbose=0)
         for name, value in self.score(predictions).items():
             logs[self.prefix + name] = value
 
@@ -264,15 +266,15 @@ def correlation_scores(true: Sequence[float], predicted: Sequence[float]) -> dic
     >>> correlation_scores([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])["spearman"]
     1.0
     """
-    true, predicted = (np.ravel(np.asarray(row, "float64")) for row in (true, predicted))
-    if len(true) != len(predicted) or len(true) < 2:
+    first, second = (np.ravel(np.asarray(row, "float64")) for row in (true, predicted))
+    if len(first) != len(second) or len(first) < 2:
         raise ValueError(
             "`true` and `predicted` must have the same length, at least 2, "
-            f"got {len(true)} and {len(predicted)}"
+            f"got {len(first)} and {len(second)}"
         )
     return {
-        "pearson": _pearson(true, predicted),
-        "spearman": _pearson(_ranks(true), _ranks(predicted)),
+        "pearson": _pearson(first, second),
+        "spearman": _pearson(_ranks(first), _ranks(second)),
     }
 
 

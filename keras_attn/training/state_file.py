@@ -35,13 +35,13 @@ def write(path: pathlib.Path, variables: list, generators: dict, record: dict) -
     """
     header = {"record": record, "variables": _describe(variables)}
     beside = path.parent / "unfinished"  # always this name, so that a crash leaves one at most
+    content: dict[str, Any] = {
+        "header": np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
+        **{f"variable_{i}": _portable(array) for i, array in enumerate(arrays(variables))},
+        **{_GENERATOR + name: state for name, state in generators.items()},
+    }
     with open(beside, "wb") as file:
-        np.savez(
-            file,
-            header=np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
-            **{f"variable_{i}": _portable(array) for i, array in enumerate(arrays(variables))},
-            **{_GENERATOR + name: state for name, state in generators.items()},
-        )
+        np.savez(file, **content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)

@@ -223,12 +223,12 @@ def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> dict[str, Any]:
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     matrix = checkpoint.format.trunk[0].source
     shapes = {checkpoint.format.rename(n): s for n, s in checkpoint.source.shapes.items()}
-    rows = shapes.get(matrix, (None,))[0]
+    tokens, shape = checkpoint.vocabulary or (), shapes.get(matrix, ())
     # More rows than tokens fill up a multiple of 8 or 64.
-    if None not in (rows, checkpoint.vocabulary) and rows < len(checkpoint.vocabulary):
+    if shape and shape[0] < len(tokens):
         raise ValueError(
             f"{checkpoint.source.title}: {matrix} must have a row for each of the "
-            f"{len(checkpoint.vocabulary)} tokens of the vocabulary, got {rows}"
+            f"{len(tokens)} tokens of the vocabulary, got {shape[0]}"
         )
 
 

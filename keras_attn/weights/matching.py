@@ -145,7 +145,7 @@ def has_pooler(source: Source, format: Format) -> bool:
 
 def saved_heads(source: Source, format: Format, architecture: str | None) -> list[str]:
     """Which heads a checkpoint has; heads of two tasks may share their names."""
-    known = format.architectures.get(architecture, tuple(format.heads))
+    known = format.architectures.get(architecture or "", tuple(format.heads))
     return [name for name in known if _any_saved(source, format, format.heads[name].rules)]
 
 

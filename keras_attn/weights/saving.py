@@ -65,12 +65,12 @@ def save(
     safetensors = optional_module("safetensors.numpy", "weights", "keras_attn.weights.save")
 
     loaded = model if isinstance(model, Loaded) else None
-    model = loaded.model if loaded else model
-    found = parts.find(model)
+    built: keras.Model = loaded.model if loaded else model
+    found = parts.find(built)
     if found is None or (found.encoder and found.decoder):
         raise ValueError(
             "`model` must be one of keras_attn.models.bert, bert_tasks or gpt, "
-            f"got {model.name!r} with layers {', '.join(layer.name for layer in model.layers)}"
+            f"got {built.name!r} with layers {', '.join(layer.name for layer in built.layers)}"
         )
     size = _size(found)
     format = TRANSFORMERS["bert" if found.encoder else "gpt2"]
@@ -80,9 +80,9 @@ def save(
     if loaded and format.tokenizer:
         vocabulary = loaded.vocabulary if vocabulary is None else vocabulary
         lowercase = loaded.lowercase if lowercase is None else lowercase
-    targets = targets_of(model.weights)
+    targets = targets_of(built.weights)
     heads = {name for name, head in format.heads.items() if head.rules[0].targets[0] in targets}
-    config = _config(model, size, format, heads, origin)
+    config = _config(built, size, format, heads, origin)
     if format.tokenizer is None and (vocabulary is not None or lowercase is not None):
         raise ValueError(
             f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
@@ -143,7 +143,7 @@ def _arrays(
 
 
 def _config(
-    model: keras.Model, size: BertSize | GptSize, format: Format, heads: set[str], origin: Config
+    model: keras.Model, size: Any, format: Format, heads: set[str], origin: Config
 ) -> dict[str, Any]:
     """config.json: what the layers are, and what else the checkpoint said that they came from."""
     architectures = [name for name, has in format.architectures.items() if set(has) == heads]
@@ -169,7 +169,7 @@ def _config(
         value = getattr(size, field)
         if key.values is not None:
             _expect(field, tuple(dict.fromkeys(key.values.values())), value)
-            if key.values.get(config.get(key.name)) != value:
+            if key.values.get(str(config.get(key.name))) != value:
                 config[key.name] = next(name for name, v in key.values.items() if v == value)
         elif key.name not in config or key.load(config[key.name], config) != value:
             config[key.name] = key.save(value, config)
@@ -178,7 +178,7 @@ def _config(
     return config
 
 
-def _add_head(config: dict, model: keras.Model, size: BertSize, head: Head) -> None:
+def _add_head(config: dict, model: keras.Model, size: Any, head: Head) -> None:
     """Its dropout, and how many classes it has."""
     name = head.rules[0].targets[0].split("/")[0]
     (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
@@ -198,9 +198,9 @@ def _add_head(config: dict, model: keras.Model, size: BertSize, head: Head) -> N
 
 def _size(found: parts.Parts) -> BertSize | GptSize:
     """The size that would build these layers."""
-    stack, family = (found.encoder, "bert") if found.encoder else (found.decoder, "gpt")
+    stack, family = found.stack, "bert" if found.encoder else "gpt"
     block, embedding = stack.blocks[0], stack.embedding
-    common = {
+    common: dict[str, Any] = {
         "num_heads": block.num_heads,
         "intermediate_dim": block.intermediate_dim,
         "dropout": block.dropout,

@@ -196,7 +196,7 @@ class PostprocessorLayer(keras.layers.Layer):
         self.supports_masking = True
         if tokenizer is not None and not isinstance(tokenizer, keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.built = True
 
     def compute_mask(self, *_: Any, **__: Any) -> None:

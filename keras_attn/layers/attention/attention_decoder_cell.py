@@ -88,7 +88,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         if not hasattr(cell, "state_size") or not callable(cell):
             raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
         check_choice("query_state", query_state, _QUERY_STATES)
-        self.cell = cell
+        self.cell: Any = cell
         self.attention = deserialize_shared(attention)
         self.query_state = query_state
         self.input_feeding = input_feeding
@@ -120,7 +120,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         return [self.output_size, *tree.flatten(self.cell.state_size), None, 1, None, None, None]
 
     @property
-    def output_size(self) -> int | None:
+    def output_size(self) -> Any:
         """Width of the output; None until it is built."""
         return self._output_size if self.built else None
 

@@ -128,7 +128,7 @@ class MultiHead(CompositeLayer):
         value: Any,
         key: Any,
         mask: AttentionMask,
-        cache: dict | None,
+        cache: Any,
         cache_index: Any,
         return_attention_scores: bool,
         training: bool | None,
@@ -136,11 +136,13 @@ class MultiHead(CompositeLayer):
         q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
         if hasattr(self.position, "rotate"):
             q = self.position.rotate(q, offset=cache_index)
-        if value is not None:
-            k, v = self.keys_and_values(value, key, offset=cache_index)
-            cache = None if cache is None else caches.append(cache, k, v, cache_index)
-        if cache is not None:
+        if value is None:
             k, v = caches.read(cache)
+        else:
+            k, v = self.keys_and_values(value, key, offset=cache_index)
+            if cache is not None:
+                cache = caches.append(cache, k, v, cache_index)
+                k, v = caches.read(cache)
         dropout = self.dropout if training else 0.0
         context = ops.attention(
             q,
@@ -164,7 +166,7 @@ class MultiHead(CompositeLayer):
     ) -> Any:
         """What `_attend` returns, without running it."""
         batch, length, width = query.shape
-        outputs = [
+        outputs: list[Any] = [
             keras.KerasTensor((batch, length, self._output_width or width), self.compute_dtype)
         ]
         if return_scores:

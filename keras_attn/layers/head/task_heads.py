@@ -47,7 +47,8 @@ class _DenseHead(CompositeLayer):
     def build(self, input_shape: Any) -> None:
         """Create the projection."""
         if self.input_axes:
-            check_shape("inputs", input_shape, **dict.fromkeys(self.input_axes))
+            axes: dict[str, Any] = dict.fromkeys(self.input_axes)
+            check_shape("inputs", input_shape, **axes)
         self.output_projection.build(input_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:

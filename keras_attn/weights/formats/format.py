@@ -64,7 +64,7 @@ def rule(source: str, target: str, change: Change = AS_IS) -> Rule:
 
 def pair(
     source: str, target: str, names: tuple[str, str] = ("kernel", "bias")
-) -> tuple[Rule, Rule]:
+) -> tuple[Rule, ...]:
     """The rules of a layer whose two weights have our names in the checkpoint."""
     return tuple(rule(f"{source}/{name}", f"{target}/{name}") for name in names)
 

@@ -4,7 +4,7 @@ from keras_attn.weights.formats import bert
 from keras_attn.weights.formats.format import TRANSPOSED, Format, Head, Rule, pair, rule
 
 
-def _norm(source: str, target: str) -> tuple[Rule, Rule]:
+def _norm(source: str, target: str) -> tuple[Rule, ...]:
     return pair(source, target, ("gamma", "beta"))
 
 
