@@ -12,7 +12,7 @@ import keras
 
 # Where `keras.ops.dot_product_attention` finds the function of the backend; `keras_attn.enable`
 # replaces it there. Keras has no way to register another one.
-from keras.src.backend import nn as backend_nn
+from keras.src.backend import nn as _backend_nn
 
 # The loop of keras.layers.RNN, a function in Keras 3.15 and a module with it in 3.16.
 # `keras.ops.scan` gives no bound on the steps to TensorFlow, and XLA then refuses the gradient.
@@ -38,6 +38,7 @@ from keras.src.models.functional import Functional
 # What layers and operations without a seed draw from; a checkpoint must hold its state.
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
+backend_nn: Any = _backend_nn
 rnn = getattr(_rnn, "rnn", _rnn)
 
 # Every saved object carries the package name `keras_attn`.

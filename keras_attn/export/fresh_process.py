@@ -7,6 +7,8 @@ graph is loaded and run in a session, the way TF Serving does it.
 """
 
 import glob
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import pickle
@@ -15,7 +17,7 @@ import sys
 BLOCKED = ("keras", "keras_attn", "keras_hub", "keras_nlp", "tf_keras")
 
 
-class _Blocker:
+class _Blocker(importlib.abc.Loader):
     """Finds the blocked packages, as tensorflow asks for keras' place, but cannot run them."""
 
     @staticmethod

@@ -72,7 +72,7 @@ def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
     return {"dtype": keras.dtype_policies.serialize(dtype)}
 
 
-def _place(part: keras.layers.Layer, layer: keras.layers.Layer) -> str:
+def _place(part: Any, layer: keras.layers.Layer) -> str:
     return part.path.rpartition(layer.path)[2]
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import TypeVar
 
 
-
 @dataclasses.dataclass(frozen=True)
 class BertSize:
     """The sizes of a BERT (Devlin et al. 2019, section 3).

@@ -114,7 +114,7 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
 
         def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
             index = ops.convert_to_tensor(index, "int32")
-            return _step(found, token_ids, index, cache, context, ops.transpose(columns))
+            return _step(model, token_ids, index, cache, context, ops.transpose(columns))
 
         context = encode(source_ids, source_padding_mask) if encode else None
         return Start(step, empty_cache(model, batch_size, length), context, prefill=True)

@@ -77,7 +77,7 @@ class AttentionMask:
         return frozenset(n for n, part in parts.items() if part is not None and part is not False)
 
     @property
-    def reach(self) -> int | None:
+    def reach(self) -> Any:
         """How far away the last key of the window is; None where there is no window."""
         return None if self.window is None else self.window - 1
 

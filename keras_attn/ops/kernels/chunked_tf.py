@@ -63,26 +63,26 @@ def _attend(
 ) -> Any:
     """The context from `(query, key, value and tensors of the bias), {mask parts, seed}`."""
 
-    def unpack(flat: tuple) -> tuple:
+    def unpack(flat: Any) -> tuple:
         inputs, others = tf.nest.pack_sequence_as(tensors, flat)
         seed = others.pop("seed", None)
         mask = AttentionMask(**fixed, **others)
         asked = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
         return inputs, {"mask": mask, "seed": seed, **asked}
 
-    def tiled(function: Callable, flat: tuple, *upstream: Any) -> Any:
+    def tiled(function: Callable, flat: Any, *upstream: Any) -> Any:
         (query, key, value, *learned), asked = unpack(flat)
         plan = plan_of(query, key, block_size=block_size, **asked)
         return function(plan, *upstream, query, key, value, with_tensors(bias, learned))
 
-    def plain(flat: tuple) -> Any:
+    def plain(flat: Any) -> Any:
         (query, key, value, *learned), asked = unpack(flat)
         asked |= {"bias": with_tensors(bias, learned), "return_scores": False, "block_size": None}
         return reference_attention(query, key, value, **asked)
 
     flat, count = tf.nest.flatten(tensors), len(tensors[0])
 
-    def is_worth(flat: tuple) -> Any:
+    def is_worth(flat: Any) -> Any:
         # The reference kernel takes short rows, where their length shows at run time only, and a
         # call without any logits, of which no tile can be cut.
         batch, length, keys = size(flat[0], 0), size(flat[0], 1), size(flat[1], 1)
@@ -91,7 +91,7 @@ def _attend(
             return worth
         return tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
 
-    def choose(flat: tuple, tiles: Callable, reference: Callable) -> Any:
+    def choose(flat: Any, tiles: Callable, reference: Callable) -> Any:
         worth = is_worth(flat)
         return tiles() if worth is True or under_xla() else tf.cond(worth, tiles, reference)
 

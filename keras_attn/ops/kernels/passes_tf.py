@@ -106,7 +106,7 @@ def _key_outputs(plan: Plan) -> tuple:
     return () if plan.mask.window is None else ("int32", plan.precision, plan.precision)
 
 
-def _add_keys(plan: Plan, sums: tuple, place: Place, parts: list) -> tuple:
+def _add_keys(plan: Plan, sums: Any, place: Place, parts: list) -> tuple:
     """The sums with a tile's parts `[k, s, H]`, and what `_all_keys` needs of this tile.
 
     In a band these are the places and sums of the keys that are done, up to r.
@@ -120,7 +120,7 @@ def _add_keys(plan: Plan, sums: tuple, place: Place, parts: list) -> tuple:
     return tuple(total + part for total, part in zip(sums, parts, strict=True)), ()
 
 
-def _move_band(plan: Plan, sums: tuple, first_key: Any, parts: list) -> tuple:
+def _move_band(plan: Plan, sums: Any, first_key: Any, parts: list) -> tuple:
     first, *sums = sums
     rows = tf.range(plan.rows)
     moved = tf.minimum(first_key - first, plan.rows)  # more only in the first tile
@@ -134,7 +134,7 @@ def _move_band(plan: Plan, sums: tuple, first_key: Any, parts: list) -> tuple:
     return (first_key, *sums), (places, *finished)
 
 
-def _all_keys(plan: Plan, sums: tuple, outputs: list) -> list:
+def _all_keys(plan: Plan, sums: Any, outputs: list) -> list:
     """The sums of all keys, first, `[S, k, H]`."""
     first, *sums = sums if plan.mask.window is not None else (None, *sums)
     totals = [tf.transpose(total, (1, 0, 2)) for total in sums]

@@ -119,7 +119,7 @@ def cut_span(plan: Plan, index: Any, key: Any, value: Any) -> Span:
         row = plan.mask.block((batch, 1), (0, 1), (0, 1), (0, plan.keys)).key_padding[0]
         real = tf.broadcast_to(tf.cast(row, "int32"), (plan.keys,))
         real = tf.pad(tf.cumsum(real), ((1, 0),))
-    return Span(index, batch, head, *parts, visible_queries, real)
+    return Span(index, batch, head, parts[0], parts[1], visible_queries, real)
 
 
 def key_range(plan: Plan, span: Span, row: Any) -> tuple:

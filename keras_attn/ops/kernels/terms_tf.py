@@ -106,7 +106,7 @@ def split_bias(bias: Any) -> tuple:
     return (bias.function, *constants), tuple(map(tf.convert_to_tensor, tensors))
 
 
-def with_tensors(bias: Any, tensors: tuple) -> Any:
+def with_tensors(bias: Any, tensors: Any) -> Any:
     """The bias with these tensors in the place of its own."""
     if not isinstance(bias, PositionBias):
         return tensors[0] if tensors else None
@@ -126,7 +126,7 @@ def bias_in(bias: Any, place: Place, mask: AttentionMask, dtype: str) -> Any:
     return PositionBias(bias.function, parts).materialize(*positions, dtype)[None]
 
 
-def no_bias_gradients(bias: Any, tensors: tuple, dtype: str) -> tuple:
+def no_bias_gradients(bias: Any, tensors: Any, dtype: str) -> tuple:
     """Sums of zero for the gradients of the bias's tensors."""
     if isinstance(bias, PositionBias):
         return tuple(tf.zeros(tf.shape(tensor), dtype) for tensor in tensors)
@@ -136,7 +136,7 @@ def no_bias_gradients(bias: Any, tensors: tuple, dtype: str) -> tuple:
 
 
 def add_bias_gradients(
-    sums: tuple, bias: Any, tensors: tuple, place: Place, mask: AttentionMask, d_logits: Any
+    sums: tuple, bias: Any, tensors: Any, place: Place, mask: AttentionMask, d_logits: Any
 ) -> tuple:
     """The sums with what a tile adds, from the gradient of its logits `[k, G, r, s]`."""
     if not tensors:

@@ -21,7 +21,7 @@ class Change:
     """
 
     load: Callable[[np.ndarray, Config], list[np.ndarray]]
-    save: Callable[[list[np.ndarray], Config], np.ndarray] | None = None
+    save: Callable[[list[np.ndarray], Config], Any] = lambda arrays, config: None
 
 
 AS_IS = Change(lambda array, _: [array], lambda arrays, _: arrays[0])
@@ -62,9 +62,7 @@ def rule(source: str, target: str, change: Change = AS_IS) -> Rule:
     return Rule(source, (target,), change)
 
 
-def pair(
-    source: str, target: str, names: tuple[str, str] = ("kernel", "bias")
-) -> tuple[Rule, ...]:
+def pair(source: str, target: str, names: tuple[str, str] = ("kernel", "bias")) -> tuple[Rule, ...]:
     """The rules of a layer whose two weights have our names in the checkpoint."""
     return tuple(rule(f"{source}/{name}", f"{target}/{name}") for name in names)
 
