@@ -66,7 +66,7 @@ def has_inputs(model: keras.Model) -> bool:
 
 def make_inputs(model: keras.Model) -> Any:
     """A batch for the inputs of a functional or Sequential model, without padding."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
+    graph: Any = model._functional if isinstance(model, keras.Sequential) else model
     rng = np.random.default_rng(0)
 
     def make(tensor: Any) -> np.ndarray:

@@ -25,7 +25,7 @@ def calls_of(model: keras.Model) -> dict[Any, list[dict[str, Any]]]:
     """How each block of keras-hub in a tree of such models is called: arguments by name."""
     calls: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for part in _plain_graphs(model, set()):
-        graph = part._functional if isinstance(part, keras.Sequential) else part
+        graph: Any = part._functional if isinstance(part, keras.Sequential) else part
         for nodes in graph._nodes_by_depth.values():
             for node in nodes:
                 if is_block(node.operation):
@@ -93,7 +93,7 @@ class Rebuild:
     def _layer(self, layer: Any) -> Any:
         if not is_block(layer):
             return exchange.twin(layer, self._masks)
-        part = counterpart(layer, self._calls[layer])
+        part: Any = counterpart(layer, self._calls[layer])
         self._blocks[part.layer] = (layer, part)
         return part.layer
 
