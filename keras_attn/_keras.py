@@ -6,6 +6,8 @@ decorator under which Keras saves our objects.
 
 import functools
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import keras
@@ -51,6 +53,7 @@ __all__ = [
     "Functional",
     "backend_nn",
     "deserialize_shared",
+    "converting",
     "flatten_layers",
     "get_autocast_scope",
     "get_keras_mask",
@@ -106,11 +109,29 @@ def deserialize_shared(config: Any) -> Any:
     return clones[mark]
 
 
+def converting() -> bool:
+    """Whether `model.export` traces a graph for LiteRT, ONNX or OpenVINO.
+
+    Their runtimes lack the lists of tensors that a loop of TensorFlow's makes. Nothing public tells
+    of it, and the SavedModel that all of them start from is traced like any other.
+    """
+    return any(frame.f_globals.get("__name__") in _CONVERTERS for frame in _frames())
+
+
 def _clones() -> dict | None:
     """`{id(layer): clone}` of the `clone_model` that is running. Nothing public tells of it."""
-    frame, cloning = sys._getframe(1), "keras.src.models.cloning"
-    while frame is not None:
-        if frame.f_globals.get("__name__") == cloning and "cache" in frame.f_locals:
+    for frame in _frames():
+        if frame.f_globals.get("__name__") == _CLONING and "cache" in frame.f_locals:
             return frame.f_locals["cache"]
-        frame = frame.f_back
     return None
+
+
+def _frames() -> Iterator[FrameType]:
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+_CLONING = "keras.src.models.cloning"
+_CONVERTERS = tuple(f"keras.src.export.{name}" for name in ("litert", "onnx", "openvino"))

@@ -41,16 +41,17 @@ def without_hidden(inputs: Any, mask: Any) -> Any:
     """
     if mask is None:
         return inputs
-    return ops.where(ops.cast(mask, "bool")[..., None], inputs, 0.0)
+    # Not `[..., None]`, which LiteRT's runtime lacks for tensors of unknown shape.
+    return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), inputs, 0.0)
 
 
 def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
     """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
     pairs = None
     if memory_mask is not None:
-        pairs = ops.cast(memory_mask, "bool")[:, None, :]  # [B, T=1, S]
+        pairs = ops.expand_dims(ops.cast(memory_mask, "bool"), 1)  # [B, T=1, S]
     if query_mask is not None:
-        rows = ops.cast(query_mask, "bool")[:, :, None]  # [B, T, S=1]
+        rows = ops.expand_dims(ops.cast(query_mask, "bool"), 2)  # [B, T, S=1]
         pairs = rows if pairs is None else ops.logical_and(rows, pairs)
     return pairs
 

@@ -133,12 +133,13 @@ class AttentionMask:
                     parts.append(keys <= rows + self.reach)
             parts = [part[None, None] for part in parts]  # [1, 1, T, S]
         if self.key_padding is not None:
-            parts.append(_boolean(self.key_padding)[:, None, None, :])
+            parts.append(ops.expand_dims(_boolean(self.key_padding), (1, 2)))
         if self.query_padding is not None:
-            parts.append(_boolean(self.query_padding)[:, None, :, None])
+            parts.append(ops.expand_dims(_boolean(self.query_padding), (1, 3)))
         if self.query_sequence_ids is not None:
             same = ops.equal(
-                self.query_sequence_ids[:, None, :, None], self.key_sequence_ids[:, None, None, :]
+                ops.expand_dims(self.query_sequence_ids, (1, 3)),
+                ops.expand_dims(self.key_sequence_ids, (1, 2)),
             )
             parts.append(same)
         if self.dense is not None:

@@ -89,7 +89,8 @@ def additive(
     projected_key = key if key_kernel is None else project(key, key_kernel)  # [B, S, U]
     if bias is not None:
         projected_query = ops.add(projected_query, bias)
-    hidden = ops.tanh(ops.add(projected_query[:, :, None, :], projected_key[:, None, :, :]))
+    pairs = ops.expand_dims(projected_query, 2) + ops.expand_dims(projected_key, 1)
+    hidden = ops.tanh(pairs)  # [B, T, S, U]
     return ops.sum(ops.multiply(hidden, scale), axis=-1)  # [B, T, S]
 
 

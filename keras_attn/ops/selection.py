@@ -121,7 +121,7 @@ def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: An
     """
     center = ops.arange(ops.shape(logits)[1], dtype="float32")
     center = center + ops.cast(query_offset, "float32")  # [T] or [B, T]
-    near = ops.abs(_positions(logits, "float32") - center[..., None]) <= window
+    near = ops.abs(_positions(logits, "float32") - ops.expand_dims(center, -1)) <= window
     return soft(logits, _both(ops.broadcast_to(near, ops.shape(logits)), mask))
 
 
@@ -143,7 +143,7 @@ def local_predictive(logits: Any, center: Any, window: int, mask: Any = None) ->
     Source: Luong et al. 2015, section 3.2.
     """
     logits, center = widen(logits), ops.cast(center, wide(logits.dtype, center.dtype))
-    distance = _positions(logits, center.dtype) - center[..., None]  # [B, T, S]
+    distance = _positions(logits, center.dtype) - ops.expand_dims(center, -1)  # [B, T, S]
     weights = soft(logits, _both(ops.abs(distance) <= window, mask))
     return weights * ops.exp(-ops.square(distance) / (2 * (window / 2) ** 2))
 

@@ -135,7 +135,7 @@ def attend_list(
         context = weigh(scores[0][:, 0], v[:, :, 0])[:, :, None]
     context = kops.reshape(context, (*leading, *kops.shape(context)[1:2], v.shape[-1]))
     if query_mask is not None:
-        context = kops.where(kops.cast(query_mask, "bool")[..., None], context, 0)
+        context = without_hidden(context, query_mask)
     if not scores:
         return context
     scores = kops.reshape(scores[0], (*leading, *kops.shape(scores[0])[-2:]))

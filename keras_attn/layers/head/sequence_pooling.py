@@ -56,7 +56,7 @@ class SequencePooling(keras.layers.Layer):
             return inputs[:, 0]
         if mask is None:
             mask = keras.ops.ones_like(inputs[..., 0], dtype="bool")
-        mask = keras.ops.cast(mask, "bool")[..., None]  # [B, T, 1]
+        mask = keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1)  # [B, T, 1]
         if self.mode == "max":
             lowest = keras.ops.cast(float("-inf"), inputs.dtype)
             highest = keras.ops.max(keras.ops.where(mask, inputs, lowest), axis=1)

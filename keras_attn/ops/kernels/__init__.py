@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_attn._keras import converting
 from keras_attn.ops.masks import AttentionMask
 
 logger = logging.getLogger("keras_attn")
@@ -88,11 +89,11 @@ def _long(request: Request) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
     Blocks that are asked for count as long, and so does a length that is not known: the kernel then
-    looks at run time.
+    looks at run time. A graph for a converter takes the reference, which has no loop.
     """
     lengths = request.query[1], request.key[1]
     if request.block_size or None in lengths:
-        return True
+        return not converting()
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output
     return lengths[0] * lengths[1] >= LONG[request.backend]

@@ -89,7 +89,7 @@ def hidden(some: Any) -> Any:
 
 def zeroed(tensor: Any, visible: Any) -> Any:
     """Zeros at the hidden places of `[B, heads, L, width]`: NaN times a weight of zero is NaN."""
-    return tensor if visible is None else ops.where(visible[:, None, :, None], tensor, 0.0)
+    return tensor if visible is None else ops.where(ops.expand_dims(visible, (1, 3)), tensor, 0.0)
 
 
 def _logits(rows: Any, columns: Any) -> Any:

@@ -241,3 +241,26 @@ def test_bad_input_is_named():
         grid(GRID, OTHER_GRID, query_mask=np.ones((B, 1, 1, T), bool))
     with pytest.raises(ValueError, match=r"`attention_mask` must have between 2 and 5 axes"):
         grid(GRID, OTHER_GRID, attention_mask=np.ones((T,), bool))
+
+
+@pytest.mark.backends("tensorflow", reason="LiteRT converts TensorFlow's graphs")
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_it_runs_in_litert_with_unknown_length(tmp_path):
+    import tensorflow as tf
+
+    inputs, mask = keras.Input((None, 4)), keras.Input((None,), dtype="bool")
+    outputs = OURS(1, 2)(inputs, inputs, value_mask=mask, use_causal_mask=True)
+    model = keras.Model([inputs, mask], outputs)
+    path = str(tmp_path / "model.tflite")
+    model.export(path, format="litert", verbose=False)
+    values = RNG.normal(size=(B, T, 4)).astype("float32")
+    given = {"float32": values, "bool": np.arange(T) < [[2], [4]]}
+    runtime = tf.lite.Interpreter(model_path=path)
+    for place in runtime.get_input_details():
+        runtime.resize_tensor_input(place["index"], given[np.dtype(place["dtype"]).name].shape)
+    runtime.allocate_tensors()
+    for place in runtime.get_input_details():
+        runtime.set_tensor(place["index"], given[np.dtype(place["dtype"]).name])
+    runtime.invoke()
+    found = runtime.get_tensor(runtime.get_output_details()[0]["index"])
+    assert_same(found, model([values, given["bool"]]))
