@@ -50,7 +50,7 @@ class CompositeLayer(keras.layers.Layer):
 
     def _projections(self) -> dict[str, "Projection"]:
         parts = (part for part in flatten_layers(self) if isinstance(part, Projection))
-        return {_place(part, self): part for part in parts}
+        return {_place(part, self): part for part in parts if part.built}
 
 
 def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def encoder(
             size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=first_given(size.attention_dropout, size.dropout),
+            attention_output_dropout=size.attention_output_dropout,
             activation=get_activation(size.activation),
             layer_norm_epsilon=size.layer_norm_epsilon,
             window=window,

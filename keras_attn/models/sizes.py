@@ -8,8 +8,9 @@ from typing import TypeVar
 class BertSize:
     """The sizes of a BERT (Devlin et al. 2019, section 3).
 
-    `attention_dropout` defaults to `dropout`. DistilBERT has no segments, and a ReLU in its pooler;
-    RoBERTa's classifier drops what goes into its pooler.
+    `attention_dropout` and `attention_output_dropout` default to `dropout`. DistilBERT has no
+    segments, no dropout on the output of attention, and a ReLU in its pooler; RoBERTa's classifier
+    drops what goes into its pooler.
     """
 
     num_layers: int
@@ -26,6 +27,7 @@ class BertSize:
     attention_dropout: float | None = None
     pooler_activation: str | None = "tanh"
     pooler_dropout: float = 0.0
+    attention_output_dropout: float | None = None
 
 
 BERT_TINY = BertSize(2, 128, 2, 512)

@@ -23,7 +23,7 @@ NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
 PLAIN = {"window": None, "position": None, "norm": "layer"}
 BLOCKS = {
     "bert": {**PLAIN, "causal": False, "normalize_first": False},
-    "gpt": {**PLAIN, "causal": True, "normalize_first": True},
+    "gpt": {**PLAIN, "causal": True, "normalize_first": True, "attention_output_dropout": None},
 }
 
 
@@ -161,6 +161,8 @@ def _config(
     config = {**format.defaults, **origin}
     config |= {"architectures": architectures, "model_type": format.name}
     config |= {"tie_word_embeddings": True}
+    if format.family == "bert" and "attention_output_dropout" not in format.fixed:
+        _expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
     for field, value in format.fixed.items():
         if field == "pooler_activation" and size.pooler_activation is None:
             continue  # no pooler
@@ -208,6 +210,8 @@ def _size(found: parts.Parts) -> BertSize | GptSize:
         "activation": block.activation,
         "layer_norm_epsilon": block.layer_norm_epsilon,
     }
+    if family == "bert":
+        common["attention_output_dropout"] = block.attention_output_dropout
     for each in stack.blocks:
         for field, value in (BLOCKS[family] | common).items():
             _expect(field, value, getattr(each, field))

@@ -200,7 +200,8 @@ def dropout_rates(model):
     places = {
         r".*(embeddings\.dropout|\.drop)$": "embedding",
         r".*(attention\.self\.dropout|attention\.dropout|attn\.attn_dropout)$": "attention",
-        r".*(output\.dropout|ffn\.dropout|resid_dropout|mlp\.dropout)$": "block",
+        r".*(attention\.output\.dropout|attn\.resid_dropout)$": "attention_output",
+        r".*(\d\.output\.dropout|ffn\.dropout|mlp\.dropout)$": "block",
         r"(classifier\.)?dropout$": "head",
     }
     rates = {}
@@ -214,6 +215,9 @@ def dropout_rates(model):
 def our_rates(model, task):
     flat = {layer.name: layer for layer in model._flatten_layers()}
     rates = {"attention": flat["block_0"].attention_dropout, "block": flat["block_0"].dropout}
+    rate = flat["block_0"].attention_output_dropout
+    if rate != 0.0:  # DistilBERT has none there
+        rates["attention_output"] = rates["block"] if rate is None else rate
     embedding = flat.get("embedding")
     rates["embedding"] = embedding.dropout if embedding else flat["embedding_dropout"].rate
     if task in ("classifier", "tagger", "multiple_choice"):

@@ -25,6 +25,7 @@ class TransformerBlock(CompositeLayer):
         causal: bool,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        attention_output_dropout: float | None = None,
         activation: Any = "gelu",
         norm: str = "layer",
         layer_norm_epsilon: float = 1e-5,
@@ -44,6 +45,7 @@ class TransformerBlock(CompositeLayer):
         self.intermediate_dim = intermediate_dim
         self.dropout = dropout
         self.attention_dropout = attention_dropout
+        self.attention_output_dropout = attention_output_dropout
         self.activation = keras.activations.get(activation)
         self.norm = norm
         self.layer_norm_epsilon = layer_norm_epsilon
@@ -80,6 +82,15 @@ class TransformerBlock(CompositeLayer):
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
         )
+        self.attention_dropout_layer = self.dropout_layer
+        if attention_output_dropout is not None:
+            check_rate("attention_output_dropout", attention_output_dropout)
+            self.attention_dropout_layer = keras.layers.Dropout(
+                attention_output_dropout,
+                seed=seed,
+                dtype=self.dtype_policy,
+                name="attention_output_dropout",
+            )
 
     def get_config(self) -> dict:
         """The constructor arguments that both kinds of blocks have."""
@@ -89,6 +100,7 @@ class TransformerBlock(CompositeLayer):
             "intermediate_dim": self.intermediate_dim,
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
+            "attention_output_dropout": self.attention_output_dropout,
             "activation": keras.activations.serialize(self.activation),
             "norm": self.norm,
             "layer_norm_epsilon": self.layer_norm_epsilon,
@@ -121,5 +133,6 @@ class TransformerBlock(CompositeLayer):
             norm(inputs) if self.normalize_first else inputs, training=training, **arguments
         )
         outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
-        total = inputs + self.dropout_layer(outputs, training=training)
+        dropout = self.dropout_layer if layer is self.feed_forward else self.attention_dropout_layer
+        total = inputs + dropout(outputs, training=training)
         return (total if self.normalize_first else norm(total), *extras)

@@ -64,6 +64,7 @@ FORMAT = Format(
     },
     fixed={
         "num_segments": 0,
+        "attention_output_dropout": 0.0,
         "layer_norm_epsilon": 1e-12,
         "pooler_activation": "relu",
     },

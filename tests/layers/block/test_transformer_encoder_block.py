@@ -44,6 +44,19 @@ def test_it_is_the_paper(normalize_first):
     np.testing.assert_allclose(arrays(layer(INPUTS, mask=MASK)), x, rtol=1e-4, atol=1e-5)
 
 
+def test_each_sublayer_has_its_rate_of_dropout():
+    almost_all = 1 - 1e-7  # what is left of the output is zeros
+    rates = {"dropout": almost_all, "attention_output_dropout": 0.0}
+    layer = block(**rates)
+    kept = arrays(layer.self_attention_norm(INPUTS + layer.self_attention(INPUTS)))
+    expected = arrays(layer.feed_forward_norm(kept))
+    np.testing.assert_allclose(arrays(layer(INPUTS, training=True)), expected, 1e-5, 1e-5)
+    layer = block(**dict(zip(rates, reversed(rates.values()), strict=True)))
+    kept = arrays(layer.self_attention_norm(INPUTS))
+    expected = arrays(layer.feed_forward_norm(kept + layer.feed_forward(kept)))
+    np.testing.assert_allclose(arrays(layer(INPUTS, training=True)), expected, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
 def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
     import torch
