@@ -46,6 +46,18 @@ def gradients(function: Callable[..., Any], *inputs: Any) -> list[np.ndarray]:
     return _GRADIENTS[BACKEND](function, [ops.convert_to_tensor(x) for x in inputs])
 
 
+def penalty(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`sum(sin(g))` over the gradients g of the number `function(*inputs)`.
+
+    Its own gradients are second derivatives, as a gradient penalty takes them.
+    """
+
+    def number(*inputs: Any) -> Any:
+        return sum(ops.sum(ops.sin(gradient)) for gradient in _RECORDED[BACKEND](function, inputs))
+
+    return number
+
+
 def layer_gradients(layer: Any, inputs: dict, **options: Any) -> dict[str, np.ndarray]:
     """Gradients of `loss_of(layer(**inputs))` to each weight and each float input, by name.
 
@@ -127,6 +139,32 @@ def _torch(function: Any, inputs: list) -> list:
     return [None if g is None else _array(g) for g in found]
 
 
+def _recorded_tensorflow(function: Any, inputs: tuple) -> list:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        value = function(*inputs)
+    return tape.gradient(value, inputs)
+
+
+def _recorded_jax(function: Any, inputs: tuple) -> tuple:
+    import jax
+
+    return jax.grad(function, argnums=tuple(range(len(inputs))))(*inputs)
+
+
+def _recorded_torch(function: Any, inputs: tuple) -> tuple:
+    import torch
+
+    return torch.autograd.grad(function(*inputs), inputs, create_graph=True)
+
+
+_RECORDED = {
+    "tensorflow": _recorded_tensorflow,
+    "jax": _recorded_jax,
+    "torch": _recorded_torch,
+}
 _GRADIENTS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 

@@ -1,10 +1,11 @@
-"""The loop over steps: nested outputs, any batch and length, and a gradient under XLA."""
+"""The loop over steps, its gradient under XLA, and the functions that a graph shares."""
 
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_attn import backend
+from keras_attn.ops import dense
 
 
 def decay(inputs, factor):
@@ -42,3 +43,50 @@ def test_its_gradient_compiles():
 
     # h3 = x3 + f x2 + f^2 x1 and h2 = x2 + f x1: the derivative of their sum is 1 + (1 + 2 f).
     np.testing.assert_allclose(gradient(tf.ones((1, 3, 1))), 3.0, rtol=1e-6)
+
+
+def _functions(run, *shapes):
+    """The names of the functions in the graph of `run`, and the graph's function."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(shape, "float32") for shape in shapes]
+    concrete = tf.function(run, input_signature=signature).get_concrete_function()
+    library = concrete.graph.as_graph_def().library.function
+    return [function.signature.name for function in library], concrete
+
+
+@pytest.mark.backends("tensorflow", reason="it is TensorFlow's graph")
+def test_calls_alike_share_one_function_of_the_graph():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    kernels = [tf.constant(rng.normal(size=(3, 3)), "float32") for _ in range(4)]
+
+    def run(x):
+        for kernel in kernels:
+            x = dense(x, kernel, None, ops.sin)
+        return dense(x, kernels[0], tf.ones(3), ops.tanh)
+
+    names, concrete = _functions(run, (None, None, 3))
+    assert len(names) == 2  # two activations
+    for batch, length in ((2, 5), (1, 1), (3, 0)):
+        x = rng.normal(size=(batch, length, 3)).astype("float32")
+        np.testing.assert_allclose(concrete(tf.constant(x)), run(x), atol=1e-6)
+
+
+@pytest.mark.backends("tensorflow", reason="it is TensorFlow's graph")
+def test_a_function_that_reads_more_than_its_arguments_is_not_shared():
+    import tensorflow as tf
+
+    slope = tf.Variable(2.0)
+
+    def run(x):
+        shift = tf.reduce_sum(x)
+        first = backend.traced_once(lambda x: x * slope, "slope", x)
+        return backend.traced_once(lambda x: x + shift, "shift", first)
+
+    names, concrete = _functions(run, (2,))
+    assert not names
+    np.testing.assert_allclose(concrete(tf.constant([1.0, 2.0])), [5.0, 7.0])
+    slope.assign(3.0)
+    np.testing.assert_allclose(concrete(tf.constant([1.0, 2.0])), [6.0, 9.0])

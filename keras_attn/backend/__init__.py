@@ -1,15 +1,15 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`generator_states` and `assign_generator_states`; the file of the backend that runs is imported on
-first use.
+`with_gradient`, `traced_once`, `generator_states` and `assign_generator_states`; the file of the
+backend that runs is imported on first use.
 
 Letters: B batch, T steps.
 """
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -96,6 +96,40 @@ def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
     weights and states.
     """
     return _running().recomputed(function, *tensors)
+
+
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+    """`forward`, of which only the arguments are kept, with `backward` for its gradients.
+
+    Second derivatives are those of `backward`, which is made of operations with gradients.
+
+    Args:
+        forward: takes tensors and gives one tensor.
+        backward: takes the gradient of that tensor, and the tensors; gives the gradient of each, or
+            None.
+
+    Example:
+    >>> from keras import ops
+    >>> double = with_gradient(lambda x: 2 * x, lambda d_output, x: (2 * d_output,))
+    >>> float(double(ops.ones(())))
+    2.0
+    """
+    return _running().with_gradient(forward, backward)
+
+
+def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+    """`function(tensors)`; in a graph of TensorFlow, one function for all that call alike.
+
+    A model's layers mostly compute the same. Their graph is then traced once, which takes less
+    time, and stands once in a SavedModel. TensorFlow puts the functions back in place before it
+    runs, so that a call costs nothing.
+
+    Args:
+        function: takes a nest of tensors and reads nothing else.
+        identity: equal for functions that do the same with tensors of the same shapes and dtypes.
+        tensors: a nest of tensors and None.
+    """
+    return _running().traced_once(function, identity, tensors)
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """`keras_attn.backend` on JAX."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -43,6 +43,21 @@ def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
 
     run.defvjp(forward, backward)
     return run(*tensors)
+
+
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+    """The forward pass calls `run`, so that the derivatives of its output are `backward`'s too."""
+    run = jax.custom_vjp(forward)
+    run.defvjp(
+        lambda *tensors: (run(*tensors), tensors),
+        lambda tensors, d_output: backward(d_output, *tensors),
+    )
+    return run
+
+
+def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+    """XLA compiles the whole."""
+    return function(tensors)
 
 
 def generator_states() -> dict[str, np.ndarray]:

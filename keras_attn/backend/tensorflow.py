@@ -1,4 +1,4 @@
-"""`keras_attn.backend` on TensorFlow, and one graph for all layers of a model that call alike."""
+"""`keras_attn.backend` on TensorFlow."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -80,14 +80,20 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """Nothing draws from TensorFlow's own generator."""
 
 
-def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
-    """`function(tensors)`; in a graph, a call of one traced function for each identity.
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+    """An eager tape would keep the results of all that a tensor with a gradient enters."""
 
-    Args:
-        function: takes a nest of tensors.
-        identity: equal for functions that do the same with tensors of the same shapes and dtypes.
-        tensors: a nest of tensors and None.
-    """
+    @tf.custom_gradient
+    def run(*tensors: Any) -> tuple:
+        output = forward(*map(tf.stop_gradient, tensors))
+        return output, lambda d_output: backward(d_output, *tensors)
+
+    # A variable would count as a hidden input.
+    return lambda *tensors: run(*map(tf.convert_to_tensor, tensors))
+
+
+def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+    """The functions belong to the outermost graph that is being traced."""
     # XLA compiles the whole anyway, and the function would not know that it is for XLA.
     if tf.executing_eagerly() or under_xla():
         return function(tensors)
@@ -101,9 +107,7 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
     traced = graph.keras_attn_traced
     key = (identity, str(specs))
     if key not in traced:
-        whole = tf.function(
-            lambda tensors: function(tensors), autograph=False
-        ).get_concrete_function(specs)
+        whole = tf.function(function, autograph=False).get_concrete_function(specs)
         if whole.captured_inputs:  # of the graph in which it was traced, which others cannot see
             return function(tensors)
         traced[key] = whole

@@ -1,6 +1,7 @@
 """`keras_attn.backend` on torch."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,28 @@ def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
 def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
     """`function(*tensors)`, computed again in the backward pass."""
     return checkpoint(function, *tensors, use_reentrant=False)
+
+
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+    """Autograd records `backward` where second derivatives are asked for."""
+    return functools.partial(_WithGradient.apply, forward, backward)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, forward: Callable, backward: Callable, *tensors: Any) -> Any:
+        context.gradient = backward
+        context.save_for_backward(*tensors)
+        return forward(*tensors)
+
+    @staticmethod
+    def backward(context: Any, d_output: Any) -> tuple:
+        return None, None, *context.gradient(d_output, *context.saved_tensors)
+
+
+def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+    """There is no graph."""
+    return function(tensors)
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 Letters: R rows, D model width, V vocabulary; r rows of one chunk, c chunks.
 """
 
+import functools
 from typing import Any
 
 import keras
@@ -72,45 +73,33 @@ def linear_cross_entropy(
 def _losses(
     hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
 ) -> Any:
-    rows = ops.shape(hidden)[0]
-    chunks = rows // chunk_size + 1
-    precise = wide(hidden.dtype, matrix.dtype)
+    chunks = ops.shape(hidden)[0] // chunk_size + 1
+    run = backend.with_gradient(
+        functools.partial(_forward, chunks, smoothing),
+        functools.partial(_backward, chunks, smoothing),
+    )
+    given = (tensor for tensor in (hidden, labels, matrix, bias) if tensor is not None)
+    return run(*map(ops.convert_to_tensor, given))
 
-    @ops.custom_gradient
-    def run(*tensors: Any) -> tuple:
-        # TensorFlow's eager tape would keep what is computed from a tensor with a gradient.
-        hidden, *parameters = map(ops.stop_gradient, tensors)
 
-        def forward(index: Any, carry: tuple) -> tuple:
-            logits = _logits(hidden_parts[index], *parameters)  # [r, V]
-            own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
-            loss = ops.logsumexp(logits, axis=-1) - (1 - smoothing) * own
-            if smoothing:
-                loss = loss - smoothing * ops.mean(logits, axis=-1)
-            return carry, (loss,)
+def _forward(chunks: Any, smoothing: float, hidden: Any, labels: Any, *parameters: Any) -> Any:
+    hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
 
-        hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
-        _, (losses,) = backend.loop(chunks, forward, (), (precise,))
+    def chunk(index: Any, carry: tuple) -> tuple:
+        logits = _logits(hidden_parts[index], *parameters)  # [r, V]
+        own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
+        loss = ops.logsumexp(logits, axis=-1) - (1 - smoothing) * own
+        if smoothing:
+            loss = loss - smoothing * ops.mean(logits, axis=-1)
+        return carry, (loss,)
 
-        # TensorFlow and JAX give the gradient alone, torch the inputs before it.
-        def gradient(*args: Any, upstream: Any = None) -> tuple:
-            d_losses = args[0] if upstream is None else upstream
-            return _backward(d_losses, chunks, *tensors, labels=labels, smoothing=smoothing)
-
-        return ops.reshape(losses, (-1,))[:rows], gradient
-
-    # A reshape makes a tensor of a variable, which TensorFlow's custom gradients do not take.
-    given = (tensor for tensor in (hidden, matrix, bias) if tensor is not None)
-    return run(*(ops.reshape(tensor, ops.shape(tensor)) for tensor in given))
+    precise = wide(hidden.dtype, parameters[0].dtype)
+    _, (losses,) = backend.loop(chunks, chunk, (), (precise,))
+    return ops.reshape(losses, (-1,))[: ops.shape(hidden)[0]]
 
 
 def _backward(
-    d_losses: Any,
-    chunks: Any,
-    hidden: Any,
-    *parameters: Any,
-    labels: Any,
-    smoothing: float,
+    chunks: Any, smoothing: float, d_losses: Any, hidden: Any, labels: Any, *parameters: Any
 ) -> tuple:
     """The gradients, from the inputs alone, so that they can be differentiated once more."""
     matrix, *bias = parameters
@@ -140,10 +129,12 @@ def _backward(
     d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
     target = (1 - smoothing) * ops.take(precise, labels, axis=0)
     target = target + smoothing * ops.mean(precise, axis=0)
-    d_hidden = d_losses[:, None] * (d_hidden - target)
-    given = (hidden, *parameters)
-    found = (d_hidden, *d_parameters)
-    return tuple(ops.cast(d, tensor.dtype) for d, tensor in zip(found, given, strict=True))
+    d_hidden = ops.cast(d_losses[:, None] * (d_hidden - target), hidden.dtype)
+    d_parameters = (
+        ops.cast(gradient, parameter.dtype)
+        for gradient, parameter in zip(d_parameters, parameters, strict=True)
+    )
+    return d_hidden, None, *d_parameters
 
 
 def _logits(hidden: Any, matrix: Any, bias: Any = None) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn import backend
 from keras_attn._keras import register
 
 
@@ -50,16 +51,23 @@ def dense(
     Returns:
         `[..., F]`, of the inputs' dtype.
     """
+
+    def dense_product(tensors: tuple) -> Any:
+        inputs, kernel, bias = tensors
+        lead = ops.shape(inputs)[:-1]
+        # Not `ops.matmul`, which rounds float64 to float32 on torch.
+        outputs = ops.reshape(inputs, (-1, inputs.shape[-1])) @ kernel  # [rows, F]
+        if bias is not None:
+            outputs = ops.add(outputs, bias)
+        if activation is not None:
+            outputs = activation(outputs)
+        return ops.reshape(outputs, (*lead, kernel.shape[-1]))
+
+    inputs = ops.convert_to_tensor(inputs)
     # A symbolic variable on torch does not take part in Keras' autocast.
     kernel = ops.cast(kernel, inputs.dtype)
-    lead = ops.shape(inputs)[:-1]
-    # Not `ops.matmul`, which rounds float64 to float32 on torch.
-    outputs = ops.reshape(inputs, (-1, inputs.shape[-1])) @ kernel  # [rows, F]
-    if bias is not None:
-        outputs = ops.add(outputs, ops.cast(bias, inputs.dtype))
-    if activation is not None:
-        outputs = activation(outputs)
-    return ops.reshape(outputs, (*lead, kernel.shape[-1]))
+    bias = None if bias is None else ops.cast(bias, inputs.dtype)
+    return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
 @register()

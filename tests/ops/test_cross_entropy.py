@@ -11,7 +11,7 @@ from keras import ops
 from scipy.special import logsumexp
 
 from keras_attn.ops.cross_entropy import linear_cross_entropy
-from tests.backend import arrays, gradients, tensors
+from tests.backend import arrays, gradients, penalty, tensors
 
 R, V, D = 37, 29, 7
 RNG = np.random.default_rng(0)
@@ -61,6 +61,29 @@ def test_losses_and_gradients_are_those_of_numpy(label_smoothing, chunk_size):
     found = gradients(lambda *given: total(*given, **options), HIDDEN, MATRIX, BIAS)
     for have, want in zip(found, wanted, strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_are_those_of_plain_operations():
+    labels, smoothing = np.maximum(LABELS, 0)[:11], 0.3
+    inputs = HIDDEN[:11], MATRIX, BIAS
+
+    def plain(hidden, matrix, bias):
+        logits = hidden @ ops.transpose(matrix) + bias
+        own = ops.take_along_axis(logits, tensors(labels)[:, None], axis=1)[:, 0]
+        return ops.logsumexp(logits, -1) - (1 - smoothing) * own - smoothing * ops.mean(logits, -1)
+
+    def ours(*given):
+        return linear_cross_entropy(
+            *given, tensors(labels), label_smoothing=smoothing, chunk_size=4
+        )
+
+    have, want = (
+        # The sine makes the gradient depend on the losses too.
+        gradients(penalty(lambda *given, f=function: ops.sum(ops.sin(f(*given)))), *inputs)
+        for function in (ours, plain)
+    )
+    for one, other in zip(have, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * max(1, np.abs(other).max()))
 
 
 def test_it_is_the_loss_of_keras_where_every_row_counts():

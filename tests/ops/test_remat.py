@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_attn import layers
 from keras_attn.ops.remat import remat
-from tests.backend import BACKEND, arrays, gradients, layer_gradients, tensors
+from tests.backend import BACKEND, arrays, gradients, layer_gradients, penalty, tensors
 
 B, T, S, D, N, F = 3, 5, 7, 12, 3, 31
 RNG = np.random.default_rng(0)
@@ -99,6 +99,27 @@ def test_the_function_is_run_again_in_the_backward_pass():
     found = gradients(lambda x: ops.sum(remat(function, [weight])(x)), np.ones(2, "float32"))[0]
     np.testing.assert_allclose(found, [2 * np.exp(2), 3 * np.exp(3)], rtol=1e-5)
     assert len(calls) == 2
+
+
+def test_second_derivatives_are_those_without_recomputation():
+    weight = keras.Variable([2.0, 3.0])
+
+    def function(x):
+        return ops.sin(x * weight) * x
+
+    def loss(again):
+        def total(x, value):
+            with keras.StatelessScope(state_mapping=[(weight, value)]):
+                outputs = remat(function, [weight])(x) if again else function(x)
+            return ops.sum(outputs**2)
+
+        return total
+
+    inputs = np.array([0.3, 0.4], "float32"), np.array([2.0, 3.0], "float32")
+    want, have = (gradients(penalty(loss(again)), *inputs) for again in (False, True))
+    for one, other in zip(have, want, strict=True):
+        assert other.all()
+        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_weights_are_cast_in_the_recomputation_as_in_the_layer_that_asked():

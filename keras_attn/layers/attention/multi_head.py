@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_attn import ops
+from keras_attn import backend, ops
 from keras_attn._checks import check_rate
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.masking import first_mask
@@ -190,10 +190,16 @@ class MultiHead(CompositeLayer):
 
 
 def _split_heads(inputs: Any, heads: int) -> Any:
-    batch, length, width = keras.ops.shape(inputs)
-    return keras.ops.reshape(inputs, (batch, length, heads, width // heads))
+    def split_heads(inputs: Any) -> Any:
+        batch, length, width = keras.ops.shape(inputs)
+        return keras.ops.reshape(inputs, (batch, length, heads, width // heads))
+
+    return backend.traced_once(split_heads, ("split_heads", heads), inputs)
 
 
 def _merge_heads(context: Any) -> Any:
-    batch, length, heads, width = keras.ops.shape(context)
-    return keras.ops.reshape(context, (batch, length, heads * width))
+    def merge_heads(context: Any) -> Any:
+        batch, length, heads, width = keras.ops.shape(context)
+        return keras.ops.reshape(context, (batch, length, heads * width))
+
+    return backend.traced_once(merge_heads, "merge_heads", context)

@@ -47,8 +47,11 @@ def attention(
     inputs = (*map(tf.convert_to_tensor, (query, key, value)), *learned)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
     options |= {"block_size": block_size}
-    run = functools.partial(_attend, bias=bias, fixed=fixed, **options)
-    return traced_once(run, (*fixed.items(), *options.items(), same), (inputs, others))
+
+    def attend(tensors: tuple) -> Any:
+        return _attend(tensors, bias=bias, fixed=fixed, **options)
+
+    return traced_once(attend, (*fixed.items(), *options.items(), same), (inputs, others))
 
 
 def _attend(

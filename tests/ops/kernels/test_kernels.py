@@ -8,7 +8,8 @@ from keras_attn import ops
 from keras_attn.backend import compiled
 from keras_attn.ops import AttentionMask, kernels
 from keras_attn.ops.biases import PositionBias, alibi
-from tests.backend import BACKEND, arrays, gradients
+from tests.backend import BACKEND, arrays, gradients, penalty
+from tests.ops.kernels.cases import Shape, bias_arrays, draw, mask_from, mask_parts
 
 B, T, N, H = 2, 13, 3, 5
 RATE = 0.25
@@ -76,6 +77,27 @@ def test_dropout_gradients_by_finite_differences(kernel):
         )
         slope = (float(number(*up)) - float(number(*down))) / 2
         np.testing.assert_allclose(slope, (gradient * step).sum(), rtol=0.02, atol=2e-4)
+
+
+@pytest.mark.backends("jax", "torch", reason="test_chunked_tf holds TensorFlow's, compiled too")
+@pytest.mark.parametrize("cap", [None, 0.8])
+def test_second_derivatives_of_the_chunked_kernel(cap):
+    shape = Shape(key_heads=3)
+    inputs = [x.astype("float32") for x in (*draw(shape), *bias_arrays("keys", shape))]
+    mask = mask_from(mask_parts("window_padding", shape))
+
+    def loss(**options):
+        def total(*given):
+            options_of_all = {"mask": mask, "logits_soft_cap": cap, **options}
+            context = ops.attention(*given[:3], bias=given[3], **options_of_all)
+            return kops.sum(kops.sin(context))
+
+        return total
+
+    have = gradients(penalty(loss(kernel="chunked", block_size=4)), *inputs)
+    want = gradients(penalty(loss(kernel="reference")), *inputs)
+    for one, other in zip(have, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def _chosen(length, **options):
