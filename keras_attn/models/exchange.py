@@ -65,8 +65,8 @@ def has_hook(layer: Any) -> bool:
         base = base_of(layer)
         return getattr(type(layer), _HOOK) is getattr(base, _HOOK)
     known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
-    gemma = hasattr(layer, "logit_soft_cap")
-    return known and not (gemma and (layer.logit_soft_cap or layer.dropout))
+    # Gemma's dropout is of the weights; that of the others comes afterwards, in their own code.
+    return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
 
 
 def twin(layer: Any, masks: str) -> keras.layers.Layer:
@@ -176,6 +176,7 @@ def _hub_hook(layer: Any, signature: inspect.Signature, *args: Any, **kwargs: An
         value,
         mask=ops.AttentionMask(dense=None if mask is None else mask[:, None]),
         scale=_HUB_SCALES[type(layer).__name__](layer),
+        logits_soft_cap=getattr(layer, "logit_soft_cap", None),
     )
 
 

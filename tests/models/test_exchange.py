@@ -253,6 +253,19 @@ def backbones(hub):
         "gemma": lambda: hub.GemmaBackbone(
             num_query_heads=4, num_key_value_heads=2, head_dim=6, **SIZES
         ),
+        "gemma2": lambda: hub.GemmaBackbone(
+            num_query_heads=4,
+            num_key_value_heads=2,
+            head_dim=6,
+            query_head_dim_normalize=False,
+            use_post_ffw_norm=True,
+            use_post_attention_norm=True,
+            final_logit_soft_cap=30,
+            attention_logit_soft_cap=0.5,
+            sliding_window_size=3,
+            use_sliding_window_attention=True,
+            **SIZES,
+        ),
         "mistral": lambda: hub.MistralBackbone(
             num_query_heads=6, num_key_value_heads=N, **SIZES | {"hidden_dim": 24}
         ),
@@ -270,11 +283,13 @@ def backbones(hub):
         ("vit", 2),
         ("llama", 2),
         pytest.param("gemma", 2, marks=pytest.mark.slow),
+        pytest.param("gemma2", 2, marks=pytest.mark.slow),
         pytest.param("mistral", 2, marks=pytest.mark.slow),
     ],
 )
 def test_backbones_of_keras_hub(hub, name, count):
     model = backbones(hub)[name]()
+    randomize(model)
     result = keras_attn.upgrade(model)
     assert result.model is model and not result.left
     assert len(result.changed_in_place) == count

@@ -242,6 +242,65 @@ def test_saved_model(tmp_path):
     )
 
 
+def penalty_gradients(model, batch, unknown):
+    """Gradients of WGAN-GP's penalty, `(|d output / d input| - 1)^2`, to the weights."""
+    weights = model.trainable_variables
+
+    def penalty(gradient):
+        norm = keras.ops.sqrt(keras.ops.sum(keras.ops.square(gradient), axis=(1, 2)))
+        return keras.ops.mean(keras.ops.square(norm - 1.0))
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        shape = (None, None, D) if unknown else batch.shape
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)])
+        def run(x):
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    score = keras.ops.sum(model(x, training=True))
+                loss = penalty(inner.gradient(score, x))
+            return outer.gradient(loss, [weight.value for weight in weights])
+
+        return run(batch)
+    if BACKEND == "jax":
+        import jax
+
+        rest = [variable.value for variable in model.non_trainable_variables]
+
+        def loss(values):
+            def score(x):
+                return model.stateless_call(values, rest, x, training=True)[0].sum()
+
+            return penalty(jax.grad(score)(batch))
+
+        return jax.jit(jax.grad(loss))([weight.value for weight in weights])
+    import torch
+
+    x = torch.tensor(batch, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x, training=True).sum(), x, create_graph=True)
+    return torch.autograd.grad(penalty(gradient), [weight.value for weight in weights])
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_gradient_penalty_of_a_critic(unknown, inside):
+    inputs = keras.Input((None if unknown else T, D))
+    hidden = kl.MultiHeadAttention(N, H)(inputs, inputs, use_causal_mask=True)
+    hidden = Custom()(hidden) if inside else hidden
+    hidden = kl.GlobalAveragePooling1D()(keras.ops.tanh(inputs + hidden))
+    model = model_of(inputs, kl.Dense(1, use_bias=False)(hidden))
+    batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    expected = arrays(list(penalty_gradients(model, batch, unknown)))
+    result = keras_attn.upgrade(model)
+    assert len(result.replaced) == 1 + inside
+    got = arrays(list(penalty_gradients(result.model, batch, unknown)))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 # What stays, and why
 
 
