@@ -26,31 +26,44 @@ NORMS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormal
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer whose file also tells which of its parts were quantized, and which have LoRA."""
+    """A layer whose file also tells which of its parts were quantized and how, and their LoRA."""
 
     def get_config(self) -> dict:
         """The arguments of every Keras layer."""
         return {**super().get_config(), **quantized_parts(self)}
 
     def get_build_config(self) -> dict | None:
-        """The shapes of the inputs, and rank and scale of the parts that have LoRA."""
+        """The shapes of the inputs, and what was done to the parts after they were built."""
         config = super().get_build_config()
-        adapted = {
-            place: [part.lora_rank, part.lora_alpha]
-            for place, part in self._projections().items()
-            if part.lora_enabled
+        parts = self._built_parts().items()
+        done = {
+            "lora": {
+                place: [part.lora_rank, part.lora_alpha]
+                for place, part in parts
+                if isinstance(part, Projection) and part.lora_enabled
+            },
+            "quantization": {
+                place: keras.saving.serialize_keras_object(part.quantization_config)
+                for place, part in parts
+                if getattr(part, "quantization_config", None) is not None
+            },
         }
-        return {**config, "lora": adapted} if config and adapted else config
+        return config and {**config, **{name: places for name, places in done.items() if places}}
 
     def build_from_config(self, config: dict) -> None:
-        """Build, and enable LoRA where the layer that was saved had it."""
+        """Build, and do to the parts what was done to those that were saved."""
         super().build_from_config(config)
+        parts = self._built_parts()
+        for place, how in (config or {}).get("quantization", {}).items():
+            part = parts[place]
+            part.quantization_config = keras.saving.deserialize_keras_object(how)
+            part.inputs_quantizer = part.quantization_config.activation_quantizer
         for place, (rank, alpha) in (config or {}).get("lora", {}).items():
-            self._projections()[place].enable_lora(rank, lora_alpha=alpha)
+            parts[place].enable_lora(rank, lora_alpha=alpha)
 
-    def _projections(self) -> dict[str, "Projection"]:
-        parts = (part for part in flatten_layers(self) if isinstance(part, Projection))
-        return {_place(part, self): part for part in parts if part.built}
+    def _built_parts(self) -> dict[str, keras.layers.Layer]:
+        parts = flatten_layers(self) if self.path else []
+        return {_place(part, self): part for part in parts if part.path}
 
 
 def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:

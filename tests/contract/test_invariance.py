@@ -147,6 +147,13 @@ def test_no_mask_is_ignored(case, mask):
     assert any(not np.allclose(one, other, atol=1e-4) for one, other in pairs)
 
 
+@pytest.mark.parametrize(("case", "mask"), MASKS, ids=[f"{c}-{m}" for c, m in MASKS])
+def test_a_mask_may_be_a_list(case, mask):
+    values = case.values()
+    lists = tree.map_structure(lambda part: part.tolist(), values[mask])
+    assert_same(call(case, {**values, mask: lists}), call(case, values))
+
+
 KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(case.inputs))]
 
 

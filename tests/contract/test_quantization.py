@@ -71,3 +71,16 @@ def test_a_quantized_layer_reloads_inside_a_nested_model(case, tmp_path):
     keras.Model(inputs, model(inputs)).save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert_equal(again, outputs_of(model, case), case)
+
+
+@pytest.mark.parametrize("case", [c for c in CALLED if str(c) in (*FAST[:1], FAST[2])], ids=str)
+def test_how_it_was_quantized_is_kept(case, tmp_path):
+    model = case.model(randomized(case.make(), case))
+    weights_only = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+    for part in model._flatten_layers():
+        if isinstance(part, keras.layers.Dense | keras.layers.EinsumDense):
+            part.quantize("int8", type_check=False, config=weights_only)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    # Quantized activations would be off by about a hundredth.
+    assert_equal(again, outputs_of(model, case), case)

@@ -11,11 +11,11 @@ from keras_attn._checks import check_rate
 from keras_attn._keras import flatten_layers, register
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import quantized_parts
+from keras_attn.layers.sublayers import CompositeLayer
 
 
 @register()
-class GroupQueryAttention(keras.layers.GroupQueryAttention):
+class GroupQueryAttention(CompositeLayer, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` with exact attention in linear memory.
 
     A drop-in as `MultiHeadAttention` is one, with the same differences from Keras. Keys and values
@@ -136,6 +136,5 @@ class GroupQueryAttention(keras.layers.GroupQueryAttention):
         """All constructor arguments."""
         return {
             **super().get_config(),
-            **quantized_parts(self),
             "flash_attention": self.flash_attention,
         }

@@ -11,11 +11,11 @@ from keras_attn._checks import check_rate
 from keras_attn._keras import flatten_layers, register, serialize_shared
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import quantized_parts, to_position
+from keras_attn.layers.sublayers import CompositeLayer, to_position
 
 
 @register()
-class MultiHeadAttention(keras.layers.MultiHeadAttention):
+class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
     """`keras.layers.MultiHeadAttention` with exact attention in linear memory.
 
     A drop-in: the same arguments with the same meaning, the same sublayers and weights, so that
@@ -196,7 +196,6 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         """All constructor arguments."""
         return {
             **super().get_config(),
-            **quantized_parts(self),
             "flash_attention": self.flash_attention,
             "position": serialize_shared(self.position),
         }
