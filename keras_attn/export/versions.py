@@ -1,16 +1,19 @@
-"""Version folders as TF Serving reads them: a child of the base folder whose name is an integer."""
+"""Version folders as TF Serving reads them: a child of the base folder whose name is an integer.
+
+Nothing here imports Keras: the test that kills writers starts this module alone, many times.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import numbers
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-
-from keras_attn._checks import is_integer
 
 _UNFINISHED, _REMOVED = ".unfinished-", ".removed-"
 _LARGEST = 2**63 - 1  # a server reads versions as int64
@@ -68,19 +71,20 @@ def commit(folder: Path, version: int | None) -> Path:
         number = version
         if number is None:
             number = max(versions(folder.parent), default=0) + 1
-        check_version(folder.parent, number)
-        target = folder.with_name(str(number))
+        else:
+            check_version(folder.parent, number)
         try:
-            return folder.rename(target)
-        except OSError:
+            return folder.rename(folder.with_name(str(number)))
+        except OSError as error:
             # Someone else may have taken the number a moment ago; then the next one is ours.
-            if version is not None or not target.exists():
+            if version is not None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
 
 
 def check_version(base_dir: Path, version: int) -> None:
     """Raises a ValueError unless `version` is a number that a server knows and that is free."""
-    if not is_integer(version) or not 0 <= version <= _LARGEST:
+    whole = isinstance(version, numbers.Integral) and not isinstance(version, bool)
+    if not whole or not 0 <= version <= _LARGEST:
         raise ValueError(f"`version` must be an integer from 0 to {_LARGEST}, got {version!r}")
     if version in versions(base_dir):
         raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")

@@ -52,7 +52,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "span" else [pytest.mark.slow]) for kind in KINDS],
+)
 def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_here):
     build, preprocessor, postprocessor, texts = KINDS[kind]
     model = build(models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)))

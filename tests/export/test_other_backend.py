@@ -29,6 +29,7 @@ def test_errors_come_through(model, tmp_path):
         export.publish(model, tmp_path / "bert", signatures=["nothing"])
 
 
+@pytest.mark.slow
 def test_text_is_written_as_on_the_backend_it_was_trained_on(tmp_path):
     model, tokenizer = small.sharp_gpt(), data.BertTokenizer(small.VOCABULARY)
     generation = export.Generation(tokenizer, 5, 7, searches=["greedy"])

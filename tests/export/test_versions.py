@@ -115,6 +115,7 @@ def test_two_writers_get_two_numbers(tmp_path):
         process.kill()
         process.wait()
     assert running == [None, None]
+    assert versions.versions(tmp_path)[-1] > 10  # they did write, not only start
 
 
 def test_an_error_leaves_nothing_behind(tmp_path):

@@ -132,7 +132,11 @@ def test_hidden_states_are_theirs_on_request(twins):
 
 
 @pytest.mark.parametrize(
-    ("size", "count"), [("bert_base", 109_482_240), ("bert_large", 335_141_888)]
+    ("size", "count"),
+    [
+        ("bert_base", 109_482_240),
+        pytest.param("bert_large", 335_141_888, marks=pytest.mark.slow),
+    ],
 )
 def test_the_sizes_have_the_parameters_of_the_paper(size, count):
     # A stateless scope defers the weights, which then are shapes without memory.

@@ -121,7 +121,7 @@ def test_a_functional_model_keeps_masks_and_survives_the_file(name, tmp_path):
     np.testing.assert_allclose(array(again["weights"]), array(want["weights"]), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bahdanau", "local_p"])
+@pytest.mark.parametrize("name", ["bahdanau", pytest.param("local_p", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("jit", [False, True] if keras.backend.backend() != "torch" else [False])
 def test_it_trains_in_fit_with_dropout_and_every_weight_moves(jit, name):
     attention, query = ATTENTIONS[name]
