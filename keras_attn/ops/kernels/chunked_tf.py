@@ -46,32 +46,21 @@ def attention(
     same, learned = split_bias(bias)
     inputs = (*map(tf.convert_to_tensor, (query, key, value)), *learned)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
-    options |= {"block_size": block_size}
 
     def attend(tensors: tuple) -> Any:
-        return _attend(tensors, bias=bias, fixed=fixed, **options)
+        return _attend(tensors, bias, fixed, block_size, options)
 
-    return traced_once(attend, (*fixed.items(), *options.items(), same), (inputs, others))
+    identity = (*fixed.items(), *options.items(), block_size, same)
+    return traced_once(attend, identity, (inputs, others))
 
 
-def _attend(
-    tensors: tuple,
-    *,
-    bias: Any,
-    fixed: dict,
-    block_size: int | None,
-    scale: float,
-    logits_soft_cap: float | None,
-    dropout: float,
-) -> Any:
+def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, options: dict) -> Any:
     """The context from `(query, key, value and tensors of the bias), {mask parts, seed}`."""
 
-    def unpack(flat: Any) -> tuple:
+    def unpack(flat: tuple) -> tuple:
         inputs, others = tf.nest.pack_sequence_as(tensors, flat)
         seed = others.pop("seed", None)
-        mask = AttentionMask(**fixed, **others)
-        asked = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
-        return inputs, {"mask": mask, "seed": seed, **asked}
+        return inputs, {"mask": AttentionMask(**fixed, **others), "seed": seed, **options}
 
     def tiled(function: Callable, flat: Any, *upstream: Any) -> Any:
         (query, key, value, *learned), asked = unpack(flat)
@@ -127,7 +116,7 @@ def _attend(
             through = functools.partial(
                 _second_gradients, flat=flat, count=count, upstream=d_context, given=d_gradients
             )
-            if dropout:
+            if options["dropout"]:
                 tiles = functools.partial(tiled, forward)
                 found = choose(flat, lambda: through(tiles), lambda: through(plain))
             else:
