@@ -181,6 +181,15 @@ def randomize(layer: Any) -> Any:
     return layer
 
 
+def assert_dropped(trained: Any, rest: Any, rate: float) -> None:
+    """That training zeroes some numbers of a tensor at that rate and scales the others up."""
+    rest = arrays(rest)
+    ratio = arrays(trained)[rest != 0] / rest[rest != 0]
+    np.testing.assert_allclose(np.unique(ratio.round(3)), [0, round(1 / (1 - rate), 3)])
+    deviation = np.sqrt(rate * (1 - rate) / ratio.size)
+    np.testing.assert_allclose((ratio == 0).mean(), rate, atol=5 * deviation)
+
+
 def within(weights: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The weights under `prefix/`, without it."""
     start = f"{prefix}/"

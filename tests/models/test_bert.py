@@ -159,3 +159,23 @@ def test_bad_arguments_are_named():
         models.bert.encoder("bert_huge")
     with pytest.raises(ValueError, match="a size has the fields num_layers, .*got 'layers'"):
         models.bert.encoder("bert_tiny", layers=3)
+
+
+@pytest.mark.parametrize("dropped", ["dropout", "attention_dropout"])
+def test_each_dropout_acts_by_itself(dropped):
+    rates = {"dropout": 0.0, "attention_dropout": 0.0}
+    still = models.bert.encoder(SIZE, **rates)
+    moved = models.bert.encoder(SIZE, **{**rates, dropped: 0.5})
+    for model, differs in ((still, False), (moved, True)):
+        trained, rest = (
+            arrays(model(INPUTS, training=t))["sequence_output"] for t in (True, False)
+        )
+        assert np.allclose(trained, rest, atol=1e-5) != differs
+
+
+def test_matrices_start_at_the_range_of_the_size():
+    """A normal distribution, cut off at twice its deviation: 0.8796 of it is left."""
+    model = models.bert.pretraining(SIZE, hidden_dim=48, vocabulary_size=97, initializer_range=0.1)
+    for weight in model.trainable_weights:
+        if weight.path.endswith(("kernel", "embeddings")) and np.prod(weight.shape) > 2000:
+            np.testing.assert_allclose(arrays(weight.value).std(), 0.08796, rtol=0.06)

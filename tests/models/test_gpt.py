@@ -1,10 +1,11 @@
-"""GPT's size; its logits are held to transformers' GPT-2 in tests/weights/test_gpt2_hf.py."""
+"""GPT's size; its logits are held to transformers' GPT-2 in tests/weights/formats/test_gpt2.py."""
 
+import keras
 import numpy as np
 import pytest
 
 from keras_attn import models
-from tests.backend import arrays
+from tests.backend import arrays, assert_dropped
 
 B, T, V = 2, 7, 23
 SIZE = models.sizes.GptSize(2, 12, 3, 31, vocabulary_size=V, max_length=11)
@@ -36,6 +37,19 @@ def test_the_window_restricts_what_is_seen():
     ids[:, 2] = (ids[:, 2] + 1) % V
     moved = abs(arrays(model({"token_ids": ids, "padding_mask": mask})) - logits).max(-1) > 1e-6
     np.testing.assert_array_equal(moved, [[0, 0, 1, 1, 0, 0, 0]] * B)
+
+
+def test_training_drops_the_embeddings():
+    """Where the blocks add nothing, the embeddings come out of the last one."""
+    model = models.gpt.decoder(SIZE, embedding_dropout=0.3)
+    for weight in model.weights:
+        if "block" in weight.path and "seed_generator" not in weight.path:
+            weight.assign(np.zeros(weight.shape))
+    ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
+    inputs = {"token_ids": ids, "padding_mask": np.ones((B, T), bool)}
+    stack = models.parts.of(model).decoder
+    hidden = keras.Model(model.input, models.parts.outputs(model, stack.blocks[-1])[0])
+    assert_dropped(hidden(inputs, training=True), hidden(inputs), 0.3)
 
 
 def test_bad_sizes_are_named():

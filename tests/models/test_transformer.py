@@ -1,10 +1,12 @@
 """The Transformer's sizes against the paper, and what its decoder may see."""
 
+import keras
 import numpy as np
 import pytest
 
 from keras_attn import layers, models
-from tests.backend import arrays
+from tests import oracles
+from tests.backend import arrays, assert_dropped, randomize, within
 
 B, S, T, V = 2, 7, 5, 23
 RNG = np.random.default_rng(0)
@@ -77,6 +79,65 @@ def test_without_positions_the_order_is_lost(name):
     swapped = {**INPUTS, name: INPUTS[name][:, [1, 0, *range(2, INPUTS[name].shape[1])]]}
     difference = arrays(model(swapped)) - arrays(model(INPUTS))
     assert abs(difference[:, -1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
+def test_it_is_the_paper(normalize_first):
+    model = models.transformer.encoder_decoder(SIZE, normalize_first=normalize_first)
+    weights = {w.path: arrays(w.value).astype("float64") for w in randomize(model).weights}
+    width = SIZE.hidden_dim
+
+    def embed(ids):
+        place, column = np.arange(ids.shape[1])[:, None], np.arange(0, width, 2)
+        angles = place / 10_000 ** (column / width)
+        positions = np.stack([np.sin(angles), np.cos(angles)], -1).reshape(-1, width)
+        return weights["token_embedding/embeddings"][ids] * np.sqrt(width) + positions
+
+    def norm(x, name):
+        return oracles.layer_norm(x, weights[f"{name}/gamma"], weights[f"{name}/beta"], 1e-6)
+
+    def around(x, name, function):
+        """The residual connection and the norm, where the paper or `normalize_first` has it."""
+        inputs = norm(x, f"{name}_norm") if normalize_first else x
+        total = x + function(inputs, within(weights, name))
+        return total if normalize_first else norm(total, f"{name}_norm")
+
+    def attend(allowed, memory=None):
+        def function(x, own):
+            values = x if memory is None else memory
+            return oracles.attention(x, values, values, own, SIZE.num_heads, allowed)[0]
+
+        return function
+
+    def feed(x, own):
+        return oracles.feed_forward(x, own, lambda hidden: np.maximum(hidden, 0))
+
+    real = INPUTS["source_padding_mask"][:, None]
+    memory, hidden = embed(INPUTS["source_ids"]), embed(INPUTS["target_ids"])
+    for layer in range(SIZE.num_layers):
+        memory = around(memory, f"encoder_block_{layer}/self_attention", attend(real))
+        memory = around(memory, f"encoder_block_{layer}/feed_forward", feed)
+    memory = norm(memory, "encoder_norm") if normalize_first else memory
+    for layer in range(SIZE.num_layers):
+        name = f"decoder_block_{layer}"
+        hidden = around(hidden, f"{name}/self_attention", attend(np.tri(T, dtype=bool)))
+        hidden = around(hidden, f"{name}/cross_attention", attend(real, memory))
+        hidden = around(hidden, f"{name}/feed_forward", feed)
+    hidden = norm(hidden, "head/norm") if normalize_first else hidden
+    expected = hidden @ weights["token_embedding/embeddings"].T
+    np.testing.assert_allclose(arrays(model(INPUTS)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_training_drops_the_embeddings(side):
+    """Where the blocks add nothing, the embeddings come out of the last one."""
+    model = models.transformer.encoder_decoder(SIZE, normalize_first=True, dropout=0.3)
+    for weight in model.weights:
+        if "block" in weight.path and "seed_generator" not in weight.path:
+            weight.assign(np.zeros(weight.shape))
+    stack = getattr(models.parts.of(model), side)
+    hidden = keras.Model(model.input, models.parts.outputs(model, stack.blocks[-1])[0])
+    assert_dropped(hidden(INPUTS, training=True), hidden(INPUTS), 0.3)
 
 
 def test_bad_sizes_are_named():

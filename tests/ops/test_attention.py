@@ -6,6 +6,7 @@ from keras import ops as kops
 
 from keras_attn import ops
 from keras_attn.ops import AttentionMask
+from tests import oracles
 from tests.backend import arrays
 from tests.ops.kernels.cases import Shape, draw
 
@@ -41,7 +42,10 @@ def test_weights_are_those_of_the_context():
     query, key, value = (x.astype("float32") for x in draw(SHAPE))
     mask = AttentionMask(causal=True)
     context, weights = ops.attention(query, key, value, mask=mask, return_scores=True)
-    np.testing.assert_allclose(arrays(weights).sum(-1), 1, atol=1e-6)
+    logits = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(SHAPE.width)
+    seen = np.tri(*logits.shape[-2:], dtype=bool)
+    expected = oracles.softmax(np.where(seen, logits, -np.inf))
+    np.testing.assert_allclose(arrays(weights), expected, atol=1e-6)
     expected = np.einsum("bnts,bsnh->btnh", arrays(weights), value)
     np.testing.assert_allclose(context, expected, atol=1e-6)
     np.testing.assert_allclose(context, ops.attention(query, key, value, mask=mask), atol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 from keras_attn import layers
 from keras_attn.ops import cache as caches
 from tests import oracles
-from tests.backend import arrays, randomize, weights_of
+from tests.backend import arrays, assert_dropped, randomize, weights_of
 
 B, T, D, N, K = 2, 7, 12, 6, 3
 INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
@@ -55,6 +55,18 @@ def test_a_window_is_the_band_of_that_width(causal):
     allowed = (abs(distance) < 2) & ((distance >= 0) | (not causal))
     expected, _ = oracles.attention(INPUTS, INPUTS, INPUTS, weights_of(layer), N, allowed)
     np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_drops_weights_and_scales_the_rest():
+    """With unit matrices and unit vectors as values, a row of the output is a row of weights."""
+    length, rate = 31, 0.3
+    layer = layers.MultiHeadSelfAttention(
+        1, use_bias=False, dropout=rate, kernel_initializer="identity", seed=3
+    )
+    rows = np.eye(length, dtype="float32")[None]
+    outputs, weights = layer(rows, return_attention_scores=True)
+    np.testing.assert_allclose(arrays(outputs)[0], arrays(weights)[0, 0], rtol=1e-5)
+    assert_dropped(layer(rows, training=True), outputs, rate)
 
 
 def test_rotary_logits_depend_on_the_distance_alone():

@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, randomize, weights_of
+from tests.backend import arrays, assert_dropped, randomize, weights_of
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 
@@ -20,6 +20,14 @@ def test_it_is_the_paper(activation, function):
     outputs = arrays(layer(INPUTS))
     expected = oracles.feed_forward(INPUTS, weights_of(layer), function)
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_training_drops_hidden_units():
+    """Hidden units of one and a unit matrix behind them show which are dropped."""
+    layer = layers.FeedForward(7, activation="relu", dropout=0.3, seed=1)
+    layer.build(INPUTS.shape)
+    layer.set_weights([np.zeros((7, 7)), np.ones(7), np.eye(7), np.zeros(7)])
+    assert_dropped(layer(INPUTS, training=True), np.ones_like(INPUTS), 0.3)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from keras_attn import layers
 from keras_attn.ops import cache as caches
-from tests.backend import arrays, randomize, tensors, weights_of, within
+from tests.backend import arrays, assert_dropped, randomize, tensors, weights_of, within
 
 B, T, S, L, D, C, N, F = 2, 5, 7, 11, 12, 18, 3, 31
 RNG = np.random.default_rng(0)
@@ -117,3 +117,15 @@ def test_a_mask_that_the_inputs_carry_counts_beside_a_context():
     given = arrays(layer(tensors(arrays(embedded)), CONTEXT, mask=ids != 0))
     np.testing.assert_array_equal(carried, given)
     assert abs(given - arrays(layer(tensors(arrays(embedded)), CONTEXT))).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["self_attention", "cross_attention", "feed_forward"])
+def test_training_drops_the_output_of_each_sublayer(name):
+    """With all other weights at zero, a sublayer adds its output's bias of one to the inputs."""
+    layer = block(dropout=0.3, normalize_first=True, seed=1)
+    for weight in layer.weights:
+        if "seed_generator" not in weight.path:
+            value = 1.0 if weight.path.endswith(f"{name}/output/bias") else 0.0
+            weight.assign(np.full(weight.shape, value))
+    trained = arrays(layer(INPUTS, CONTEXT, training=True)) - INPUTS
+    assert_dropped(trained, arrays(layer(INPUTS, CONTEXT)) - INPUTS, 0.3)

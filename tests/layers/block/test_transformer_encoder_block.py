@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, randomize, weights_of, within
+from tests.backend import arrays, assert_dropped, randomize, weights_of, within
 
 B, T, D, N, F = 2, 5, 12, 3, 31
 INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
@@ -89,6 +89,18 @@ def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
         )
     found = arrays(layer(INPUTS, mask=MASK))
     np.testing.assert_allclose(found[MASK], expected.cpu().numpy()[MASK], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["self_attention", "feed_forward"])
+def test_training_drops_the_output_of_each_sublayer(name):
+    """With all other weights at zero, a sublayer adds its output's bias of one to the inputs."""
+    layer = block(dropout=0.3, normalize_first=True, seed=1)
+    for weight in layer.weights:
+        if "seed_generator" not in weight.path:
+            value = 1.0 if weight.path.endswith(f"{name}/output/bias") else 0.0
+            weight.assign(np.full(weight.shape, value))
+    trained = arrays(layer(INPUTS, training=True)) - INPUTS
+    assert_dropped(trained, arrays(layer(INPUTS)) - INPUTS, 0.3)
 
 
 def test_bad_arguments_are_named():

@@ -5,7 +5,7 @@ import pytest
 
 from keras_attn import layers
 from tests import oracles
-from tests.backend import arrays, randomize, weights_of
+from tests.backend import arrays, assert_dropped, randomize, weights_of
 
 IDS = np.array([[3, 1, 10, 2, 0], [5, 7, 7, 0, 0]], "int32")
 SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
@@ -38,6 +38,11 @@ def test_positions_may_be_sinusoids():
     total[..., 1::2] += np.cos(angles)
     expected = oracles.layer_norm(total, weights["norm/gamma"], weights["norm/beta"], 1e-12)
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_drops_the_output():
+    layer = layers.BertEmbedding(11, 64, dropout=0.3, seed=1)
+    assert_dropped(layer(IDS, training=True), layer(IDS), 0.3)
 
 
 def test_bad_input_is_named():
