@@ -4,7 +4,7 @@
     python benchmarks/serving_latency.py classify --sides ours keras_hub --cases 1x128
     python benchmarks/serving_latency.py tokenize
 
-`classify`: a classifier with random weights, a case is BATCHxPIECES. SavedModels run in a session,
+`classify`: a classifier with random weights, a case is BATCHxTOKENS. SavedModels run in a session,
 as TF Serving runs them, and keras-hub's is exported once for each width, which spares it padding.
 Each side lives in a process of its own; the rounds go round the sides, since machines drift.
 `tokenize`: strings of 80 words a second, one call on the whole batch, or tf.data and tokenizers'
@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "serving_latency.jsonl"
 CASES = {"1x32": 120, "1x128": 80, "16x32": 15, "16x128": 8}  # and how many rounds
-PIECES, CLASSES, WORDS = 30_522, 2, 80
+VOCABULARY_SIZE, CLASSES, WORDS = 30_522, 2, 80
 SIDES = {  # name: function below, its options
     "ours": ("ours", {}),
     "ours_bf16": ("ours", {"compute_dtype": "bfloat16"}),
@@ -53,7 +53,7 @@ def ours(folder, compute_dtype=None):
         compute_dtype=compute_dtype,
     )
     run = load(published.path)
-    return lambda texts, pieces: run("serving_default", texts)
+    return lambda texts, tokens: run("serving_default", texts)
 
 
 def keras_hub(folder, mixed=False):
@@ -63,7 +63,7 @@ def keras_hub(folder, mixed=False):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
-    backbone = keras_hub.models.BertBackbone(PIECES, 12, 12, 768, 3072)
+    backbone = keras_hub.models.BertBackbone(VOCABULARY_SIZE, 12, 12, 768, 3072)
     model = keras_hub.models.BertTextClassifier(backbone, CLASSES)
     vocabulary = Path(folder, "vocab.txt").read_text().splitlines()
     tokenizer = keras_hub.models.BertTokenizer(vocabulary, lowercase=True)
@@ -73,14 +73,14 @@ def keras_hub(folder, mixed=False):
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    for pieces in sorted({int(case.partition("x")[2]) for case in CASES}):
-        layer = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=pieces)
+    for tokens in sorted({int(case.partition("x")[2]) for case in CASES}):
+        layer = keras_hub.models.BertTextClassifierPreprocessor(tokenizer, sequence_length=tokens)
         spec = tf.TensorSpec([None], tf.string, "text")
-        archive.add_endpoint(f"pieces_{pieces}", answers(layer), input_signature=[spec])
+        archive.add_endpoint(f"tokens_{tokens}", answers(layer), input_signature=[spec])
     path = Path(folder, f"keras_hub_{mixed}", "1")
     archive.write_out(str(path), verbose=False)
     run = load(path, mixed)
-    return lambda texts, pieces: run(f"pieces_{pieces}", texts)
+    return lambda texts, tokens: run(f"tokens_{tokens}", texts)
 
 
 def transformers(folder, fast=False):
@@ -93,10 +93,10 @@ def transformers(folder, fast=False):
     if fast:
         model = torch.compile(model.to(torch.bfloat16))
 
-    def answer(texts, pieces):
+    def answer(texts, tokens):
         with torch.inference_mode():
             rows = tokenizer(
-                texts, truncation=True, max_length=pieces, padding=True, return_tensors="pt"
+                texts, truncation=True, max_length=tokens, padding=True, return_tensors="pt"
             )
             return model(**rows).logits.float().numpy()
 
@@ -133,16 +133,16 @@ def work(side, folder):
     answer = globals()[function](folder, **options)
     print("ready", file=answers_to, flush=True)
     for case in map(str.strip, sys.stdin):
-        batch, pieces = map(int, case.split("x"))
-        rows = texts[str(pieces)][:batch]
+        batch, tokens = map(int, case.split("x"))
+        rows = texts[str(tokens)][:batch]
         start = time.perf_counter()
-        logits = answer(rows, pieces)
+        logits = answer(rows, tokens)
         seconds = time.perf_counter() - start
         print(json.dumps([seconds, logits.tolist()]), file=answers_to, flush=True)
 
 
-def prepare(folder, vocabulary_size, pieces):
-    """A vocabulary of BERT's size, and texts of at least that many pieces, cut from real ones."""
+def prepare(folder, vocabulary_size, tokens):
+    """A vocabulary of BERT's size, and texts of at least that many tokens, cut from real ones."""
     sys.path.insert(0, str(ROOT))
     from keras_attn import data
 
@@ -153,7 +153,7 @@ def prepare(folder, vocabulary_size, pieces):
     Path(folder, "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     words, texts = " ".join(paragraphs).split(), {}
     tokenizer = data.BertTokenizer(vocabulary)
-    for wanted in pieces:
+    for wanted in tokens:
         rows, start = [], 0
         while len(rows) < 16:
             row = words[start : start + wanted]
@@ -171,7 +171,9 @@ def classify(options):
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
-        prepare(folder, PIECES, sorted({int(case.partition("x")[2]) for case in options.cases}))
+        prepare(
+            folder, VOCABULARY_SIZE, sorted({int(case.partition("x")[2]) for case in options.cases})
+        )
         workers = {}
         for side in options.sides:
             workers[side] = subprocess.Popen(

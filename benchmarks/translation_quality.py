@@ -69,7 +69,7 @@ def hub_model(size) -> keras.Model:
 
 
 def greedy(model: keras.Model, sources: list, begin: int, end: int) -> np.ndarray:
-    """Rows `[B, T]` of the likeliest next pieces, without a cache: the same for any model."""
+    """Rows `[B, T]` of the likeliest next tokens, without a cache: the same for any model."""
     length = example.LENGTHS[-1]
     source = np.array([row + [0] * (length - len(row)) for row in sources], "int32")
     target = np.zeros((len(source), length), "int32")

@@ -47,7 +47,7 @@ def expected(servable):
 
 
 def test_the_warm_up_file_has_every_signature_and_length(server, servable):
-    # three rows of 11 pieces, then one row each of 16 and of the whole length, 19
+    # three rows of 11 tokens, then one row each of 16 and of the whole length, 19
     assert server.warmed == 3 * len(servable.signatures)
 
 

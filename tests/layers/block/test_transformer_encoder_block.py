@@ -48,12 +48,12 @@ def test_each_sublayer_has_its_rate_of_dropout():
     almost_all = 1 - 1e-7  # what is left of the output is zeros
     rates = {"dropout": almost_all, "attention_output_dropout": 0.0}
     layer = block(**rates)
-    kept = arrays(layer.self_attention_norm(INPUTS + layer.self_attention(INPUTS)))
+    kept = arrays(layer.self_attention_norm(INPUTS + arrays(layer.self_attention(INPUTS))))
     expected = arrays(layer.feed_forward_norm(kept))
     np.testing.assert_allclose(arrays(layer(INPUTS, training=True)), expected, 1e-5, 1e-5)
     layer = block(**dict(zip(rates, reversed(rates.values()), strict=True)))
     kept = arrays(layer.self_attention_norm(INPUTS))
-    expected = arrays(layer.feed_forward_norm(kept + layer.feed_forward(kept)))
+    expected = arrays(layer.feed_forward_norm(kept + arrays(layer.feed_forward(kept))))
     np.testing.assert_allclose(arrays(layer(INPUTS, training=True)), expected, 1e-5, 1e-5)
 
 
