@@ -179,3 +179,19 @@ def test_matrices_start_at_the_range_of_the_size():
     for weight in model.trainable_weights:
         if weight.path.endswith(("kernel", "embeddings")) and np.prod(weight.shape) > 2000:
             np.testing.assert_allclose(arrays(weight.value).std(), 0.08796, rtol=0.06)
+
+
+@pytest.mark.backends("tensorflow", reason="a graph is TensorFlow's")
+def test_a_block_adds_few_nodes_to_the_graph():
+    import tensorflow as tf
+
+    def nodes(num_layers):
+        model = models.bert.encoder(
+            "bert_tiny", num_layers=num_layers, hidden_dim=8, num_heads=2, vocabulary_size=11
+        )
+        signature = {x.name: tf.TensorSpec(x.shape, x.dtype, name=x.name) for x in model.inputs}
+        traced = tf.function(lambda inputs: model(inputs, training=False))
+        graph = traced.get_concrete_function(signature).graph.as_graph_def()
+        return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+    assert nodes(2) - nodes(1) < 161 * 0.6  # a block of keras-hub 0.32's BERT has 161
