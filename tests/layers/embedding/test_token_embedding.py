@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests.backend import arrays
+from tests.backend import arrays, layer_gradients
 
 IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
 
@@ -26,7 +26,19 @@ def test_the_scale_is_of_the_vectors_and_not_of_the_matrix():
     np.testing.assert_allclose(vectors, 3 * matrix[IDS], rtol=1e-6)
 
 
-def test_a_tied_matrix_learns_from_both_its_uses_and_stays_tied(tmp_path):
+def test_a_tied_matrix_learns_from_both_its_uses():
+    layer = layers.TokenEmbedding(11, 4, scale=3.0)
+    layer.build()
+    # What `loss_of` multiplies the vectors and the matrix with.
+    seen, tied = (
+        np.random.default_rng(i).normal(size=s) for i, s in ((0, (2, 3, 4)), (1, (11, 4)))
+    )
+    np.add.at(tied, IDS, 3 * seen)
+    (found,) = layer_gradients(layer, {"token_ids": IDS}, return_matrix=True).values()
+    np.testing.assert_allclose(found, tied, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tied_matrix_stays_tied(tmp_path):
     tokens = keras.Input((None,), dtype="int32")
     vectors, matrix = layers.TokenEmbedding(11, 4)(tokens, return_matrix=True)
     model = keras.Model(tokens, layers.LanguageModelHead()(vectors, matrix))
