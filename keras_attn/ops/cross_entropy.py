@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn._checks import check_count, check_ids
-from keras_attn.ops.numerics import common, wide, widen
+from keras_attn.ops.numerics import common, mean, wide, widen
 
 
 def linear_cross_entropy(
@@ -90,7 +90,7 @@ def _forward(chunks: Any, smoothing: float, hidden: Any, labels: Any, *parameter
         own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
         loss = ops.logsumexp(logits, axis=-1) - (1 - smoothing) * own
         if smoothing:
-            loss = loss - smoothing * ops.mean(logits, axis=-1)
+            loss = loss - smoothing * mean(logits, axis=-1)
         return carry, (loss,)
 
     precise = wide(hidden.dtype, parameters[0].dtype)
@@ -110,7 +110,9 @@ def _backward(
 
     def of_target(rows: Any) -> Any:
         """What the target, of which the logits are no part, adds to a gradient `[V, ...]`."""
-        own = ops.segment_sum(rows, labels, num_segments=vocabulary)
+        own = ops.zeros((vocabulary, *rows.shape[1:]), rows.dtype)
+        # Not `ops.segment_sum`, which rounds float64 to float32 on torch.
+        own = ops.scatter_update(own, ops.expand_dims(labels, 1), rows, reduction="add")
         return -(1 - smoothing) * own - smoothing / vocabulary * ops.sum(rows, axis=0)
 
     def chunk(index: Any, carry: tuple) -> tuple:
@@ -128,7 +130,7 @@ def _backward(
     d_parameters, (d_hidden,) = backend.loop(chunks, chunk, start, (precise.dtype,))
     d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
     target = (1 - smoothing) * ops.take(precise, labels, axis=0)
-    target = target + smoothing * ops.mean(precise, axis=0)
+    target = target + smoothing * mean(precise, axis=0)
     d_hidden = ops.cast(d_losses[:, None] * (d_hidden - target), hidden.dtype)
     d_parameters = (
         ops.cast(gradient, parameter.dtype)

@@ -29,6 +29,13 @@ def widen(tensor: Any) -> Any:
     return ops.cast(tensor, wide(tensor.dtype))
 
 
+def mean(tensor: Any, axis: int) -> Any:
+    """The mean along an axis of known length, in float64 too, which torch's of Keras rounds."""
+    if wide(tensor.dtype) == "float32":
+        return ops.mean(tensor, axis=axis)
+    return ops.sum(tensor, axis=axis) / tensor.shape[axis]
+
+
 def is_float(tensor: Any) -> bool:
     """Whether a tensor or array holds floating-point numbers."""
     return "float" in keras.backend.standardize_dtype(tensor.dtype)

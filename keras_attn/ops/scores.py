@@ -47,7 +47,7 @@ def cosine(query: Any, key: Any) -> Any:
 
     Arguments, result and error as in `dot`. Source: Graves et al. 2014, section 3.3.1.
     """
-    return dot(ops.normalize(query, axis=-1), ops.normalize(key, axis=-1))
+    return dot(_unit(query), _unit(key))
 
 
 def general(query: Any, key: Any, kernel: Any) -> Any:
@@ -207,6 +207,12 @@ def weight_shapes(
             raise ValueError('`max_length` must be given with the score "location", got None')
         return {"kernel": (query_dim, max_length)}
     return {}
+
+
+def _unit(vectors: Any) -> Any:
+    # Not `ops.normalize`, which rounds float64 to float32 on torch.
+    square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.where(square > 0, square, 1.0))
 
 
 def _check_same_width(query: Any, key: Any) -> None:

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_attn._keras import get_keras_mask, reduce_weighted_values, register
+from keras_attn.ops.numerics import mean
 
 
 @register()
@@ -89,7 +90,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
             y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
         loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         # logsumexp(x) - mean(x), the cross entropy with the even target
-        even = ops.logsumexp(y_pred, axis=-1) - ops.mean(y_pred, axis=-1)
+        even = ops.logsumexp(y_pred, axis=-1) - mean(y_pred, axis=-1)
         loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * even
         return loss if counts is None else ops.where(counts, loss, 0.0)
 

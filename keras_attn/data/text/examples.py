@@ -30,11 +30,13 @@ class Examples:
         rows: the examples, a tuple each.
         places: where each row stands, such as "train.csv, line 7".
         skipped: the place of each row that was left out, and the reason.
+        held_out: how many rows of the same files a split gave to the other side.
     """
 
     rows: list[Row]
     places: list[str]
     skipped: list[str] = dataclasses.field(default_factory=list)
+    held_out: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,7 +45,7 @@ class Examples:
         """One line about the rows that were skipped; "" if there are none."""
         if not self.skipped:
             return ""
-        total = len(self.rows) + len(self.skipped)
+        total = len(self.rows) + len(self.skipped) + self.held_out
         return f"skipped {len(self.skipped)} of {total} rows, the first: {self.skipped[0]}"
 
     def without(self, fault: Callable[[Row], str | None]) -> Examples:
@@ -56,7 +58,7 @@ class Examples:
                 places.append(place)
             else:
                 skipped.append(f"{place}: {reason}")
-        return Examples(rows, places, skipped)
+        return Examples(rows, places, skipped, self.held_out)
 
     def split(
         self,
@@ -106,7 +108,7 @@ class Examples:
         train, held = (
             Examples([self.rows[i] for i in side], [self.places[i] for i in side]) for side in sides
         )
-        return dataclasses.replace(train, skipped=self.skipped), held
+        return dataclasses.replace(train, skipped=self.skipped, held_out=len(held)), held
 
     def _where(self) -> str:
         where = f" in {self.places[0].rsplit(', ', 1)[0]}" if self.places else ""

@@ -10,6 +10,7 @@ import keras
 from keras_attn._checks import check_count
 from keras_attn._keras import register
 from keras_attn.ops import biases
+from keras_attn.ops.numerics import wide
 
 
 @register()
@@ -76,7 +77,8 @@ class RelativePositionBias(keras.layers.Layer):
 
     def call(self, query_positions: Any, key_positions: Any) -> Any:
         """The bias for each pair of positions."""
-        return self.bias().materialize(query_positions, key_positions)
+        dtype = wide(self.compute_dtype)
+        return self.bias().materialize(query_positions, key_positions, dtype)
 
     def bias(self) -> biases.PositionBias:
         """The bias as a function of positions, for `keras_attn.ops.attention`."""
@@ -88,9 +90,9 @@ class RelativePositionBias(keras.layers.Layer):
         return (self.num_heads, query_positions_shape[0], key_positions_shape[0])
 
     def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
-        """Float32 `[N, T, S]`."""
+        """Float32, or float64 in a layer of it, `[N, T, S]`."""
         shape = self.compute_output_shape(query_positions.shape, key_positions.shape)
-        return keras.KerasTensor(shape, "float32")
+        return keras.KerasTensor(shape, wide(self.compute_dtype))
 
     def get_config(self) -> dict:
         """All constructor arguments."""

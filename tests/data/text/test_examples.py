@@ -33,6 +33,15 @@ def test_rows_with_an_empty_cell_are_skipped_with_their_place(tmp_path):
     assert Examples([], []).report() == ""
 
 
+def test_the_report_of_a_file_counts_what_a_split_holds_out(tmp_path):
+    lines = ["text,label", *(f"{n},{'xy'[n % 2]}" for n in range(8)), "eight,", ",x"]
+    file = write(tmp_path / "a.csv", "\n".join(lines))
+    train, held_out = read_examples(file, rows, held_out=0.4, **LABEL)
+    assert (len(train), len(held_out)) == (5, 3)
+    report = f"skipped 2 of 10 rows, the first: {file}, line 10: 'label' is empty"
+    assert (train.report(), held_out.report()) == (report, "")
+
+
 def test_missing_columns_and_files_without_an_example(tmp_path):
     file = write(tmp_path / "a.tsv", "text\tlabels\na\tb\n")
     with pytest.raises(ValueError, match="a.tsv must have the columns text, label, got text, lab"):
