@@ -37,7 +37,7 @@ def decode(
 
     Args:
         step: `(token_ids [B, T], index, cache, context) -> (logits [B, V], cache)`: the logits
-            after the last token, the first of which stands at position `index`.
+            after the last token, the first of which is at position `index`.
         choose: `(logits [B, V], position) -> int [B]`: the token for that position. A keras-hub
             sampler serves as `lambda logits, _: sampler.get_next_token(softmax(logits))`.
         prompt_ids: int `[B, P]`, padded on the right.
@@ -53,7 +53,7 @@ def decode(
             over keys by position may. False gives it each token once and alone, as a recurrent step
             needs it.
         stop_token_ids: a row ends with the first of these that it adds.
-        padding_id: what stands behind a row's end.
+        padding_id: the token behind the end of a row.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`: each row's prompt, what was added, its

@@ -96,7 +96,7 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     """Where the answer starts and ends: a dict of logits, "start" and "end", each `[B, T]`.
 
     The question is segment 0, the context segment 1. Padding and the question get no probability;
-    the first position, [CLS], stands for an answer that is not there. An encoder with one segment
+    the first position, [CLS], means that there is no answer. An encoder with one segment
     or none also takes rows whose ids mark no context: there all but padding may be the answer.
 
     Args:

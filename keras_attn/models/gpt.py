@@ -28,7 +28,7 @@ def decoder(
 
     `keras_attn.models.steps` decodes with a trained one.
 
-    Inputs: token_ids int `[B, T]`, padding_mask bool `[B, T]`, False at padding, which stands on
+    Inputs: token_ids int `[B, T]`, padding_mask bool `[B, T]`, False at padding, which is on
     the right. Output: logits `[B, T, V]` of the token after each.
 
     Args:

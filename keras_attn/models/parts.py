@@ -71,7 +71,7 @@ class Parts:
 def of(model: keras.Model) -> Parts:
     """The parts of a model of `keras_attn.models`, also of one that was saved, packed or extended.
 
-    The encoder may stand inside a model that is called as a layer, as multiple choice does.
+    The encoder may be inside a model that is called as a layer, as multiple choice does.
 
     Raises:
         ValueError: another model; one with two encoders, which have no parts in common.

@@ -32,7 +32,7 @@ def encoder_decoder(
     """A bidirectional GRU reads the source; a recurrent decoder attends to it and writes.
 
     Inputs: source_ids int `[B, S]`, target_ids int `[B, T]`, zero at padding; the target is shifted
-    right by one, so that step t sees what stands before t. Outputs: logits `[B, T, V]`, and on
+    right by one, so that step t sees the tokens before t. Outputs: logits `[B, T, V]`, and on
     request attention_scores `[B, T, S]`.
 
     Args:

@@ -35,7 +35,7 @@ def attention(
 
     What the mask hides has weight zero whatever the bias says, and a bias of minus infinity hides
     too. A row that may attend to nothing has zero weights, zero context and zero gradient. What
-    stands at padding, even NaN, reaches no result. The softmax runs in float32, or in float64 for
+    is at padding, even NaN, reaches no result. The softmax runs in float32, or in float64 for
     such inputs.
 
     Without dropout neither the kernel nor `return_scores` changes a number beyond rounding. With

@@ -62,7 +62,7 @@ def linear_cross_entropy(
     if weights is not None:
         weights = widen(weights)
         counts = ops.logical_and(counts, weights != 0)
-    # Whatever stands in a row that does not count, even NaN, stays there.
+    # The values of a row that does not count, even NaN, reach no other row.
     hidden = ops.where(counts[:, None], hidden, ops.zeros_like(hidden))
     labels = check_ids("labels", ops.where(counts, labels, 0), matrix.shape[0])
     losses = _losses(hidden, matrix, bias, labels, label_smoothing, chunk_size)

@@ -98,7 +98,7 @@ class AttentionMask:
     def visible_keys(self) -> Any:
         """False at keys that no query may see, bool `[B or 1, S]`; None if the mask hides none.
 
-        What stands at such a place, even NaN, must not reach any result. Only padding and the dense
+        Values at such a position, even NaN, must not reach any result. Only padding and the dense
         part tell of such keys.
         """
         return _merge(self.key_padding, self.dense, (1, 2))

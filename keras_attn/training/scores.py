@@ -18,7 +18,7 @@ class PredictionScores(keras.callbacks.Callback):
     """After each epoch, predict and log what a function makes of the predictions.
 
     The numbers join the epoch's logs, so that they come into the history, and into the logs of
-    callbacks that stand behind this one in the list: EarlyStopping, ModelCheckpoint, TensorBoard.
+    callbacks that come after this one in the list: EarlyStopping, ModelCheckpoint, TensorBoard.
 
     Args:
         inputs: what `model.predict` takes, always in the same order.

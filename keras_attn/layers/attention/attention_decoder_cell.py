@@ -109,7 +109,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
 
     @property
     def state_names(self) -> list[str]:
-        """What stands where among the states: what changes first, the memory last."""
+        """The names of the states in order: those that change first, the memory last."""
         inner = [f"cell_{i}" for i in range(len(tree.flatten(self.cell.state_size)))]
         memory = ["memory", "keys", "memory_mask"]
         return ["output", *inner, "attention_scores", "position", *memory]

@@ -50,7 +50,7 @@ class MultiHeadSelfAttention(MultiHead):
         training: whether dropout acts.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: what
-    stands at a padded position is computed like any other and means nothing.
+    is at a padded position is computed like any other and has no meaning.
 
     Returns:
         `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`

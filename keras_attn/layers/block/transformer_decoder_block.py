@@ -34,7 +34,7 @@ class TransformerDecoderBlock(TransformerBlock):
         activation: activation of the feed-forward network, a name or a function.
         norm: "layer" or "rms".
         layer_norm_epsilon: added to the variance.
-        normalize_first: whether the norm stands before each sublayer.
+        normalize_first: whether the norm comes before each sublayer.
         window: self-attention reaches positions less than this far back; None reaches all.
         position: how positions enter the logits of the self-attention: a `RotaryEmbedding`,
             `ALiBi` or `RelativePositionBias`, or None.

@@ -27,7 +27,7 @@ class TransformerEncoderBlock(TransformerBlock):
         activation: activation of the feed-forward network, a name or a function.
         norm: "layer" or "rms".
         layer_norm_epsilon: added to the variance.
-        normalize_first: whether the norm stands before each sublayer.
+        normalize_first: whether the norm comes before each sublayer.
         causal: whether a position sees only itself and those before it.
         window: a position sees those less than this far away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or

@@ -1,4 +1,4 @@
-"""What stands on top of an encoder or a decoder."""
+"""Heads on top of an encoder or a decoder, and the loss of one."""
 
 from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead, NextSentenceHead
 from keras_attn.layers.head.language_model_head import LanguageModelHead

@@ -87,7 +87,7 @@ class RotaryEmbedding(keras.layers.Layer):
         return self.rotate(inputs, offset)
 
     def rotate(self, inputs: Any, offset: Any = 0) -> Any:
-        """Rotate queries or keys `[B, T, N, H]`, the first of which stands at `offset`."""
+        """Rotate queries or keys `[B, T, N, H]`, the first of which is at position `offset`."""
         width = int(inputs.shape[-1] * self.rotary_fraction)
         if width % 2:
             raise ValueError(
