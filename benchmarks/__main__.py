@@ -28,6 +28,10 @@ QUESTIONS = {
     ),
     "decoding": ([], ["--rounds", "1"]),
     "cache": ([], []),
+    "upgrade": (
+        [],
+        ["--families", "user", "BERT", "--lengths", "512", "--backends", "tensorflow"],
+    ),
     "packing": ([], ["--paragraphs", "256", "--rounds", "1"]),
     "serving_latency": (
         ["classify"],

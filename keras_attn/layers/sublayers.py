@@ -86,7 +86,7 @@ def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _place(part: Any, layer: keras.layers.Layer) -> str:
-    return part.path.rpartition(layer.path)[2]
+    return part.path.removeprefix(layer.path)
 
 
 @register()

@@ -27,7 +27,7 @@ _HOOK = "_compute_attention"
 _BUILT = (
     *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
     *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),
-    *("scale", "concat_score_weight", "_build_shapes_dict"),
+    *("scale", "concat_score_weight", "_build_shapes_dict", "_path"),
 )
 # Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.
 _HUB_SCALES: dict[str, Callable[[Any], float]] = {
@@ -76,7 +76,7 @@ def twin(layer: Any, masks: str) -> keras.layers.Layer:
     for name in _BUILT:
         if hasattr(layer, name):
             setattr(ours, name, getattr(layer, name))
-    ours.built = True
+    ours.built, ours.autocast = True, layer.autocast  # which no config tells
     if masks == "exact":
         _let_masks_pass(ours)
     else:
@@ -89,9 +89,11 @@ def change(layer: Any, masks: str) -> Callable[[], None]:
     if masks == "exact" and type(layer) in DROP_INS:
         theirs, strict = type(layer), _let_masks_pass(layer)
         object.__setattr__(layer, "__class__", DROP_INS[theirs])
+        vars(layer)["position"] = None
 
         def undo() -> None:
             object.__setattr__(layer, "__class__", theirs)
+            del vars(layer)["position"]
             for part in strict:
                 part.supports_masking = False
 

@@ -297,7 +297,10 @@ class _Survey:
         return next(path for path in paths if path not in taken)
 
 
-_UNKNOWN = "{} has no counterpart: keep it, or write it with keras_attn.ops.attention"
+_UNKNOWN = (
+    "{} has no counterpart: keep it, or write it with keras_attn.ops.attention; "
+    "keras_attn.enable() reaches it if it calls keras.ops.dot_product_attention"
+)
 
 
 def _seems_to_attend(layer: Any) -> bool:

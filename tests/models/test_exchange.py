@@ -205,6 +205,33 @@ def test_kinds(kind, inside):
     assert [id(weight) for weight in ours] == [id(weight) for weight in model.trainable_weights]
 
 
+@pytest.mark.parametrize("kind", ["lora", "int8"])
+def test_a_twin_with_lora_or_quantized_is_saved_as_it_is(kind, tmp_path):
+    inputs = keras.Input((T, D))
+    plain = attention(name="a")  # a name that stands inside others
+    model = keras.Model(inputs, plain(inputs, inputs))
+    randomize(model)
+    if kind == "lora":
+        plain.query_dense.enable_lora(2)
+        plain.query_dense.lora_kernel_b.assign(np.ones(plain.query_dense.lora_kernel_b.shape))
+    else:
+        for name in ("query", "key", "value", "output"):
+            getattr(plain, f"{name}_dense").quantize("int8")
+    expected = arrays(model(BATCH))
+    keras_attn.upgrade(model).model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert type(again.get_layer("a")) is layers.MultiHeadAttention
+    np.testing.assert_allclose(arrays(again(BATCH)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_twin_casts_what_the_layer_casts():
+    inputs = keras.Input((T, D), dtype="float64")
+    plain = attention(autocast=False, dtype="float64")
+    model = keras.Model(inputs, plain(inputs, inputs))
+    (place,) = keras_attn.upgrade(model).replaced
+    assert keras_attn.upgrade(model).model.get_layer(place).autocast is False
+
+
 class Values(kl.MultiHeadAttention):
     """One whose heads are not what they seem: each call sees the queries twice as large."""
 

@@ -418,7 +418,9 @@ def test_each_layer_has_an_entry_and_the_table_shows_it():
     hidden = Tower(name="tower")(hidden)
     result = keras_attn.upgrade(keras.Model(inputs, LikeLlamaAttention(name="llama")(hidden)))
     unknown = (
-        "LikeLlamaAttention has no counterpart: keep it, or write it with keras_attn.ops.attention"
+        "LikeLlamaAttention has no counterpart: keep it, or write it with "
+        "keras_attn.ops.attention; keras_attn.enable() reaches it if it calls "
+        "keras.ops.dot_product_attention"
     )
     inner = tuple(f"tower/block/hidden{number}" for number in ("", " (2)", " (3)"))
     assert result.replaced == ("plain", *inner)

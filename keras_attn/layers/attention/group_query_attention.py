@@ -55,7 +55,7 @@ class GroupQueryAttention(CompositeLayer, keras.layers.GroupQueryAttention):
     True
     """
 
-    position = None
+    position = None  # as `MultiHeadAttention` may have
     flash_attention: bool | None = None
 
     def __init__(

@@ -74,7 +74,6 @@ class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
 
     # What a layer of Keras that becomes one of ours where it stands has not set.
     flash_attention: bool | None = None
-    position: keras.layers.Layer | None = None
 
     sliding_window = property(lambda self: self._sliding_window)
     use_gate = property(lambda self: self._use_gate)
