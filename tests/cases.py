@@ -86,6 +86,7 @@ def pattern(*shape: int) -> Spec:
     def draw(rng: np.random.Generator) -> np.ndarray:
         allowed = rng.random(shape) < 0.7
         allowed[..., 0] = True
+        allowed[..., -1] &= not allowed.all()
         return allowed
 
     return Spec(shape, "bool", draw)
