@@ -104,7 +104,10 @@ def attend_list(
     layer._validate_inputs(inputs=inputs, mask=mask)
     query, value, *key = inputs
     key = key[0] if key else value
-    query_mask, value_mask = (mask or (None, None))[:2]
+    query_mask, value_mask = (
+        None if part is None else kops.convert_to_tensor(part, "bool")
+        for part in (mask or (None, None))[:2]
+    )
     value, key = without_hidden(value, value_mask), without_hidden(key, value_mask)
     leading = kops.shape(query)[:-2]
     q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))
