@@ -49,8 +49,12 @@ def test_a_saved_file_loads_and_computes_the_same(version, name, folders):
     inputs = tree.pack_sequence_as(model.input, leaves)
     outputs = tree.flatten(arrays(model(inputs)))
     assert len(outputs) == sum(key.startswith("out_") for key in stored) > 0
+    # Version 0.1.0 combined a masked query with its empty context; now the query is zeros there.
+    masks = [leaf for leaf in leaves if leaf.dtype == bool and leaf.shape == outputs[0].shape[:2]]
+    counts = masks[0] if "LuongAttention" in name else ...
     for index, output in enumerate(outputs):
-        np.testing.assert_allclose(output, stored[f"out_{index}"], rtol=2e-5, atol=2e-5)
+        expected = stored[f"out_{index}"]
+        np.testing.assert_allclose(output[counts], expected[counts], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.backends("tensorflow", reason="it holds seeds of the backend")
