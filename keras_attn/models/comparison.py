@@ -16,7 +16,7 @@ class Comparison:
 
     Args:
         model: its outputs are taken at once.
-        inputs: a batch; made of the model's own inputs unless given.
+        inputs: a batch; defaults to one made of the model's own inputs.
     """
 
     def __init__(self, model: keras.Model, inputs: Any = None) -> None:

@@ -61,7 +61,7 @@ def plan_of(
     seed: Any,
     block_size: int | None,
 ) -> Plan:
-    """The plan for these tensors; the blocks fit the shapes unless given."""
+    """The plan for these tensors; `block_size` defaults to what fits the shapes."""
     length, keys, precision = size(query, 1), size(key, 1), wide(query.dtype)
     group = query.shape[2] // key.shape[2]
     rows = schedule.rows_of_tile(mask, length, keys, group, block_size)

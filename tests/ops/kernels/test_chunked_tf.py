@@ -282,7 +282,7 @@ def test_an_eager_tape_keeps_no_tile():
     import tensorflow as tf
 
     def tiles():
-        # Not isinstance, which asks strangers for their class and makes some warn.
+        # Not isinstance, which asks every object for its class and makes some warn.
         found = (x for x in gc.get_objects() if issubclass(type(x), tf.Tensor))
         return sum(x.shape == (1, 10, 40) for x in found)
 
