@@ -256,6 +256,9 @@ def test_it_runs_in_litert_with_unknown_length(tmp_path):
     values = RNG.normal(size=(B, T, 4)).astype("float32")
     given = {"float32": values, "bool": np.arange(T) < [[2], [4]]}
     runtime = tf.lite.Interpreter(model_path=path)
+    names = {operation["op_name"] for operation in runtime._get_ops_details()}
+    assert not names & {"IF", "WHILE"}  # one kernel, without a branch or a loop
+    assert b"Flex" not in (tmp_path / "model.tflite").read_bytes()  # nor TensorFlow's operations
     for place in runtime.get_input_details():
         runtime.resize_tensor_input(place["index"], given[np.dtype(place["dtype"]).name].shape)
     runtime.allocate_tensors()
