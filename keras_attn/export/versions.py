@@ -71,6 +71,7 @@ def commit(folder: Path, version: int | None) -> Path:
         number = version
         if number is None:
             number = max(versions(folder.parent), default=0) + 1
+            _check_number(number)
         else:
             check_version(folder.parent, number)
         try:
@@ -83,11 +84,15 @@ def commit(folder: Path, version: int | None) -> Path:
 
 def check_version(base_dir: Path, version: int) -> None:
     """Raises a ValueError unless `version` is a number that a server knows and that is free."""
+    _check_number(version)
+    if version in versions(base_dir):
+        raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")
+
+
+def _check_number(version: int) -> None:
     whole = isinstance(version, numbers.Integral) and not isinstance(version, bool)
     if not whole or not 0 <= version <= _LARGEST:
         raise ValueError(f"`version` must be an integer from 0 to {_LARGEST}, got {version!r}")
-    if version in versions(base_dir):
-        raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")
 
 
 def check_keep(keep: int | None) -> None:

@@ -67,7 +67,7 @@ def pack(
     token_ids = tf.concat(parts, axis=1)  # [B, (L)]
     segment_ids = tf.concat(numbers, axis=1)
     # No texts have a length too, that of empty ones: a model may ask for the first token.
-    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), least)
+    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), 1 + len(segments))
     shape = [None, length] if pad_to_length else tf.stack([-1, longest])
     return {
         "token_ids": token_ids.to_tensor(pad_id, shape=shape),  # [B, L]

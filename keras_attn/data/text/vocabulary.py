@@ -101,7 +101,7 @@ def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
     broken = [
         (number, token)
         for number, token in enumerate(vocabulary)
-        if not isinstance(token, str) or not token or "\n" in token
+        if not isinstance(token, str) or not token or {"\n", "\r"} & set(token)
     ]
     if broken:
         raise ValueError(

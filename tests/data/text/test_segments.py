@@ -75,4 +75,4 @@ def test_no_rows_are_as_long_as_one_of_no_tokens(count):
     none = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), [])
     for run in (pack, tf.function(pack, autograph=False)):
         packed = run([none] * count, length=9, cls_id=2, sep_id=3, pad_id=0, pad_to_length=False)
-        assert {tuple(value.shape) for value in packed.values()} == {(0, 1 + 2 * count)}
+        assert {tuple(value.shape) for value in packed.values()} == {(0, 1 + count)}

@@ -73,6 +73,13 @@ def test_read_vocabulary_keeps_every_line(tmp_path):
     assert read_vocabulary(path) == ["[PAD]", "##é", "\u2028"]
 
 
+def test_a_vocabulary_whose_lines_end_otherwise_is_not_one_token(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(b"[PAD]\r[UNK]\r[CLS]\r")
+    with pytest.raises(ValueError, match=r"`vocabulary` must hold strings .* broken over lines"):
+        BertTokenizer(path)
+
+
 def test_vocabulary_that_is_not_utf8_is_named_with_its_line(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("[PAD]\nGröße\n".encode("latin-1"))
