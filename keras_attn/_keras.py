@@ -43,10 +43,22 @@ from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_g
 backend_nn: Any = _backend_nn
 rnn = getattr(_rnn, "rnn", _rnn)
 
+# The method of Keras' and keras-hub's attention layers that gets projected heads and a mask: where
+# `upgrade` puts our kernels into a layer that keeps its class.
+ATTENTION_HOOK = "_compute_attention"
+# What `build` makes in Keras' attention layers, in its order: `upgrade` hands it on to a twin.
+BUILT_ATTENTION = (
+    *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
+    *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),
+    *("scale", "concat_score_weight", "_build_shapes_dict", "_path"),
+)
+
 # Every saved object carries the package name `keras_attn`.
 register = functools.partial(keras.saving.register_keras_serializable, package="keras_attn")
 
 __all__ = [
+    "ATTENTION_HOOK",
+    "BUILT_ATTENTION",
     "GLOBAL_SEED_GENERATOR",
     "AutocastScope",
     "DropoutRNNCell",

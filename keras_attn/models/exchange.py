@@ -12,7 +12,7 @@ import keras
 from keras import ops as kops
 
 from keras_attn import layers, ops
-from keras_attn._keras import flatten_layers
+from keras_attn._keras import ATTENTION_HOOK, BUILT_ATTENTION, flatten_layers
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 
 DROP_INS = {
@@ -22,13 +22,6 @@ DROP_INS = {
     keras.layers.AdditiveAttention: layers.AdditiveAttention,
 }
 _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-_HOOK = "_compute_attention"
-# What `build` makes in Keras' layers, in the order in which it does.
-_BUILT = (
-    *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
-    *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),
-    *("scale", "concat_score_weight", "_build_shapes_dict", "_path"),
-)
 # Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.
 _HUB_SCALES: dict[str, Callable[[Any], float]] = {
     name: lambda layer: layer._inv_norm_factor
@@ -51,7 +44,7 @@ def drop_ins(masks: str) -> tuple[type, ...]:
 
 def is_ours(layer: Any) -> bool:
     """Whether the layer computes with our kernels already."""
-    return isinstance(layer, tuple(DROP_INS.values())) or _HOOK in vars(layer)
+    return isinstance(layer, tuple(DROP_INS.values())) or ATTENTION_HOOK in vars(layer)
 
 
 def base_of(layer: Any) -> type | None:
@@ -63,7 +56,7 @@ def has_hook(layer: Any) -> bool:
     """Whether its class leaves the computation to a method that we can stand in for."""
     if isinstance(layer, _MANY_HEADS):
         base = base_of(layer)
-        return getattr(type(layer), _HOOK) is getattr(base, _HOOK)
+        return getattr(type(layer), ATTENTION_HOOK) is getattr(base, ATTENTION_HOOK)
     known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
     # Gemma's dropout is of the weights; that of the others comes afterwards, in their own code.
     return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
@@ -73,14 +66,14 @@ def twin(layer: Any, masks: str) -> keras.layers.Layer:
     """A layer beside one of Keras' own, with the same sublayers and weights, that is ours."""
     kind = DROP_INS[type(layer)] if masks == "exact" else type(layer)
     ours = kind.from_config(layer.get_config())
-    for name in _BUILT:
+    for name in BUILT_ATTENTION:
         if hasattr(layer, name):
             setattr(ours, name, getattr(layer, name))
     ours.built, ours.autocast = True, layer.autocast  # which no config tells
     if masks == "exact":
         _let_masks_pass(ours)
     else:
-        vars(ours)[_HOOK] = hook(ours)
+        vars(ours)[ATTENTION_HOOK] = hook(ours)
     return ours
 
 
@@ -98,8 +91,8 @@ def change(layer: Any, masks: str) -> Callable[[], None]:
                 part.supports_masking = False
 
         return undo
-    vars(layer)[_HOOK] = hook(layer)
-    return functools.partial(vars(layer).pop, _HOOK)
+    vars(layer)[ATTENTION_HOOK] = hook(layer)
+    return functools.partial(vars(layer).pop, ATTENTION_HOOK)
 
 
 def forget_compiled(model: Any) -> None:
@@ -114,7 +107,7 @@ def hook(layer: Any) -> Callable[..., Any]:
     """The method that goes from projected heads and a mask to the context, by our kernels."""
     if isinstance(layer, _MANY_HEADS):
         return functools.partial(_keras_hook, layer)
-    return functools.partial(_hub_hook, layer, inspect.signature(getattr(layer, _HOOK)))
+    return functools.partial(_hub_hook, layer, inspect.signature(getattr(layer, ATTENTION_HOOK)))
 
 
 def _keras_hook(

@@ -99,12 +99,10 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
     >>> decoding.greedy(prompt_ids=[[1]], **options)["token_ids"].shape
     TensorShape([1, 4])
     """
-    found = parts.of(model)
-    if found.decoder is None:
-        raise ValueError(f"`model` must have a decoder, got {model.name!r}")
-    if found.decoder.position is None:
+    found, decoder = parts.of(model), parts.decoder(model)
+    if decoder.position is None:
         return _recurrent_starter(model)
-    embedding = found.decoder.embedding
+    embedding = decoder.embedding
     encode = _encode(model) if found.encoder else None
 
     def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
@@ -114,7 +112,8 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
 
         def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
             index = ops.convert_to_tensor(index, "int32")
-            return _step(model, token_ids, index, cache, context, ops.transpose(columns))
+            matrix = ops.transpose(columns)
+            return _step(decoder, found.head, token_ids, index, cache, context, matrix)
 
         context = encode(source_ids, source_padding_mask) if encode else None
         return Start(step, empty_cache(model, batch_size, length), context, prefill=True)
@@ -191,7 +190,8 @@ class DecoderStep(keras.Model):
     def call(self, inputs: dict) -> dict:
         """One step, without dropout."""
         logits, cache = _step(
-            self.model,
+            parts.decoder(self.model),
+            parts.of(self.model).head,
             context=inputs.get("context"),
             **{name: inputs[name] for name in ("token_ids", "index", "cache", "output_matrix")},
         )
@@ -210,9 +210,14 @@ class DecoderStep(keras.Model):
 
 
 def _step(
-    model: keras.Model, token_ids: Any, index: Any, cache: dict, context: Any, output_matrix: Any
+    decoder: parts.Stack,
+    head: Any,
+    token_ids: Any,
+    index: Any,
+    cache: dict,
+    context: Any,
+    output_matrix: Any,
 ) -> tuple[Any, dict]:
-    decoder = parts.decoder(model)
     hidden = decoder.embedding(token_ids)  # [B, T, D]
     if not isinstance(decoder.position, keras.layers.Identity):
         hidden = decoder.position(hidden, offset=index)
@@ -224,7 +229,7 @@ def _step(
             masks = {"context_mask": context["padding_mask"]}
         hidden, own = block(hidden, cache=own, cache_index=index, training=False, **masks)
         new[block.name] = own if context is None else own["self"]
-    return parts.of(model).head(hidden[:, -1], output_matrix), new
+    return head(hidden[:, -1], output_matrix), new
 
 
 def _encode(model: keras.Model) -> Callable[..., dict]:

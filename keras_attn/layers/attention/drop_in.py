@@ -12,24 +12,65 @@ import keras
 from keras import ops as kops
 
 from keras_attn import ops
+from keras_attn._keras import flatten_layers
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
-from keras_attn.layers.masking import both, own_mask, without_hidden
+from keras_attn.layers.masking import both, first_mask, own_mask, without_hidden
+from keras_attn.layers.sublayers import CompositeLayer
+
+
+class ManyHeads(CompositeLayer):
+    """What our drop-ins with many heads do alike; a base before the layer of Keras."""
+
+    # What a layer of Keras that becomes one of ours where it stands has not set.
+    flash_attention: bool | None = None
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        """Create the projections."""
+        super().build(query_shape, value_shape, key_shape)
+        for part in flatten_layers(self):
+            part.supports_masking = True  # else they warn of the masks that the inputs carry
+
+    def call(
+        self,
+        query: Any,
+        value: Any,
+        key: Any = None,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        attention_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        """Attend from `query` to `key` and `value`."""
+        masks = (query_mask, value_mask, key_mask, attention_mask)
+        flags = (return_attention_scores, training, use_causal_mask)
+        theirs: Any = super()
+        if type(self)._compute_attention is not theirs._compute_attention.__func__:
+            # A subclass with mathematics of its own, which Keras' code calls.
+            return theirs.call(query, value, key, *masks, *flags)
+        return attend(self, query, value, value if key is None else key, masks, *flags)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The query's mask; none for the weights."""
+        return first_mask(previous_mask)
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {**super().get_config(), "flash_attention": self.flash_attention}
 
 
 def checked(
-    layer: Any,
-    query: Any,
-    value: Any,
-    key: Any,
-    query_mask: Any,
-    value_mask: Any,
-    key_mask: Any,
-    attention_mask: Any,
+    layer: Any, query: Any, value: Any, key: Any, masks: tuple
 ) -> tuple[AttentionAxes, dict[str, Any]]:
-    """The axes that attention runs along, and the masks, each of a shape that fits them."""
+    """The axes that attention runs along, and the masks by name, of shapes that fit them.
+
+    `masks` are those of query, value and key, and the attention mask.
+    """
+    query_mask, value_mask, key_mask, attention_mask = masks
     axes = AttentionAxes(getattr(layer, "attention_axes", (1,)), len(query.shape))
-    key = value if key is None else key
     return axes, {
         "query": axes.check_padding("query_mask", own_mask(query, query_mask), query),
         "value": axes.check_padding("value_mask", own_mask(value, value_mask), value),
@@ -43,37 +84,33 @@ def attend(
     query: Any,
     value: Any,
     key: Any,
-    query_mask: Any,
-    value_mask: Any,
-    key_mask: Any,
-    attention_mask: Any,
+    masks: tuple,
     return_scores: bool,
     training: bool | None,
     causal: bool,
 ) -> Any:
     """The whole call of a layer with many heads: project, attend, gate, project."""
-    masks = (query_mask, value_mask, key_mask, attention_mask)
-    axes, masks = checked(layer, query, value, key, *masks)
-    key = value if key is None else key
-    padding = both(masks["value"], masks["key"])
-    query = without_hidden(query, masks["query"])
+    axes, named = checked(layer, query, value, key, masks)
+    padding = both(named["value"], named["key"])
+    query = without_hidden(query, named["query"])
     value, key = without_hidden(value, padding), without_hidden(key, padding)
     mask = ops.AttentionMask(
         causal=causal,
         window=layer.sliding_window,
         key_padding=axes.merge_padding(padding, value),
-        query_padding=axes.merge_padding(masks["query"], query),
-        dense=axes.merge_mask(masks["attention"], query, key),
+        query_padding=axes.merge_padding(named["query"], query),
+        dense=axes.merge_mask(named["attention"], query, key),
     )
     q, k = axes.merge(layer._query_dense(query)), axes.merge(layer._key_dense(key))
-    if hasattr(layer.position, "rotate"):
-        q, k = layer.position.rotate(q), layer.position.rotate(k)
+    position = getattr(layer, "position", None)
+    if hasattr(position, "rotate"):
+        q, k = position.rotate(q), position.rotate(k)
     context = ops.attention(
         q,
         k,
         axes.merge(layer._value_dense(value)),
         mask=mask,
-        bias=layer.position.bias() if hasattr(layer.position, "bias") else None,
+        bias=position.bias() if hasattr(position, "bias") else None,
         **_dropout(layer, training),
         return_scores=return_scores,
         kernel="reference" if _plain(layer) else "auto",

@@ -8,14 +8,12 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_rate
-from keras_attn._keras import flatten_layers, register
+from keras_attn._keras import register
 from keras_attn.layers.attention import drop_in
-from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import CompositeLayer
 
 
 @register()
-class GroupQueryAttention(CompositeLayer, keras.layers.GroupQueryAttention):
+class GroupQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` with exact attention in linear memory.
 
     A drop-in as `MultiHeadAttention` is one, with the same differences from Keras. Keys and values
@@ -54,9 +52,6 @@ class GroupQueryAttention(CompositeLayer, keras.layers.GroupQueryAttention):
     >>> bool(keras.ops.all(keras.ops.abs(ours(query, value) - expected) < 1e-6))
     True
     """
-
-    position = None  # as `MultiHeadAttention` may have
-    flash_attention: bool | None = None
 
     def __init__(
         self,
@@ -99,42 +94,3 @@ class GroupQueryAttention(CompositeLayer, keras.layers.GroupQueryAttention):
         )
         self.dropout = dropout
         self.flash_attention = flash_attention
-
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
-        """Create the projections."""
-        super().build(query_shape, value_shape, key_shape)
-        for part in flatten_layers(self):
-            part.supports_masking = True  # else they warn of the masks that the inputs carry
-
-    def call(
-        self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
-        return_attention_scores: bool = False,
-        training: bool | None = None,
-        use_causal_mask: bool = False,
-    ) -> Any:
-        """Attend from `query` to `key` and `value`."""
-        masks = (query_mask, value_mask, key_mask, attention_mask)
-        flags = (return_attention_scores, training, use_causal_mask)
-        theirs = keras.layers.GroupQueryAttention
-        if type(self)._compute_attention is not theirs._compute_attention:
-            # A subclass with mathematics of its own, which Keras' code calls.
-            return theirs.call(self, query, value, key, *masks, *flags)
-        return drop_in.attend(self, query, value, key, *masks, *flags)
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        """The query's mask; none for the weights."""
-        return first_mask(previous_mask)
-
-    def get_config(self) -> dict:
-        """All constructor arguments."""
-        return {
-            **super().get_config(),
-            "flash_attention": self.flash_attention,
-        }

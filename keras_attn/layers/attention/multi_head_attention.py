@@ -8,14 +8,13 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_rate
-from keras_attn._keras import flatten_layers, register, serialize_shared
+from keras_attn._keras import register, serialize_shared
 from keras_attn.layers.attention import drop_in
-from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import CompositeLayer, to_position
+from keras_attn.layers.sublayers import to_position
 
 
 @register()
-class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
+class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
     """`keras.layers.MultiHeadAttention` with exact attention in linear memory.
 
     A drop-in: the same arguments with the same meaning, the same sublayers and weights, so that
@@ -71,9 +70,6 @@ class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
     >>> bool(keras.ops.all(keras.ops.abs(ours(query, value) - expected) < 1e-6))
     True
     """
-
-    # What a layer of Keras that becomes one of ours where it stands has not set.
-    flash_attention: bool | None = None
 
     sliding_window = property(lambda self: self._sliding_window)
     use_gate = property(lambda self: self._use_gate)
@@ -134,34 +130,10 @@ class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
         self.position = to_position(position, num_heads)
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
-        """Create the projections."""
+        """Create the projections, and build the position."""
         super().build(query_shape, value_shape, key_shape)
-        for part in flatten_layers(self):
-            part.supports_masking = True  # else they warn of the masks that the inputs carry
         if self.position is not None and not self.position.built:
             self.position.build()
-
-    def call(
-        self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
-        return_attention_scores: bool = False,
-        training: bool | None = None,
-        use_causal_mask: bool = False,
-    ) -> Any:
-        """Attend from `query` to `key` and `value`."""
-        masks = (query_mask, value_mask, key_mask, attention_mask)
-        flags = (return_attention_scores, training, use_causal_mask)
-        theirs = keras.layers.MultiHeadAttention
-        if type(self)._compute_attention is not theirs._compute_attention:
-            # A subclass with mathematics of its own, which Keras' code calls.
-            return theirs.call(self, query, value, key, *masks, *flags)
-        return drop_in.attend(self, query, value, key, *masks, *flags)
 
     def compute_output_spec(
         self,
@@ -178,8 +150,8 @@ class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
     ) -> Any:
         """Symbolic output, and symbolic weights if they are asked for."""
         masks = (query_mask, value_mask, key_mask, attention_mask)
-        axes, _ = drop_in.checked(self, query, value, key, *masks)
         key = value if key is None else key
+        axes, _ = drop_in.checked(self, query, value, key, masks)
         shape = self.compute_output_shape(query.shape, value.shape, key.shape)
         outputs = keras.KerasTensor(shape, self.compute_dtype)
         if not return_attention_scores:
@@ -187,14 +159,6 @@ class MultiHeadAttention(CompositeLayer, keras.layers.MultiHeadAttention):
         shape = axes.scores_shape(query.shape, key.shape, self.num_heads)
         return outputs, keras.KerasTensor(shape, self.compute_dtype)
 
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        """The query's mask; none for the weights."""
-        return first_mask(previous_mask)
-
     def get_config(self) -> dict:
         """All constructor arguments."""
-        return {
-            **super().get_config(),
-            "flash_attention": self.flash_attention,
-            "position": serialize_shared(self.position),
-        }
+        return {**super().get_config(), "position": serialize_shared(self.position)}
