@@ -39,12 +39,12 @@ class Upgrade:
     left: dict[str, str]
     difference: float | None = None
     padding_difference: float | None = None
-    _undo: tuple[Callable[[], None], ...] = dataclasses.field(default=(), repr=False)
+    _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Put back the layers that were changed in place."""
-        for put_back in self._undo:
-            put_back()
+        """Put back the layers that were changed in place; again, it does nothing."""
+        while self._undo:
+            self._undo.pop()()
         exchange.forget_compiled(self.model)
 
     def __str__(self) -> str:
@@ -159,10 +159,10 @@ class _Trial:
         self._model, self._masks, self._comparison = model, masks, comparison
         self.tolerance = comparison.tolerance(model)
 
-    def apply(self, places: list[_Place], masks: str | None = None) -> tuple[keras.Model, tuple]:
+    def apply(self, places: list[_Place], masks: str | None = None) -> tuple[keras.Model, list]:
         """The model with these places changed, and what puts back those that stand in it."""
         masks = masks or self._masks
-        undo = tuple(exchange.change(p.layer, masks) for p in places if p.how == "change")
+        undo = [exchange.change(p.layer, masks) for p in places if p.how == "change"]
         rebuild = Rebuild(masks, [place.layer for place in places if place.how != "change"])
         exchange.forget_compiled(self._model)
         return rebuild.model(self._model), undo

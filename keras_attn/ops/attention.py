@@ -6,6 +6,7 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_attn._checks import check_positive, check_rate, is_integer
@@ -62,8 +63,9 @@ def attention(
         float32 or float64 `[B, N, T, S]`.
 
     Raises:
-        ValueError: shapes that do not fit, dropout without a seed or outside [0, 1), a soft cap
-            that is not positive, an unknown kernel, or a named kernel that cannot do what is asked.
+        ValueError: shapes or dtypes that do not fit, a mask of another type, dropout without a
+            seed or outside [0, 1), a soft cap that is not positive, an unknown kernel, or a named
+            kernel that cannot do what is asked.
 
     Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023; soft cap:
     Gemma Team 2024, section 2.
@@ -150,7 +152,12 @@ def _request(
     block_size: int | None,
 ) -> tuple:
     """Query, key and value as tensors, and what is asked for, checked."""
-    mask = mask or AttentionMask()
+    if not isinstance(mask, AttentionMask | None):
+        raise ValueError(
+            "`mask` must be an AttentionMask, which takes a matrix as `dense`, or None, got a "
+            f"{type(mask).__name__}"
+        )
+    mask = (mask or AttentionMask()).as_tensors()
     if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
     if logits_soft_cap is not None:
@@ -186,6 +193,7 @@ def _check(
                 f"`{name}` must have shape [batch, length, heads, width], "
                 f"got shape {tuple(tensor.shape)}"
             )
+        _check_float(name, tensor)
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             "`query` and `key` must have the same head width, "
@@ -210,6 +218,7 @@ def _check(
                     f"first axis, got shape {tuple(parameter.shape)}"
                 )
     elif bias is not None:
+        _check_float("bias", bias)
         _check_broadcast("bias", bias.shape, lengths)
     for name, length in (
         ("key_padding", lengths[3]),
@@ -222,6 +231,12 @@ def _check(
             _check_broadcast(name, part.shape, (lengths[0], length))
 
 
+def _check_float(name: str, tensor: Any) -> None:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(f"`{name}` must have a floating-point dtype, got {dtype}")
+
+
 def _check_broadcast(name: str, shape: Any, target: tuple) -> None:
     fits = len(shape) == len(target) and all(
         have in (1, want) or have is None or want is None
@@ -229,5 +244,6 @@ def _check_broadcast(name: str, shape: Any, target: tuple) -> None:
     )
     if not fits:
         raise ValueError(
-            f"`{name}` must be broadcastable to shape {tuple(target)}, got shape {tuple(shape)}"
+            f"`{name}` must have rank {len(target)} and be broadcastable to shape "
+            f"{tuple(target)}, got shape {tuple(shape)}"
         )

@@ -7,7 +7,11 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
 from keras import ops
+
+# The parts of a mask that are arrays; the others are numbers.
+TENSORS = ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids", "dense")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,9 @@ class AttentionMask:
             raise ValueError(
                 "`query_sequence_ids` and `key_sequence_ids` must be given together, got only one"
             )
+        for name in TENSORS:
+            if isinstance(getattr(self, name), list | tuple):
+                object.__setattr__(self, name, np.asarray(getattr(self, name)))
         for name in ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids"):
             part = getattr(self, name)
             if part is not None and len(part.shape) != 2:
@@ -90,6 +97,13 @@ class AttentionMask:
     def shifted(self) -> bool:
         """Whether the first query might not be at the first key."""
         return not (isinstance(self.query_offset, int) and self.query_offset == 0)
+
+    def as_tensors(self) -> "AttentionMask":
+        """The mask with every array as a tensor of the backend, as kernels take it."""
+        parts = {name: getattr(self, name) for name in TENSORS}
+        arrays = {n: p for n, p in parts.items() if p is not None and not ops.is_tensor(p)}
+        tensors = {name: ops.convert_to_tensor(part) for name, part in arrays.items()}
+        return dataclasses.replace(self, **tensors) if tensors else self
 
     def without_query_padding(self) -> tuple:
         """The query padding, and the mask without it: padded queries are cheaper zeroed later."""

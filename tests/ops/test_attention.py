@@ -8,7 +8,7 @@ from keras_attn import ops
 from keras_attn.ops import AttentionMask
 from tests import oracles
 from tests.backend import arrays
-from tests.ops.kernels.cases import Shape, draw
+from tests.ops.kernels.cases import Shape, allowed, draw
 
 SHAPE = Shape()
 
@@ -25,12 +25,60 @@ def test_shapes_that_do_not_fit():
     _fails(r"`query` must have shape \[batch, length, heads, width\]", query=ones((2, 13, 5)))
     _fails("same head width, got 4 and 5", query=ones((2, 13, 6, 4)))
     _fails("query 6, key 4, value 4", key=ones((2, 17, 4, 5)), value=ones((2, 17, 4, 7)))
-    _fails(r"`bias` must be broadcastable to shape \(2, 6, 13, 17\)", bias=ones((2, 6, 13, 3)))
+    _fails(
+        r"`bias` must have rank 4 and be broadcastable to shape \(2, 6, 13, 17\)",
+        bias=ones((2, 6, 13, 3)),
+    )
     ids = kops.zeros((2, 3), "int32")
     mask = AttentionMask(query_sequence_ids=ids, key_sequence_ids=ids)
-    _fails(r"`query_sequence_ids` must be broadcastable to shape \(2, 13\)", mask=mask)
+    _fails(
+        r"`query_sequence_ids` must have rank 2 and be broadcastable to shape \(2, 13\)", mask=mask
+    )
     mask = AttentionMask(dense=kops.ones((2, 1, 13, 3), "bool"))
-    _fails("`attention_mask` must be broadcastable", mask=mask)
+    _fails("`attention_mask` must have rank 4 and be broadcastable", mask=mask)
+
+
+def test_only_floats_are_attended_with():
+    _fails(
+        "`query` must have a floating-point dtype, got int32", query=np.ones((2, 13, 6, 5), "int32")
+    )
+    _fails("`bias` must have a floating-point dtype, got bool", bias=np.ones((1, 1, 13, 17), bool))
+
+
+def test_a_matrix_is_no_mask():
+    _fails("`mask` must be an AttentionMask, which takes a matrix", mask=np.ones((13, 17), bool))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "chunked", "reference"])
+def test_parts_of_a_mask_may_be_arrays_and_lists(kernel):
+    tensors = [x.astype("float32") for x in draw(SHAPE)]
+    rng = np.random.default_rng(1)
+    parts = {
+        "key_padding": rng.random((SHAPE.batch, SHAPE.keys)) < 0.7,
+        "query_padding": rng.random((SHAPE.batch, SHAPE.length)) < 0.7,
+        "query_sequence_ids": rng.integers(0, 2, (SHAPE.batch, SHAPE.length)).astype("int32"),
+        "key_sequence_ids": rng.integers(0, 2, (SHAPE.batch, SHAPE.keys)).astype("int32"),
+        "dense": rng.random((1, 1, SHAPE.length, SHAPE.keys)) < 0.8,
+    }
+    for names in (list(parts), ["query_padding"], ["key_padding", "query_padding"]):
+        given = {name: parts[name] for name in names}
+        visible = kops.array(allowed(given, SHAPE))
+        expected = ops.attention(*tensors, mask=AttentionMask(dense=visible))
+        for mask in (given, {name: part.tolist() for name, part in given.items()}):
+            context = ops.attention(*tensors, mask=AttentionMask(**mask), kernel=kernel)
+            np.testing.assert_allclose(context, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "chunked", "reference"])
+@pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)])
+def test_without_a_query_or_a_key_there_is_no_context(sizes, kernel):
+    batch, length, keys = sizes
+    query, key, value = draw(Shape(batch=batch, length=length, keys=keys))
+    options = {} if kernel == "reference" else {"block_size": 2}
+    padding = np.ones((batch, keys), bool)
+    for mask in (None, AttentionMask(causal=True, window=2), AttentionMask(key_padding=padding)):
+        context = arrays(ops.attention(query, key, value, mask=mask, kernel=kernel, **options))
+        np.testing.assert_array_equal(context, np.zeros((batch, length, *value.shape[2:])))
 
 
 def test_dropout_needs_a_seed_and_a_rate():

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from keras_attn._checks import check_count
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.files import Path, read_lines
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -16,16 +17,17 @@ Item = TypeVar("Item")
 
 
 def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
-    """Reads UTF-8 text: a line is a paragraph, a blank line or a new file begins a document.
+    """Reads text: a line is a paragraph, a blank line or a new file begins a document.
 
     Args:
-        paths: a file, or several; a name that ends in .gz, .bz2 or .xz is decompressed.
+        paths: a file, or several, in UTF-8, or in UTF-16 with a byte-order mark; a name that ends
+            in .gz, .bz2 or .xz is decompressed.
 
     Returns:
         The documents in order, each a list of paragraphs without surrounding white space.
 
     Raises:
-        ValueError: if a file holds no text or is not UTF-8; the message names file and line.
+        ValueError: if a file holds no text or cannot be decoded; the message names file and line.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -45,6 +47,8 @@ def stream_documents(path: Path, longest: int | None = None) -> Iterator[list[st
     Raises:
         ValueError: as `read_documents`, at the place where it is found.
     """
+    if longest is not None:
+        check_count("longest", longest)
     paragraphs: list[str] = []
     size, empty = 0, True
     for _, line in read_lines(path):

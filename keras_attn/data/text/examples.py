@@ -188,8 +188,10 @@ def read_rows(path: Path, *columns: str) -> Examples:
         `Examples` whose rows are tuples of strings, a cell for each of `columns`.
 
     Raises:
-        ValueError: a column is missing or no row is left, or as `read_table`.
+        ValueError: no column is asked for, one is missing, no row is left, or as `read_table`.
     """
+    if not columns:
+        raise ValueError("`columns` must be names of columns, got none")
     names, numbered = tables.read_numbered(path)
     missing = [name for name in columns if name not in names]
     if missing:

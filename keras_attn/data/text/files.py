@@ -22,11 +22,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number of each line, from 1, and its text without the line end.
 
     A byte-order mark is not part of the text; with one of UTF-16 the file is read as UTF-16,
-    otherwise as UTF-8. A name that ends in .gz, .bz2 or .xz is decompressed.
+    otherwise as UTF-8. A name that ends in .gz, .bz2 or .xz is decompressed. A line ends as in
+    Python: with a line feed, a carriage return or both.
 
     Raises:
-        ValueError: a line that cannot be decoded or a damaged compressed file; the message names
-            file and line.
+        ValueError: a line that cannot be decoded or holds a null character, as UTF-16 without its
+            mark and UTF-32 do, or a damaged compressed file; the message names file and line.
     """
     name, number = os.fspath(path), 0
     try:
@@ -35,7 +36,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, _decode(line, number, name).rstrip("\r\n")
     except _BROKEN as error:
         raise ValueError(
-            f"a compressed file must be whole, got {name}, damaged after line {number} ({error})"
+            f"a compressed file must be whole, got {name}, damaged "
+            f"{f'after line {number}' if number else 'from the beginning'} ({error})"
         ) from error
 
 
@@ -67,18 +69,24 @@ def _split(file: IO[bytes]) -> Iterator[bytes]:
                     "text must be UTF-8, or UTF-16 with a byte-order mark, "
                     f"got {getattr(file, 'name', 'a file')} that is neither ({error.reason})"
                 ) from error
-            yield from (f"{part}\n".encode() for part in text.removesuffix("\n").split("\n"))
+            yield from text.encode().splitlines(keepends=True)
             return
-        yield line
+        yield from line.splitlines(keepends=True)
 
 
 def _decode(line: bytes, number: int, name: str) -> str:
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"text must be UTF-8, got {name} whose line {number} is not ({error.reason})"
         ) from error
+    if "\0" in text:
+        raise ValueError(
+            "text must be UTF-8, or UTF-16 with a byte-order mark, "
+            f"got {name} whose line {number} has a null character"
+        )
+    return text
 
 
 _SPACES = re.compile(r"[ \t]+")  # and no other white space: a word may hold U+00A0
@@ -96,7 +104,8 @@ def read_tags(
     sentence, lines that begin with "# " or "-DOCSTART-" are comments.
 
     Args:
-        path: a UTF-8 file; a name that ends in .gz, .bz2 or .xz is decompressed.
+        path: a file in UTF-8, or in UTF-16 with a byte-order mark; a name that ends in .gz, .bz2
+            or .xz is decompressed.
         word_column: where the word stands, counted from 0, or from the end if negative.
         tag_column: where the tag stands.
         separator: between columns; defaults to a tab if the first line with a word has one,
@@ -117,6 +126,8 @@ def numbered_sentences(
     path: Path, word_column: int, tag_column: int, separator: str | None
 ) -> Iterator[tuple[int, list[str], list[str]]]:
     """The sentences of `read_tags`, each with the number of the line of its first word."""
+    if separator == "":
+        raise ValueError("`separator` must be a string that is not empty, or None, got ''")
     start, words, tags = 0, [], []
     columns = None
     for number, line in read_lines(path):

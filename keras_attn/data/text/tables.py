@@ -18,16 +18,16 @@ def read_table(path: Path) -> dict[str, list[str]]:
     Blank lines and columns without a name are left out.
 
     Args:
-        path: a UTF-8 file; comma-separated, with quotes as spreadsheets write them, if its name
-            ends in .csv, otherwise tab-separated; with .gz, .bz2 or .xz behind that it is
-            decompressed.
+        path: a file in UTF-8, or in UTF-16 with a byte-order mark; comma-separated, with quotes as
+            spreadsheets write them, if its name ends in .csv, otherwise tab-separated; with .gz,
+            .bz2 or .xz behind that it is decompressed.
 
     Returns:
         The cells of each column, by its name.
 
     Raises:
-        ValueError: if the file is empty, is not UTF-8, two columns have the same name, or a line
-            has more or fewer cells than the first; the message names file and line.
+        ValueError: if the file is empty or cannot be decoded, two columns have the same name, or a
+            line has more or fewer cells than the first; the message names file and line.
     """
     names, rows = read_numbered(path)
     columns = list(zip(*(cells for _, cells in rows), strict=True)) or [()] * len(names)

@@ -75,16 +75,17 @@ def train_vocabulary(
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Reads a vocab.txt: UTF-8, a token in each line, whose number from 0 is the id.
+    """Reads a vocab.txt: a token in each line, whose number from 0 is the id.
 
-    A byte-order mark is left out, and blank lines at the end.
+    The file is in UTF-8, or in UTF-16 with a byte-order mark. The mark is left out, and so are
+    blank lines at the end.
 
     Raises:
-        ValueError: if the file is not UTF-8 or has a blank line between tokens; the message names
-            file and line.
+        ValueError: if the file cannot be decoded or has a blank line between tokens; the
+            message names file and line.
     """
     tokens = [line for _, line in read_lines(path)]
-    while tokens and not tokens[-1]:
+    while tokens and not tokens[-1].strip(" "):
         tokens.pop()
     if "" in tokens:
         raise ValueError(

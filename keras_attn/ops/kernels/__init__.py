@@ -51,6 +51,12 @@ class Request:
             **asked,
         )
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is not one logit: no batch, no query or no key."""
+        lengths = (*self.query[:2], self.key[1])
+        return 0 in [length for length in lengths if isinstance(length, int)]  # no symbols of JAX
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -67,9 +73,13 @@ class Kernel:
     has_soft_cap: bool = False
     preferred: Callable[[Request], bool] = lambda request: True
 
+    def runs_on(self, backend: str) -> bool:
+        """Whether it can run on that backend at all."""
+        return self.backend in (None, backend)
+
     def refusal(self, request: Request) -> str | None:
         """The reason why this kernel cannot serve the request, or None."""
-        if self.backend not in (None, request.backend):
+        if not self.runs_on(request.backend):
             return f"it runs on {self.backend}, not on {request.backend}"
         if request.weights and not self.has_weights:
             return "it does not return the attention weights"
@@ -157,20 +167,20 @@ def explain(name: str, request: Request) -> Choice:
             slower = "possible, but slower for these shapes"
             reason = kernel.refusal(request) or (slower if name == "auto" else "not asked for")
             # A kernel for each backend may have this name; the one of this backend counts.
-            if kernel.backend in (None, request.backend) or kernel.name not in others:
+            if kernel.runs_on(request.backend) or kernel.name not in others:
                 others[kernel.name] = reason
     return Choice(chosen.name, others)
 
 
 def _chosen(name: str, request: Request) -> Kernel:
     check_name(name)
+    if request.empty:
+        return KERNELS[-1]  # there is nothing to cut
     if name == "auto":
         return next(k for k in KERNELS if k.refusal(request) is None and k.preferred(request))
-    reasons = []
-    for kernel in KERNELS:
-        if kernel.name == name:
-            reason = kernel.refusal(request)
-            if reason is None:
-                return kernel
-            reasons.append(reason)
-    raise ValueError(f"`kernel` {name!r} cannot run here: {'; '.join(reasons)}")
+    named = [kernel for kernel in KERNELS if kernel.name == name]
+    kernel = next((k for k in named if k.runs_on(request.backend)), named[0])
+    reason = kernel.refusal(request)
+    if reason is not None:
+        raise ValueError(f"`kernel` {name!r} cannot run here: {reason}")
+    return kernel

@@ -6,6 +6,7 @@ from keras_attn.data import (
     BertTokenizer,
     read_documents,
     split_documents,
+    stream_documents,
     tokenize_documents,
 )
 from keras_attn.data.text.vocabulary import SPECIAL_TOKENS
@@ -24,6 +25,8 @@ def test_blank_lines_and_files_divide_documents(tmp_path):
 
 
 def test_bad_text_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="`longest` must be a positive integer, got 0"):
+        next(stream_documents(tmp_path / "a.txt", longest=0))
     good = write(tmp_path / "good.txt", "text")
     for content in ("", "\n \n"):
         empty = write(tmp_path / "empty.txt", content)

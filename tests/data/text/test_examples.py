@@ -43,6 +43,8 @@ def test_the_report_of_a_file_counts_what_a_split_holds_out(tmp_path):
 
 
 def test_missing_columns_and_files_without_an_example(tmp_path):
+    with pytest.raises(ValueError, match="`columns` must be names of columns, got none"):
+        read_rows(tmp_path / "a.tsv")
     file = write(tmp_path / "a.tsv", "text\tlabels\na\tb\n")
     with pytest.raises(ValueError, match="a.tsv must have the columns text, label, got text, lab"):
         rows(file)

@@ -4,7 +4,7 @@ import lzma
 
 import pytest
 
-from keras_attn.data import read_documents, read_tags, read_vocabulary
+from keras_attn.data import read_documents, read_table, read_tags, read_vocabulary
 from keras_attn.data.text.files import read_lines, read_text
 
 TEXT = "Größe\u2028x\x85\n\n数据\r\nlast"
@@ -16,9 +16,10 @@ LINES = [(1, "Größe\u2028x\x85"), (2, ""), (3, "数据"), (4, "last")]
     ("name", "compress"),
     [("a.txt", bytes), ("a.GZ", gzip.compress), ("a.bz2", bz2.compress), ("a.xz", lzma.compress)],
 )
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r"])
 def test_lines(name, compress, encoding, end, tmp_path):
-    (tmp_path / name).write_bytes(compress((TEXT + end).encode(encoding)))
+    text = TEXT if end in ("", "\r\n") else TEXT.replace("\r\n", "\n").replace("\n", end)
+    (tmp_path / name).write_bytes(compress((text + end).encode(encoding)))
     assert list(read_lines(tmp_path / name)) == LINES
     assert read_text(tmp_path / name) == "\n".join(line for _, line in LINES)
 
@@ -29,7 +30,9 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="must be whole, got .*a.txt.gz, damaged after line "):
         read_documents(path)
     path.write_bytes(b"plain text")
-    with pytest.raises(ValueError, match="a.txt.gz, damaged after line 0 .*Not a gzipped file"):
+    with pytest.raises(
+        ValueError, match="a.txt.gz, damaged from the beginning .*Not a gzipped file"
+    ):
         read_vocabulary(path)
 
 
@@ -39,6 +42,26 @@ def test_another_encoding_is_named_with_its_line(encoding, tmp_path):
     path.write_bytes(b"one\ntwo\n" + "Größe é".encode(encoding))
     with pytest.raises(ValueError, match="must be UTF-8, got .*a.txt whose line 3 is not"):
         list(read_lines(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_an_encoding_that_is_full_of_null_characters(encoding, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("one\ntwo\n".encode(encoding))
+    with pytest.raises(ValueError, match="a.txt whose line 1 (has a null character|is not)"):
+        list(read_lines(path))
+
+
+def test_lines_that_end_with_a_carriage_return(tmp_path):
+    documents = write(tmp_path / "a.txt", "one\rtwo\r\rthree")
+    assert read_documents(documents) == [["one", "two"], ["three"]]
+    tags = write(tmp_path / "tags.txt", "Ann B-X\rsang O\r\rwho O\r")
+    assert list(read_tags(tags)) == [(["Ann", "sang"], ["B-X", "O"]), (["who"], ["O"])]
+    for mark, name in ((",", "a.csv"), ("\t", "a.tsv")):
+        table = write(tmp_path / name, f"text{mark}label\ra{mark}x\rb{mark}y")
+        assert read_table(table) == {"text": ["a", "b"], "label": ["x", "y"]}
+    vocabulary = write(tmp_path / "vocab.txt", "[PAD]\r##é\r\r")
+    assert read_vocabulary(vocabulary) == ["[PAD]", "##é"]
 
 
 def test_half_a_character_of_utf_16(tmp_path):
@@ -98,5 +121,7 @@ def test_bad_lines_are_named(text, message, tmp_path):
 
 def test_a_column_that_is_not_there(tmp_path):
     file = write(tmp_path / "tags.txt", "a O\n")
+    with pytest.raises(ValueError, match="`separator` must be a string that is not empty"):
+        list(read_tags(file, separator=""))
     with pytest.raises(ValueError, match="line 1: .* must be among 2 columns, got 2 and -1"):
         list(read_tags(file, word_column=2))

@@ -188,13 +188,13 @@ def test_errors_name_the_argument():
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")
 def test_the_fused_kernel_says_why_it_cannot_run():
-    message = {"tensorflow": "not on tensorflow", "jax": "cuDNN needs a GPU"}[BACKEND]
-    _fails(message, kernel="fused")
+    reason = {"tensorflow": "it runs on jax, not on tensorflow", "jax": "cuDNN needs a GPU"}
+    _fails(f"`kernel` 'fused' cannot run here: {reason[BACKEND]}$", kernel="fused")
 
 
 @pytest.mark.backends("torch", reason="the fused kernel of torch")
 def test_the_fused_kernel_of_torch_says_why_it_cannot_run():
-    _fails("takes no seed", kernel="fused", dropout=0.1, seed=_seed())
+    _fails("cannot run here: its dropout takes no seed", kernel="fused", dropout=0.1, seed=_seed())
     _fails("whole mask for window", kernel="fused", mask=AttentionMask(window=2))
     bias = PositionBias(alibi, (np.ones(N, "float32"),))
     _fails("bias of all positions", kernel="fused", bias=bias)
