@@ -149,7 +149,7 @@ def test_ask_names_what_is_wrong(servable, tmp_path):
     requests = [("nothing", text, True), ("serving_default", {"words": [1]}, True)]
     with isolation.FreshProcess() as process:
         unknown, misnamed = process.run(servable.path, requests)
-    assert "no signature 'nothing', there are attention, serving_default" in unknown
+    assert "no signature 'nothing', there are attention, embed, serving_default" in unknown
     assert "__" not in unknown
     assert "serving_default takes text, got words" in misnamed
     with pytest.raises(RuntimeError, match="does not run in a fresh process"):
