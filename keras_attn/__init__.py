@@ -7,13 +7,14 @@ packages `export` and `visualization`, which need more than Keras, are imported 
 import importlib
 from types import ModuleType
 
-from keras_attn import data, decoding, layers, models, ops, training, weights
+from keras_attn import data, decoding, distribution, layers, models, ops, training, weights
 from keras_attn.models.upgrade import upgrade
 from keras_attn.ops.dot_product_attention import enable
 
 __all__ = [
     "data",
     "decoding",
+    "distribution",
     "enable",
     "export",
     "layers",

@@ -16,6 +16,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # numbers are held to 1e-6: no TF32
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["KERAS_BACKEND"] == "jax":  # eight devices, for tests/test_distribution.py
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    )
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

@@ -17,6 +17,23 @@ _POSITIONS = {"source_position", "target_position"}
 _RECURRENT = {"source_embedding", "encoder", "target_embedding", "logits", "readout"}
 _BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
 
+# The weights that the devices of a mesh may share out: their paths, what is shared, and
+# the axis that counts it. No two match one path. The table of BERT's two segments, the positions,
+# the norms and the small heads are not among them; each device has all of these.
+_ATTENTION = r"(self|cross)_attention(_\d+)?"
+SHARED_OUT = (
+    (r".*(token|_embedding)(_\d+)?/embeddings", "vocabulary", 0),
+    (r".*masked_lm/bias", "vocabulary", 0),
+    (r".*logits/kernel", "vocabulary", 1),
+    (r".*logits/bias", "vocabulary", 0),
+    (rf".*{_ATTENTION}/(query|key|value)/kernel", "heads", 1),
+    (rf".*{_ATTENTION}/(query|key|value)/bias", "heads", 0),
+    (rf".*{_ATTENTION}/output/kernel", "heads", 0),
+    (r".*feed_forward(_\d+)?/hidden/kernel", "feed-forward width", 1),
+    (r".*feed_forward(_\d+)?/hidden/bias", "feed-forward width", 0),
+    (r".*feed_forward(_\d+)?/output/kernel", "feed-forward width", 0),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stack:

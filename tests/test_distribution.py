@@ -1,0 +1,267 @@
+"""A model on a mesh of eight devices is the model on one.
+
+JAX makes eight devices of one CPU; see conftest.py. The numbers to reach are those of one device.
+"""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn import distribution, layers
+from keras_attn.models import bert, bert_tasks, gpt, rnn_attention, transformer
+from keras_attn.models.parts import SHARED_OUT
+from keras_attn.training import TrainingCheckpoint
+
+pytestmark = pytest.mark.backends("jax", reason="keras.distribution splits weights on JAX")
+
+BATCH, LENGTH, VOCABULARY = 8, 6, 24
+SIZE = {
+    "num_layers": 1,
+    "num_heads": 4,
+    "hidden_dim": 16,
+    "intermediate_dim": 32,
+    "vocabulary_size": VOCABULARY,
+    "max_length": 12,
+    "dropout": 0.1,
+}
+NO_LENGTH = {key: value for key, value in SIZE.items() if key != "max_length"}
+
+
+def ids(*shape, seed=0):
+    return np.random.default_rng(seed).integers(1, VOCABULARY, shape)
+
+
+def padding():
+    return np.arange(LENGTH) < np.random.default_rng(1).integers(2, LENGTH + 1, (BATCH, 1))
+
+
+def bert_pretraining(**options):
+    model = bert.pretraining("bert_tiny", **{**SIZE, **options})
+    x = {
+        "token_ids": ids(BATCH, LENGTH),
+        "segment_ids": np.tile([0, 0, 0, 1, 1, 1], (BATCH, 1)),
+        "padding_mask": padding(),
+        "masked_positions": np.tile([0, 2], (BATCH, 1)),
+    }
+    y = {"masked_lm": ids(BATCH, 2, seed=2), "next_sentence": ids(BATCH, seed=3) % 2}
+    return model, x, y
+
+
+def gpt_chunked_loss(**options):
+    """A GPT in blocks of two queries, computed again in training, without the logits."""
+    model = gpt.decoder("gpt_tiny", **{**SIZE, **options}, remat=True, kernel="chunked")
+    head = model.layers[-1]
+    labels = keras.Input((None,), dtype="int32", name="labels")
+    losses = layers.LinearCrossEntropy(head)(*head.input, labels=labels)
+    model = keras.Model({**model.input, "labels": labels}, losses)
+    x = {"token_ids": ids(BATCH, LENGTH), "padding_mask": padding()}
+    x["labels"] = np.where(x["padding_mask"], ids(BATCH, LENGTH, seed=2), -1)
+    return model, x, None
+
+
+def translator(**options):
+    model = transformer.encoder_decoder("transformer_tiny", **{**NO_LENGTH, **options})
+    x = {
+        "source_ids": ids(BATCH, LENGTH),
+        "source_padding_mask": padding(),
+        "target_ids": ids(BATCH, LENGTH + 1, seed=2),
+    }
+    return model, x, ids(BATCH, LENGTH + 1, seed=3)
+
+
+def recurrent_translator():
+    model = rnn_attention.encoder_decoder(VOCABULARY, embedding_dim=5, units=7, dropout=0.1)
+    x = {"source_ids": ids(BATCH, LENGTH), "target_ids": ids(BATCH, LENGTH, seed=2)}
+    return model, x, {"logits": ids(BATCH, LENGTH, seed=3)}
+
+
+def tagger():
+    model = bert_tasks.tagger(bert.encoder("bert_tiny", **SIZE, window=3), 3)
+    x = bert_pretraining()[1]
+    del x["masked_positions"]
+    return model, x, ids(BATCH, LENGTH, seed=3) % 3
+
+
+def placed(mesh, **options):
+    layout = distribution.layout_map(device_mesh(mesh), **options)
+    return layout, keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+
+
+def device_mesh(shape, names=("batch", "model")):
+    return keras.distribution.DeviceMesh(shape, list(names))
+
+
+def compiled(make):
+    keras.utils.set_random_seed(0)
+    model, x, y = make()
+    loss = None
+    if y is not None:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        loss = dict.fromkeys(y, loss) if isinstance(y, dict) else loss
+    # An epsilon that keeps gradients of rounding noise (the key's bias) small.
+    model.compile(keras.optimizers.Adam(1e-2, epsilon=1e-3), loss)
+    return model, x, y
+
+
+def trained(make):
+    """The model after ten steps of Adam, and the losses."""
+    model, x, y = compiled(make)
+    history = model.fit(x, y, batch_size=BATCH, epochs=10, shuffle=False, verbose=0)
+    return model, history.history["loss"]
+
+
+def assert_same(have, want):
+    (model, losses), (alone, expected) = have, want
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for one, other in zip(model.weights, alone.weights, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-4, err_msg=other.path)
+
+
+def assert_split(model, mesh, fully_sharded=False):
+    """Each device holds its share of each weight in the table and of its state, and no more."""
+    split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SHARED_OUT)]
+    assert split
+    moments = {v.path.split("/", 1)[1]: v for v in model.optimizer.variables}
+    for variable in split:
+        both = fully_sharded and len(variable.shape) == 2
+        share = variable.value.nbytes // (mesh[0] * mesh[1] if both else mesh[1])
+        state = moments[variable.path.replace("/", "_") + "_momentum"]
+        for held in (bytes_on(variable), bytes_on(state)):
+            assert held == dict.fromkeys(range(8), share), variable.path
+
+
+def bytes_on(variable):
+    """How many bytes of a variable each device holds."""
+    held = {}
+    for shard in variable.value.addressable_shards:
+        held[shard.device.id] = held.get(shard.device.id, 0) + shard.data.nbytes
+    return held
+
+
+CASES = [
+    pytest.param((2, 4), gpt_chunked_loss, {"fully_sharded": True}),
+    pytest.param((4, 2), bert_pretraining, {}, marks=pytest.mark.slow),
+    pytest.param((2, 4), bert_pretraining, {"fully_sharded": True}, marks=pytest.mark.slow),
+    pytest.param((4, 2), gpt_chunked_loss, {}, marks=pytest.mark.slow),
+    pytest.param((4, 2), translator, {}, marks=pytest.mark.slow),
+    pytest.param((2, 4), translator, {}, marks=pytest.mark.slow),
+    pytest.param((4, 2), recurrent_translator, {}, marks=pytest.mark.slow),
+    pytest.param((4, 2), tagger, {}, marks=pytest.mark.slow),
+    pytest.param((8, 1), tagger, {"fully_sharded": True}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("mesh", "make", "options"), CASES)
+def test_ten_steps_on_a_mesh_are_those_of_one_device(mesh, make, options):
+    alone = trained(make)
+    layout, strategy = placed(mesh, **options)
+    distribution.check(alone[0], layout)
+    with strategy.scope():
+        model, losses = trained(make)
+    assert_same((model, losses), alone)
+    assert_split(model, mesh, **options)
+
+
+def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
+    def batches(x, y):
+        while True:
+            yield x, y
+
+    for mesh, epochs in (((4, 2), 1), ((2, 4), 2)):
+        with placed(mesh)[1].scope():
+            model, x, y = compiled(bert_pretraining)
+            checkpoint = TrainingCheckpoint(tmp_path)
+            step = checkpoint.restore(model, (x, y))
+            history = model.fit(
+                batches(x, y),
+                steps_per_epoch=5,
+                initial_epoch=step // 5,
+                epochs=epochs,
+                callbacks=[checkpoint],
+                shuffle=False,
+                verbose=0,
+            )
+        assert_split(model, mesh)
+    alone, losses = trained(bert_pretraining)
+    assert_same((model, history.history["loss"]), (alone, np.reshape(losses, (2, 5)).mean(1)))
+
+
+def test_what_is_split():
+    layout = placed((4, 2))[0]
+    model = bert_pretraining()[0]
+    assert {v.path: layout[v.path].axes for v in model.weights if layout[v.path]} == {
+        "embedding/token/embeddings": ("model", None),
+        **{
+            f"block_0/self_attention/{name}/{kind}": axes
+            for name in ("query", "key", "value")
+            for kind, axes in (("kernel", (None, "model")), ("bias", ("model",)))
+        },
+        "block_0/self_attention/output/kernel": ("model", None),
+        "block_0/feed_forward/hidden/kernel": (None, "model"),
+        "block_0/feed_forward/hidden/bias": ("model",),
+        "block_0/feed_forward/output/kernel": ("model", None),
+        "head/masked_lm/bias": ("model",),
+    }
+
+
+def test_what_is_split_of_translators():
+    layout = placed((4, 2))[0]
+    for make, split, whole in (
+        (
+            translator,
+            "decoder_block_0/cross_attention/value/kernel",
+            "encoder_block_0/feed_forward/output/bias",
+        ),
+        (translator, "token_embedding/embeddings", "decoder_block_0/cross_attention/output/bias"),
+        (recurrent_translator, "source_embedding/embeddings", "readout/kernel"),
+        (recurrent_translator, "logits/kernel", "bridge_0/kernel"),
+    ):
+        paths = [variable.path for variable in make()[0].weights]
+        assert split in paths and layout[split] is not None
+        assert whole in paths and layout[whole] is None
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (
+            {"num_heads": 2},
+            "heads must be divisible by the 4 devices of the mesh's axis 'model', "
+            "got 2 in block_0/self_attention",
+        ),
+        ({"intermediate_dim": 30}, "feed-forward width must be .* got 30 in block_0/feed_forward/"),
+        ({"vocabulary_size": 26}, "vocabulary must be .* got 26 in embedding/token/embeddings"),
+    ],
+)
+def test_a_model_that_does_not_divide_is_refused(size, message):
+    with pytest.raises(ValueError, match=message):
+        distribution.check(bert_pretraining(**size)[0], placed((2, 4))[0])
+
+
+def test_key_heads_and_widths_that_do_not_divide_are_refused():
+    inputs = keras.Input((None, 12))
+    attention = layers.MultiHeadSelfAttention(4, 8, num_kv_heads=2)
+    model = keras.Model(inputs, attention(inputs))
+    with pytest.raises(ValueError, match="key/value heads must be .* by the 4 devices .* got 2 in"):
+        distribution.check(model, placed((2, 4))[0])
+    with pytest.raises(
+        ValueError, match="model width must be .* by the 8 devices .*'batch', got 12"
+    ):
+        distribution.check(model, placed((8, 1), fully_sharded=True)[0])
+
+
+def test_a_model_without_parts_to_split_is_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")], name="plain")
+    with pytest.raises(
+        ValueError, match="`model` must have .* 'plain' with plain/last/kernel, plain/last/bias"
+    ):
+        distribution.check(model, placed((2, 4))[0])
+
+
+def test_a_mesh_without_the_axes_is_refused():
+    with pytest.raises(ValueError, match="axes 'batch' and 'model', got 'data', 'model'"):
+        distribution.layout_map(device_mesh((4, 2), ("data", "model")))
+    layout = distribution.layout_map(device_mesh((4, 2), ("data", "model")), batch_axis="data")
+    assert layout["block_0/feed_forward/output/kernel"].axes == ("model", None)
