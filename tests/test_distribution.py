@@ -10,78 +10,19 @@ import numpy as np
 import pytest
 
 from keras_attn import distribution, layers
-from keras_attn.models import bert, bert_tasks, gpt, rnn_attention, transformer
 from keras_attn.models.parts import SHARED_OUT
 from keras_attn.training import TrainingCheckpoint
+from tests.trainable import (
+    BATCH,
+    bert_pretraining,
+    compiled,
+    gpt_chunked_loss,
+    recurrent_translator,
+    tagger,
+    translator,
+)
 
 pytestmark = pytest.mark.backends("jax", reason="keras.distribution splits weights on JAX")
-
-BATCH, LENGTH, VOCABULARY = 8, 6, 24
-SIZE = {
-    "num_layers": 1,
-    "num_heads": 4,
-    "hidden_dim": 16,
-    "intermediate_dim": 32,
-    "vocabulary_size": VOCABULARY,
-    "max_length": 12,
-    "dropout": 0.1,
-}
-NO_LENGTH = {key: value for key, value in SIZE.items() if key != "max_length"}
-
-
-def ids(*shape, seed=0):
-    return np.random.default_rng(seed).integers(1, VOCABULARY, shape)
-
-
-def padding():
-    return np.arange(LENGTH) < np.random.default_rng(1).integers(2, LENGTH + 1, (BATCH, 1))
-
-
-def bert_pretraining(**options):
-    model = bert.pretraining("bert_tiny", **{**SIZE, **options})
-    x = {
-        "token_ids": ids(BATCH, LENGTH),
-        "segment_ids": np.tile([0, 0, 0, 1, 1, 1], (BATCH, 1)),
-        "padding_mask": padding(),
-        "masked_positions": np.tile([0, 2], (BATCH, 1)),
-    }
-    y = {"masked_lm": ids(BATCH, 2, seed=2), "next_sentence": ids(BATCH, seed=3) % 2}
-    return model, x, y
-
-
-def gpt_chunked_loss(**options):
-    """A GPT in blocks of two queries, computed again in training, without the logits."""
-    model = gpt.decoder("gpt_tiny", **{**SIZE, **options}, remat=True, kernel="chunked")
-    head = model.layers[-1]
-    labels = keras.Input((None,), dtype="int32", name="labels")
-    losses = layers.LinearCrossEntropy(head)(*head.input, labels=labels)
-    model = keras.Model({**model.input, "labels": labels}, losses)
-    x = {"token_ids": ids(BATCH, LENGTH), "padding_mask": padding()}
-    x["labels"] = np.where(x["padding_mask"], ids(BATCH, LENGTH, seed=2), -1)
-    return model, x, None
-
-
-def translator(**options):
-    model = transformer.encoder_decoder("transformer_tiny", **{**NO_LENGTH, **options})
-    x = {
-        "source_ids": ids(BATCH, LENGTH),
-        "source_padding_mask": padding(),
-        "target_ids": ids(BATCH, LENGTH + 1, seed=2),
-    }
-    return model, x, ids(BATCH, LENGTH + 1, seed=3)
-
-
-def recurrent_translator():
-    model = rnn_attention.encoder_decoder(VOCABULARY, embedding_dim=5, units=7, dropout=0.1)
-    x = {"source_ids": ids(BATCH, LENGTH), "target_ids": ids(BATCH, LENGTH, seed=2)}
-    return model, x, {"logits": ids(BATCH, LENGTH, seed=3)}
-
-
-def tagger():
-    model = bert_tasks.tagger(bert.encoder("bert_tiny", **SIZE, window=3), 3)
-    x = bert_pretraining()[1]
-    del x["masked_positions"]
-    return model, x, ids(BATCH, LENGTH, seed=3) % 3
 
 
 def placed(mesh, **options):
@@ -93,22 +34,11 @@ def device_mesh(shape, names=("batch", "model")):
     return keras.distribution.DeviceMesh(shape, list(names))
 
 
-def compiled(make):
-    keras.utils.set_random_seed(0)
-    model, x, y = make()
-    loss = None
-    if y is not None:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        loss = dict.fromkeys(y, loss) if isinstance(y, dict) else loss
-    # An epsilon that keeps gradients of rounding noise (the key's bias) small.
-    model.compile(keras.optimizers.Adam(1e-2, epsilon=1e-3), loss)
-    return model, x, y
-
-
 def trained(make):
     """The model after ten steps of Adam, and the losses."""
-    model, x, y = compiled(make)
-    history = model.fit(x, y, batch_size=BATCH, epochs=10, shuffle=False, verbose=0)
+    keras.utils.set_random_seed(0)
+    model, x, y = given = make()
+    history = compiled(given).fit(x, y, batch_size=BATCH, epochs=10, shuffle=False, verbose=0)
     return model, history.history["loss"]
 
 
@@ -171,7 +101,9 @@ def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
 
     for mesh, epochs in (((4, 2), 1), ((2, 4), 2)):
         with placed(mesh)[1].scope():
-            model, x, y = compiled(bert_pretraining)
+            keras.utils.set_random_seed(0)
+            model, x, y = given = bert_pretraining()
+            compiled(given)
             checkpoint = TrainingCheckpoint(tmp_path)
             step = checkpoint.restore(model, (x, y))
             history = model.fit(

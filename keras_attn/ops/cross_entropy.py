@@ -73,17 +73,17 @@ def linear_cross_entropy(
 def _losses(
     hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
 ) -> Any:
-    chunks = ops.shape(hidden)[0] // chunk_size + 1
+    shape = _chunks(ops.shape(hidden)[0], chunk_size)
     run = backend.with_gradient(
-        functools.partial(_forward, chunks, smoothing),
-        functools.partial(_backward, chunks, smoothing),
+        functools.partial(_forward, shape, smoothing),
+        functools.partial(_backward, shape, smoothing),
     )
     given = (tensor for tensor in (hidden, labels, matrix, bias) if tensor is not None)
     return run(*map(ops.convert_to_tensor, given))
 
 
-def _forward(chunks: Any, smoothing: float, hidden: Any, labels: Any, *parameters: Any) -> Any:
-    hidden_parts, label_parts = _split(hidden, chunks), _split(labels, chunks)
+def _forward(shape: tuple, smoothing: float, hidden: Any, labels: Any, *parameters: Any) -> Any:
+    hidden_parts, label_parts = _split(hidden, shape), _split(labels, shape)
 
     def chunk(index: Any, carry: tuple) -> tuple:
         logits = _logits(hidden_parts[index], *parameters)  # [r, V]
@@ -94,12 +94,12 @@ def _forward(chunks: Any, smoothing: float, hidden: Any, labels: Any, *parameter
         return carry, (loss,)
 
     precise = wide(hidden.dtype, parameters[0].dtype)
-    _, (losses,) = backend.loop(chunks, chunk, (), (precise,))
+    _, (losses,) = backend.loop(shape[0], chunk, (), (precise,))
     return ops.reshape(losses, (-1,))[: ops.shape(hidden)[0]]
 
 
 def _backward(
-    chunks: Any, smoothing: float, d_losses: Any, hidden: Any, labels: Any, *parameters: Any
+    shape: tuple, smoothing: float, d_losses: Any, hidden: Any, labels: Any, *parameters: Any
 ) -> tuple:
     """The gradients, from the inputs alone, so that they can be differentiated once more."""
     matrix, *bias = parameters
@@ -124,10 +124,10 @@ def _backward(
         d_hidden = shares @ ops.cast(matrix, dtype)
         return (d_matrix + widen(more), *d_bias), (widen(d_hidden),)
 
-    hidden_parts, scaled_parts = _split(hidden, chunks), _split(scaled, chunks)
-    d_loss_parts = _split(d_losses, chunks)
+    hidden_parts, scaled_parts = _split(hidden, shape), _split(scaled, shape)
+    d_loss_parts = _split(d_losses, shape)
     start = (of_target(scaled), *(of_target(d_losses) for _ in bias))
-    d_parameters, (d_hidden,) = backend.loop(chunks, chunk, start, (precise.dtype,))
+    d_parameters, (d_hidden,) = backend.loop(shape[0], chunk, start, (precise.dtype,))
     d_hidden = ops.reshape(d_hidden, (-1, matrix.shape[1]))[: ops.shape(hidden)[0]]
     target = (1 - smoothing) * ops.take(precise, labels, axis=0)
     target = target + smoothing * mean(precise, axis=0)
@@ -146,10 +146,17 @@ def _logits(hidden: Any, matrix: Any, bias: Any = None) -> Any:
     return logits if bias is None else logits + ops.cast(bias, logits.dtype)
 
 
-def _split(tensor: Any, chunks: Any) -> Any:
+def _chunks(rows: Any, most: int) -> tuple:
+    """How many chunks there are, and how many rows each has."""
+    if isinstance(rows, int) or ops.is_tensor(rows):
+        chunks = rows // most + 1
+        return chunks, -(-rows // chunks)
+    return -(-rows // most), most  # JAX's symbolic length, which divides by numbers alone
+
+
+def _split(tensor: Any, shape: tuple) -> Any:
     """`[c, r, ...]` from `[R, ...]`, with zeros at the end of the last chunk."""
-    rows, *rest = ops.shape(tensor)
-    size = -(-rows // chunks)
+    (chunks, size), (rows, *rest) = shape, ops.shape(tensor)
     tensor = ops.pad(tensor, [(0, chunks * size - rows), *((0, 0) for _ in rest)])
     return ops.reshape(tensor, (chunks, size, *rest))
 

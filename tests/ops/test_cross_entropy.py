@@ -223,3 +223,22 @@ def peak(name):
 @pytest.mark.slow
 def test_the_peak_is_a_small_share_of_that_with_all_logits():
     assert peak("chunked") < peak("whole") / 3
+
+
+@pytest.mark.backends("jax", reason="symbolic lengths are JAX's")
+def test_a_length_that_is_a_symbol_is_cut_into_chunks():
+    import jax
+
+    def losses(hidden, labels):
+        return linear_cross_entropy(hidden, tensors(MATRIX), None, labels, chunk_size=16)
+
+    def gradient(hidden, labels):
+        return jax.grad(lambda hidden: losses(hidden, labels).sum())(hidden)
+
+    (rows,) = jax.export.symbolic_shape("rows")
+    shapes = jax.ShapeDtypeStruct((rows, D), "float32"), jax.ShapeDtypeStruct((rows,), "int32")
+    for function in (losses, gradient):
+        exported = jax.export.export(jax.jit(function))(*shapes)
+        for count in (1, 16, R):
+            given = tensors(HIDDEN[:count]), tensors(LABELS[:count])
+            np.testing.assert_allclose(exported.call(*given), function(*given), atol=1e-5)

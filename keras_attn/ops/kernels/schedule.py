@@ -31,8 +31,10 @@ def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | 
     """How many query rows a block of all heads has: `block_size` if given, else what fits."""
     batch, length, heads, _ = query.shape
     seen = keys if mask.window is None else min(keys, 3 * mask.window)
-    rows = block_size or _clip(BLOCK_LOGITS // (batch * heads * seen), *BLOCK_ROWS)
-    return min(length, rows)
+    fewest, most = BLOCK_ROWS
+    # A batch that is JAX's symbol may be large.
+    fit = BLOCK_LOGITS // (batch * heads * seen) if isinstance(batch, int) else fewest
+    return min(length, block_size or _clip(fit, fewest, most))
 
 
 def rows_of_tile(

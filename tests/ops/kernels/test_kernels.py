@@ -222,6 +222,20 @@ def test_chunked_lowers_for_other_machines(platform, mask):
     assert exported.platforms == (platform,)
 
 
+@pytest.mark.backends("jax", reason="symbolic shapes are JAX's")
+def test_chunked_takes_a_batch_that_is_a_symbol():
+    import jax
+
+    def attend(*given):
+        return ops.attention(*given, mask=AttentionMask(causal=True), kernel="chunked")
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape = jax.ShapeDtypeStruct((batch, 70, 3, 5), "float32")
+    exported = jax.export.export(jax.jit(attend))(shape, shape, shape)
+    rows = np.random.default_rng(0).normal(size=(2, 70, 3, 5)).astype("float32")
+    np.testing.assert_allclose(exported.call(rows, rows, rows), attend(rows, rows, rows), atol=1e-6)
+
+
 @pytest.mark.backends("jax", reason="XLA tells how much memory a program takes")
 @pytest.mark.parametrize("window", [None, 64])
 def test_memory_is_linear_on_jax(window):
