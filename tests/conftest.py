@@ -6,6 +6,7 @@ in silence; `slow` tests run only with `-m slow`; `shared_data` tests run where 
 data (KERAS_ATTN_SHARED, or `shared` beside the repository) is there.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +21,11 @@ if os.environ["KERAS_BACKEND"] == "jax":  # eight devices, for tests/test_distri
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     )
+# Compiling is most of a run on JAX, and tests compile many programs that others have compiled.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
@@ -30,6 +36,12 @@ BACKEND = keras.backend.backend()
 def shared_folder(root: Path) -> Path:
     """Where the shared data lies, if it is there."""
     return Path(os.environ.get("KERAS_ATTN_SHARED", root.parent / "shared"))
+
+
+def pytest_collection_finish(session):
+    """Leave what the modules hold out of garbage collection, which Keras asks for in `quantize`."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
