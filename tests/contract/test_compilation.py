@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from keras import tree
 
-from tests.backend import arrays, call_with, compiled, is_float, loss_of, tensors
+from tests.backend import BACKEND, arrays, call_with, compiled, is_float, loss_of, tensors
 from tests.cases import CALLED, built
 
+XLA = [False, True] if BACKEND == "tensorflow" else [True]  # JAX has no other way
 CALL = pytest.mark.parametrize("case", CALLED, ids=str)
 
 
@@ -18,7 +19,7 @@ def assert_close(one, other):
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="Keras compiles nothing on torch")
-@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("xla", XLA, ids=lambda xla: "xla" if xla else "graph")
 @CALL
 def test_compiled_and_eager_agree(case, xla):
     layer, inputs = built(case), tensors(case.values())

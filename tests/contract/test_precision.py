@@ -8,12 +8,14 @@ from keras import tree
 from keras_attn import layers, ops, training
 from keras_attn.ops import scores, selection
 from tests import oracles
-from tests.backend import arrays, gradients, layer_gradients
+from tests.backend import BACKEND, arrays, gradients, layer_gradients
 from tests.cases import CALLED, LEARNING, built
 
 # The others take the same ways: one narrow exponent and one narrow fraction, one of them mixed.
+# JAX compiles for minutes here: it gets one of them for the outputs and one for the gradients.
+_SLOW = [pytest.mark.slow] * (BACKEND == "jax")
 POLICIES = (
-    "float16",
+    pytest.param("float16", marks=_SLOW),
     "mixed_bfloat16",
     pytest.param("bfloat16", marks=pytest.mark.slow),
     pytest.param("mixed_float16", marks=pytest.mark.slow),
@@ -48,7 +50,7 @@ def test_half_precision_is_finite_and_near(case, policy):
             assert np.linalg.norm(output - want) <= 0.05 * np.linalg.norm(want) + 1e-3
 
 
-@pytest.mark.parametrize("policy", ("float16", "mixed_bfloat16"))
+@pytest.mark.parametrize("policy", ("float16", pytest.param("mixed_bfloat16", marks=_SLOW)))
 @pytest.mark.parametrize("case", LEARNING, ids=str)
 def test_half_precision_gradients_are_finite(case, policy):
     layer = in_policy(case, policy)

@@ -29,7 +29,8 @@ def examples():
 
 
 # Keras compiles nothing on torch, whose one mode is eager; on JAX everyone compiles.
-MODES = {"tensorflow": [False, True], "jax": [True], "torch": [False]}[keras.backend.backend()]
+XLA = pytest.param(True, marks=pytest.mark.slow)  # tests/ops/test_remat.py has a fast one
+MODES = {"tensorflow": [False, XLA], "jax": [True], "torch": [False]}[keras.backend.backend()]
 
 
 @pytest.mark.parametrize("jit_compile", MODES)

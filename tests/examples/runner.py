@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -20,6 +23,16 @@ def run(name, *arguments, cwd=ROOT):
         check=False,
     )
     return done.returncode, done.stdout
+
+
+def refusal(monkeypatch, name, *arguments, cwd):
+    """What the example ends with that will not run, in this process, which is quicker."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.chdir(cwd)
+    with pytest.raises((SystemExit, ValueError)) as ended:
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    return str(ended.value)
 
 
 def printed_by(name, *arguments, cwd=ROOT):

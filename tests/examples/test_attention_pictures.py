@@ -9,7 +9,7 @@ import pytest
 
 from keras_attn import data, weights
 from keras_attn.models import bert
-from tests.examples.runner import printed_by, run
+from tests.examples.runner import printed_by, refusal
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
@@ -95,7 +95,6 @@ def test_the_vector_of_a_word_is_the_mean_over_its_tokens(cutting):
 
 
 @pytest.mark.parametrize("name", ["attention_it", "contextual_words"])
-def test_without_a_model_the_message_says_how_to_get_one(name, tmp_path):
-    status, printed = run(name, cwd=tmp_path)
-    assert status != 0
-    assert "give --checkpoint DIR, or run examples/bert_pretrain.py" in printed
+def test_without_a_model_the_message_says_how_to_get_one(name, tmp_path, monkeypatch):
+    message = refusal(monkeypatch, name, cwd=tmp_path)
+    assert "give --checkpoint DIR, or run examples/bert_pretrain.py" in message

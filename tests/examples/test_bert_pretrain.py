@@ -12,6 +12,8 @@ import zipfile
 
 import pytest
 
+from tests.examples.runner import refusal
+
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["table", "row", "cell", "writer", "formula", "chart", "field", "style", "holds", "fills"]
 
@@ -99,10 +101,9 @@ def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
     ("content", "message"),
     [(b"", "without any"), (b"good\n\xff\xfe bad\n", "line 2 is not")],
 )
-def test_unreadable_text_is_named(tmp_path, content, message):
+def test_unreadable_text_is_named(tmp_path, content, message, monkeypatch):
     path = tmp_path / "broken.txt"
     path.write_bytes(content)
-    process = start(path, tmp_path / "output")
-    printed, _ = process.communicate(timeout=200)
-    assert process.returncode != 0
+    options = "--text", path, "--output", tmp_path / "output"
+    printed = refusal(monkeypatch, "bert_pretrain", *options, cwd=tmp_path)
     assert "broken.txt" in printed and message in printed

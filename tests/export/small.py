@@ -47,9 +47,17 @@ class ThisProcess:
 
 def ask_here(path, signature="serving_default", **inputs):
     """The answer of a session in this process, or an error's text."""
-    arrays = {name: as_array(value) for name, value in inputs.items()}
-    (answer,) = fresh_process.run(os.fspath(path), [(signature, arrays, True)])
+    (answer,) = ask_all(path, [(signature, inputs)])
     return answer
+
+
+def ask_all(path, requests):
+    """The answer to each `(signature, inputs)`, as `ask_here`."""
+    requests = [
+        (signature, {name: as_array(value) for name, value in inputs.items()}, True)
+        for signature, inputs in requests
+    ]
+    return fresh_process.run(os.fspath(path), requests)
 
 
 def tiny():

@@ -7,7 +7,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_attn import data, decoding, export, layers, models
 from tests.export import cpp_loader
-from tests.export.small import SIZE, VOCABULARY, ask_here, sharp_gpt
+from tests.export.small import SIZE, VOCABULARY, ask_all, ask_here, sharp_gpt
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -54,18 +54,12 @@ def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer, loader):
 def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
     def request(texts, seeds):
         rows = len(texts)
-        return ask_here(
-            served,
-            "sample",
-            text=texts,
-            max_new_tokens=counts(rows, 7),
-            temperature=np.full(rows, 2.0, "float32"),
-            top_k=counts(rows, 50),
-            top_p=np.ones(rows, "float32"),
-            seed=np.array(seeds, "int32"),
-        )["text"].tolist()
+        options = {"max_new_tokens": counts(rows, 7), "top_k": counts(rows, 50)}
+        options |= {"temperature": np.full(rows, 2.0, "float32"), "top_p": np.ones(rows, "float32")}
+        return "sample", {"text": texts, "seed": np.array(seeds, "int32"), **options}
 
-    both, alone = request(["the cat", "the cat", "a"], [1, 2, 1]), request(["the cat"], [1])
+    requests = [request(["the cat", "the cat", "a"], [1, 2, 1]), request(["the cat"], [1])]
+    both, alone = (answer["text"].tolist() for answer in ask_all(served, requests))
     assert alone == both[:1]
     assert both[0] != both[1]
 
@@ -73,10 +67,10 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
 def test_beams_come_best_first_and_bounded(served):
     def beam(most, beams):
         options = {"max_new_tokens": counts(1, most), "beams": counts(1, beams)}
-        options["length_penalty"] = np.zeros(1, "float32")
-        return ask_here(served, "beam", text=["the cat"], **options)
+        return "beam", {"text": ["the cat"], "length_penalty": np.zeros(1, "float32"), **options}
 
-    best, one, many, none, long = beam(7, 3), beam(7, 1), beam(7, 4), beam(7, 0), beam(8, 1)
+    requests = [beam(7, 3), beam(7, 1), beam(7, 4), beam(7, 0), beam(8, 1)]
+    best, one, many, none, long = ask_all(served, requests)
     assert best["text"].shape == (1, 3)
     assert (np.diff(best["scores"][0]) <= 0).all()
     assert (one["scores"][0, 1:] == np.finfo("float32").min).all()
@@ -177,27 +171,21 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
         np.testing.assert_allclose(got["scores"][row], expected[0], atol=1e-4)
     assert not np.allclose(got["scores"][0], got["scores"][1])
 
-    def sample(top_p, seeds, top_k=50):
-        options = {"temperature": np.full(len(seeds), 3.0, "float32"), "seed": seeds}
-        options |= {"top_p": np.full(len(seeds), top_p, "float32"), "top_k": counts(9, top_k)}
-        return ask_here(served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), **options)
+    def sample(top_p=1.0, seeds=range(9), top_k=50):
+        options = {"temperature": np.full(9, 3.0, "float32"), "seed": np.array(seeds, "int32")}
+        options |= {"top_p": np.full(9, top_p, "float32"), "top_k": counts(9, top_k)}
+        return "sample", {"text": ["a"] * 9, "max_new_tokens": counts(9, 7), **options}
 
     # Of the likeliest token alone there is one text, of all tokens there are several.
-    assert len(set(sample(1e-6, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) == 1
-    assert len(set(sample(1.0, counts(9, 0) + np.arange(9, dtype="int32"))["text"])) > 3
-    assert len(set(sample(1.0, np.arange(9, dtype="int32"), top_k=1)["text"])) == 1
-    assert "top_k must be above 0" in sample(1.0, counts(9, 1), top_k=0)
-    few = {
-        "top_k": counts(9, 5),
-        "temperature": np.ones(9, "float32"),
-        "top_p": np.ones(9, "float32"),
-    }
-    few = ask_here(
-        served, "sample", text=["a"] * 9, max_new_tokens=counts(9, 7), seed=counts(1, 1), **few
-    )
+    requests = [sample(1e-6), sample(), sample(top_k=1)]
+    requests += [sample(top_k=0), sample(seeds=[1]), sample(1.5), sample(0.0)]
+    *texts, no_token, few, above, none = ask_all(served, requests)
+    likeliest, all_tokens, one_token = (len(set(answer["text"])) for answer in texts)
+    assert (likeliest, one_token) == (1, 1) and all_tokens > 3
+    assert "top_k must be above 0" in no_token
     assert "seed: one value for each text" in few
-    assert "top_p: at most 1" in sample(1.5, counts(9, 1))
-    assert "top_p must be above 0" in sample(0.0, counts(9, 1))
+    assert "top_p: at most 1" in above
+    assert "top_p must be above 0" in none
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,12 @@ B, T, D = 4, 5, 12
 
 @pytest.mark.parametrize(
     "optimizer",
-    [lambda: keras.optimizers.Adam(0.05), lambda: keras.optimizers.SGD(0.3, momentum=0.9)],
-    ids=["adam", "momentum"],
+    [
+        pytest.param(lambda: keras.optimizers.Adam(0.05), id="adam"),
+        pytest.param(
+            lambda: keras.optimizers.SGD(0.3, momentum=0.9), id="momentum", marks=pytest.mark.slow
+        ),
+    ],
 )
 @pytest.mark.parametrize("block", [False, True])
 def test_training_goes_on_from_the_state_of_the_optimizer(block, optimizer):

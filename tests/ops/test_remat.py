@@ -164,7 +164,7 @@ class Losses(keras.callbacks.Callback):
 
 # Keras compiles everything on JAX and nothing on torch.
 MODES = [{}, {"jit_compile": True}] if BACKEND == "tensorflow" else [{}]
-MODES += [{"run_eagerly": True}] if BACKEND == "tensorflow" else []
+MODES += [pytest.param({"run_eagerly": True}, marks=pytest.mark.slow)] * (BACKEND == "tensorflow")
 
 
 @pytest.mark.parametrize("compiling", MODES, ids=str)

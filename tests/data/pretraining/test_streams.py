@@ -73,7 +73,7 @@ def test_rows_are_bert_rows():
         assert features["segment_ids"][i].tolist() == segments.astype(int).tolist()
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
+@pytest.mark.parametrize("whole_word", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_same_seed_same_stream_whatever_the_batches(whole_word):
     ours = examples(60, 12, seed=9, whole_word=whole_word)
     assert_equal(ours, examples(60, 12, seed=9, whole_word=whole_word))
