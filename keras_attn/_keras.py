@@ -80,6 +80,32 @@ __all__ = [
 ]
 
 
+def _build_from_one_replica() -> None:
+    """Let `fit` and `evaluate` run under `tf.distribute` where the data has bool masks.
+
+    To learn shapes and dtypes for the build, Keras 3.15 averages a batch over the replicas, which
+    TensorFlow does not do for bools, nor for the targets in a tuple (keras #20585). One replica's
+    part tells as much. Remove this when Keras builds from such data.
+    """
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    build = TensorFlowTrainer._maybe_symbolic_build
+
+    @functools.wraps(build)
+    def build_from_one_replica(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        if iterator is None or self._distribute_strategy is None:
+            return build(self, iterator, data_batch)
+        batch = next(next(iter(iterator))[-1])
+        local = self.distribute_strategy.experimental_local_results
+        return build(self, data_batch=keras.tree.map_structure(lambda t: local(t)[0], batch))
+
+    TensorFlowTrainer._maybe_symbolic_build = build_from_one_replica
+
+
+if keras.backend.backend() == "tensorflow":
+    _build_from_one_replica()
+
+
 def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[Any]:
     """All layers inside a layer, or those just inside. Only a model has a public list of them."""
     return layer._flatten_layers(include_self=False, recursive=recursive)

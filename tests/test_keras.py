@@ -1,0 +1,55 @@
+"""What we change in Keras does what Keras would do without its fault."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.trainable import BATCH, bert_pretraining, compiled, translator
+
+
+@pytest.mark.backends("tensorflow", reason="tf.distribute is TensorFlow's")
+@pytest.mark.parametrize(
+    "make", [bert_pretraining, pytest.param(translator, marks=pytest.mark.slow)]
+)
+def test_two_replicas_train_as_one_device_does(make):
+    code = f"from tests.test_keras import train_twice; train_twice({make.__name__!r})"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    alone, mirrored = json.loads(ran.stdout.splitlines()[-1])
+    for have, want in zip(mirrored, alone, strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-6)
+
+
+def train_twice(name):
+    """Losses, those of an evaluation and the weights' sums: on one device, then on two."""
+    import tensorflow as tf
+
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    alone, found = contextlib.nullcontext(), []
+    for scope in (alone, mirrored.scope()):
+        with scope:
+            keras.utils.set_random_seed(0)
+            _, x, y = given = globals()[name](dropout=0.0)
+            # Not Adam, for which Keras on TensorFlow squares the parts of a row's gradient apart.
+            optimizer = keras.optimizers.SGD(0.3, momentum=0.9)
+            eager = scope is alone  # takes less time than a graph
+            model = compiled(given, optimizer, run_eagerly=eager, jit_compile=False)
+        history = model.fit(x, y, batch_size=BATCH, epochs=4, shuffle=False, verbose=0)
+        evaluated = model.evaluate(x, y, batch_size=BATCH, verbose=0)
+        sums = [float(keras.ops.sum(variable**2)) for variable in model.weights]
+        found.append([history.history["loss"], np.ravel(evaluated).tolist(), sums])
+    print(json.dumps(found))
