@@ -1,0 +1,15 @@
+"""The page of benchmarks is made from the kept results."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_its_tables_are_those_of_the_kept_results():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    assert tables["page"](text) == text, "run: python benchmarks/tables.py"
+    shown = {line.split()[2] for line in text.splitlines() if line.startswith("<!-- table: ")}
+    kept = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.jsonl")}
+    assert shown == kept
