@@ -89,7 +89,9 @@ def _build_from_one_replica() -> None:
     """
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
-    build = TensorFlowTrainer._maybe_symbolic_build
+    build = getattr(TensorFlowTrainer, "_maybe_symbolic_build", None)
+    if build is None:  # a later Keras
+        return
 
     @functools.wraps(build)
     def build_from_one_replica(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
