@@ -6,8 +6,13 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from keras_attn.ops.kernels import chunked_jax
 from keras_attn.ops.masks import AttentionMask
+
+# What reaches cuDNN as numbers; the rest would be a matrix of all logits.
+MASKS = {"causal", "window", "key_padding", "query_padding"}
 
 
 def attention(
@@ -24,14 +29,49 @@ def attention(
     return_scores: bool,
     block_size: int | None,
 ) -> Any:
-    """See `keras_attn.ops.attention`; the logits never leave the chip."""
-    return jax.nn.dot_product_attention(
-        query, key, value, scale=scale, is_causal=mask.causal, implementation="cudnn"
-    )
+    """See `keras_attn.ops.attention`; the logits never leave the chip.
+
+    cuDNN takes a number of keys for each row of the batch, which says the same as a padding mask
+    only where all padding is on the right. Whether it is shows at run time.
+    """
+    rows, keys = mask.query_padding, mask.key_padding
+    if rows is not None:
+        query, rows = _zeroed(query, rows)
+    if keys is None:
+        return _shown(_cudnn(query, key, value, None, mask, scale), rows)
+    key, keys = _zeroed(key, keys)
+    value, _ = _zeroed(value, keys)
+    keys = jnp.broadcast_to(keys, key.shape[:2])  # [B, S]
+    counts = jnp.sum(keys, axis=1, dtype="int32")
+    some = counts[:, None] > 0  # [B, 1]
+
+    def fused(query: Any, key: Any, value: Any) -> Any:
+        # Without a key its numbers would not be numbers: such a row sees one, and is zeroed.
+        context = _cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale)
+        return _shown(context, some if rows is None else some & rows)
+
+    def chunked(query: Any, key: Any, value: Any) -> Any:
+        return chunked_jax.attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            bias=None,
+            scale=scale,
+            logits_soft_cap=None,
+            dropout=0.0,
+            seed=None,
+            return_scores=False,
+            block_size=None,
+        )
+
+    on_the_right = jnp.all(keys == (jnp.arange(keys.shape[1]) < counts[:, None]))
+    return jax.lax.cond(on_the_right, fused, chunked, query, key, value)
 
 
 def refusal(request: Any) -> str | None:
     """Why cuDNN cannot do this, or None."""
+    mask = request.mask
     if jax.default_backend() != "gpu":
         return "cuDNN needs a GPU"
     if request.dtype not in ("float16", "bfloat16"):
@@ -41,8 +81,34 @@ def refusal(request: Any) -> str | None:
         return f"cuDNN takes equal head widths, multiples of 8 up to 128, not {sorted(widths)}"
     if request.dropout:
         return "its dropout would draw the same in every step"
-    if request.bias is not None or request.mask.structure - {"causal"}:
+    if request.bias is not None or mask.structure - MASKS:
         return "it would hold the bias or the mask as a whole matrix"
-    if request.mask.shifted:
+    if mask.window is not None and (not mask.causal or mask.key_padding is not None):
+        return "cuDNN takes a window only where attention is causal and has no padding"
+    if mask.shifted:
         return "it takes no offset of the query"
     return None
+
+
+def _cudnn(query: Any, key: Any, value: Any, counts: Any, mask: AttentionMask, scale: float) -> Any:
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        scale=scale,
+        is_causal=mask.causal,
+        key_value_seq_lengths=counts,
+        local_window_size=None if mask.window is None else (mask.reach, 0),
+        implementation="cudnn",
+    )
+
+
+def _zeroed(tensor: Any, padding: Any) -> tuple:
+    """Zeros at the padding, whatever is there, and the padding mask as bool."""
+    padding = jnp.asarray(padding, bool)
+    return jnp.where(padding[:, :, None, None], tensor, 0), padding
+
+
+def _shown(context: Any, rows: Any) -> Any:
+    """Zeros in the rows that may attend to nothing."""
+    return context if rows is None else jnp.where(rows[:, :, None, None], context, 0)
