@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_attn
 from keras_attn import distribution, layers
 from keras_attn.models.parts import SHARED_OUT
 from keras_attn.training import TrainingCheckpoint
@@ -118,6 +119,32 @@ def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
         assert_split(model, mesh)
     alone, losses = trained(bert_pretraining)
     assert_same((model, history.history["loss"]), (alone, np.reshape(losses, (2, 5)).mean(1)))
+
+
+@pytest.mark.slow
+def test_an_upgraded_model_of_keras_hub_keeps_its_layout():
+    from keras_hub.models import GemmaBackbone
+
+    def trained():
+        keras.utils.set_random_seed(0)
+        model = GemmaBackbone(24, 1, 4, 2, hidden_dim=16, intermediate_dim=32, head_dim=8)
+        before = {v.path: v.value.sharding for v in model.weights}
+        keras_attn.upgrade(model)
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        x = {"token_ids": np.arange(48).reshape(8, 6) % 24, "padding_mask": np.ones((8, 6))}
+        y = np.zeros((8, 6, 16))
+        losses = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"]
+        return losses, {v.path: (before[v.path], v.value.sharding) for v in model.weights}
+
+    expected, _ = trained()
+    layout = GemmaBackbone.get_layout_map(device_mesh((4, 2)))
+    split = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    with split.scope():
+        losses, placed = trained()
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert all(after.is_equivalent_to(before, 3) for before, after in placed.values())
+    spec = placed["decoder_block_0/attention/query/kernel"][1].spec
+    assert tuple(spec) == ("model", "batch", None)
 
 
 def test_what_is_split():

@@ -119,6 +119,11 @@ def under_xla() -> bool:
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
+def device() -> str:
+    """The device on which TensorFlow computes where it is not told otherwise: "gpu" or "cpu"."""
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
 def size(tensor: Any, axis: int) -> Any:
     """The length of an axis, an int where it is known."""
     length = tensor.shape[axis]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_attn.backend.tensorflow import size, under_xla
+from keras_attn.backend.tensorflow import device, size, under_xla
 from keras_attn.ops.kernels import schedule
 from keras_attn.ops.kernels.terms_tf import Band, band_of
 from keras_attn.ops.masks import AttentionMask
@@ -63,10 +63,10 @@ def plan_of(
 ) -> Plan:
     """The plan for these tensors; `block_size` defaults to what fits the shapes."""
     length, keys, precision = size(query, 1), size(key, 1), wide(query.dtype)
-    group = query.shape[2] // key.shape[2]
-    rows = schedule.rows_of_tile(mask, length, keys, group, block_size)
+    group, tile = query.shape[2] // key.shape[2], schedule.TILES[device()]
+    rows = schedule.rows_of_tile(mask, length, keys, group, block_size, tile)
     most = schedule.band(mask, rows, keys)
-    heads = schedule.heads_of_tile(key.shape[2], rows * group * most)
+    heads = schedule.heads_of_tile(key.shape[2], rows * group * most, tile)
     fixed = under_xla()
     return Plan(
         mask=mask,

@@ -4,7 +4,7 @@ Numbers are Python's where shapes tell them, and scalar tensors elsewhere (a len
 run time, a position in a loop).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -16,11 +16,22 @@ from keras_attn.ops.masks import AttentionMask
 BLOCK_LOGITS = 2**23
 BLOCK_ROWS = 64, 512
 
-# Logits in a tile of TensorFlow's kernel, from measurements: its temporaries stay in the cache and
+
+class Tile(NamedTuple):
+    """How many logits a tile of TensorFlow's kernel may have, and rows over all heads of a group.
+
+    The products are slow with fewer rows than the first number.
+    """
+
+    logits: int
+    rows: tuple[int, int]
+
+
+# By the device that computes. CPU, from measurements: a tile's temporaries stay in the cache and
 # below the size from which the allocator asks the system for fresh pages each time; twice as many
-# cost 1.5 times more. Rows of a tile over all heads of a group; the products are slow with fewer.
-TILE_LOGITS = 2**21
-TILE_ROWS = 128, 512
+# cost 1.5 times more. GPU, not measured: it starts a dozen operations for each tile, so that a tile
+# must be work enough for the whole chip, and may take what 128 MB of float32 hold.
+TILES = {"cpu": Tile(2**21, (128, 512)), "gpu": Tile(2**25, (512, 4096))}
 
 # Where shapes in a loop are fixed, a causal call runs in this many loops, each of which cuts the
 # keys at its own end, so that they compute 1/2 + 1/(2 STAGES) of the logits.
@@ -38,7 +49,7 @@ def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | 
 
 
 def rows_of_tile(
-    mask: AttentionMask, length: Any, keys: Any, group: int, block_size: int | None
+    mask: AttentionMask, length: Any, keys: Any, group: int, block_size: int | None, tile: Tile
 ) -> Any:
     """How many query rows a tile of `group` query heads has: `block_size` if given, else what fits.
 
@@ -47,21 +58,21 @@ def rows_of_tile(
     """
     if block_size:
         return least(length, block_size)
-    fewest, most = TILE_ROWS
+    fewest, most = tile.rows
     most = most // 2 if mask.causal else most  # less beyond the diagonal
     if mask.window is not None:
         rows = _clip(mask.window // 2, fewest, most)  # a fifth of the tile is outside of the band
     else:
-        rows = _clip(TILE_LOGITS // _greatest(keys, 1), fewest, most)
+        rows = _clip(tile.logits // _greatest(keys, 1), fewest, most)
     blocks = -(-length * group // rows)
     return least(length, -(-length // blocks))
 
 
-def heads_of_tile(heads: int, logits: Any) -> int:
+def heads_of_tile(heads: int, logits: Any, tile: Tile) -> int:
     """How many of the key/value heads share a tile, where each has so many logits."""
     if not isinstance(logits, int):
         return 1
-    fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= TILE_LOGITS]
+    fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= tile.logits]
     return max(fit, default=1)
 
 

@@ -64,6 +64,27 @@ def test_compiled(mask, bias, xla):
         np.testing.assert_allclose(have, want, atol=5e-5)
 
 
+def test_the_tiles_of_a_gpu_give_the_same(monkeypatch):
+    import tensorflow as tf
+
+    from keras_attn.ops.kernels import plan_tf
+
+    shape = Shape(length=600, keys=600, key_heads=3)  # two blocks of rows on a CPU, one on a GPU
+    inputs = [tf.constant(x, "float32") for x in draw(shape)]
+    mask = AttentionMask(causal=True)
+    expected = _gradients(shape, mask, "none", inputs, [], kernel="reference")
+    rows, plan_of = {}, plan_tf.plan_of
+    for device in ("cpu", "gpu"):
+        monkeypatch.setattr(plan_tf, "device", lambda device=device: device)
+        for have, want in zip(
+            _gradients(shape, mask, "none", inputs, [], kernel="chunked"), expected, strict=True
+        ):
+            np.testing.assert_allclose(have, want, atol=5e-5)
+        asked = {"logits_soft_cap": None, "dropout": 0.0, "seed": None, "block_size": None}
+        rows[device] = plan_of(*inputs[:2], mask=mask, scale=1.0, **asked).rows
+    assert rows["cpu"] < rows["gpu"] == 600
+
+
 def test_dynamic_batch_and_length_in_a_saved_model(tmp_path):
     import tensorflow as tf
 

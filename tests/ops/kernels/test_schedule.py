@@ -54,18 +54,29 @@ def test_the_stages_hold_all_blocks_with_all_that_they_may_see(mask):
             assert not visible[: stop * rows, columns:].any()
 
 
-def test_rows_and_heads_follow_the_number_of_logits():
+@pytest.mark.parametrize("device", schedule.TILES)
+def test_rows_and_heads_follow_the_number_of_logits(device):
+    tile = schedule.TILES[device]
     for length in (1, 7, 700, 5000, 90_000):
         for mask in MASKS:
-            rows = schedule.rows_of_tile(mask, length, length, 2, None)
+            rows = schedule.rows_of_tile(mask, length, length, 2, None, tile)
             assert 1 <= rows <= length
-            assert rows * 2 <= 512
-            heads = schedule.heads_of_tile(12, rows * 2 * schedule.band(mask, rows, length))
+            assert rows * 2 <= tile.rows[1]
+            logits = rows * 2 * schedule.band(mask, rows, length)
+            heads = schedule.heads_of_tile(12, logits, tile)
             assert heads in (1, 2, 3, 4, 6, 12)
+            # No more than asked for, but for the fewest rows of very long sequences.
+            assert heads * logits <= max(tile.logits, tile.rows[0] * length)
+
+
+def test_rows_and_heads_of_some_calls():
     plain, causal = AttentionMask(), AttentionMask(causal=True)
-    assert schedule.rows_of_tile(plain, 4096, 4096, 1, None) == 512
-    assert schedule.rows_of_tile(causal, 4096, 4096, 1, None) == 256
-    assert schedule.heads_of_tile(12, 2**19) == 4
+    cpu, gpu = schedule.TILES["cpu"], schedule.TILES["gpu"]
+    assert schedule.rows_of_tile(plain, 4096, 4096, 1, None, cpu) == 512
+    assert schedule.rows_of_tile(causal, 4096, 4096, 1, None, cpu) == 256
+    assert schedule.rows_of_tile(plain, 2048, 2048, 1, None, gpu) == 2048
+    assert schedule.heads_of_tile(12, 2**19, cpu) == 4
+    assert schedule.heads_of_tile(8, 2**22, gpu) == 8  # all heads of 2048 places
     assert schedule.rows_of_block(plain, np.empty((2, 4096, 8, 1)), 4096, None) == 128
     assert schedule.rows_of_block(plain, np.empty((2, 100, 8, 1)), 100, None) == 100
     assert schedule.rows_of_block(plain, np.empty((2, 100, 8, 1)), 100, 33) == 33
