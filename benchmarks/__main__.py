@@ -32,6 +32,7 @@ QUESTIONS = {
         [],
         ["--families", "user", "BERT", "--lengths", "512", "--backends", "tensorflow"],
     ),
+    "runtimes": ([], ["--models", "BERT encoder", "GPT"]),
     "packing": ([], ["--paragraphs", "256", "--rounds", "1"]),
     "serving_latency": (
         ["classify"],

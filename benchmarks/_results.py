@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "BF16", "amx_tile": "AMX"}
-PACKAGES = ("keras", "keras-hub", "tensorflow", "jax", "torch", "transformers")
+PACKAGES = (
+    *("keras", "keras-hub", "tensorflow", "jax", "torch", "transformers"),
+    *("tf2onnx", "onnxruntime", "ai-edge-litert", "openvino"),
+)
 
 
 def keep(record: dict[str, Any], path: Path) -> None:

@@ -139,17 +139,22 @@ def _compare(name: str, expected: dict, answer: dict, rows: int, tolerance: floa
             f"the signature {name!r} gives the outputs {sorted(answer)}, Keras {sorted(expected)}"
         )
     for key, value in expected.items():
-        what = f"{name!r}, output {key!r}"
+        what = f"the signature {name!r}, output {key!r}"
         if value.shape[:1] != (rows,):
-            raise ValueError(f"the signature {what} must have the batch first, got {value.shape}")
-        _compare_arrays(what, value.numpy(), answer[key], tolerance)
+            raise ValueError(f"{what} must have the batch first, got {value.shape}")
+        compare_arrays(what, value.numpy(), answer[key], tolerance)
 
 
-def _compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> None:
+def compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> float:
+    """The largest difference from Keras' output; none between equal infinities or NaN and NaN.
+
+    Raises:
+        ValueError: it is more than the tolerance, relative to 1 and to the numbers themselves;
+            the text begins with `what`.
+    """
     if expected.shape != got.shape:
-        raise ValueError(f"the signature {what} gives {got.shape}, Keras {expected.shape}")
+        raise ValueError(f"{what} gives {got.shape}, Keras {expected.shape}")
     if expected.dtype.kind == "f":
-        # Equal infinities, and NaN beside NaN, are no difference.
         same = (expected == got) | (np.isnan(expected) & np.isnan(got))
         with np.errstate(invalid="ignore"):
             difference = np.where(same, 0, np.abs(expected - got))
@@ -157,12 +162,13 @@ def _compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance:
         close &= np.isfinite(expected) == np.isfinite(got)
         if not close.all():
             raise ValueError(
-                f"the signature {what} differs from Keras by {np.max(difference):.2g}, "
-                f"more than {tolerance}"
+                f"{what} differs from Keras by {np.max(difference):.2g}, more than {tolerance}"
             )
+        return float(difference.max(initial=0))
     # In half precision close runners-up may change places.
-    elif tolerance < 1e-3 and not (expected == got).all():
-        raise ValueError(f"the signature {what} differs from Keras: {got} is not {expected}")
+    if tolerance < 1e-3 and not (expected == got).all():
+        raise ValueError(f"{what} differs from Keras: {got} is not {expected}")
+    return 0.0
 
 
 def _decoded(array: Any) -> np.ndarray:

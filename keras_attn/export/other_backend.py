@@ -1,38 +1,69 @@
-"""A script: publishes under TensorFlow what a process of JAX or torch has saved.
+"""A child process under TensorFlow, for models of JAX and torch."""
 
-Reads from stdin what to publish, and writes to a file what came of it.
-"""
+from __future__ import annotations
 
-import dataclasses
+import contextlib
 import pickle
+import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import keras
 
-from keras_attn.export.publishing import publish
+from keras_attn.export import isolation
+
+
+def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> Any:
+    """`function(model, *arguments)` in the child process, which loads the saved model.
+
+    Args:
+        function: of a module that can be imported.
+        model: of JAX or torch.
+        *arguments: what can be pickled.
+
+    Raises:
+        ValueError: what `function` raised, or that the model does not load there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, answer = Path(folder, "model.keras"), Path(folder, "answer")
+        model.save(path)
+        process = subprocess.run(
+            [sys.executable, "-c", f"import {__name__} as child; child.main()"],
+            input=pickle.dumps((path, function, arguments, answer)),
+            capture_output=True,
+            env=isolation.quiet_environment(KERAS_BACKEND="tensorflow"),
+        )
+        if not answer.exists():
+            text = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ValueError(f"`model` cannot be exported under TensorFlow: {text}")
+        result, problem = pickle.loads(answer.read_bytes())
+    if problem is not None:
+        raise ValueError(problem)
+    return result
 
 
 def main() -> None:
-    """Publish the pickled request."""
-    path, base_dir, parts, options, answer = pickle.load(sys.stdin.buffer)
+    """The child: answer the pickled request of `run`."""
+    path, function, arguments, answer = pickle.load(sys.stdin.buffer)
+    result = problem = None
     try:
-        model = keras.models.load_model(path)
-        parts = {
-            name: part and keras.saving.deserialize_keras_object(part)
-            for name, part in parts.items()
-        }
+        with loading():
+            model = keras.models.load_model(path)
+        result = function(model, *arguments)
+    except ValueError as error:
+        problem = str(error)
+    answer.write_bytes(pickle.dumps((result, problem)))
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Errors of Keras, while it loads what another backend saved, become a named one."""
+    try:
+        yield
     except Exception as error:
-        result = f"`model` cannot be loaded under TensorFlow: {type(error).__name__}: {error}"
-    else:
-        tokenizer = parts.pop("tokenizer", None)
-        if tokenizer is not None:
-            options["generation"] = dataclasses.replace(options["generation"], tokenizer=tokenizer)
-        try:
-            result = publish(model, base_dir, **parts, **options)
-        except ValueError as error:
-            result = str(error)
-    answer.write_bytes(pickle.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+        raise ValueError(
+            f"`model` cannot be loaded under TensorFlow: {type(error).__name__}: {error}"
+        ) from error

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
-import re
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +12,12 @@ from typing import Any
 import keras
 
 from keras_attn import data, layers
-from keras_attn.export import isolation, saved_model, versions
+from keras_attn.export import isolation, other_backend, saved_model, versions
 from keras_attn.export.compatibility import check_operations, operations_of
 from keras_attn.export.generation import Generation
 from keras_attn.export.guide import write_guide
 from keras_attn.export.signature import DEFAULT, Servable, Signature, check_name
-from keras_attn.export.signatures import automatic
-
-_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
+from keras_attn.export.signatures import automatic, functional
 
 
 def publish(
@@ -112,7 +105,7 @@ def publish(
     versions.check_keep(keep)
     operations_of(server)
     signatures, functions, generation = _deprecated(signatures, functions, generation)
-    model = _functional(model)
+    model = functional(model)
     if preprocessor is not None:
         data.check_protocol("preprocessor", preprocessor, data.Preprocessor)
     if postprocessor is not None:
@@ -177,24 +170,6 @@ def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, 
                 return None, functions, signatures
             return None, signatures, generation
     return signatures, functions, generation
-
-
-def _functional(model: Any) -> keras.Model:
-    """The model with inputs and outputs that have names."""
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not model.built:
-        raise ValueError(
-            "`model` must be functional, or sequential and built; a model of another kind becomes "
-            f"so by keras.Model(inputs, model(inputs)). Got {model!r}"
-        )
-    for layer in model._flatten_layers():
-        if not isinstance(layer, keras.layers.InputLayer) and not _SCOPE.fullmatch(layer.name):
-            raise ValueError(
-                f"`model` has the layer {layer.name!r}, a name that TensorFlow's graphs refuse: "
-                "rename it with letters, digits and . _ - /"
-            )
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return model
 
 
 def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
@@ -298,19 +273,19 @@ def _publish_under_tensorflow(
     parts = {
         name: part and keras.saving.serialize_keras_object(part) for name, part in parts.items()
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path, answer = Path(folder, "model.keras"), Path(folder, "answer")
-        model.save(path)
-        process = subprocess.run(
-            [sys.executable, "-m", "keras_attn.export.other_backend"],
-            input=pickle.dumps((path, base_dir, parts, options, answer)),
-            capture_output=True,
-            env=isolation.quiet_environment(KERAS_BACKEND="tensorflow"),
-        )
-        if not answer.exists():
-            text = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise ValueError(f"`model` cannot be published under TensorFlow: {text}")
-        result = pickle.loads(answer.read_bytes())
-    if isinstance(result, str):
-        raise ValueError(result)
-    return result
+    return other_backend.run(_publish_loaded, model, base_dir, parts, options)
+
+
+def _publish_loaded(
+    model: keras.Model, base_dir: Path, parts: dict[str, Any], options: dict[str, Any]
+) -> Servable:
+    """What the child process does."""
+    with other_backend.loading():
+        loaded = {
+            name: part and keras.saving.deserialize_keras_object(part)
+            for name, part in parts.items()
+        }
+    tokenizer = loaded.pop("tokenizer", None)
+    if tokenizer is not None:
+        options["generation"] = dataclasses.replace(options["generation"], tokenizer=tokenizer)
+    return publish(model, base_dir, **loaded, **options)

@@ -5,6 +5,7 @@ B batch, T length, N heads, D model width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from keras_attn.models import parts
 from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
+_SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 
 
 def automatic(
@@ -31,7 +33,7 @@ def automatic(
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         outputs = core(features)
         if postprocessor is None:
-            return _named(outputs, model)
+            return named(outputs, model)
         answers = postprocessor(outputs, features)
         if not isinstance(answers, dict):
             raise ValueError(
@@ -71,6 +73,24 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
             raise ValueError(f"`model` must have the batch first, got the scalar input {name!r}")
         specs[name] = tf.TensorSpec(tensor.shape, tensor.dtype)
     return specs
+
+
+def functional(model: Any) -> keras.Model:
+    """The model with inputs and outputs that have names."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not model.built:
+        raise ValueError(
+            "`model` must be functional, or sequential and built; a model of another kind becomes "
+            f"so by keras.Model(inputs, model(inputs)). Got {model!r}"
+        )
+    for layer in model._flatten_layers():
+        if not isinstance(layer, keras.layers.InputLayer) and not _SCOPE.fullmatch(layer.name):
+            raise ValueError(
+                f"`model` has the layer {layer.name!r}, a name that TensorFlow's graphs refuse: "
+                "rename it with letters, digits and . _ - /"
+            )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
 
 
 def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
@@ -113,7 +133,7 @@ def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], A
     return run
 
 
-def _named(outputs: Any, model: keras.Model) -> dict[str, Any]:
+def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
     """The model's outputs by name: a dict's keys, or the names that Keras gave."""
     if isinstance(outputs, dict):
         return flattened(outputs)
@@ -131,7 +151,7 @@ def _from_inputs(model: keras.Model, core: Callable) -> Signature:
     names = dict(zip(input_names(specs), specs, strict=True))
 
     def function(**inputs: Any) -> dict[str, Any]:
-        return _named(core({own: inputs[name] for name, own in names.items()}), model)
+        return named(core({own: inputs[name] for name, own in names.items()}), model)
 
     inputs = {name: specs[own] for name, own in names.items()}
     example = {name: _example(spec, seed) for seed, (name, spec) in enumerate(inputs.items())}

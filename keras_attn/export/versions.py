@@ -30,13 +30,13 @@ def versions(base_dir: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def written_beside(base_dir: Path) -> Iterator[Path]:
+def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]:
     """A new folder in `base_dir` whose name is no version; gone again if something goes wrong.
 
     What writers left that were killed is removed.
 
     Raises:
-        ValueError: `base_dir` is a file, is full, or cannot be written to.
+        ValueError: `base_dir` is a file, is full, or cannot be written to; names the argument.
     """
     existed = base_dir.exists()
     folder = base_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
@@ -56,17 +56,14 @@ def written_beside(base_dir: Path) -> Iterator[Path]:
                 base_dir.rmdir()
         if isinstance(error, OSError):
             raise ValueError(
-                f"`base_dir` must be a writable folder with space left, got {base_dir}: {error}"
+                f"`{argument}` must be a writable folder with space left, got {base_dir}: {error}"
             ) from error
         raise
 
 
 def commit(folder: Path, version: int | None) -> Path:
     """Gives the finished folder its number, in one step that a server sees whole or not at all."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+    reach_disk(folder)
     while True:
         number = version
         if number is None:
@@ -80,6 +77,14 @@ def commit(folder: Path, version: int | None) -> Path:
             # Someone else may have taken the number a moment ago; then the next one is ours.
             if version is not None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
+
+
+def reach_disk(folder: Path) -> None:
+    """Waits until all that the files hold is on the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
 
 
 def check_version(base_dir: Path, version: int) -> None:

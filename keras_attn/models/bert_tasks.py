@@ -151,7 +151,8 @@ def multiple_choice(
         for key, tensor in encoder.input.items()
     }
     rows = {
-        key: ops.concatenate(ops.unstack(tensor, num_choices, axis=1), axis=0)  # [C B, T]
+        # Not `unstack`, with which OpenVINO fails, nor `split`, which LiteRT has not for masks.
+        key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(num_choices)])  # [C B, T]
         for key, tensor in inputs.items()
     }
     pooled = encoder(rows)["pooled_output"]

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_attn import backend
-from keras_attn._keras import register
+from keras_attn._keras import converting, register
 
 
 def wide(*dtypes: Any) -> str:
@@ -47,7 +47,8 @@ def dense(
     """`activation(inputs @ kernel + bias)` as one product of two matrices.
 
     TensorFlow fuses MatMul, BiasAdd and the activation into one oneDNN call only when they follow
-    each other directly on a matrix, so the reshape back comes last.
+    each other directly on a matrix, so the reshape back comes last. A graph for a converter does
+    without: tf2onnx joins the reshape with the next one, and loses the batch in between.
 
     Args:
         inputs: `[..., D]`.
@@ -62,18 +63,20 @@ def dense(
     def dense_product(tensors: tuple) -> Any:
         inputs, kernel, bias = tensors
         lead = ops.shape(inputs)[:-1]
+        rows = inputs if whole else ops.reshape(inputs, (-1, inputs.shape[-1]))
         # Not `ops.matmul`, which rounds float64 to float32 on torch.
-        outputs = ops.reshape(inputs, (-1, inputs.shape[-1])) @ kernel  # [rows, F]
+        outputs = rows @ kernel  # [rows, F]
         if bias is not None:
             outputs = ops.add(outputs, bias)
         if activation is not None:
             outputs = activation(outputs)
-        return ops.reshape(outputs, (*lead, kernel.shape[-1]))
+        return outputs if whole else ops.reshape(outputs, (*lead, kernel.shape[-1]))
 
     inputs = ops.convert_to_tensor(inputs)
     # A symbolic variable on torch does not take part in Keras' autocast.
     kernel = ops.cast(kernel, inputs.dtype)
     bias = None if bias is None else ops.cast(bias, inputs.dtype)
+    whole = None in inputs.shape and converting()
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 

@@ -99,11 +99,11 @@ def _long(request: Request) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
     Blocks that are asked for count as long, and so does a length that is not known: the kernel then
-    looks at run time. A graph for a converter takes the reference, which has no loop.
+    looks at run time.
     """
     lengths = request.query[1], request.key[1]
     if request.block_size or None in lengths:
-        return not converting()
+        return True
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output
     return lengths[0] * lengths[1] >= LONG[request.backend]
@@ -152,8 +152,14 @@ class Choice(NamedTuple):
 
 
 def choose(name: str, request: Request) -> Callable[..., Any]:
-    """The function of the kernel `name`, or of the best one for "auto", which is then logged."""
+    """The function of the kernel `name`, or of the best one for "auto", which is then logged.
+
+    A graph for a converter takes the reference in place of a kernel with blocks, whose loop and
+    branches LiteRT lacks and OpenVINO computes wrong.
+    """
     kernel = _chosen(name, request)
+    if kernel.has_blocks and converting():
+        kernel = KERNELS[-1]
     if name == "auto" and logger.isEnabledFor(logging.DEBUG):
         logger.debug("attention takes the kernel %s", explain(name, request))
     return kernel.load()

@@ -1,0 +1,205 @@
+"""A file runs in its runtime as the model does in Keras, or there is none."""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from benchmarks import runtimes as benchmark
+from keras_attn import export, layers, models
+from keras_attn.export import runtimes
+from tests.export import small
+
+on_tensorflow = pytest.mark.backends("tensorflow", reason="TensorFlow's graphs are converted")
+
+EXPORT = {
+    "onnx": (export.to_onnx, "model.onnx", ["model.onnx"]),
+    "litert": (export.to_litert, "model.tflite", ["model.tflite"]),
+    "openvino": (export.to_openvino, "model.xml", ["model.bin", "model.xml"]),
+}
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(params=EXPORT)
+def runtime(request, monkeypatch):
+    """The name of a runtime whose packages are installed."""
+    # OpenVINO's converter would tell its makers of each conversion, from a process of its own.
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
+    for package in {
+        "onnx": ("tf2onnx", "onnxruntime"),
+        "litert": ("ai_edge_litert",),
+        "openvino": ("openvino",),
+    }[request.param]:
+        pytest.importorskip(package)
+    return request.param
+
+
+def ask(runtime, path, batch):
+    """The outputs by name, asked as a user of the runtime would."""
+    if runtime == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, batch), strict=True))
+    if runtime == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter(str(path)).get_signature_runner()(**batch)
+    import openvino
+
+    answer = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)
+    return {
+        name: value for place, value in answer.items() for name in place.names if ":" not in name
+    }
+
+
+class Drifting(keras.layers.Layer):
+    """Gives another number in a graph."""
+
+    def call(self, inputs):
+        return inputs if tf.executing_eagerly() else inputs + 1e-3
+
+
+def write(runtime, model, folder):
+    """Write it, and look at what lies in the folder then."""
+    function, name, files = EXPORT[runtime]
+    assert function(model, folder / name) == folder / name
+    assert sorted(path.name for path in folder.iterdir()) == files
+    return folder / name
+
+
+def assert_runs(runtime, model, folder, batch):
+    """The file gives what Keras gives, and no output more."""
+    answer = ask(runtime, write(runtime, model, folder), batch)
+    expected = {
+        key: np.asarray(value) for key, value in model(batch).items() if not isinstance(value, list)
+    }
+    for index, value in enumerate(model(batch).get("hidden_states", ())):
+        expected[f"hidden_states_{index}"] = keras.ops.convert_to_numpy(value)
+    assert sorted(answer) == sorted(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(answer[key], value, atol=1e-5, err_msg=key)
+
+
+def padded(rows, length):
+    """A batch of BERT's, with one row that is all padding."""
+    places = np.arange(length)[None]
+    return {
+        "token_ids": RNG.integers(1, 15, (rows, length)).astype("int32"),
+        "segment_ids": RNG.integers(2, size=(rows, length)).astype("int32"),
+        "padding_mask": places < np.arange(rows)[:, None] * 3,
+    }
+
+
+@on_tensorflow
+def test_a_bert_runs_with_any_batch_length_and_padding(runtime, tmp_path):
+    # Exact gelu, masks that may leave a query without a key, nested outputs, open lengths.
+    size = models.sizes.BertSize(1, 12, 3, 20, vocabulary_size=15, max_length=19)
+    model = models.bert.encoder(size, hidden_states=True)
+    assert_runs(runtime, model, tmp_path, padded(4, 13))
+
+
+@on_tensorflow
+@pytest.mark.parametrize("runtime", ["litert"], indirect=True)
+def test_a_kernel_with_a_loop_that_is_asked_for_becomes_the_reference(runtime, tmp_path):
+    inputs = keras.Input((None, 4), name="inputs")
+    attention = layers.MultiHeadSelfAttention(2, 2, causal=True, kernel="chunked")
+    model = keras.Model({"inputs": inputs}, {"outputs": attention(inputs)})
+    batch = {"inputs": RNG.normal(size=(3, 7, 4)).astype("float32")}
+    assert_runs(runtime, model, tmp_path, batch)
+
+
+@on_tensorflow
+def test_an_operation_that_is_lacking_is_named(runtime, tmp_path):
+    inputs = keras.Input((3, 3))
+    with pytest.raises(ValueError, match="`model` cannot go to .*Cholesky"):
+        EXPORT[runtime][0](keras.Model(inputs, ops.cholesky(inputs)), tmp_path / EXPORT[runtime][1])
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+def test_a_file_that_differs_is_not_given_out(runtime, tmp_path, monkeypatch):
+    path = write(runtime, small.tiny(), tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    inputs = keras.Input((3,), name="numbers")
+    model = keras.Model(inputs, Drifting(name="scores")(inputs))
+    with pytest.raises(ValueError, match="output 'scores' of a batch of 2 rows differs from Keras"):
+        EXPORT[runtime][0](model, path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@on_tensorflow
+def test_what_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(model, path, *_, **options):
+        pathlib.Path(path).write_text("half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtimes, "optional_module", lambda *_: None)
+    monkeypatch.setattr(keras.Model, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export.to_openvino(small.tiny(), tmp_path / "new" / "model.xml")
+    assert not list(tmp_path.iterdir())
+
+
+@on_tensorflow
+@pytest.mark.parametrize("package", ["onnxruntime", "ai_edge_litert", "openvino"])
+def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
+    name = {"onnxruntime": "onnx", "ai_edge_litert": "litert", "openvino": "openvino"}[package]
+    for module in ("tf2onnx", "tf2onnx.onnx_opset", package):
+        monkeypatch.setitem(sys.modules, module, None)
+    function, file, _ = EXPORT[name]
+    with pytest.raises(
+        ImportError, match=rf"to_{name} needs the package .*pip install .*\[{name}\]"
+    ):
+        function(small.tiny(), tmp_path / file)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("name", EXPORT)
+def test_an_ending_that_is_wrong_is_named(name, tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must end with \.\w+, got '.*model\.bin'"):
+        EXPORT[name][0](small.tiny(), tmp_path / "model.bin")
+
+
+@on_tensorflow
+def test_the_guide_says_what_was_measured():
+    assert benchmark.table() in benchmark.GUIDE.read_text()
+
+
+@on_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BERT multiple choice",
+        "GPT, rotary positions",
+        "Transformer translator",
+        "RNN translator, Bahdanau",
+        "MultiHeadSelfAttention, grouped heads, causal",
+        "MultiHeadSelfAttention, 2048 places",
+        "Keras' MultiHeadAttention, upgraded",
+    ],
+)
+def test_a_model_runs_where_the_guide_says_so(name, runtime):
+    (record,) = [
+        record
+        for record in benchmark.newest()
+        if (record["model"], record["runtime"]) == (name, runtime)
+    ]
+    found = benchmark.measure(benchmark.models()[name], runtime)
+    assert found.get("refused") == record.get("refused")
+
+
+@pytest.mark.backends("jax", "torch", reason="TensorFlow's own models need no child process")
+@pytest.mark.slow
+def test_models_of_other_backends_are_converted_under_tensorflow(runtime, tmp_path):
+    size = models.sizes.BertSize(1, 12, 3, 20, vocabulary_size=15, max_length=19)
+    assert_runs(runtime, models.bert.encoder(size), tmp_path, padded(3, 8))
+    with pytest.raises(ValueError, match="`model` cannot go to .*Cholesky"):
+        inputs = keras.Input((3, 3))
+        EXPORT[runtime][0](keras.Model(inputs, ops.cholesky(inputs)), tmp_path / EXPORT[runtime][1])
