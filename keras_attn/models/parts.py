@@ -29,8 +29,8 @@ SHARED_OUT = (
     (rf".*{_ATTENTION}/(query|key|value)/kernel", "heads", 1),
     (rf".*{_ATTENTION}/(query|key|value)/bias", "heads", 0),
     (rf".*{_ATTENTION}/output/kernel", "heads", 0),
-    (r".*feed_forward(_\d+)?/hidden/kernel", "feed-forward width", 1),
-    (r".*feed_forward(_\d+)?/hidden/bias", "feed-forward width", 0),
+    (r".*feed_forward(_\d+)?/(hidden|gate)/kernel", "feed-forward width", 1),
+    (r".*feed_forward(_\d+)?/(hidden|gate)/bias", "feed-forward width", 0),
     (r".*feed_forward(_\d+)?/output/kernel", "feed-forward width", 0),
 )
 

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 
 from keras_attn import backend, ops
-from keras_attn._checks import check_rate
+from keras_attn._checks import check_choice, check_positive, check_rate
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import CompositeLayer, Projection, to_position
+from keras_attn.layers.sublayers import NORMS, CompositeLayer, Projection, make_norm, to_position
 from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
 from keras_attn.ops.masks import AttentionMask, check_window
@@ -38,6 +38,9 @@ class MultiHead(CompositeLayer):
         causal: bool = False,
         window: int | None = None,
         position: keras.layers.Layer | None = None,
+        logits_soft_cap: float | None = None,
+        query_key_norm: str | None = None,
+        norm_epsilon: float = 1e-6,
         kernel: str = "auto",
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
@@ -53,6 +56,10 @@ class MultiHead(CompositeLayer):
         check_rate("dropout", dropout)
         check_window(window)
         kernels.check_name(kernel)
+        if logits_soft_cap is not None:
+            check_positive("logits_soft_cap", logits_soft_cap)
+        if query_key_norm is not None:
+            check_choice("query_key_norm", query_key_norm, NORMS)
         self.num_heads = num_heads
         self.key_dim = key_dim
         self.value_dim = value_dim
@@ -63,6 +70,9 @@ class MultiHead(CompositeLayer):
         self.causal = causal
         self.window = window
         self.position = to_position(position, num_heads)
+        self.logits_soft_cap = logits_soft_cap
+        self.query_key_norm = query_key_norm
+        self.norm_epsilon = norm_epsilon
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -71,9 +81,10 @@ class MultiHead(CompositeLayer):
         self.supports_masking = True
 
     def keys_and_values(self, value: Any, key: Any = None, offset: Any = 0) -> tuple[Any, Any]:
-        """The projected heads `[B, S, K, H]`, rotated from position `offset` on."""
+        """The projected heads `[B, S, K, H]`, normalized, rotated from position `offset` on."""
         heads = self.num_kv_heads or self.num_heads
         k = _split_heads(self.key_projection(value if key is None else key), heads)
+        k = k if self.query_key_norm is None else self.key_norm(k)
         v = _split_heads(self.value_projection(value), heads)
         if hasattr(self.position, "rotate"):
             k = self.position.rotate(k, offset=offset)
@@ -97,6 +108,9 @@ class MultiHead(CompositeLayer):
             "causal": self.causal,
             "window": self.window,
             "position": serialize_shared(self.position),
+            "logits_soft_cap": self.logits_soft_cap,
+            "query_key_norm": self.query_key_norm,
+            "norm_epsilon": self.norm_epsilon,
             "kernel": self.kernel,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -119,6 +133,9 @@ class MultiHead(CompositeLayer):
         self.output_projection = self._project(
             "output", self._output_width or width, (None, None, self.num_heads * value_dim)
         )
+        if self.query_key_norm is not None:
+            self.query_norm = self._norm("query_norm", (None, None, self.num_heads, key_dim))
+            self.key_norm = self._norm("key_norm", (None, None, key_heads, key_dim))
         if self.position is not None and not self.position.built:
             self.position.build()
 
@@ -134,6 +151,7 @@ class MultiHead(CompositeLayer):
         training: bool | None,
     ) -> Any:
         q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
+        q = q if self.query_key_norm is None else self.query_norm(q)
         if hasattr(self.position, "rotate"):
             q = self.position.rotate(q, offset=cache_index)
         if value is None:
@@ -150,6 +168,7 @@ class MultiHead(CompositeLayer):
             v,
             mask=mask,
             bias=self.position.bias() if hasattr(self.position, "bias") else None,
+            logits_soft_cap=self.logits_soft_cap,
             dropout=dropout,
             seed=self.seed_generator.next() if dropout else None,
             return_scores=return_attention_scores,
@@ -187,6 +206,13 @@ class MultiHead(CompositeLayer):
         )
         layer.build(input_shape)
         return layer
+
+    def _norm(self, name: str, shape: tuple) -> keras.layers.Layer:
+        """A norm over the width of a head; the heads share its weights."""
+        kind: Any = self.query_key_norm
+        norm = make_norm(kind, self.norm_epsilon, dtype=self.dtype_policy, name=name)
+        norm.build(shape)
+        return norm
 
 
 def _split_heads(inputs: Any, heads: int) -> Any:

@@ -32,6 +32,10 @@ class MultiHeadCrossAttention(MultiHead):
         window: a query sees keys less than this many positions away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
+        logits_soft_cap: c, with which the logits are `c tanh(logits / c)`; None for none.
+        query_key_norm: "layer" or "rms" for a norm of each query and key head, before positions
+            enter; None for none.
+        norm_epsilon: added to the variance in that norm.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
         kernel_initializer: initializer of the projections' matrices.
         bias_initializer: initializer of the projections' biases.
@@ -66,7 +70,8 @@ class MultiHeadCrossAttention(MultiHead):
         ValueError: heads that do not divide, a window that is not positive, dropout outside
             [0, 1), an unknown kernel, inputs or masks of the wrong rank or shape.
 
-    Source: Vaswani et al. 2017, section 3.2.2.
+    Source: Vaswani et al. 2017, section 3.2.2; soft cap: Gemma Team 2024, section 2; norm of
+    query and key: Henry et al. 2020.
 
     Example:
     >>> import keras

@@ -32,6 +32,10 @@ class MultiHeadSelfAttention(MultiHead):
         window: a query sees keys less than this many positions away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
+        logits_soft_cap: c, with which the logits are `c tanh(logits / c)`; None for none.
+        query_key_norm: "layer" or "rms" for a norm of each query and key head, before positions
+            enter; None for none.
+        norm_epsilon: added to the variance in that norm.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
         kernel_initializer: initializer of the projections' matrices.
         bias_initializer: initializer of the projections' biases.
@@ -59,7 +63,8 @@ class MultiHeadSelfAttention(MultiHead):
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.
 
-    Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention).
+    Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention);
+    soft cap: Gemma Team 2024, section 2; norm of query and key: Henry et al. 2020.
 
     Example:
     >>> import keras

@@ -16,12 +16,17 @@ from keras_attn.layers.sublayers import CompositeLayer, Projection
 class FeedForward(CompositeLayer):
     """`activation(x W1 + b1) W2 + b2`, the same at every position.
 
+    With `gated` it is `(activation(x V + c) * (x W1 + b1)) W2 + b2`: GeGLU with "gelu", SwiGLU with
+    "silu".
+
     Args:
         intermediate_dim: F.
         activation: between the two products, a name or a function.
         dropout: fraction of the hidden units that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of the two matrices.
         seed: seed of the dropout; defaults to a random one.
+        gated: whether the activation of one product is the gate of another.
+        use_bias: whether the projections have a bias.
 
     Call arguments:
         inputs: float `[..., D]`.
@@ -35,7 +40,7 @@ class FeedForward(CompositeLayer):
     Raises:
         ValueError: `intermediate_dim` is not positive, or dropout outside [0, 1).
 
-    Source: Vaswani et al. 2017, section 3.3.
+    Source: Vaswani et al. 2017, section 3.3; gated: Shazeer 2020, section 2.
 
     Example:
     >>> import keras
@@ -50,6 +55,8 @@ class FeedForward(CompositeLayer):
         dropout: float = 0.0,
         kernel_initializer: Any = "glorot_uniform",
         seed: int | None = None,
+        gated: bool = False,
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,23 +67,31 @@ class FeedForward(CompositeLayer):
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
+        self.gated = gated
+        self.use_bias = use_bias
         self.supports_masking = True
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
         )
 
     def build(self, input_shape: Any) -> None:
-        """Create the two projections."""
-        width = input_shape[-1]
-        self.hidden_projection = self._project(
-            "hidden", self.intermediate_dim, width, activation=self.activation
-        )
+        """Create the two projections, or three."""
+        width, hidden = input_shape[-1], self.intermediate_dim
+        if self.gated:
+            self.gate_projection = self._project("gate", hidden, width, activation=self.activation)
+            self.hidden_projection = self._project("hidden", hidden, width)
+        else:
+            self.hidden_projection = self._project(
+                "hidden", hidden, width, activation=self.activation
+            )
         self.output_projection = self._project("output", width, self.intermediate_dim)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Transform each position of `inputs`."""
-        hidden = self.dropout_layer(self.hidden_projection(inputs), training=training)
-        return self.output_projection(hidden)
+        hidden = self.hidden_projection(inputs)
+        if self.gated:
+            hidden = self.gate_projection(inputs) * hidden
+        return self.output_projection(self.dropout_layer(hidden, training=training))
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape."""
@@ -91,11 +106,14 @@ class FeedForward(CompositeLayer):
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "seed": self.seed,
+            "gated": self.gated,
+            "use_bias": self.use_bias,
         }
 
     def _project(self, name: str, units: int, width: int, **kwargs: Any) -> Projection:
         layer = Projection(
             units,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name=name,

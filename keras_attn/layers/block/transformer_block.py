@@ -34,6 +34,8 @@ class TransformerBlock(CompositeLayer):
         position: keras.layers.Layer | None = None,
         kernel: str = "auto",
         kernel_initializer: Any = "glorot_uniform",
+        attention_options: dict[str, Any] | None = None,
+        feed_forward_options: dict[str, Any] | None = None,
         remat: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -55,6 +57,8 @@ class TransformerBlock(CompositeLayer):
         self.position = to_position(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.attention_options = dict(attention_options or {})
+        self.feed_forward_options = dict(feed_forward_options or {})
         self.remat = remat
         self.seed = seed
         self.supports_masking = True
@@ -69,6 +73,7 @@ class TransformerBlock(CompositeLayer):
             seed=seed,
             dtype=self.dtype_policy,
             name="self_attention",
+            **self.attention_options,
         )
         self.feed_forward = FeedForward(
             intermediate_dim,
@@ -76,6 +81,7 @@ class TransformerBlock(CompositeLayer):
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name="feed_forward",
+            **self.feed_forward_options,
         )
         self.self_attention_norm = self._norm("self_attention_norm")
         self.feed_forward_norm = self._norm("feed_forward_norm")
@@ -109,6 +115,8 @@ class TransformerBlock(CompositeLayer):
             "position": serialize_shared(self.position),
             "kernel": self.kernel,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "attention_options": self.attention_options,
+            "feed_forward_options": self.feed_forward_options,
             "remat": self.remat,
             "seed": self.seed,
         }

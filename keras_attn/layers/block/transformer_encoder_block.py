@@ -34,6 +34,9 @@ class TransformerEncoderBlock(TransformerBlock):
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         kernel_initializer: initializer of all matrices.
+        attention_options: further arguments of `MultiHeadSelfAttention`, such as `num_kv_heads`,
+            `use_bias`, `query_key_norm` or `logits_soft_cap`.
+        feed_forward_options: further arguments of `FeedForward`: `gated`, `use_bias`, `dropout`.
         remat: whether training keeps only the inputs of the block and computes the rest again in
             the backward pass: the same numbers for less memory and more time.
         seed: seed of the dropouts; defaults to a random one.

@@ -26,7 +26,14 @@ POSITIONS = {
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_cached_calls_are_the_full_call(kind, window):
     layer = layers.MultiHeadSelfAttention(
-        N, key_dim=4, num_kv_heads=K, causal=True, window=window, position=POSITIONS[kind]()
+        N,
+        key_dim=4,
+        num_kv_heads=K,
+        causal=True,
+        window=window,
+        position=POSITIONS[kind](),
+        query_key_norm="rms",
+        logits_soft_cap=2.0,
     )
     expected = arrays(layer(INPUTS))
     cache, found = caches.create(B, T + 3, K, 4), []
@@ -34,6 +41,39 @@ def test_cached_calls_are_the_full_call(kind, window):
         outputs, cache = layer(INPUTS[:, start:stop], cache=cache, cache_index=start)
         found.append(arrays(outputs))
     np.testing.assert_allclose(np.concatenate(found, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def _normalized(kind, heads, weights, name):
+    """Over the width of each head."""
+    w = {part: weights.get(f"{name}_norm/{part}", 0) for part in ("scale", "gamma", "beta")}
+    if kind == "layer":
+        return oracles.layer_norm(heads, w["gamma"], w["beta"], 1e-3)
+    return heads / np.sqrt((heads**2).mean(-1, keepdims=True) + 1e-3) * w["scale"]
+
+
+@pytest.mark.parametrize("kernel", ["reference", "chunked"])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norm_of_query_and_key_and_soft_cap(kind, kernel):
+    layer = layers.MultiHeadSelfAttention(
+        N,
+        num_kv_heads=K,
+        query_key_norm=kind,
+        norm_epsilon=1e-3,
+        logits_soft_cap=0.7,
+        kernel=kernel,
+    )
+    layer.build(INPUTS.shape)
+    randomize(layer)
+    w = {name: weight.astype("float64") for name, weight in weights_of(layer).items()}
+    q, k, v = (INPUTS @ w[f"{x}/kernel"] + w[f"{x}/bias"] for x in ("query", "key", "value"))
+    q = _normalized(kind, q.reshape(B, T, N, -1), w, "query")
+    k = _normalized(kind, k.reshape(B, T, K, -1), w, "key").repeat(N // K, axis=2)
+    v = v.reshape(B, T, K, -1).repeat(N // K, axis=2)
+    logits = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(D // N)
+    weights = oracles.softmax(0.7 * np.tanh(logits / 0.7))
+    context = np.einsum("bnts,bsnh->btnh", weights, v).reshape(B, T, -1)
+    expected = context @ w["output/kernel"] + w["output/bias"]
+    np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -22,6 +22,23 @@ def test_it_is_the_paper(activation, function):
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(
+    ("activation", "function"), [("gelu", oracles.gelu), ("silu", lambda x: x / (1 + np.exp(-x)))]
+)
+def test_gated_it_is_the_paper(activation, function, use_bias):
+    layer = layers.FeedForward(11, activation=activation, gated=True, use_bias=use_bias)
+    layer.build(INPUTS.shape)
+    randomize(layer)
+    w = {name: weight.astype("float64") for name, weight in weights_of(layer).items()}
+    assert len(w) == (6 if use_bias else 3)
+    gate, hidden = (
+        INPUTS @ w[f"{name}/kernel"] + w.get(f"{name}/bias", 0) for name in ("gate", "hidden")
+    )
+    expected = (function(gate) * hidden) @ w["output/kernel"] + w.get("output/bias", 0)
+    np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_training_drops_hidden_units():
     """Hidden units of one and a unit matrix behind them show which are dropped."""
     layer = layers.FeedForward(7, activation="relu", dropout=0.3, seed=1)
