@@ -112,3 +112,54 @@ def test_bad_arguments_are_named():
         layers.TransformerEncoderBlock(N, F, dropout=1.5)
     with pytest.raises(ValueError, match=r"`attention_dropout` must be in \[0, 1\), got 1.5"):
         layers.TransformerEncoderBlock(N, F, attention_dropout=1.5)
+
+
+def test_with_options_it_is_a_layer_of_qwen3():
+    """Grouped heads without biases, a norm of query and key, a gated feed-forward network."""
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen3Config, Qwen3Model
+
+    sizes = {"hidden_size": D, "intermediate_size": F, "head_dim": 4, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 11}
+    theirs = Qwen3Model(Qwen3Config(**sizes, rope_theta=100.0, rms_norm_eps=1e-3)).eval()
+    draw = np.random.default_rng(1)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.copy_(torch.tensor(draw.normal(size=weight.shape)))
+        inputs = torch.tensor(INPUTS)
+        expected = theirs.layers[0](
+            inputs,
+            attention_mask=torch.full((T, T), -torch.inf).triu(1)[None, None],
+            position_embeddings=theirs.rotary_emb(inputs, torch.arange(T)[None]),
+        )
+    layer = layers.TransformerEncoderBlock(
+        6,
+        F,
+        activation="silu",
+        norm="rms",
+        layer_norm_epsilon=1e-3,
+        normalize_first=True,
+        causal=True,
+        position=layers.RotaryEmbedding(100.0),
+        attention_options={
+            "key_dim": 4,
+            "num_kv_heads": 3,
+            "use_bias": False,
+            "query_key_norm": "rms",
+            "norm_epsilon": 1e-3,
+        },
+        feed_forward_options={"gated": True, "use_bias": False},
+    )
+    layer(INPUTS)
+    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+    names |= {"query_norm": "q_norm", "key_norm": "k_norm"}
+    own = {f"self_attention/{ours}": f"self_attn.{name}" for ours, name in names.items()}
+    names = {"gate": "gate_proj", "hidden": "up_proj", "output": "down_proj"}
+    own |= {f"feed_forward/{ours}": f"mlp.{name}" for ours, name in names.items()}
+    own |= {"self_attention_norm": "input_layernorm"}
+    own |= {"feed_forward_norm": "post_attention_layernorm"}
+    for weight in layer.weights:
+        place = weight.path.split("/", 1)[1].rsplit("/", 1)[0]
+        weight.assign(theirs.layers[0].get_submodule(own[place]).weight.detach().numpy().T)
+    outputs = arrays(layer(INPUTS))
+    np.testing.assert_allclose(outputs, arrays(expected), rtol=1e-4, atol=1e-4)
