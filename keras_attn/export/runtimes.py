@@ -171,7 +171,7 @@ def _batch(inputs: Mapping[str, Any], rows: int, length: int) -> Batch:
             values = rng.normal(size=shape)
         else:
             values = np.ones(shape) if tensor.dtype == "bool" else rng.integers(2, size=shape)
-            for row, places in enumerate(values):
+            for row, places in enumerate(values if len(shape) > 1 else ()):
                 places[..., max(1, shape[-1] - 2 * row) :] = 0
         batch[name] = values.astype(tensor.dtype)
     return batch
@@ -217,7 +217,8 @@ def _erfc(graph: Any, node: Any, **_: Any) -> None:
 
 
 def _to_litert(model: keras.Model, path: Path) -> None:
-    own = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    lite: Any = tf.lite  # loaded late, so that type checkers see nothing in it
+    own = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS]}
     _keras_export(model, path, "litert", target_spec=own)
 
 
