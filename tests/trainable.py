@@ -84,15 +84,15 @@ def tagger() -> tuple:
     return bert_tasks.tagger(encoder, 3), x, _ids(BATCH, LENGTH, seed=3) % 3
 
 
-def compiled(given: tuple, optimizer: Any = None, **options: Any) -> keras.Model:
-    """The model, compiled with the loss that fits the targets, and Adam if not told otherwise."""
+def compiled(given: tuple, **options: Any) -> keras.Model:
+    """The model, compiled with Adam and the loss that fits the targets."""
     model, _, y = given
     loss = None
     if y is not None:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         loss = dict.fromkeys(y, loss) if isinstance(y, dict) else loss
     # An epsilon that keeps gradients of rounding noise (the key's bias) small.
-    model.compile(optimizer or keras.optimizers.Adam(1e-2, epsilon=1e-3), loss, **options)
+    model.compile(keras.optimizers.Adam(1e-2, epsilon=1e-3), loss, **options)
     return model
 
 

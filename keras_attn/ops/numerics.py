@@ -80,6 +80,16 @@ def dense(
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
+def table_rows(table: Any, ids: Any) -> Any:
+    """`table[ids]`, whose gradient is one tensor on every backend.
+
+    On TensorFlow that of `ops.take` is a list of rows. Where a row occurs in it several times,
+    Keras' Adam and its kin add the squares of the parts, not the square of their sum. The gradient
+    of a reshape makes a tensor of the list.
+    """
+    return ops.take(ops.reshape(table, table.shape), ids, axis=0)
+
+
 @register()
 def gelu_tanh(inputs: Any) -> Any:
     """`x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: GELU as GPT-2 and keras-hub compute it.

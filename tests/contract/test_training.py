@@ -61,3 +61,20 @@ def test_the_mask_of_padding_reaches_every_layer_of_a_functional_model():
     np.testing.assert_allclose(
         model.predict(longer, verbose=0), model.predict(tokens, verbose=0), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("kind", ["token", "position"])
+def test_adam_squares_the_whole_gradient_of_a_row_that_occurs_twice(kind):
+    ids = keras.Input((None,), dtype="int32")
+    if kind == "token":
+        outputs = layers.TokenEmbedding(3, 1)(ids)
+    else:
+        zeros = keras.ops.zeros_like(ids, "float32")[:, :, None]
+        outputs = layers.LearnedPositionEmbedding(3)(zeros, positions=ids)
+    model = keras.Model(ids, outputs)
+    optimizer = keras.optimizers.Adam(beta_2=0.5)
+    model.compile(optimizer, lambda _, outputs: keras.ops.sum(outputs), jit_compile=False)
+    model.train_on_batch(np.array([[1, 1, 2]]), np.zeros((1, 3, 1)))
+    (velocity,) = (v for v in optimizer.variables if "velocity" in v.path)
+    # The loss is twice row 1 and once row 2.
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(velocity)[:, 0], [0, 0.5 * 4, 0.5 * 1])

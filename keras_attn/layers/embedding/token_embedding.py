@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_ids
 from keras_attn._keras import register
+from keras_attn.ops.numerics import table_rows
 
 
 @register()
@@ -90,7 +91,7 @@ class TokenEmbedding(keras.layers.Layer):
         """Look up `token_ids`."""
         matrix = keras.ops.cast(self.embeddings, self.compute_dtype)
         rows = check_ids("token_ids", token_ids, self.input_dim)
-        vectors = keras.ops.take(matrix, rows, axis=0)
+        vectors = table_rows(matrix, rows)
         if self.scale != 1.0:
             vectors = vectors * self.scale
         return (vectors, matrix) if return_matrix else vectors

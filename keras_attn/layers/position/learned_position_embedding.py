@@ -14,6 +14,7 @@ from keras_attn.layers.position.sinusoidal_position_encoding import (
     combine,
     combined_width,
 )
+from keras_attn.ops.numerics import table_rows
 
 
 @register()
@@ -87,7 +88,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
         rows = keras.ops.clip(positions + offset, 0, self.max_length - 1)
-        return combine(self.combination, inputs, keras.ops.take(self.table, rows, axis=0))
+        return combine(self.combination, inputs, table_rows(self.table, rows))
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape, wider if concatenated."""
