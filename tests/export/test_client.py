@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from pathlib import Path
 
 import numpy as np
@@ -392,10 +393,13 @@ def test_all_number_types_go_and_come_back(dtype):
         assert got == [0, 1, 3, 100, 1, 1]
 
 
-def test_tls_is_checked(tmp_path):
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """The files of a certificate for localhost and of its key."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
         + ["-keyout", key, "-out", certificate, "-subj", "/CN=localhost"]
@@ -403,6 +407,11 @@ def test_tls_is_checked(tmp_path):
         check=True,
         capture_output=True,
     )
+    return certificate, key
+
+
+def test_tls_is_checked(certificate):
+    certificate, key = certificate
     seen = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -431,3 +440,27 @@ def test_tls_is_checked(tmp_path):
         with pytest.raises(client.ServingError, match="no secure connection .*CERTIFICATE_VERIFY"):
             client.Client(address, "bert").status()
         secure.shutdown()
+
+
+def test_tls_is_checked_over_grpc_on_both_sides(server, certificate):
+    grpc = pytest.importorskip("grpc")
+    from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+    chain, key = (path.read_bytes() for path in certificate)
+    secure = grpc.server(futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(server, secure)
+    # The server too asks for a certificate, and trusts this one alone.
+    credentials = grpc.ssl_server_credentials([(key, chain)], chain, require_client_auth=True)
+    address = f"grpcs://localhost:{secure.add_secure_port('localhost:0', credentials)}"
+    secure.start()
+    try:
+        known = {"ca_file": certificate[0], "certificate": certificate}
+        with client.Client(address, server.name, **known) as trusted:
+            assert trusted(text=["a"])["pieces"] == [[]]
+        for missing in ("ca_file", "certificate"):
+            given = {name: value for name, value in known.items() if name != missing}
+            stranger = client.Client(address, server.name, retries=0, timeout=5, **given)
+            with stranger, pytest.raises(client.ServingError, match="no answer from|no secure"):
+                stranger(text=["a"])
+    finally:
+        secure.stop(None).wait()
