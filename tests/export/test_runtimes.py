@@ -76,11 +76,9 @@ def write(runtime, model, folder):
 def assert_runs(runtime, model, folder, batch):
     """The file gives what Keras gives, and no output more."""
     answer = ask(runtime, write(runtime, model, folder), batch)
-    expected = {
-        key: np.asarray(value) for key, value in model(batch).items() if not isinstance(value, list)
-    }
-    for index, value in enumerate(model(batch).get("hidden_states", ())):
-        expected[f"hidden_states_{index}"] = keras.ops.convert_to_numpy(value)
+    outputs = keras.tree.map_structure(ops.convert_to_numpy, model(batch))
+    states = outputs.pop("hidden_states", ())
+    expected = {**outputs, **{f"hidden_states_{i}": state for i, state in enumerate(states)}}
     assert sorted(answer) == sorted(expected)
     for key, value in expected.items():
         np.testing.assert_allclose(answer[key], value, atol=1e-5, err_msg=key)
