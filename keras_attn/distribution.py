@@ -7,6 +7,7 @@ the rows of a batch among those of the other (Shoeybi et al. 2019, section 3).
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -102,11 +103,12 @@ def check(model: keras.Model, layout: keras.distribution.LayoutMap) -> None:
 
 def _parts(
     model: keras.Model, layout: keras.distribution.LayoutMap
-) -> Iterator[tuple[str, int, str | None, str]]:
+) -> Iterator[tuple[str, int, str | None, Any]]:
     """What is split, how many there are of it, by which axis of the mesh, and where."""
     for layer in flatten_layers(model):
         if isinstance(layer, (MultiHeadSelfAttention, MultiHeadCrossAttention)):
-            axes = layout[layer.query_projection.kernel.path]
+            kernel: Any = layer.query_projection.kernel
+            axes = layout[kernel.path]
             if axes is not None:
                 kv_heads = layer.num_kv_heads or layer.num_heads
                 yield "heads", layer.num_heads, axes.axes[1], layer.path
