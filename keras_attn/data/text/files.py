@@ -15,7 +15,7 @@ from typing import IO, Any
 Path = str | os.PathLike
 _OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+_BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -35,6 +35,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(_split(file), start=1):
                 yield number, _decode(line, number, name).rstrip("\r\n")
     except _BROKEN as error:
+        if getattr(error, "errno", None) is not None:  # the file system's, not gzip's or bz2's
+            raise
         raise ValueError(
             f"a compressed file must be whole, got {name}, damaged "
             f"{f'after line {number}' if number else 'from the beginning'} ({error})"

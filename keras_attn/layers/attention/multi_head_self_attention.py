@@ -54,7 +54,8 @@ class MultiHeadSelfAttention(MultiHead):
         training: whether dropout acts.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: what
-    is at a padded position is computed like any other and has no meaning.
+    is at a padded position is computed like any other and has no meaning. NaN there reaches no
+    visible output, but it does reach the gradients of the projections: replace it before.
 
     Returns:
         `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`

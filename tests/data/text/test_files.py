@@ -29,11 +29,16 @@ def test_damaged_files_are_named(tmp_path):
     path.write_bytes(gzip.compress(TEXT.encode() * 99)[:-9])
     with pytest.raises(ValueError, match="must be whole, got .*a.txt.gz, damaged after line "):
         read_documents(path)
-    path.write_bytes(b"plain text")
-    with pytest.raises(
-        ValueError, match="a.txt.gz, damaged from the beginning .*Not a gzipped file"
-    ):
-        read_vocabulary(path)
+    for ending, text in ((".gz", "Not a gzipped"), (".bz2", "Invalid data"), (".xz", "not supp")):
+        path = write(tmp_path / f"a.txt{ending}", b"plain text")
+        with pytest.raises(ValueError, match=f"txt{ending}, damaged from the beginning .*{text}"):
+            read_vocabulary(path)
+    whole = bytearray(bz2.compress(TEXT.encode() * 99))
+    whole[-2] ^= 255  # in the checksum
+    with pytest.raises(ValueError, match="a.txt.bz2, damaged "):
+        read_documents(write(tmp_path / "a.txt.bz2", bytes(whole)))
+    with pytest.raises(FileNotFoundError):
+        read_documents(tmp_path / "none.txt.bz2")
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "latin-1", "utf-16-le"])
