@@ -73,6 +73,37 @@ def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.Ragged
     return values
 
 
+def integers(name: str, values: Any) -> tf.Tensor:
+    """`values` as an int32 tensor; a ValueError if something in it is not an integer."""
+    kind = (
+        values.dtype.is_integer if tf.is_tensor(values) else np.asarray(values).dtype.kind in "iu"
+    )
+    if not kind and np.size(values):
+        raise ValueError(f"`{name}` must hold integers, got {values!r}")
+    return tf.cast(values, tf.int32)
+
+
+def as_many(name: str, values: Any, other: str, others: Any) -> Any:
+    """`values` `[B, ...]`, of as many rows as `others`.
+
+    Raises:
+        ValueError: the numbers differ; where a graph does not know them yet its run ends in an
+            InvalidArgumentError.
+    """
+    message = f"`{name}` must have as many rows as `{other}`"
+    for argument, tensor in ((name, values), (other, others)):
+        if tensor.shape.rank == 0:
+            raise ValueError(f"`{argument}` must have one row for each example, got a scalar")
+    rows, wanted = values.shape[0], others.shape[0]
+    if rows is None or wanted is None:
+        equal = tf.debugging.assert_equal(tf.shape(values)[0], tf.shape(others)[0], message)
+        with tf.control_dependencies([equal]):
+            return tf.identity(values)
+    if rows != wanted:
+        raise ValueError(f"{message}, {wanted}, got {rows}")
+    return values
+
+
 def ragged_strings(name: str, values: Any) -> tf.RaggedTensor:
     """`values`, a list of lists or a tensor, as strings, ragged `[B, (W)]`.
 

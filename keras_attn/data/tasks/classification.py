@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import strings, tf
+from keras_attn.data._tensorflow import as_many, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 
 
@@ -62,7 +62,8 @@ class PairPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
 
     Raises:
-        ValueError: a `length` too small for a token of each.
+        ValueError: a `length` too small for a token of each; not one `second` for each `first` (in
+            a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -77,9 +78,9 @@ class PairPreprocessor(PreprocessorLayer):
 
     def call(self, first: Any, second: Any) -> dict[str, tf.Tensor]:
         """Rows of the pairs."""
-        return self._pack(
-            [self.tokenizer(strings("first", first)), self.tokenizer(strings("second", second))]
-        )
+        first = strings("first", first)
+        second = as_many("second", strings("second", second), "first", first)
+        return self._pack([self.tokenizer(first), self.tokenizer(second)])
 
 
 @register()
@@ -97,7 +98,8 @@ class ChoicePreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, C, T]`.
 
     Raises:
-        ValueError: choices of unequal number.
+        ValueError: choices of unequal number; not one prompt for each row of choices (in a graph an
+            InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -116,7 +118,8 @@ class ChoicePreprocessor(PreprocessorLayer):
         if choices.shape.rank != 2:
             raise ValueError(f"`choices` must have the shape [B, C], got {choices.shape}")
         batch, count = tf.unstack(tf.shape(choices))
-        prompts = tf.repeat(strings("prompt", prompt), count)  # [B C]
+        prompts = as_many("prompt", strings("prompt", prompt), "choices", choices)
+        prompts = tf.repeat(prompts, count)  # [B C]
         rows = self._pack([self.tokenizer(prompts), self.tokenizer(tf.reshape(choices, [-1]))])
         shape = [batch, choices.shape[1] or count, tf.shape(rows["token_ids"])[1]]
         return {name: tf.reshape(row, shape) for name, row in rows.items()}  # [B, C, T]

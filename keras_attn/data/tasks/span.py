@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import require, strings, tf
+from keras_attn.data._tensorflow import as_many, integers, require, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
 
@@ -48,8 +48,9 @@ class SpanPreprocessor(PreprocessorLayer):
         fill the batch.
 
     Raises:
-        ValueError: lengths too small for a step; an answer without `answer_start`, or
-            one that does not stand in its context there (in a graph an InvalidArgumentError).
+        ValueError: lengths too small for a step; an answer without `answer_start`; not one
+            question, answer and start for each context, or an answer that does not stand in its
+            context there (in a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "sang", "loud"]
@@ -93,7 +94,8 @@ class SpanPreprocessor(PreprocessorLayer):
     ) -> Any:
         """Rows of windows."""
         context = strings("context", context)
-        question = self.tokenizer(strings("question", question))[:, : self.question_length]
+        question = as_many("question", strings("question", question), "context", context)
+        question = self.tokenizer(question)[:, : self.question_length]
         tokens, begins, ends = self.tokenizer.tokenize_with_offsets(context, self.whole_words)
         step = self.window_length - self.overlap
         counts = tf.maximum(-(-(tokens.row_lengths() - self.overlap) // step), 1)  # [B]
@@ -160,8 +162,9 @@ class SpanPreprocessor(PreprocessorLayer):
         """The first and the last token of each answer in its context; -1 where there is none."""
         if answer_start is None:
             raise ValueError("`answer_start` must be given with `answer`, got None")
-        answer = strings("answer", answer)
-        characters = tf.maximum(tf.convert_to_tensor(answer_start, tf.int32), 0)
+        answer = as_many("answer", strings("answer", answer), "context", context)
+        starts = as_many("answer_start", integers("answer_start", answer_start), "context", context)
+        characters = tf.maximum(starts, 0)
         lead = tf.strings.substr(context, tf.zeros_like(characters), characters, unit="UTF8_CHAR")
         first = tf.strings.length(lead)  # bytes
         length = tf.strings.length(answer)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import ragged_strings, require, tf
+from keras_attn.data._tensorflow import as_many, ragged_strings, require, tf
 from keras_attn.data.tasks.classification import check_labels, likeliest
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -74,7 +74,8 @@ class WordsPreprocessor(PreprocessorLayer):
         features = self._pack([rows])
         if tags is None:
             return features
-        words, tags = ragged_strings("words", words), ragged_strings("tags", tags)
+        words = ragged_strings("words", words)
+        tags = as_many("tags", ragged_strings("tags", tags), "words", words)
         equal = tags.row_lengths() == tokens.row_lengths()
         with require(equal, tf.strings.reduce_join(words, -1, separator=" "), ONE_TAG):
             tags = tags.with_values(tf.identity(tags.values))

@@ -51,6 +51,19 @@ def test_windows():
     same(in_graph(layer, questions, tf.constant(CONTEXTS)), features)
 
 
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ([None], r"`answer_start` must hold integers, got \[None\]"),
+        ([float("nan")], r"`answer_start` must hold integers, got \[nan\]"),
+        (0, "`answer_start` must have one row for each example, got a scalar"),
+    ],
+)
+def test_an_answer_start_that_is_no_integer_is_named(start, message):
+    with pytest.raises(ValueError, match=message):
+        span_layer()(["who"], ["ann"], ["ann"], start)
+
+
 def test_labels():
     """The first window ends within the answer, and does not have it."""
     answers, starts = ["— the", ""], [CONTEXTS[0].index("—"), 0]

@@ -139,6 +139,38 @@ def test_words_in_other_forms():
     assert lists(words_layer()([[]])["token_ids"]) == [[2, 3]]
 
 
+@pytest.mark.parametrize(
+    ("make", "arguments", "name"),
+    [
+        (PairPreprocessor, (["who"] * 3, ["ann"] * 2), "second"),
+        (PairPreprocessor, (["who"], ["ann"] * 2), "second"),
+        (ChoicePreprocessor, (["who"] * 2, [["ann", "the"]]), "prompt"),
+        (ChoicePreprocessor, (["who"], [["ann", "the"]] * 2), "prompt"),
+        (SpanPreprocessor, (["who"] * 3, ["ann"] * 2), "question"),
+        (SpanPreprocessor, (["who"], ["ann"] * 2), "question"),
+        (SpanPreprocessor, (["who"], ["ann the"], ["ann", "the"], [0, 4]), "answer"),
+        (SpanPreprocessor, (["who"], ["ann the"], ["ann"], [0, 4]), "answer_start"),
+    ],
+)
+def test_rows_of_unequal_number_are_named(make, arguments, name):
+    """Eagerly by a ValueError; in a graph that knows no sizes by its own error."""
+    options = {"question_length": 3, "overlap": 1} if make is SpanPreprocessor else {}
+    layer = make(VOCABULARY, length=12, **options)
+    message = f"`{name}` must have as many rows as "
+    with pytest.raises(ValueError, match=message):
+        layer(*arguments)
+    tensors = [tf.constant(argument) for argument in arguments]
+    signature = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
+    graph = tf.function(layer.__call__, signature, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        graph(*tensors)
+
+
+def test_tags_for_other_rows_are_named():
+    with pytest.raises(ValueError, match="`tags` must have as many rows as `words`, 2, got 1"):
+        words_layer()([["the"], ["the"]], [["O"]])
+
+
 def test_pairs_that_are_no_strings_are_named():
     layer = PairPreprocessor(VOCABULARY, length=9)
     with pytest.raises(ValueError, match="`second` must hold strings, got None at place 1"):
