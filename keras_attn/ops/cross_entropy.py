@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_attn import backend
-from keras_attn._checks import check_count, check_ids
+from keras_attn._checks import check_count, check_ids, check_shape
 from keras_attn.ops.numerics import common, mean, wide, widen
 
 
@@ -56,7 +56,11 @@ def linear_cross_entropy(
     >>> [round(float(loss), 4) for loss in losses]
     [1.3863, 0.0]
     """
-    _check(hidden, matrix, bias, labels, label_smoothing, chunk_size)
+    hidden, matrix, bias, labels, weights = (
+        None if given is None else ops.convert_to_tensor(given)
+        for given in (hidden, matrix, bias, labels, weights)
+    )
+    _check(hidden, matrix, bias, labels, weights, label_smoothing, chunk_size)
     labels = ops.cast(labels, "int32")
     counts = labels >= 0
     if weights is not None:
@@ -79,7 +83,7 @@ def _losses(
         functools.partial(_backward, shape, smoothing),
     )
     given = (tensor for tensor in (hidden, labels, matrix, bias) if tensor is not None)
-    return run(*map(ops.convert_to_tensor, given))
+    return run(*given)
 
 
 def _forward(shape: tuple, smoothing: float, hidden: Any, labels: Any, *parameters: Any) -> Any:
@@ -162,17 +166,22 @@ def _split(tensor: Any, shape: tuple) -> Any:
 
 
 def _check(
-    hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
+    hidden: Any,
+    matrix: Any,
+    bias: Any,
+    labels: Any,
+    weights: Any,
+    smoothing: float,
+    chunk_size: int,
 ) -> None:
-    if len(hidden.shape) != 2:
-        raise ValueError(f"`hidden` must have shape [rows, width], got {tuple(hidden.shape)}")
-    width, vocabulary = hidden.shape[1], matrix.shape[0]
-    if len(matrix.shape) != 2 or matrix.shape[1] != width:
-        raise ValueError(
-            f"`matrix` must have shape [vocabulary, {width}], got {tuple(matrix.shape)}"
-        )
-    if bias is not None and tuple(bias.shape) != (vocabulary,):
-        raise ValueError(f"`bias` must have shape [{vocabulary}], got {tuple(bias.shape)}")
+    check_shape("hidden", hidden.shape, rows=None, width=None)
+    rows, width = hidden.shape
+    check_shape("matrix", matrix.shape, vocabulary=None, width=width)
+    if bias is not None:
+        check_shape("bias", bias.shape, vocabulary=matrix.shape[0])
+    check_shape("labels", labels.shape, rows=rows)
+    if weights is not None:
+        check_shape("weights", weights.shape, rows=rows)
     dtype = keras.backend.standardize_dtype(labels.dtype)
     if "int" not in dtype:
         raise ValueError(f"`labels` must be integers, got {dtype}")

@@ -33,7 +33,8 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         y_pred: float `[..., V]`, logits.
         sample_weight: float `[...]` or `[..., 1]`, or None.
 
-    Masking: the Keras mask of the logits counts like a weight of zero.
+    Masking: the Keras mask of the logits counts like a weight of zero. Logits at a position that is
+    ignored or has weight zero may be anything, even NaN.
 
     Returns:
         A scalar; `[...]` without reduction.
@@ -69,25 +70,31 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         labels = squeeze_labels(y_true, y_pred)
+        mask = None if mask is None else of_rank(mask, labels)
         if self.ignore_class is not None:
             counts = ops.not_equal(labels, self.ignore_class)
             mask = counts if mask is None else ops.logical_and(mask, counts)
-        losses = self.call(labels, y_pred)
-        if mask is not None and sample_weight is not None:
+        counts = mask
+        if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            if len(sample_weight.shape) == len(losses.shape):
+            if mask is not None and len(sample_weight.shape) == len(labels.shape):
                 # Keras multiplies it by the mask in place, which on torch broadcasts nothing and
                 # would change the caller's weights.
-                sample_weight = sample_weight * ops.ones_like(losses)
+                sample_weight = sample_weight * ops.ones_like(labels, dtype=self.dtype)
+            counts = ops.not_equal(of_rank(sample_weight, labels), 0)
+            counts = counts if mask is None else ops.logical_and(mask, counts)
+        losses = self._losses(labels, y_pred, counts)
         return reduce_weighted_values(losses, sample_weight, mask, self.reduction, self.dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each position, zero where it is ignored."""
         labels = squeeze_labels(y_true, y_pred)
         counts = None if self.ignore_class is None else ops.not_equal(labels, self.ignore_class)
+        return self._losses(labels, y_pred, counts)
+
+    def _losses(self, labels: Any, y_pred: Any, counts: Any) -> Any:
         if counts is not None:
-            labels = ops.where(counts, labels, 0)
-            y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
+            labels, y_pred = even_guess(labels, y_pred, counts)
         loss = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=True)
         # logsumexp(x) - mean(x), the cross entropy with the even target
         even = ops.logsumexp(y_pred, axis=-1) - mean(y_pred, axis=-1)
@@ -110,3 +117,20 @@ def squeeze_labels(y_true: Any, y_pred: Any) -> Any:
     if len(labels.shape) == len(y_pred.shape) and labels.shape[-1] == 1:
         labels = ops.squeeze(labels, axis=-1)
     return labels
+
+
+def even_guess(labels: Any, y_pred: Any, counts: Any) -> tuple:
+    """Labels and predictions, with an even guess of label 0 at positions that do not count.
+
+    What they held, even NaN, reaches no sum and no gradient. Ones are an even guess as logits and,
+    once divided by their sum, as probabilities; zeros would be NaN.
+    """
+    return ops.where(counts, labels, 0), ops.where(counts[..., None], y_pred, 1.0)
+
+
+def of_rank(weight: Any, labels: Any) -> Any:
+    """`weight` `[B, ...]` with ones behind it, or without its last one, as `labels` has axes."""
+    missing = len(labels.shape) - len(weight.shape)
+    if missing == -1 and weight.shape[-1] == 1:
+        return ops.squeeze(weight, axis=-1)
+    return ops.reshape(weight, (*ops.shape(weight), *[1] * missing))

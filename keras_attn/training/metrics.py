@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_attn._keras import get_keras_mask, register
-from keras_attn.training.losses import squeeze_labels
+from keras_attn.training.losses import even_guess, of_rank, squeeze_labels
 
 
 @register()
@@ -33,7 +33,8 @@ class Perplexity(keras.metrics.Mean):
         sample_weight: float that broadcasts to `[...]`, with a last 1 or not, or `[B]`; in
             `compile` the metric belongs to `weighted_metrics`.
 
-    Masking: the Keras mask of `y_pred` counts like a weight of zero.
+    Masking: the Keras mask of `y_pred` counts like a weight of zero. Predictions at a position that
+    is ignored or has weight zero may be anything, even NaN.
 
     Returns:
         A scalar: 1 for a perfect model, V for an even guess.
@@ -66,14 +67,14 @@ class Perplexity(keras.metrics.Mean):
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         labels = squeeze_labels(y_true, y_pred)
         weights = ops.ones(ops.shape(labels), dtype=self.dtype)
-        if self.ignore_class is not None:
-            counts = ops.not_equal(labels, self.ignore_class)
-            weights = ops.cast(counts, self.dtype)
-            labels = ops.where(counts, labels, 0)
-            y_pred = ops.where(counts[..., None], y_pred, 0.0)  # even NaN does not count
         for weight in (sample_weight, mask):
             if weight is not None:
-                weights *= _of_rank(ops.convert_to_tensor(weight, dtype=self.dtype), weights)
+                weights *= of_rank(ops.convert_to_tensor(weight, dtype=self.dtype), labels)
+        counts = ops.not_equal(weights, 0)
+        if self.ignore_class is not None:
+            counts = ops.logical_and(counts, ops.not_equal(labels, self.ignore_class))
+        weights = ops.where(counts, weights, 0.0)
+        labels, y_pred = even_guess(labels, y_pred, counts)
         losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=self.from_logits)
         super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 
@@ -88,11 +89,3 @@ class Perplexity(keras.metrics.Mean):
             "from_logits": self.from_logits,
             "ignore_class": self.ignore_class,
         }
-
-
-def _of_rank(weight: Any, weights: Any) -> Any:
-    """`weight` `[B, ...]` with ones behind it, or without its last one, as `weights` has axes."""
-    missing = len(weights.shape) - len(weight.shape)
-    if missing == -1 and weight.shape[-1] == 1:
-        return ops.squeeze(weight, axis=-1)
-    return ops.reshape(weight, (*ops.shape(weight), *[1] * missing))

@@ -1,6 +1,7 @@
 """Chunked cross entropy against float64 numpy, Keras' own, and the memory that it takes."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -164,9 +165,11 @@ def test_compiled_with_gradients_it_is_the_same(mode):
 
 def test_bad_arguments_are_named():
     for message, arguments in {
-        r"`hidden` must have shape \[rows, width\], got \(37,\)": {"hidden": HIDDEN[:, 0]},
-        r"`matrix` must have shape \[vocabulary, 7\], got \(29, 6\)": {"matrix": MATRIX[:, 1:]},
-        r"`bias` must have shape \[29\], got \(28,\)": {"bias": BIAS[1:]},
+        r"`hidden` must have shape \[rows, width\], got shape \(37,\)": {"hidden": HIDDEN[:, 0]},
+        r"`matrix` must have shape \[vocabulary, width\] = \(None, 7\), got shape \(29, 6\)": {
+            "matrix": MATRIX[:, 1:]
+        },
+        r"`bias` must have shape \[vocabulary\] = \(29,\), got shape \(28,\)": {"bias": BIAS[1:]},
         "`labels` must be integers, got float32": {"labels": WEIGHTS},
         r"`labels` must be in \[0, 29\), got 29": {"labels": np.full(R, V)},
         r"`label_smoothing` must be in \[0, 1\), got 1.0": {"label_smoothing": 1.0},
@@ -174,6 +177,19 @@ def test_bad_arguments_are_named():
     }.items():
         with pytest.raises(ValueError, match=message):
             chunked(**arguments)
+
+
+@pytest.mark.parametrize("name", ["labels", "weights"])
+@pytest.mark.parametrize("shape", [(), (1,), (R + 1,), (R, 1), (R - 1, 2)], ids=str)
+def test_labels_and_weights_have_one_entry_for_each_row(name, shape):
+    wanted = rf"`{name}` must have shape [rows] = (37,), got shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        chunked(**{name: np.ones(shape, "int32")})
+
+
+def test_lists_are_converted():
+    found = linear_cross_entropy(*(x.tolist() for x in (HIDDEN, MATRIX, BIAS, LABELS, WEIGHTS)))
+    np.testing.assert_allclose(arrays(found), expected(0.0)[0], rtol=1e-5, atol=1e-5)
 
 
 CHILD = """

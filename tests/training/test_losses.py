@@ -8,6 +8,7 @@ import pytest
 from keras.src.backend import set_keras_mask
 
 from keras_attn.training import SmoothedCrossEntropy
+from tests.backend import gradients, tensors
 
 DRAW = np.random.default_rng(5)
 LOGITS = DRAW.normal(size=(3, 5, 7)).astype("float32")
@@ -89,10 +90,24 @@ def test_half_precision_rounds_no_label(dtype, ignored):
     np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
-def test_what_is_ignored_may_be_nan():
-    logits = np.where((LABELS == 0)[..., None], np.nan, LOGITS)
-    loss = SmoothedCrossEntropy(0.1, ignore_class=0)(LABELS, logits)
-    np.testing.assert_allclose(float(loss), one_hot_loss(0.1)[LABELS != 0].mean(), rtol=1e-5)
+@pytest.mark.parametrize("held", [np.nan, np.inf])
+@pytest.mark.parametrize("why", ["ignored", "weight", "mask"])
+def test_what_does_not_count_may_hold_anything(why, held):
+    counts = LABELS != 0
+    weights = counts.astype("float32") if why == "weight" else None
+
+    def loss(logits):
+        if why == "mask":
+            set_keras_mask(logits, tensors(counts))
+        own = SmoothedCrossEntropy(0.1, ignore_class=0 if why == "ignored" else None)
+        return own(LABELS, logits, weights)
+
+    logits = np.where(counts[..., None], LOGITS, held).astype("float32")
+    found = float(loss(tensors(logits)))
+    np.testing.assert_allclose(found, one_hot_loss(0.1)[counts].mean(), rtol=1e-5)
+    (gradient,) = gradients(loss, logits)
+    np.testing.assert_allclose(gradient, gradients(loss, LOGITS)[0], atol=1e-7)
+    assert gradient[counts].any() and not gradient[~counts].any()
 
 
 def test_nothing_that_counts_gives_zero():

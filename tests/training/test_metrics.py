@@ -59,6 +59,19 @@ def test_ignored_labels_count_nothing():
     np.testing.assert_allclose(float(metric.result()), 7.0**0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("held", [0.5, 0.0, np.nan, np.inf])
+@pytest.mark.parametrize("why", ["ignored", "weight", "mask"])
+def test_what_does_not_count_may_hold_anything(why, held):
+    labels = np.array([0, 1, -1 if why == "ignored" else 0])
+    counts = np.array([True, True, False])
+    y_pred = keras.ops.convert_to_tensor([[0.7, 0.3], [0.4, 0.6], [held, held]])
+    if why == "mask":
+        set_keras_mask(y_pred, keras.ops.convert_to_tensor(counts))
+    metric = Perplexity(ignore_class=-1)
+    metric.update_state(labels, y_pred, counts.astype("float32") if why == "weight" else None)
+    np.testing.assert_allclose(float(metric.result()), (0.7 * 0.6) ** -0.5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("ignored", [None, 0])
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 5)], ids=str)
 def test_every_rank_of_labels_weights_and_masks(shape, ignored):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_shape
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.ops.cross_entropy import linear_cross_entropy
 from keras_attn.ops.numerics import wide
@@ -28,19 +29,21 @@ class LinearCrossEntropy(keras.layers.Wrapper):
     Call arguments:
         inputs: float `[B, T, D]`, those of the head.
         embedding_matrix: float `[V, E]`, the token embeddings.
-        labels: int `[B, T]`; a position with a negative label does not count.
-        label_weights: float `[B, T]`, or None for 1; a position of weight 0 does not count.
+        labels: int `[B, T]` or `[B, T, 1]`; a position with a negative label does not count.
+        label_weights: float `[B, T]` or `[B, T, 1]`, or None for 1; a position of weight 0 does not
+            count.
         masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; the labels and
             their weights are then `[B, P]`.
 
     Masking: no mask is passed on; give `label_weights` instead.
 
     Returns:
-        weighted losses float32 (float64 for float64 inputs) `[B, T]`, or `[B, P]`; 0 where a
+        weighted losses float32 (float64 for float64 inputs) of the labels' shape; 0 where a
         position does not count.
 
     Raises:
-        ValueError: as the head; labels outside of the vocabulary or no integers.
+        ValueError: as the head; labels outside of the vocabulary or no integers; labels or weights
+            of another shape.
 
     Source: Szegedy et al. 2016, section 7 (smoothing).
 
@@ -77,6 +80,11 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         masked_positions: Any = None,
     ) -> Any:
         """The loss of each position."""
+        labels, label_weights, masked_positions = (
+            None if given is None else ops.convert_to_tensor(given)
+            for given in (labels, label_weights, masked_positions)
+        )
+        _check(inputs, labels, label_weights, masked_positions)
         places = {} if masked_positions is None else {"masked_positions": masked_positions}
         hidden = self.layer.hidden(inputs, **places)
         shape, labels = ops.shape(labels), ops.reshape(labels, (-1,))
@@ -90,10 +98,8 @@ class LinearCrossEntropy(keras.layers.Wrapper):
             label_weights,
             label_smoothing=self.label_smoothing,
         )
-        counts = ops.cast(labels >= 0, losses.dtype)
-        if label_weights is not None:
-            counts = counts * ops.cast(label_weights, losses.dtype)
-        count = ops.sum(counts)
+        weights = 1.0 if label_weights is None else ops.cast(label_weights, losses.dtype)
+        count = ops.sum(ops.where(labels >= 0, weights, ops.zeros_like(losses)))
         self.add_loss(ops.sum(losses) / ops.where(count == 0, ops.ones_like(count), count))
         return ops.reshape(losses, shape)
 
@@ -104,9 +110,15 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         return tuple(labels_shape)
 
     def compute_output_spec(
-        self, inputs: Any, embedding_matrix: Any, labels: Any, *_: Any, **__: Any
+        self,
+        inputs: Any,
+        embedding_matrix: Any,
+        labels: Any,
+        label_weights: Any = None,
+        masked_positions: Any = None,
     ) -> keras.KerasTensor:
         """One loss for each label; JAX cannot divide a length that it does not know into chunks."""
+        _check(inputs, labels, label_weights, masked_positions)
         return keras.KerasTensor(labels.shape, wide(inputs.dtype))
 
     @classmethod
@@ -124,3 +136,12 @@ class LinearCrossEntropy(keras.layers.Wrapper):
             "layer": serialize_shared(self.layer),
             "label_smoothing": self.label_smoothing,
         }
+
+
+def _check(inputs: Any, labels: Any, label_weights: Any, masked_positions: Any) -> None:
+    check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
+    batch, length = (inputs if masked_positions is None else masked_positions).shape[:2]
+    for name, given in (("labels", labels), ("label_weights", label_weights)):
+        if given is not None:
+            shape = given.shape[:2] if tuple(given.shape[2:]) == (1,) else given.shape
+            check_shape(name, shape, batch=batch, length=length)

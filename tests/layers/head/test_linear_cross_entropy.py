@@ -1,5 +1,7 @@
 """Training on chunked losses is training on logits."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -93,3 +95,30 @@ def test_no_position_that_counts_is_no_loss():
     ones = np.ones((B, T, 6), "float32")
     losses = layer(ones, np.ones((V, 6), "float32"), labels=np.full((B, T), -1))
     assert not arrays(losses).any() and arrays(layer.losses[0]) == 0
+
+
+@pytest.mark.parametrize("name", ["labels", "label_weights"])
+@pytest.mark.parametrize("shape", [(T, B), (B * T, 1), (B, 1), (1, 1), (B,), (B, T, 2)], ids=str)
+def test_another_shape_of_labels_or_weights_is_refused(name, shape):
+    layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
+    given = {"labels": LABELS[:B], "label_weights": WEIGHTS[:B], name: np.ones(shape, "int32")}
+    wanted = f"`{name}` must have shape [batch, length] = (4, 5), got shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        layer(np.ones((B, T, 6), "float32"), np.ones((V, 6), "float32"), **given)
+
+
+def test_a_model_refuses_labels_of_another_length():
+    layer = layers.LinearCrossEntropy(layers.MaskedLMHead())
+    inputs, matrix = keras.Input((T, 6)), np.ones((V, 6), "float32")
+    labels, places = keras.Input((T,), dtype="int32"), keras.Input((3,), dtype="int32")
+    wanted = "`labels` must have shape [batch, length] = (None, 3), got shape (None, 5)"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        layer(inputs, matrix, labels=labels, masked_positions=places)
+
+
+def test_a_weight_where_the_label_does_not_count_may_be_nan():
+    layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
+    inputs = np.ones((B, T, 6), "float32"), np.ones((V, 6), "float32")
+    weights = np.where(LABELS[:B] < 0, np.nan, WEIGHTS[:B])
+    layer(*inputs, labels=LABELS[:B], label_weights=weights)
+    np.testing.assert_allclose(arrays(layer.losses[0]), np.log(V), rtol=1e-5)
