@@ -37,6 +37,11 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
+def optional_count(name: str, value: Any) -> int | None:
+    """None, or what `check_count` gives."""
+    return None if value is None else check_count(name, value)
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raise unless `value` is a number above zero."""
     if not value > 0:

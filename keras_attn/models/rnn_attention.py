@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn._checks import check_count
 from keras_attn.models import parts
 
 _ATTENTIONS = {
@@ -58,6 +59,12 @@ def encoder_decoder(
     >>> model.output["logits"].shape
     (None, None, 90)
     """
+    vocabulary_size = check_count("vocabulary_size", vocabulary_size)
+    if target_vocabulary_size is None:
+        target_vocabulary_size = vocabulary_size
+    target_vocabulary_size = check_count("target_vocabulary_size", target_vocabulary_size)
+    embedding_dim = check_count("embedding_dim", embedding_dim)
+    units = check_count("units", units)
     if isinstance(attention, str):
         if attention not in _ATTENTIONS:
             raise ValueError(
@@ -66,7 +73,6 @@ def encoder_decoder(
         attention = _ATTENTIONS[attention](units)
     query_state = "previous" if isinstance(attention, layers.BahdanauAttention) else "current"
     cell = cell or keras.layers.GRUCell(units, name="cell")
-    target_vocabulary_size = target_vocabulary_size or vocabulary_size
 
     # Layers
     source_embedding = keras.layers.Embedding(

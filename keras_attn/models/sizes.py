@@ -3,6 +3,8 @@
 import dataclasses
 from typing import TypeVar
 
+from keras_attn._checks import check_count
+
 
 @dataclasses.dataclass(frozen=True)
 class BertSize:
@@ -113,8 +115,12 @@ def resolve(size: str | Size, known: dict[str, Size], overrides: dict) -> Size:
         if size not in known:
             raise ValueError(f"`size` must be one of {', '.join(known)}, or a record, got {size!r}")
         size = known[size]
-    fields = [field.name for field in dataclasses.fields(size)]
+    fields = {field.name: field.type for field in dataclasses.fields(size)}
     for name in overrides:
         if name not in fields:
             raise ValueError(f"a size has the fields {', '.join(fields)}, got {name!r}")
-    return dataclasses.replace(size, **overrides)
+    size = dataclasses.replace(size, **overrides)
+    counts = [name for name, kind in fields.items() if kind is int and name != "num_segments"]
+    return dataclasses.replace(
+        size, **{name: check_count(name, getattr(size, name)) for name in counts}
+    )  # a BERT may have no segments: its embedding checks these

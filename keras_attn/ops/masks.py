@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_attn._checks import is_integer
+
 # The parts of a mask that are arrays; the others are numbers.
 TENSORS = ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids", "dense")
 
@@ -163,10 +165,11 @@ class AttentionMask:
         return functools.reduce(ops.logical_and, parts)  # [B or 1, N or 1, T or 1, S]
 
 
-def check_window(window: int | None) -> None:
-    """Raise unless `window` is None or a positive integer."""
-    if window is not None and (isinstance(window, bool) or int(window) != window or window <= 0):
+def check_window(window: int | None) -> int | None:
+    """The window, an integer as Python's; raises unless it is None or a positive integer."""
+    if window is not None and (not is_integer(window) or window <= 0):
         raise ValueError(f"`window` must be a positive integer or None, got {window!r}")
+    return None if window is None else int(window)
 
 
 def dense_mask(attention_mask: Any) -> Any:

@@ -60,6 +60,33 @@ def described(value):
     return keras.saving.serialize_keras_object(value)
 
 
+def counts(case):
+    """Its arguments that count something."""
+    return {n: v for n, v in case.arguments().items() if type(v) is int and n != "seed"}
+
+
+COUNTING = [case for case in CALLED if counts(case)]
+
+
+@pytest.mark.parametrize("case", COUNTING, ids=str)
+def test_numpys_integers_count_as_pythons(case):
+    layer = case.make(**{name: np.int64(value) for name, value in counts(case).items()})
+    layer(**case.values())
+    config = layer.get_config()
+    assert {name: (type(config[name]), config[name]) for name in counts(case)} == {
+        name: (int, value) for name, value in counts(case).items()
+    }
+
+
+@pytest.mark.parametrize("case", COUNTING, ids=str)
+def test_a_count_that_is_no_integer_is_named(case):
+    for name in counts(case):
+        optional = case.parameters()[name].default is None
+        for wrong in (True, 2.0, "2", *([] if optional else [None])):
+            with pytest.raises(ValueError, match=f"`{name}` must be .*integer.*, got {wrong!r}"):
+                case.make(**{name: wrong})
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_config_survives_the_journey_to_text_and_back(case):
     layer = case.make()

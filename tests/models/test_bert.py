@@ -154,7 +154,22 @@ def test_the_embedding_and_the_output_are_one_matrix(twins):
     assert head < V * D + V + D * D + 3 * D + 2 * D + 2
 
 
+def test_numpys_integers_count_as_pythons():
+    """Also where a layer of Keras takes them, which refuses numpy's."""
+    given = {"num_layers": 1, "hidden_dim": 12, "num_heads": 3, "intermediate_dim": 8}
+    numpys = {name: np.int64(value) for name, value in given.items()}
+    encoder = models.bert.encoder("bert_tiny", vocabulary_size=np.int64(V), **numpys)
+    classifier = models.bert_tasks.classifier(encoder, np.int64(4))
+    assert keras.models.model_from_json(classifier.to_json()).output.shape == (None, 4)
+    recurrent = models.rnn_attention.encoder_decoder(
+        np.int64(V), np.int64(5), embedding_dim=np.int64(3), units=np.int64(2)
+    )
+    assert recurrent.output["logits"].shape == (None, None, 5)
+
+
 def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="`num_layers` must be a positive integer, got 2.0"):
+        models.bert.encoder("bert_tiny", num_layers=2.0)
     with pytest.raises(ValueError, match="`size` must be one of bert_tiny.*got 'bert_huge'"):
         models.bert.encoder("bert_huge")
     with pytest.raises(ValueError, match="a size has the fields num_layers, .*got 'layers'"):

@@ -57,8 +57,7 @@ class BahdanauAttention(MemoryAttention):
         self, units: int, kernel_initializer: Any = "glorot_uniform", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check_count("units", units)
-        self.units = units
+        self.units = check_count("units", units)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, query_shape: Any, memory_shape: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_rate
+from keras_attn._checks import check_count, check_rate, optional_count
 from keras_attn._keras import register
 from keras_attn.layers.attention import drop_in
 
@@ -75,12 +75,12 @@ class GroupQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
     ) -> None:
         check_rate("dropout", dropout)
         super().__init__(
-            head_dim,
-            num_query_heads,
-            num_key_value_heads,
+            check_count("head_dim", head_dim),
+            check_count("num_query_heads", num_query_heads),
+            check_count("num_key_value_heads", num_key_value_heads),
             dropout=0.0,  # which Keras refuses beside flash attention
             use_bias=use_bias,
-            sliding_window=sliding_window,
+            sliding_window=optional_count("sliding_window", sliding_window),
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             kernel_regularizer=kernel_regularizer,

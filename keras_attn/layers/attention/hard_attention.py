@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_choice, check_positive
+from keras_attn._checks import check_choice, check_positive, optional_count
 from keras_attn._keras import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention, weigh
 from keras_attn.ops import scores, selection
@@ -86,9 +86,9 @@ class HardAttention(MemoryAttention):
         check_positive("temperature", temperature)
         self.estimator = estimator
         self.score = score
-        self.units = units
+        self.units = optional_count("units", units)
         self.temperature = temperature
-        self.max_length = max_length
+        self.max_length = optional_count("max_length", max_length)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attn._checks import check_choice, check_count
+from keras_attn._checks import check_choice, check_count, optional_count
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores, selection
@@ -85,7 +85,6 @@ class LuongAttention(MemoryAttention):
         super().__init__(**kwargs)
         scores.get(score)
         check_choice("locality", locality, _LOCALITIES)
-        check_count("window", window)
         combine = deserialize_shared(combine)
         if combine == "concat":  # it joins without a projection everywhere else
             warnings.warn(
@@ -96,12 +95,12 @@ class LuongAttention(MemoryAttention):
             raise ValueError(
                 f"`combine` must be a layer or one of {', '.join(_COMBINATIONS)}, got {combine!r}"
             )
-        self.units = units
+        self.units = optional_count("units", units)
         self.score = score
         self.locality = locality
-        self.window = window
+        self.window = check_count("window", window)
         self.combine = combine
-        self.max_length = max_length
+        self.max_length = optional_count("max_length", max_length)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attn import backend, ops
-from keras_attn._checks import check_choice, check_positive, check_rate
+from keras_attn._checks import check_choice, check_count, check_positive, check_rate, optional_count
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.masking import first_mask
 from keras_attn.layers.sublayers import NORMS, CompositeLayer, Projection, make_norm, to_position
@@ -48,27 +48,28 @@ class MultiHead(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if num_heads <= 0 or num_heads % (num_kv_heads or num_heads):
+        num_heads = check_count("num_heads", num_heads)
+        num_kv_heads = optional_count("num_kv_heads", num_kv_heads)
+        if num_heads % (num_kv_heads or num_heads):
             raise ValueError(
-                "`num_heads` must be positive and a multiple of `num_kv_heads`, "
-                f"got {num_heads} and {num_kv_heads}"
+                f"`num_heads` must be a multiple of `num_kv_heads`, got {num_heads} and "
+                f"{num_kv_heads}"
             )
         check_rate("dropout", dropout)
-        check_window(window)
         kernels.check_name(kernel)
         if logits_soft_cap is not None:
             check_positive("logits_soft_cap", logits_soft_cap)
         if query_key_norm is not None:
             check_choice("query_key_norm", query_key_norm, NORMS)
         self.num_heads = num_heads
-        self.key_dim = key_dim
-        self.value_dim = value_dim
+        self.key_dim = optional_count("key_dim", key_dim)
+        self.value_dim = optional_count("value_dim", value_dim)
         self.num_kv_heads = num_kv_heads
-        self._output_width = output_shape
+        self._output_width = optional_count("output_shape", output_shape)
         self.dropout = dropout
         self.use_bias = use_bias
         self.causal = causal
-        self.window = window
+        self.window = check_window(window)
         self.position = to_position(position, num_heads)
         self.logits_soft_cap = logits_soft_cap
         self.query_key_norm = query_key_norm

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_rate
+from keras_attn._checks import check_count, check_rate, optional_count
 from keras_attn._keras import register, serialize_shared
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.sublayers import to_position
@@ -105,15 +105,16 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
         **kwargs: Any,
     ) -> None:
         check_rate("dropout", dropout)
+        num_heads = check_count("num_heads", num_heads)
         super().__init__(
             num_heads,
-            key_dim,
-            value_dim=value_dim,
+            check_count("key_dim", key_dim),
+            value_dim=optional_count("value_dim", value_dim),
             dropout=0.0,  # which Keras refuses beside flash attention
             use_bias=use_bias,
             output_shape=output_shape,
             attention_axes=attention_axes,
-            sliding_window=sliding_window,
+            sliding_window=optional_count("sliding_window", sliding_window),
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             kernel_regularizer=kernel_regularizer,

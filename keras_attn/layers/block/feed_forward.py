@@ -60,9 +60,8 @@ class FeedForward(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_count("intermediate_dim", intermediate_dim)
         check_rate("dropout", dropout)
-        self.intermediate_dim = intermediate_dim
+        self.intermediate_dim = check_count("intermediate_dim", intermediate_dim)
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

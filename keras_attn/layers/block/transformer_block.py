@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_rate
+from keras_attn._checks import check_count, check_rate
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
+from keras_attn.ops.masks import check_window
 
 
 class TransformerBlock(CompositeLayer):
@@ -43,8 +44,8 @@ class TransformerBlock(CompositeLayer):
         super().__init__(**kwargs)
         check_rate("dropout", dropout)
         check_rate("attention_dropout", attention_dropout)
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads = check_count("num_heads", num_heads)
+        self.intermediate_dim = check_count("intermediate_dim", intermediate_dim)
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.attention_output_dropout = attention_output_dropout
@@ -53,7 +54,7 @@ class TransformerBlock(CompositeLayer):
         self.layer_norm_epsilon = layer_norm_epsilon
         self.normalize_first = normalize_first
         self.causal = causal
-        self.window = window
+        self.window = check_window(window)
         self.position = to_position(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

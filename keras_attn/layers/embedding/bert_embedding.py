@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_rate
+from keras_attn._checks import check_count, check_rate
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
@@ -73,10 +73,10 @@ class BertEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_rate("dropout", dropout)
-        self.vocabulary_size = vocabulary_size
-        self.dim = dim
-        self.max_length = max_length
-        self.num_segments = num_segments
+        self.vocabulary_size = check_count("vocabulary_size", vocabulary_size)
+        self.dim = check_count("dim", dim)
+        self.max_length = check_count("max_length", max_length)
+        self.num_segments = check_count("num_segments", num_segments) if num_segments != 0 else 0
         self.mask_zero = mask_zero
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon

@@ -64,10 +64,8 @@ class TokenEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_count("input_dim", input_dim)
-        check_count("output_dim", output_dim)
-        self.input_dim = input_dim
-        self.output_dim = output_dim
+        self.input_dim = check_count("input_dim", input_dim)
+        self.output_dim = check_count("output_dim", output_dim)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_constraint = keras.constraints.get(embeddings_constraint)

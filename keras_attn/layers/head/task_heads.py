@@ -107,7 +107,7 @@ class ClassificationHead(_DenseHead):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_count("num_classes", num_classes)
+        num_classes = check_count("num_classes", num_classes)
         super().__init__(num_classes, dropout, kernel_initializer, seed, **kwargs)
         self.num_classes = num_classes
 

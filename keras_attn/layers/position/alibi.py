@@ -44,8 +44,7 @@ class ALiBi(keras.layers.Layer):
 
     def __init__(self, num_heads: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_count("num_heads", num_heads)
-        self.num_heads = num_heads
+        self.num_heads = check_count("num_heads", num_heads)
         self.built = True
 
     def build(self, query_positions_shape: Any = None) -> None:

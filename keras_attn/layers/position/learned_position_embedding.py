@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count, is_integer
+from keras_attn._checks import check_count, is_integer, optional_count
 from keras_attn._keras import register
 from keras_attn.layers.position.sinusoidal_position_encoding import (
     check_combination,
@@ -60,10 +60,9 @@ class LearnedPositionEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_combination(combination, dim)
-        check_count("max_length", max_length)
-        self.max_length = max_length
+        self.max_length = check_count("max_length", max_length)
         self.combination = combination
-        self.dim = dim
+        self.dim = optional_count("dim", dim)
         self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True
 

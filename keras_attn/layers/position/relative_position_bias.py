@@ -56,16 +56,15 @@ class RelativePositionBias(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_count("num_heads", num_heads)
-        check_count("num_buckets", num_buckets)
+        num_buckets = check_count("num_buckets", num_buckets)
         if bidirectional and num_buckets % 2:
             raise ValueError(
                 f"`num_buckets` must be even where `bidirectional` is True, got {num_buckets!r}"
             )
-        self.num_heads = num_heads
+        self.num_heads = check_count("num_heads", num_heads)
         self.bidirectional = bidirectional
         self.num_buckets = num_buckets
-        self.max_distance = max_distance
+        self.max_distance = check_count("max_distance", max_distance)
         self.initializer = keras.initializers.get(initializer)
 
     def build(self, query_positions_shape: Any = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_choice
+from keras_attn._checks import check_choice, optional_count
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import sinusoids
@@ -62,7 +62,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         check_combination(combination, dim)
         self.max_wavelength = max_wavelength
         self.combination = combination
-        self.dim = dim
+        self.dim = optional_count("dim", dim)
         self.supports_masking = True
 
     def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:

@@ -227,7 +227,7 @@ def test_flash_attention_chooses_the_kernel(given, configured, kernel, monkeypat
 def test_bad_input_is_named():
     for options, message in (
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
-        ({"sliding_window": 0}, "`sliding_window` must be `None` or a positive integer"),
+        ({"sliding_window": 0}, "`sliding_window` must be a positive integer, got 0"),
         ({"position": 3}, "`position` must be a RotaryEmbedding"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):

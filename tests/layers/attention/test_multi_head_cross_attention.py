@@ -79,7 +79,7 @@ def _in_their_order(layer):
 
 
 BAD_ARGUMENTS = [
-    ({"num_heads": 0}, "`num_heads` must be positive and a multiple of"),
+    ({"num_heads": 0}, "`num_heads` must be a positive integer, got 0"),
     ({"num_kv_heads": 4}, "`num_kv_heads`, got 6 and 4"),
     ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
     ({"dropout": -0.1}, r"`dropout` must be in \[0, 1\), got -0.1"),
