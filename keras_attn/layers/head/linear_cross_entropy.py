@@ -140,7 +140,10 @@ class LinearCrossEntropy(keras.layers.Wrapper):
 
 def _check(inputs: Any, labels: Any, label_weights: Any, masked_positions: Any) -> None:
     check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
-    batch, length = (inputs if masked_positions is None else masked_positions).shape[:2]
+    batch, length = inputs.shape[:2]
+    if masked_positions is not None:
+        check_shape("masked_positions", masked_positions.shape, batch=batch, positions=None)
+        length = masked_positions.shape[1]
     for name, given in (("labels", labels), ("label_weights", label_weights)):
         if given is not None:
             shape = given.shape[:2] if tuple(given.shape[2:]) == (1,) else given.shape

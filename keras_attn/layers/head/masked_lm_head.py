@@ -34,7 +34,7 @@ class MaskedLMHead(CompositeLayer):
         logits `[B, P, V]`, or `[B, T, V]` without `masked_positions`.
 
     Raises:
-        ValueError: an embedding matrix of the wrong rank.
+        ValueError: an embedding matrix of the wrong rank; positions of another shape.
 
     Source: Devlin et al. 2019, section 3.1, task 1.
 
@@ -110,5 +110,6 @@ def gather(inputs: Any, positions: Any) -> Any:
     """The rows of `inputs` `[B, T, D]` at `positions` `[B, P]`, as `[B, P, D]`."""
     batch, length, width = keras.ops.shape(inputs)
     rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, length - 1)
+    check_shape("masked_positions", rows.shape, batch=inputs.shape[0], positions=None)
     rows = rows + keras.ops.arange(batch, dtype="int32")[:, None] * length
     return keras.ops.take(keras.ops.reshape(inputs, (-1, width)), rows, axis=0)

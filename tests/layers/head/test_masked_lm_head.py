@@ -1,5 +1,7 @@
 """MaskedLMHead and its kin against numpy."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,14 @@ def test_a_place_outside_is_the_nearest_inside():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"`embedding_matrix` must have shape .*got shape \(13,\)"):
         layers.MaskedLMHead()(INPUTS, MATRIX[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 2), (2, 3, 1)], ids=str)
+@pytest.mark.parametrize("losses", [False, True], ids=["logits", "losses"])
+def test_positions_of_another_shape_are_refused(shape, losses):
+    layer, given = layers.MaskedLMHead(), {"masked_positions": np.ones(shape, "int32")}
+    if losses:
+        layer, given["labels"] = layers.LinearCrossEntropy(layer), np.ones(shape, "int32")
+    wanted = f"`masked_positions` must have shape [batch, positions] = (2, None), got shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        layer(INPUTS, MATRIX, **given)
