@@ -232,9 +232,7 @@ def test_bad_input_is_named():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             OURS(N, H, **options)
-    with pytest.raises(
-        ValueError, match=r"`attention_mask` must have rank 4 and be broadcastable to .*5, 6\)"
-    ):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be broadcastable to .*5, 6\)"):
         OURS(N, H)(QUERY, VALUE, attention_mask=np.ones((B, T, S - 1), bool))
     grid = OURS(N, H, attention_axes=(2,))
     with pytest.raises(
