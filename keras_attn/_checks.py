@@ -44,13 +44,13 @@ def optional_count(name: str, value: Any) -> int | None:
 
 def check_positive(name: str, value: Any) -> None:
     """Raise unless `value` is a number above zero."""
-    if not value > 0:
+    if not isinstance(value, numbers.Real) or not value > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}")
 
 
 def check_rate(name: str, value: float) -> None:
     """Raise unless `value` is in [0, 1), as the rate of a dropout is."""
-    if not 0 <= value < 1:
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise ValueError(f"`{name}` must be in [0, 1), got {value!r}")
 
 
@@ -100,6 +100,23 @@ def to_mask(name: str, mask: Any, **axes: Any) -> Any:
         mask = ops.convert_to_tensor(mask)
     check_shape(name, mask.shape, broadcast=True, **axes)
     return mask
+
+
+def to_integers(name: str, values: Any, **axes: Any) -> Any:
+    """Integers, given as a tensor or as nested lists: an int32 tensor of the shape `axes`.
+
+    Args:
+        name: name of the argument.
+        values: the integers.
+        **axes: as in `check_shape`; without any every shape fits.
+    """
+    if not hasattr(values, "dtype"):
+        values = np.asarray(values)
+    if "int" not in str(values.dtype):
+        raise ValueError(f"`{name}` must hold integers, got {values.dtype}")
+    if axes:
+        check_shape(name, values.shape, **axes)
+    return ops.cast(values, "int32")
 
 
 def check_ids(name: str, ids: Any, count: int) -> Any:

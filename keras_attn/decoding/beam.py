@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn.decoding.loop import Prompts, Step, begin, checked, prepare
+from keras_attn._checks import check_count, to_integers
+from keras_attn.decoding.loop import Prompts, Step, begin, checked, prepare, stop_tokens
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
@@ -67,7 +68,8 @@ def beam_search(
         best first; a score of -inf marks rows that hold no hypothesis but padding of length 0.
 
     Raises:
-        ValueError: `beams` is not positive; otherwise as `decode`.
+        ValueError: `beams` is not a positive integer, `length_penalty` is not finite, or
+            `active_beams` is not one integer for each prompt; otherwise as `decode`.
 
     Source: length penalty: Wu et al. 2016, section 7.
 
@@ -82,10 +84,9 @@ def beam_search(
     >>> ops.convert_to_numpy(ops.exp(best["scores"])).round(2).tolist()
     [[0.25, 0.15000000596046448]]
     """
-    if beams <= 0:
-        raise ValueError(f"`beams` must be positive, got {beams}")
-    beams = int(beams)
-    stop_token_ids = tuple(dict.fromkeys(stop_token_ids))  # each once: one ending for each
+    beams = check_count("beams", beams)
+    _check_finite("length_penalty", length_penalty)
+    stop_token_ids = stop_tokens(stop_token_ids)  # each once: one ending for each
     length = caches.length(cache) if max_length is None else max_length
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
     step = checked(step, stop_token_ids)
@@ -95,7 +96,8 @@ def beam_search(
     rank = ops.arange(beams, dtype="int32")[None]  # [1, W]
     if active_beams is None:
         active_beams = ops.full_like(prompts.lengths, beams)
-    active = ops.cast(active_beams, "int32")[:, None]  # [B, 1]
+    active_beams = to_integers("active_beams", active_beams, batch=prompts.lengths.shape[0])
+    active = active_beams[:, None]  # [B, 1]
     used = rank < active  # [B, W]
     early = ops.logical_or(early_stopping, active == 1)  # [B, 1]
 
@@ -243,6 +245,15 @@ def _write(token_ids: Any, tokens: Any, position: Any) -> Any:
 
 def _penalty(length: Any, exponent: Any) -> Any:
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, exponent)[:, None]  # [B, 1]
+
+
+def _check_finite(name: str, value: Any) -> None:
+    try:
+        finite = np.isfinite(np.asarray(value, "float64")).all()
+    except Exception:  # a tensor inside compiled code, which can raise nothing
+        return
+    if not finite:
+        raise ValueError(f"`{name}` must be finite, got {value}")
 
 
 def _real(scores: Any) -> Any:

@@ -3,13 +3,13 @@
 Letters: B batch, P longest prompt, R longest result: a prompt and what may follow, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import is_integer
+from keras_attn._checks import check_count, to_integers
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
@@ -61,7 +61,8 @@ def decode(
         tensor.
 
     Raises:
-        ValueError: an empty prompt, a cache too short, a stop token outside the vocabulary.
+        ValueError: an empty prompt, a cache too short, a stop token outside the vocabulary, what
+            should be integers and is not, or lengths that are not one for each prompt.
 
     Example:
     >>> from keras_attn.ops import cache
@@ -75,6 +76,7 @@ def decode(
     [[3, 4, 5, 0, 0], [1, 2, 3, 4, 5]]
     """
     length = caches.length(cache) if max_length is None else max_length
+    stop_token_ids = stop_tokens(stop_token_ids)
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
     step = checked(step, stop_token_ids)
     start, cache = begin(step, prompts, cache, context, prefill)
@@ -141,30 +143,30 @@ def prepare(
     padding_id: int,
 ) -> Prompts:
     """Prompts with space for `max_new_tokens` behind each, `length` in all where that is known."""
-    prompt_ids = ops.cast(ops.convert_to_tensor(prompt_ids), "int32")
+    prompt_ids = to_integers("prompt_ids", prompt_ids)
     if len(prompt_ids.shape) != 2 or prompt_ids.shape[1] == 0:
         raise ValueError(
             "`prompt_ids` must have shape [batch, length] with at least one token in each row, got "
             f"shape {tuple(prompt_ids.shape)}"
         )
-    batch, longest = ops.shape(prompt_ids)
-    fixed = is_integer(max_new_tokens)
-    if fixed and max_new_tokens <= 0:
-        raise ValueError(f"`max_new_tokens` must be positive, got {max_new_tokens}")
+    longest = ops.shape(prompt_ids)[1]
+    fixed = np.isscalar(max_new_tokens) or max_new_tokens is None
+    if fixed:
+        max_new_tokens = check_count("max_new_tokens", max_new_tokens)
     if not fixed and length is None:
         raise ValueError(
             "`max_length` must be given where `max_new_tokens` is a tensor and the cache holds no "
             "keys, got None"
         )
-    room = longest + int(max_new_tokens) if fixed else length
+    room = longest + max_new_tokens if fixed else length
     known = all(isinstance(size, int) for size in (room, longest, length))
     if known and (room > length or room <= longest):
         raise ValueError(
             f"`cache` must have space for {longest} prompt tokens and `max_new_tokens`, got length "
             f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
         )
-    lengths = _lengths(prompt_lengths, batch, longest)
-    asked = ops.maximum(ops.cast(max_new_tokens, "int32"), 1)
+    lengths = _lengths(prompt_lengths, prompt_ids, longest)
+    asked = ops.maximum(to_integers("max_new_tokens", max_new_tokens), 1)
     limits = ops.minimum(lengths + asked, room)
     token_ids = ops.pad(prompt_ids, ((0, 0), (0, room - longest)))
     written = ops.arange(room, dtype="int32")[None] < lengths[:, None]  # [B, R]
@@ -182,6 +184,15 @@ def begin(step: Step, prompts: Prompts, cache: Any, context: Any, prefill: bool)
     if not isinstance(prompts.longest, int) or prompts.longest > 1:
         cache = step(prompts.token_ids[:, : prompts.longest - 1], 0, cache, context)[1]
     return ops.min(prompts.lengths) - 1, cache
+
+
+def stop_tokens(stop_token_ids: Sequence[int]) -> tuple[int, ...]:
+    """The stop tokens as Python's integers, each once."""
+    given = list(stop_token_ids) if isinstance(stop_token_ids, Iterable) else stop_token_ids
+    ids = np.asarray(given)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(f"`stop_token_ids` must be a sequence of integers, got {stop_token_ids!r}")
+    return tuple(dict.fromkeys(ids.tolist()))
 
 
 def checked(step: Step, stop_token_ids: Sequence[int]) -> Step:
@@ -207,9 +218,10 @@ def _is_any(token_ids: Any, wanted: Sequence[int]) -> Any:
     return found
 
 
-def _lengths(prompt_lengths: Any, batch: Any, longest: Any) -> Any:
+def _lengths(prompt_lengths: Any, prompt_ids: Any, longest: Any) -> Any:
     if prompt_lengths is None:
-        return ops.broadcast_to(ops.cast(longest, "int32"), (batch,))
+        return ops.broadcast_to(ops.cast(longest, "int32"), ops.shape(prompt_ids)[:1])
+    lengths = to_integers("prompt_lengths", prompt_lengths, batch=prompt_ids.shape[0])
     try:
         values = np.asarray(prompt_lengths)
     except Exception:  # a tensor inside compiled code, which can raise nothing: clipped below
@@ -218,4 +230,4 @@ def _lengths(prompt_lengths: Any, batch: Any, longest: Any) -> Any:
         for value in values:
             if not 0 < value <= longest:
                 raise ValueError(f"`prompt_lengths` must be in [1, {longest}], got {value}")
-    return ops.clip(ops.cast(prompt_lengths, "int32"), 1, longest)
+    return ops.clip(lengths, 1, longest)

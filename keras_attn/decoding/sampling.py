@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_attn._checks import optional_count, to_integers
 from keras_attn.decoding.loop import Step, decode
 
 
@@ -57,21 +58,22 @@ def sample(
     True
     """
     _check_range("temperature", temperature, float("inf"))
-    if top_k is not None and top_k <= 0:
-        raise ValueError(f"`top_k` must be positive or None, got {top_k}")
+    top_k = optional_count("top_k", top_k)
     if top_p is not None:
         _check_range("top_p", top_p, 1.0)
-    seeds = ops.cast(ops.convert_to_tensor(seeds), "int32")
+    seeds = to_integers("seeds", seeds)
+    if active_top_k is not None:
+        active_top_k = to_integers("active_top_k", active_top_k, batch=seeds.shape[0])
 
     def choose(logits: Any, position: Any) -> Any:
         logits = ops.cast(logits, "float32") / _column(temperature)
         size = logits.shape[-1]
         if top_k is None and active_top_k is None and top_p is None:
             return draw(ops.softmax(logits), uniform(seeds, position))
-        logits, ids = ops.top_k(logits, min(int(top_k or size), size))  # [B, k], likeliest first
+        logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
         if active_top_k is not None:
             rank = ops.arange(logits.shape[-1])
-            logits = ops.where(rank < ops.cast(active_top_k, "int32")[:, None], logits, -np.inf)
+            logits = ops.where(rank < active_top_k[:, None], logits, -np.inf)
         probabilities = ops.softmax(logits)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities

@@ -94,7 +94,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if step is not None and step not in files:
             raise ValueError(
                 f"`step` must be that of a file in {self.directory}, one of "
-                f"{', '.join(map(str, files)) or 'none'}, got {step}"
+                f"{', '.join(map(str, files)) or 'none'}, got {step!r}"
             )
         self._restored = True
         if files:

@@ -207,7 +207,15 @@ def test_compiled_as_a_whole():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "`beams` must be positive, got 0"),
+        ({"beams": 0}, "`beams` must be a positive integer, got 0"),
+        ({"beams": 2.5}, "`beams` must be a positive integer, got 2.5"),
+        ({"beams": True}, "`beams` must be a positive integer, got True"),
+        ({"beams": None}, "`beams` must be a positive integer, got None"),
+        ({"length_penalty": float("nan")}, "`length_penalty` must be finite, got nan"),
+        ({"length_penalty": None}, "`length_penalty` must be finite, got None"),
+        ({"active_beams": [1, 2, 3, 1, 2]}, r"`active_beams` must have shape .* shape \(5,\)"),
+        ({"active_beams": [1.5] * len(PROMPTS)}, "`active_beams` must hold integers, got float"),
+        ({"stop_token_ids": [1.5]}, r"`stop_token_ids` must be a sequence of .* got \[1.5\]"),
         ({"stop_token_ids": (V,)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
         ({"max_new_tokens": 8}, "`cache` must have space for 4 prompt tokens"),
         ({"prompts": PROMPTS[:, :0]}, "at least one token in each row"),

@@ -109,7 +109,8 @@ def test_no_draw_falls_on_an_impossible_token():
     ("options", "message"),
     [
         ({"temperature": 0.0}, "`temperature` must be positive, got 0"),
-        ({"top_k": 0}, "`top_k` must be positive or None, got 0"),
+        ({"top_k": 0}, "`top_k` must be a positive integer, got 0"),
+        ({"top_k": 2.5}, "`top_k` must be a positive integer, got 2.5"),
         ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0"),
         ({"top_p": np.array([0.5, 1.5])}, r"`top_p` must be in \(0, 1\], got 1.5"),
     ],

@@ -41,7 +41,7 @@ def test_structure_names_the_parts_in_use():
 
 
 def test_bad_parts_are_named():
-    for window in (0, -1, 1.5, True):
+    for window in (0, -1, 1.5, 2.0, float("nan"), "2", True):
         with pytest.raises(ValueError, match="`window` must be a positive integer or None"):
             AttentionMask(window=window)
     ids = kops.zeros((2, 3), "int32")

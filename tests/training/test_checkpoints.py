@@ -327,6 +327,8 @@ def test_the_intact_file_before_a_damaged_one_can_be_asked_for(finished, whole):
     assert [file.name for file in finished.iterdir()] == [path.name]
     with pytest.raises(ValueError, match=r"`step` must be that of a file in .*, one of 18, got 16"):
         checkpoint.restore(model, batch_of(0), step=16)
+    with pytest.raises(ValueError, match=r"one of 18, got '18'"):
+        checkpoint.restore(model, batch_of(0), step="18")
 
 
 def test_unfinished_file_is_no_checkpoint(tmp_path, whole):

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
+from keras_attn._checks import is_integer
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.normalization import SPECIAL_TOKENS
 from keras_attn.data.text.segments import pack
@@ -89,12 +90,12 @@ class PreprocessorLayer(keras.layers.Layer):
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
         least = 1 + 2 * len(self.text_inputs)
-        if length < least:
-            raise ValueError(f"`length` must be at least {least}, got {length}")
+        if not is_integer(length) or length < least:
+            raise ValueError(f"`length` must be at least {least}, got {length!r}")
         if not isinstance(tokenizer, keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)
         self.tokenizer = tokenizer
-        self.length = length
+        self.length = int(length)
         self.built = True
 
     def from_tokens(self, token_ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:

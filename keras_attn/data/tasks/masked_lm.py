@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from keras_attn._checks import is_integer
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.tasks.classification import BertPreprocessor
@@ -92,9 +93,9 @@ class MaskedLMPostprocessor(PostprocessorLayer):
     ):
         super().__init__(tokenizer, **kwargs)
         size = len(self.tokenizer.vocabulary)
-        if not 1 <= top <= size:
-            raise ValueError(f"`top` must be from 1 to the vocabulary's size {size}, got {top}")
-        self.top = top
+        if not is_integer(top) or not 1 <= top <= size:
+            raise ValueError(f"`top` must be from 1 to the vocabulary's size {size}, got {top!r}")
+        self.top = int(top)
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The best tokens at each mask."""

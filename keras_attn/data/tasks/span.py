@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from keras_attn._checks import check_count, is_integer
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import as_many, integers, require, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
@@ -79,14 +80,14 @@ class SpanPreprocessor(PreprocessorLayer):
         **kwargs: Any,
     ):
         super().__init__(tokenizer, length, **kwargs)
-        self.window_length = length - 3 - question_length
-        if question_length <= 0 or not 0 <= overlap < self.window_length:
+        self.question_length = check_count("question_length", question_length)
+        self.window_length = self.length - 3 - self.question_length
+        if not is_integer(overlap) or not 0 <= overlap < self.window_length:
             raise ValueError(
                 "`length` must leave more space than `overlap` after `question_length` and three "
                 f"special tokens, got {length}, {overlap} and {question_length}"
             )
-        self.question_length = question_length
-        self.overlap = overlap
+        self.overlap = int(overlap)
         self.whole_words = whole_words
 
     def call(
@@ -217,7 +218,7 @@ class SpanPostprocessor(PostprocessorLayer):
         token, 0 where there is none.
 
     Raises:
-        ValueError: `longest` is below 1.
+        ValueError: `longest` is not a positive integer.
 
     Example:
     >>> logits = {"start": [[0.0, 1.0, 9.0, 0.0]], "end": [[0.0, 8.0, 0.0, 7.0]]}
@@ -231,9 +232,7 @@ class SpanPostprocessor(PostprocessorLayer):
 
     def __init__(self, longest: int = 30, **kwargs: Any):
         super().__init__(**kwargs)
-        if longest < 1:
-            raise ValueError(f"`longest` must be at least 1, got {longest}")
-        self.longest = longest
+        self.longest = check_count("longest", longest)
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The answers in the text."""

@@ -97,7 +97,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
     """Raises a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
-    if not vocabulary:
+    if not len(vocabulary):
         raise ValueError(f"`vocabulary` must hold tokens, got {source} that is empty")
     broken = [
         (number, token)

@@ -10,6 +10,7 @@ from keras_attn.data import (
     ChoicePreprocessor,
     MaskedLMPostprocessor,
     PairPreprocessor,
+    SpanPostprocessor,
     SpanPreprocessor,
     TaggingPostprocessor,
     WordsPreprocessor,
@@ -54,9 +55,21 @@ def test_pair():
     assert lists(rows["segment_ids"]) == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1, 1]]
 
 
-def test_the_least_length_of_a_pair():
-    with pytest.raises(ValueError, match="`length` must be at least 5, got 4"):
-        PairPreprocessor(VOCABULARY, length=4)
+@pytest.mark.parametrize("length", [4, 9.0, float("nan"), None, True])
+def test_the_least_length_of_a_pair(length):
+    with pytest.raises(ValueError, match=f"`length` must be at least 5, got {length}"):
+        PairPreprocessor(VOCABULARY, length=length)
+
+
+@pytest.mark.parametrize("wrong", [0, 2.0, float("nan"), None, True])
+def test_a_count_that_is_no_positive_integer_is_named(wrong):
+    message = f"must be a positive integer, got {wrong}"
+    with pytest.raises(ValueError, match=f"`longest` {message}"):
+        SpanPostprocessor(longest=wrong)
+    with pytest.raises(ValueError, match=f"`question_length` {message}"):
+        SpanPreprocessor(VOCABULARY, length=12, question_length=wrong, overlap=1)
+    with pytest.raises(ValueError, match=f"`top` must be from 1 to .*, got {wrong}"):
+        MaskedLMPostprocessor(VOCABULARY, top=wrong)
 
 
 def test_choices():

@@ -118,6 +118,7 @@ def test_what_is_not_a_string_is_named():
         tokenizer([["the"], ["a", "cat"]])
     assert tokenizer([]).to_list() == []
     assert tokenizer(np.array(["the", "cat"])).to_list() == [[8], [9]]
+    assert BertTokenizer(np.array(VOCABULARY)).vocabulary == list(VOCABULARY)
 
 
 def test_invalid_utf8_is_dropped():
