@@ -44,7 +44,7 @@ def optional_count(name: str, value: Any) -> int | None:
 
 def check_positive(name: str, value: Any) -> None:
     """Raise unless `value` is a number above zero."""
-    if not isinstance(value, numbers.Real) or not value > 0:
+    if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}")
 
 

@@ -56,10 +56,8 @@ def linear_cross_entropy(
     >>> [round(float(loss), 4) for loss in losses]
     [1.3863, 0.0]
     """
-    hidden, matrix, bias, labels, weights = (
-        None if given is None else ops.convert_to_tensor(given)
-        for given in (hidden, matrix, bias, labels, weights)
-    )
+    hidden, matrix, labels = map(ops.convert_to_tensor, (hidden, matrix, labels))
+    bias, weights = (g if g is None else ops.convert_to_tensor(g) for g in (bias, weights))
     _check(hidden, matrix, bias, labels, weights, label_smoothing, chunk_size)
     labels = ops.cast(labels, "int32")
     counts = labels >= 0
