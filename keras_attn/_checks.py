@@ -129,7 +129,7 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
     Traceback (most recent call last):
     ValueError: `token_ids` must be in [0, 11), got 11
     """
-    values = _values(ids)
+    values = known_values(ids)
     if values is not None and values.size:
         for value in (values.min(), values.max()):
             if not 0 <= value < count:
@@ -137,9 +137,9 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
     return ops.clip(ops.cast(ids, "int32"), 0, count - 1)
 
 
-def _values(ids: Any) -> np.ndarray | None:
-    """The ids as numpy where they are known and on the host, None inside compiled code."""
+def known_values(values: Any) -> np.ndarray | None:
+    """Values as numpy where they are known; None inside compiled code, which can raise nothing."""
     try:
-        return np.asarray(ids)
+        return np.asarray(values)
     except Exception:  # each backend refuses in a way of its own
         return None

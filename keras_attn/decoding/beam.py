@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import check_count, to_integers
+from keras_attn._checks import check_count, known_values, to_integers
 from keras_attn.decoding.loop import Prompts, Step, begin, checked, prepare, stop_tokens
 from keras_attn.ops import cache as caches
 
@@ -248,11 +248,8 @@ def _penalty(length: Any, exponent: Any) -> Any:
 
 
 def _check_finite(name: str, value: Any) -> None:
-    try:
-        finite = np.isfinite(np.asarray(value, "float64")).all()
-    except Exception:  # a tensor inside compiled code, which can raise nothing
-        return
-    if not finite:
+    known = known_values(value)
+    if known is not None and not np.isfinite(known.astype("float64")).all():
         raise ValueError(f"`{name}` must be finite, got {value}")
 
 

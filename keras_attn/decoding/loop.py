@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import check_count, to_integers
+from keras_attn._checks import check_count, known_values, to_integers
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
@@ -222,10 +222,7 @@ def _lengths(prompt_lengths: Any, prompt_ids: Any, longest: Any) -> Any:
     if prompt_lengths is None:
         return ops.broadcast_to(ops.cast(longest, "int32"), ops.shape(prompt_ids)[:1])
     lengths = to_integers("prompt_lengths", prompt_lengths, batch=prompt_ids.shape[0])
-    try:
-        values = np.asarray(prompt_lengths)
-    except Exception:  # a tensor inside compiled code, which can raise nothing: clipped below
-        values = None
+    values = known_values(prompt_lengths)  # the others are clipped
     if values is not None and isinstance(longest, int):
         for value in values:
             if not 0 < value <= longest:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import optional_count, to_integers
+from keras_attn._checks import known_values, optional_count, to_integers
 from keras_attn.decoding.loop import Step, decode
 
 
@@ -117,11 +117,8 @@ def _column(value: Any) -> Any:
 
 
 def _check_range(name: str, value: Any, most: float) -> None:
-    try:
-        values = np.asarray(value, "float64").reshape(-1)
-    except Exception:  # a tensor inside compiled code, which can raise nothing
-        return
-    for number in values:
+    known = known_values(value)
+    for number in () if known is None else known.astype("float64").reshape(-1):
         if not 0 < number <= most:
             bounds = "positive" if most == float("inf") else f"in (0, {most:g}]"
             raise ValueError(f"`{name}` must be {bounds}, got {number:g}")

@@ -30,12 +30,12 @@ _LACKING = re.compile(r"(?:\btf\.|No Op registered for |found for operations: )(
 def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
     """Writes `path`, a file `.onnx`, for ONNX Runtime: `pip install keras_attn[onnx]`.
 
-    The file is written beside, run by ONNX Runtime on batches of three sizes with padding, and
-    compared with Keras; only then it gets its name, in place of a file that was there. Batch and
-    lengths are open where they are in the model. Inputs and outputs are named as by
-    `keras_attn.export.publish`: after the model's inputs, and after its outputs, `_` in place of
-    what is no letter or digit. A model of JAX or torch is saved, and converted by a child process
-    under TensorFlow.
+    First a temporary file is written beside `path`, ONNX Runtime computes batches of three sizes
+    with padding from it, and the outputs are compared with Keras'. If they agree, the file takes
+    the place of `path`. Batch and length may vary where they may in the model. Inputs and outputs
+    have the names that `keras_attn.export.publish` gives: those of the model, with `_` for every
+    character that is not a letter or a digit. On JAX and torch a process with TensorFlow converts
+    the model.
 
     Args:
         model: functional, or sequential and built; in float32.
@@ -47,7 +47,7 @@ def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
     Raises:
         ImportError: a package is missing; says what to install.
         ValueError: `path` has another ending or cannot be written; the format or the runtime lacks
-            an operation of the model; an output differs from Keras'. Nothing is written then.
+            an operation of the model; an output differs from Keras'. Then `path` stays as it was.
 
     Example:
     >>> from keras_attn.models import bert
@@ -61,11 +61,12 @@ def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
 def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
     """Writes `path`, a file `.tflite`, for LiteRT: `pip install keras_attn[litert]`.
 
-    It has LiteRT's own operations only, none of TensorFlow's ("Flex"), and else is as `to_onnx`
-    says. Its one signature has the names.
+    As `to_onnx`, with the same arguments, result and errors. The file has only LiteRT's own
+    operations, none of TensorFlow's ("Flex"), and one signature, whose inputs and outputs are
+    named.
 
     Args:
-        model: and the path, the results and the errors, as in `to_onnx`.
+        model: as in `to_onnx`.
         path: the file.
     """
     return _write(model, path, "litert")
@@ -74,12 +75,12 @@ def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
 def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
     """Writes `path`, a file `.xml`, for OpenVINO: `pip install keras_attn[openvino]`.
 
-    The weights stand in a file `.bin` beside it; else it is as `to_onnx` says. It is compared in
-    float32; on processors with bfloat16 OpenVINO rounds to it, unless told otherwise by
-    `{"INFERENCE_PRECISION_HINT": "f32"}`.
+    As `to_onnx`, with the same arguments, result and errors. The weights are in a file `.bin`
+    beside `path`. The comparison runs in float32; on a processor with bfloat16, OpenVINO rounds to
+    bfloat16 unless it is compiled with `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Args:
-        model: and the path, the results and the errors, as in `to_onnx`.
+        model: as in `to_onnx`.
         path: the file.
     """
     return _write(model, path, "openvino")

@@ -120,7 +120,7 @@ def resolve(size: str | Size, known: dict[str, Size], overrides: dict) -> Size:
         if name not in fields:
             raise ValueError(f"a size has the fields {', '.join(fields)}, got {name!r}")
     size = dataclasses.replace(size, **overrides)
-    counts = [name for name, kind in fields.items() if kind is int and name != "num_segments"]
-    return dataclasses.replace(
-        size, **{name: check_count(name, getattr(size, name)) for name in counts}
-    )  # a BERT may have no segments: its embedding checks these
+    # A BERT may have no segments: its embedding checks how many there are.
+    names = [name for name, kind in fields.items() if kind is int and name != "num_segments"]
+    counts = {name: check_count(name, getattr(size, name)) for name in names}
+    return dataclasses.replace(size, **counts)

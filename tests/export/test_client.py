@@ -459,8 +459,8 @@ def test_tls_is_checked_over_grpc_on_both_sides(server, certificate):
             assert trusted(text=["a"])["pieces"] == [[]]
         for missing in ("ca_file", "certificate"):
             given = {name: value for name, value in known.items() if name != missing}
-            stranger = client.Client(address, server.name, retries=0, timeout=5, **given)
-            with stranger, pytest.raises(client.ServingError, match="no answer from|no secure"):
-                stranger(text=["a"])
+            incomplete = client.Client(address, server.name, retries=0, timeout=5, **given)
+            with incomplete, pytest.raises(client.ServingError, match="no answer from|no secure"):
+                incomplete(text=["a"])
     finally:
         secure.stop(None).wait()

@@ -75,15 +75,12 @@ class FeedForward(CompositeLayer):
 
     def build(self, input_shape: Any) -> None:
         """Create the two projections, or three."""
-        width, hidden = input_shape[-1], self.intermediate_dim
+        width, hidden, activation = input_shape[-1], self.intermediate_dim, self.activation
         if self.gated:
-            self.gate_projection = self._project("gate", hidden, width, activation=self.activation)
-            self.hidden_projection = self._project("hidden", hidden, width)
-        else:
-            self.hidden_projection = self._project(
-                "hidden", hidden, width, activation=self.activation
-            )
-        self.output_projection = self._project("output", width, self.intermediate_dim)
+            self.gate_projection = self._project("gate", hidden, width, activation=activation)
+            activation = None  # the gate has it
+        self.hidden_projection = self._project("hidden", hidden, width, activation=activation)
+        self.output_projection = self._project("output", width, hidden)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Transform each position of `inputs`."""
