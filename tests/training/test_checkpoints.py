@@ -49,8 +49,8 @@ def make_model(**compile_arguments):
     return model
 
 
-several_steps = pytest.mark.skipif(
-    keras.backend.backend() == "torch", reason="Keras on torch allows one step an execution only"
+several_steps = pytest.mark.backends(
+    "tensorflow", "jax", reason="Keras on torch allows one step an execution only"
 )
 
 
