@@ -38,7 +38,7 @@ def layout_map(
             gathered where they are used. With a mesh of N x 1 this is all that is split.
 
     Raises:
-        ValueError: the mesh has no axis of such a name.
+        ValueError: the mesh has no axis of such a name, or the two are one.
 
     Example:
     >>> import keras
@@ -54,6 +54,10 @@ def layout_map(
         raise ValueError(
             f"`mesh` must have the axes {batch_axis!r} and {model_axis!r}, "
             f"got {', '.join(map(repr, mesh.axis_names))}"
+        )
+    if batch_axis == model_axis:
+        raise ValueError(
+            f"`batch_axis` and `model_axis` must be two axes, got {batch_axis!r} for both"
         )
     layout = keras.distribution.LayoutMap(mesh)
     for path, _, axis in SHARED_OUT:
@@ -107,8 +111,8 @@ def _parts(
     """What is split, how many there are of it, by which axis of the mesh, and where."""
     for layer in flatten_layers(model):
         if isinstance(layer, (MultiHeadSelfAttention, MultiHeadCrossAttention)):
-            kernel: Any = layer.query_projection.kernel
-            axes = layout[kernel.path]
+            # Not `kernel.path`: with LoRA the kernel is computed, and no variable.
+            axes = layout[f"{layer.query_projection.path}/kernel"]
             if axes is not None:
                 kv_heads = layer.num_kv_heads or layer.num_heads
                 yield "heads", layer.num_heads, axes.axes[1], layer.path
@@ -116,8 +120,9 @@ def _parts(
     for weight in model.weights:
         axes = layout[weight.path]
         if axes is not None:
-            what, split = next(
-                (what, axis) for path, what, axis in SHARED_OUT if re.fullmatch(path, weight.path)
-            )
-            for index, (size, axis) in enumerate(zip(weight.shape, axes.axes, strict=True)):
-                yield what if index == split else "model width", size, axis, weight.path
+            known = [row for row in SHARED_OUT if re.fullmatch(row[0], weight.path)]
+            names = {split: what for _, what, split in known}
+            other = "model width" if known else "an axis"  # of a row that the user added
+            # A layer that is not ours may have more axes; those behind are not split.
+            for index, (size, axis) in enumerate(zip(weight.shape, axes.axes, strict=False)):
+                yield names.get(index, other), size, axis, weight.path

@@ -219,8 +219,23 @@ def test_a_model_without_parts_to_split_is_refused():
         distribution.check(model, placed((2, 4))[0])
 
 
+def test_what_others_bring_is_checked_too():
+    """LoRA, a row of the user's own, a foreign layer whose kernels have three axes."""
+    layout = distribution.layout_map(device_mesh((4, 2)))
+    model = keras_attn.models.gpt.decoder("gpt_tiny", vocabulary_size=64, num_layers=1)
+    model.get_layer("block_0").self_attention.query_projection.enable_lora(2)
+    distribution.check(model, layout)
+    layout["block_0/self_attention_norm/gamma"] = ("batch",)
+    distribution.check(model, layout)
+    inputs = keras.Input((3, 16))
+    foreign = keras.layers.MultiHeadAttention(8, 3, name="self_attention")(inputs, inputs)
+    distribution.check(keras.Model(inputs, foreign), layout)
+
+
 def test_a_mesh_without_the_axes_is_refused():
     with pytest.raises(ValueError, match="axes 'batch' and 'model', got 'data', 'model'"):
         distribution.layout_map(device_mesh((4, 2), ("data", "model")))
+    with pytest.raises(ValueError, match="must be two axes, got 'model' for both"):
+        distribution.layout_map(device_mesh((4, 2)), batch_axis="model")
     layout = distribution.layout_map(device_mesh((4, 2), ("data", "model")), batch_axis="data")
     assert layout["block_0/feed_forward/output/kernel"].axes == ("model", None)

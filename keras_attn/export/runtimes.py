@@ -155,10 +155,11 @@ def _write(model: keras.Model, path: str | os.PathLike, name: str) -> Path:
 
 def _reason(error: Exception) -> str:
     """The operations that are lacking, found in pages about places in the graph, or the text."""
-    lacking = sorted(set(_LACKING.findall(str(error))))
+    text = str(error).partition("\n\nArguments received by ")[0]  # Keras shows tensors there
+    lacking = sorted(set(_LACKING.findall(text)))
     if lacking:
         return f"it does not have {', '.join(lacking)}"
-    return " ".join(str(error).split())
+    return " ".join(text.split())
 
 
 def _batch(inputs: Mapping[str, Any], rows: int, length: int) -> Batch:

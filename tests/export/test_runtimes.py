@@ -130,6 +130,16 @@ def test_an_operation_that_is_lacking_is_named(runtime, tmp_path):
 
 
 @on_tensorflow
+def test_an_error_of_a_layer_is_told(tmp_path):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    inputs = keras.Input((None, 12))
+    odd = layers.MultiHeadSelfAttention(4, position=layers.RotaryEmbedding())(inputs)
+    with pytest.raises(ValueError, match="ONNX Runtime: .*the rotated width must be even, got 3"):
+        export.to_onnx(keras.Model(inputs, odd), tmp_path / "m.onnx")
+
+
+@on_tensorflow
 def test_a_file_that_differs_is_not_given_out(runtime, tmp_path, monkeypatch):
     path = write(runtime, small.tiny(), tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

@@ -59,6 +59,7 @@ class MultiHead(CompositeLayer):
         kernels.check_name(kernel)
         if logits_soft_cap is not None:
             check_positive("logits_soft_cap", logits_soft_cap)
+        check_positive("norm_epsilon", norm_epsilon)
         if query_key_norm is not None:
             check_choice("query_key_norm", query_key_norm, NORMS)
         self.num_heads = num_heads

@@ -7,12 +7,19 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count, check_rate
+from keras_attn._checks import check_choice, check_count, check_rate
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
 from keras_attn.ops.masks import check_window
+
+# What the blocks leave to their parts; the other arguments of these they set themselves.
+ATTENTION_OPTIONS = (
+    *("key_dim", "value_dim", "num_kv_heads", "use_bias", "bias_initializer"),
+    *("logits_soft_cap", "query_key_norm", "norm_epsilon"),
+)
+FEED_FORWARD_OPTIONS = ("gated", "use_bias", "dropout", "seed")
 
 
 class TransformerBlock(CompositeLayer):
@@ -58,8 +65,10 @@ class TransformerBlock(CompositeLayer):
         self.position = to_position(position, num_heads)
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.attention_options = dict(attention_options or {})
-        self.feed_forward_options = dict(feed_forward_options or {})
+        self.attention_options = _options("attention_options", attention_options, ATTENTION_OPTIONS)
+        self.feed_forward_options = _options(
+            "feed_forward_options", feed_forward_options, FEED_FORWARD_OPTIONS
+        )
         self.remat = remat
         self.seed = seed
         self.supports_masking = True
@@ -116,8 +125,8 @@ class TransformerBlock(CompositeLayer):
             "position": serialize_shared(self.position),
             "kernel": self.kernel,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "attention_options": self.attention_options,
-            "feed_forward_options": self.feed_forward_options,
+            "attention_options": _config(self.self_attention, self.attention_options),
+            "feed_forward_options": _config(self.feed_forward, self.feed_forward_options),
             "remat": self.remat,
             "seed": self.seed,
         }
@@ -145,3 +154,18 @@ class TransformerBlock(CompositeLayer):
         dropout = self.dropout_layer if layer is self.feed_forward else self.attention_dropout_layer
         total = inputs + dropout(outputs, training=training)
         return (total if self.normalize_first else norm(total), *extras)
+
+
+def _options(name: str, options: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """The options as a dict of their own; raises for one that is not known."""
+    if not isinstance(options, dict | None):
+        raise ValueError(f"`{name}` must be a dict or None, got {options!r}")
+    for option in options or {}:
+        check_choice(name, option, known)
+    return dict(options or {})
+
+
+def _config(part: keras.layers.Layer, options: dict[str, Any]) -> dict[str, Any]:
+    """The options as the part serializes them."""
+    config = part.get_config()
+    return {name: config[name] for name in options}

@@ -40,9 +40,11 @@ class TransformerDecoderBlock(TransformerBlock):
             `ALiBi` or `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         kernel_initializer: initializer of all matrices.
-        attention_options: further arguments of both attentions, such as `num_kv_heads`,
-            `use_bias`, `query_key_norm` or `logits_soft_cap`.
-        feed_forward_options: further arguments of `FeedForward`: `gated`, `use_bias`, `dropout`.
+        attention_options: further arguments of both attentions, a dict with any of
+            `key_dim`, `value_dim`, `num_kv_heads`, `use_bias`, `bias_initializer`,
+            `logits_soft_cap`, `query_key_norm` and `norm_epsilon`.
+        feed_forward_options: further arguments of `FeedForward`, a dict with any of `gated`,
+            `use_bias`, `dropout` and `seed`.
         remat: whether training keeps only the inputs of the block and computes the rest again in
             the backward pass: the same numbers for less memory and more time.
         seed: seed of the dropouts; defaults to a random one.
@@ -209,6 +211,11 @@ class TransformerDecoderBlock(TransformerBlock):
             return keras.tree.map_structure(
                 lambda x: keras.KerasTensor(x.shape, x.dtype), self._context_cache(cache)
             )
-        width = self.cross_attention.key_projection.units // self.num_heads
-        shape = (context.shape[0], self.num_heads, context.shape[1], width)
-        return {name: keras.KerasTensor(shape, self.compute_dtype) for name in ("key", "value")}
+        attention = self.cross_attention
+        heads = attention.num_kv_heads or attention.num_heads
+        units = {"key": attention.key_projection.units, "value": attention.value_projection.units}
+        batch, length, _ = context.shape
+        return {
+            name: keras.KerasTensor((batch, heads, length, width // heads), self.compute_dtype)
+            for name, width in units.items()
+        }

@@ -34,9 +34,11 @@ class TransformerEncoderBlock(TransformerBlock):
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         kernel_initializer: initializer of all matrices.
-        attention_options: further arguments of `MultiHeadSelfAttention`, such as `num_kv_heads`,
-            `use_bias`, `query_key_norm` or `logits_soft_cap`.
-        feed_forward_options: further arguments of `FeedForward`: `gated`, `use_bias`, `dropout`.
+        attention_options: further arguments of `MultiHeadSelfAttention`, a dict with any of
+            `key_dim`, `value_dim`, `num_kv_heads`, `use_bias`, `bias_initializer`,
+            `logits_soft_cap`, `query_key_norm` and `norm_epsilon`.
+        feed_forward_options: further arguments of `FeedForward`, a dict with any of `gated`,
+            `use_bias`, `dropout` and `seed`.
         remat: whether training keeps only the inputs of the block and computes the rest again in
             the backward pass: the same numbers for less memory and more time.
         seed: seed of the dropouts; defaults to a random one.
@@ -58,7 +60,7 @@ class TransformerEncoderBlock(TransformerBlock):
         cache came in, the cache.
 
     Raises:
-        ValueError: as in `MultiHeadSelfAttention`; an unknown norm.
+        ValueError: as in `MultiHeadSelfAttention`; an unknown norm or option.
 
     Source: Vaswani et al. 2017, section 3.1; norm first: Xiong et al. 2020.
 

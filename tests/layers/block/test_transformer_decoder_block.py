@@ -129,3 +129,16 @@ def test_training_drops_the_output_of_each_sublayer(name):
             weight.assign(np.full(weight.shape, value))
     trained = arrays(layer(INPUTS, CONTEXT, training=True)) - INPUTS
     assert_dropped(trained, arrays(layer(INPUTS, CONTEXT)) - INPUTS, 0.3)
+
+
+@pytest.mark.parametrize("options", [{"num_kv_heads": 1}, {"key_dim": 5, "value_dim": 3}])
+def test_a_symbolic_cache_has_the_shape_of_a_real_one(options):
+    layer = layers.TransformerDecoderBlock(2, 7, attention_options=options)
+    layer.build((2, 3, 8), (2, 4, 6))
+    found = layer.store(np.ones((2, 4, 6), "float32"))
+    own = {name: keras.KerasTensor(x.shape) for name, x in found.items()}
+    inputs, context = keras.KerasTensor((2, 3, 8)), keras.KerasTensor((2, 4, 6))
+    symbolic = layer(inputs, context, cache={"self": own})[1]["context"]
+    assert {n: tuple(x.shape) for n, x in symbolic.items()} == {
+        n: tuple(x.shape) for n, x in found.items()
+    }

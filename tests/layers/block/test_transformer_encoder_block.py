@@ -1,5 +1,8 @@
 """The encoder block against the paper in numpy and against torch's."""
 
+import json
+
+import keras
 import numpy as np
 import pytest
 
@@ -163,3 +166,28 @@ def test_with_options_it_is_a_layer_of_qwen3():
         weight.assign(theirs.layers[0].get_submodule(own[place]).weight.detach().numpy().T)
     outputs = arrays(layer(INPUTS))
     np.testing.assert_allclose(outputs, arrays(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention_options": {"dropout": 0.1}}, "`attention_options` must be one of key_dim, .*"),
+        ({"attention_options": {"gated": True}}, "`attention_options` .* got 'gated'"),
+        ({"feed_forward_options": {"name": "x"}}, "`feed_forward_options` .* got 'name'"),
+        (
+            {"feed_forward_options": [1]},
+            r"`feed_forward_options` must be a dict or None, got \[1\]",
+        ),
+        ({"attention_options": {"norm_epsilon": -1.0}}, "`norm_epsilon` must be positive, got -1"),
+    ],
+)
+def test_an_option_that_is_none_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        layers.TransformerEncoderBlock(N, F, **options)
+
+
+@pytest.mark.parametrize("ones", [keras.initializers.Ones, keras.initializers.Ones(), "ones"])
+def test_options_that_are_objects_are_saved(ones):
+    layer = layers.TransformerEncoderBlock(N, F, attention_options={"bias_initializer": ones})
+    again = layers.TransformerEncoderBlock.from_config(json.loads(json.dumps(layer.get_config())))
+    assert isinstance(again.self_attention.bias_initializer, keras.initializers.Ones)
