@@ -385,6 +385,7 @@ CASES = [
             "norm": "rms",
             "layer_norm_epsilon": 1e-3,
             "normalize_first": True,
+            "attention_norm": False,
             "causal": True,
             "window": 2,
             "position": layers.ALiBi(HEADS),
@@ -422,6 +423,7 @@ CASES = [
             "norm": "rms",
             "layer_norm_epsilon": 1e-3,
             "normalize_first": True,
+            "attention_norm": False,
             "window": 2,
             "position": layers.RotaryEmbedding(100.0, scaling=2.0, rotary_fraction=0.7),
             "kernel": "reference",
@@ -492,6 +494,7 @@ CASES = [
             "layer_norm_epsilon": 1e-3,
             "initializer": _normal(),
             "seed": 7,
+            "use_bias": False,
         },
         {"token_ids": ids(V, B, T), "segment_ids": ids(3, B, T), "positions": ids(11, B, T)},
     ),
@@ -653,7 +656,12 @@ CASES = [
     ),
     Case(
         layers.MaskedLMHead,
-        lambda: {"activation": "tanh", "layer_norm_epsilon": 1e-3, "kernel_initializer": _normal()},
+        lambda: {
+            "activation": "tanh",
+            "layer_norm_epsilon": 1e-3,
+            "kernel_initializer": _normal(),
+            "use_bias": False,
+        },
         {
             "inputs": floats(B, T, D),
             "embedding_matrix": floats(V, DV),

@@ -22,7 +22,11 @@ _NO_FLOAT8_LORA = (
     "`enable_lora` and `quantize` must not meet in float8, for which Keras has no LoRA, "
     "got both; use int8 or int4, or no LoRA"
 )
-NORMS = {"layer": keras.layers.LayerNormalization, "rms": keras.layers.RMSNormalization}
+NORMS: dict[str, Callable[..., keras.layers.Layer]] = {
+    "layer": keras.layers.LayerNormalization,
+    "layer_no_bias": functools.partial(keras.layers.LayerNormalization, center=False),
+    "rms": keras.layers.RMSNormalization,
+}
 
 
 class CompositeLayer(keras.layers.Layer):

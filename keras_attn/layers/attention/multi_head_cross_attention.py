@@ -33,8 +33,8 @@ class MultiHeadCrossAttention(MultiHead):
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         logits_soft_cap: c, with which the logits are `c tanh(logits / c)`; None for none.
-        query_key_norm: "layer" or "rms" for a norm of each query and key head, before positions
-            enter; None for none.
+        query_key_norm: "layer", "layer_no_bias" or "rms" for a norm of each query and key head,
+            before positions enter; None for none.
         norm_epsilon: added to the variance in that norm.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
         kernel_initializer: initializer of the projections' matrices.

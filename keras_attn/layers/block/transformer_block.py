@@ -38,6 +38,7 @@ class TransformerBlock(CompositeLayer):
         norm: str = "layer",
         layer_norm_epsilon: float = 1e-5,
         normalize_first: bool = False,
+        attention_norm: bool = True,
         window: int | None = None,
         position: keras.layers.Layer | None = None,
         kernel: str = "auto",
@@ -60,6 +61,7 @@ class TransformerBlock(CompositeLayer):
         self.norm = norm
         self.layer_norm_epsilon = layer_norm_epsilon
         self.normalize_first = normalize_first
+        self.attention_norm = attention_norm
         self.causal = causal
         self.window = check_window(window)
         self.position = to_position(position, num_heads)
@@ -93,7 +95,12 @@ class TransformerBlock(CompositeLayer):
             name="feed_forward",
             **self.feed_forward_options,
         )
-        self.self_attention_norm = self._norm("self_attention_norm")
+        if attention_norm:
+            self.self_attention_norm = self._norm("self_attention_norm")
+        else:
+            self.self_attention_norm = keras.layers.Identity(
+                dtype=self.dtype_policy, name="self_attention_norm"
+            )
         self.feed_forward_norm = self._norm("feed_forward_norm")
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
@@ -121,6 +128,7 @@ class TransformerBlock(CompositeLayer):
             "norm": self.norm,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "normalize_first": self.normalize_first,
+            "attention_norm": self.attention_norm,
             "window": self.window,
             "position": serialize_shared(self.position),
             "kernel": self.kernel,

@@ -32,9 +32,11 @@ class TransformerDecoderBlock(TransformerBlock):
         attention_dropout: fraction of the attention weights that is zeroed in training.
         attention_output_dropout: as `dropout`, for the output of attention; defaults to `dropout`.
         activation: activation of the feed-forward network, a name or a function.
-        norm: "layer" or "rms".
+        norm: "layer", "layer_no_bias" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm comes before each sublayer.
+        attention_norm: whether self-attention has a norm; the first block of ModernBERT, behind the
+            norm of the embeddings, has none.
         window: self-attention reaches positions less than this far back; None reaches all.
         position: how positions enter the logits of the self-attention: a `RotaryEmbedding`,
             `ALiBi` or `RelativePositionBias`, or None.

@@ -25,9 +25,11 @@ class TransformerEncoderBlock(TransformerBlock):
         attention_dropout: fraction of the attention weights that is zeroed in training.
         attention_output_dropout: as `dropout`, for the output of attention; defaults to `dropout`.
         activation: activation of the feed-forward network, a name or a function.
-        norm: "layer" or "rms".
+        norm: "layer", "layer_no_bias" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm comes before each sublayer.
+        attention_norm: whether self-attention has a norm; the first block of ModernBERT, behind the
+            norm of the embeddings, has none.
         causal: whether a position sees only itself and those before it.
         window: a position sees those less than this far away; None sees all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or

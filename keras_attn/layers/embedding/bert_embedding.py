@@ -20,7 +20,8 @@ class BertEmbedding(keras.layers.Layer):
     Args:
         vocabulary_size: V.
         dim: D.
-        max_length: the longest sequence, where positions are learned.
+        max_length: the longest sequence, where positions are learned; with 0 there is no such
+            table, and positions change nothing, for an encoder whose blocks have their own.
         num_segments: how many segments there are; BERT's A and B make two, with 0 there is no
             such table, and segment ids change nothing.
         mask_zero: whether 0 is padding, from which a Keras mask is made.
@@ -30,6 +31,7 @@ class BertEmbedding(keras.layers.Layer):
         seed: seed of the dropout; defaults to a random one.
         position: the layer that adds the positions, such as a `SinusoidalPositionEncoding`;
             defaults to a `LearnedPositionEmbedding`.
+        use_bias: whether the norm has a bias.
 
     Call arguments:
         token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
@@ -48,7 +50,8 @@ class BertEmbedding(keras.layers.Layer):
         ValueError: eager ids out of range, a sequence longer than `max_length`, dropout outside
             [0, 1).
 
-    Source: Devlin et al. 2019, section 3 and figure 2.
+    Source: Devlin et al. 2019, section 3 and figure 2; without positions and biases: Warner et al.
+    2024, section 2.1.
 
     Example:
     >>> import numpy as np
@@ -69,19 +72,21 @@ class BertEmbedding(keras.layers.Layer):
         initializer: Any = "uniform",
         seed: int | None = None,
         position: keras.layers.Layer | None = None,
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_rate("dropout", dropout)
         self.vocabulary_size = check_count("vocabulary_size", vocabulary_size)
         self.dim = check_count("dim", dim)
-        self.max_length = check_count("max_length", max_length)
+        self.max_length = check_count("max_length", max_length) if max_length != 0 else 0
         self.num_segments = check_count("num_segments", num_segments) if num_segments != 0 else 0
         self.mask_zero = mask_zero
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer = keras.initializers.get(initializer)
         self.seed = seed
+        self.use_bias = use_bias
         self.supports_masking = True
         self.autocast = False  # ids must not be rounded
         self.token_embedding = TokenEmbedding(
@@ -102,14 +107,16 @@ class BertEmbedding(keras.layers.Layer):
                 name="segment",
             )
         self.position = position = deserialize_shared(position)
-        self.position_embedding = position or LearnedPositionEmbedding(
-            max_length,
-            initializer=self.initializer.clone(),
-            dtype=self.dtype_policy,
-            name="position",
-        )
+        self.position_embedding = position
+        if position is None and max_length:
+            self.position_embedding = LearnedPositionEmbedding(
+                max_length,
+                initializer=self.initializer.clone(),
+                dtype=self.dtype_policy,
+                name="position",
+            )
         self.norm = keras.layers.LayerNormalization(
-            epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
+            epsilon=layer_norm_epsilon, center=use_bias, dtype=self.dtype_policy, name="norm"
         )
         self.dropout_layer = keras.layers.Dropout(
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
@@ -121,7 +128,7 @@ class BertEmbedding(keras.layers.Layer):
         self.token_embedding.build()
         if self.segment_embedding:
             self.segment_embedding.build()
-        if not self.position_embedding.built:
+        if self.position_embedding and not self.position_embedding.built:
             self.position_embedding.build(shape)
         self.norm.build(shape)
 
@@ -139,7 +146,8 @@ class BertEmbedding(keras.layers.Layer):
             if segment_ids is None:
                 segment_ids = keras.ops.zeros_like(token_ids)
             vectors = vectors + self.segment_embedding(segment_ids)
-        vectors = self.position_embedding(vectors, positions=positions)
+        if self.position_embedding:
+            vectors = self.position_embedding(vectors, positions=positions)
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors
 
@@ -173,4 +181,5 @@ class BertEmbedding(keras.layers.Layer):
             "initializer": keras.initializers.serialize(self.initializer),
             "seed": self.seed,
             "position": serialize_shared(self.position),
+            "use_bias": self.use_bias,
         }

@@ -18,7 +18,8 @@ class LanguageModelHead(CompositeLayer):
     """`norm(x) M^T + c`, with M the token embeddings; norm and c only where asked for.
 
     Args:
-        norm: "layer" or "rms", for a decoder whose blocks have the norm first; None for none.
+        norm: "layer", "layer_no_bias" or "rms", for a decoder whose blocks have the norm first;
+            None for none.
         layer_norm_epsilon: added to the variance.
         use_bias: whether there is a bias for each token.
 

@@ -21,6 +21,7 @@ class MaskedLMHead(CompositeLayer):
         activation: after the first product, a name or a function.
         layer_norm_epsilon: added to the variance.
         kernel_initializer: initializer of W.
+        use_bias: whether the first product and the norm have a bias; c is there in any case.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.
@@ -36,7 +37,8 @@ class MaskedLMHead(CompositeLayer):
     Raises:
         ValueError: an embedding matrix of the wrong rank; positions of another shape.
 
-    Source: Devlin et al. 2019, section 3.1, task 1.
+    Source: Devlin et al. 2019, section 3.1, task 1; without biases: Warner et al. 2024,
+    section 2.1.
 
     Example:
     >>> import keras
@@ -50,12 +52,14 @@ class MaskedLMHead(CompositeLayer):
         activation: Any = "gelu",
         layer_norm_epsilon: float = 1e-12,
         kernel_initializer: Any = "glorot_uniform",
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.use_bias = use_bias
         self.supports_masking = True
 
     def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
@@ -65,13 +69,17 @@ class MaskedLMHead(CompositeLayer):
         self.transformation = Projection(
             width,
             activation=self.activation,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name="transformation",
         )
         self.transformation.build(inputs_shape)
         self.norm = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
+            epsilon=self.layer_norm_epsilon,
+            center=self.use_bias,
+            dtype=self.dtype_policy,
+            name="norm",
         )
         self.norm.build((*inputs_shape[:-1], width))
         self.bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="bias")
@@ -103,6 +111,7 @@ class MaskedLMHead(CompositeLayer):
             "activation": keras.activations.serialize(self.activation),
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "use_bias": self.use_bias,
         }
 
 

@@ -107,7 +107,9 @@ def test_training_drops_the_output_of_each_sublayer(name):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="`norm` must be one of layer, rms, got 'batch'"):
+    with pytest.raises(
+        ValueError, match="`norm` must be one of layer, layer_no_bias, rms, got 'batch'"
+    ):
         layers.TransformerEncoderBlock(N, F, norm="batch")
     with pytest.raises(ValueError, match="`intermediate_dim` must be a positive integer, got 0"):
         layers.TransformerEncoderBlock(N, 0)

@@ -40,6 +40,18 @@ def test_positions_may_be_sinusoids():
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_without_positions_segments_and_bias():
+    layer = layers.BertEmbedding(11, 4, max_length=0, num_segments=0, use_bias=False)
+    layer.build(IDS.shape)
+    randomize(layer)
+    weights = weights_of(layer)
+    assert weights.keys() == {"token/embeddings", "norm/gamma"}
+    vectors = weights["token/embeddings"][IDS].astype("float64")
+    expected = oracles.layer_norm(vectors, weights["norm/gamma"], 0.0, 1e-12)
+    np.testing.assert_allclose(arrays(layer(IDS)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(arrays(layer(IDS, SEGMENTS, positions=IDS)), arrays(layer(IDS)))
+
+
 def test_training_drops_the_output():
     layer = layers.BertEmbedding(11, 64, dropout=0.3, seed=1)
     assert_dropped(layer(IDS, training=True), layer(IDS), 0.3)

@@ -33,7 +33,9 @@ def test_it_is_the_product_with_the_embeddings(norm, use_bias):
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="`norm` must be one of layer, rms, got 'batch'"):
+    with pytest.raises(
+        ValueError, match="`norm` must be one of layer, layer_no_bias, rms, got 'batch'"
+    ):
         layers.LanguageModelHead("batch")
     with pytest.raises(ValueError, match="`embedding_matrix` must have shape .* got shape"):
         layers.LanguageModelHead()(INPUTS, MATRIX[:, :4])
