@@ -18,6 +18,7 @@ from tests.trainable import (
     bert_pretraining,
     compiled,
     gpt_chunked_loss,
+    packed_modern_bert,
     recurrent_translator,
     tagger,
     translator,
@@ -80,6 +81,7 @@ CASES = [
     pytest.param((2, 4), translator, {}, marks=pytest.mark.slow),
     pytest.param((4, 2), recurrent_translator, {}, marks=pytest.mark.slow),
     pytest.param((4, 2), tagger, {}, marks=pytest.mark.slow),
+    pytest.param((4, 2), packed_modern_bert, {}, marks=pytest.mark.slow),
     pytest.param((8, 1), tagger, {"fully_sharded": True}, marks=pytest.mark.slow),
 ]
 
@@ -165,7 +167,7 @@ def test_what_is_split():
     }
 
 
-def test_what_is_split_of_translators():
+def test_what_is_split_of_others():
     layout = placed((4, 2))[0]
     for make, split, whole in (
         (
@@ -174,6 +176,7 @@ def test_what_is_split_of_translators():
             "encoder_block_0/feed_forward/output/bias",
         ),
         (translator, "token_embedding/embeddings", "decoder_block_0/cross_attention/output/bias"),
+        (packed_modern_bert, "block_0/feed_forward/gate/kernel", "masked_lm/transformation/kernel"),
         (recurrent_translator, "source_embedding/embeddings", "readout/kernel"),
         (recurrent_translator, "logits/kernel", "bridge_0/kernel"),
     ):

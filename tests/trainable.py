@@ -9,7 +9,15 @@ import keras
 import numpy as np
 
 from keras_attn import layers
-from keras_attn.models import bert, bert_tasks, gpt, packing, rnn_attention, transformer
+from keras_attn.models import (
+    bert,
+    bert_tasks,
+    gpt,
+    modern_bert,
+    packing,
+    rnn_attention,
+    transformer,
+)
 
 BATCH, LENGTH, VOCABULARY = 8, 6, 24
 SIZE: dict[str, Any] = {
@@ -43,6 +51,17 @@ def packed_bert_pretraining(length: int = LENGTH, **options: Any) -> tuple:
     x["positions"] = np.tile(np.arange(length) % half, (BATCH, 1))
     x["first_positions"] = np.tile([0, half], (BATCH, 1))
     return packing.packed(model), x, {**y, "next_sentence": _ids(BATCH, 2, seed=3) % 2}
+
+
+def packed_modern_bert(length: int = LENGTH, **options: Any) -> tuple:
+    """Masked tokens of a ModernBERT with two texts in a row."""
+    size = {key: value for key, value in SIZE.items() if key != "dropout"}
+    rates = {f"{name}_dropout": 0.1 for name in ("embedding", "attention", "feed_forward")}
+    options = {**size, **rates, "num_layers": 2, "window": 3, **options}
+    model = bert_tasks.masked_lm(modern_bert.encoder("modern_bert_base", **options))
+    _, x, y = packed_bert_pretraining(length)
+    del x["first_positions"]
+    return packing.packed(model), x, y["masked_lm"]
 
 
 def gpt_chunked_loss(length: int = LENGTH, **options: Any) -> tuple:

@@ -148,6 +148,10 @@ def with_pretraining_heads(
         activation: activation of the masked-LM head; defaults to that of the encoder's blocks.
     """
     stack, pooler = parts.encoder(encoder), parts.of(encoder).pooler
+    if pooler is None:
+        raise ValueError(
+            f"`encoder` must have an output 'pooled_output', got {', '.join(encoder.output)}"
+        )
     embedding, blocks = stack.embedding, stack.blocks
     head = layers.BertPretrainingHead(
         activation=activation or blocks[0].activation,
@@ -174,7 +178,7 @@ def encoder_of(
     Without pooled_output, where the model has no pooler.
 
     Args:
-        model: a model of `keras_attn.models.bert` or `bert_tasks`.
+        model: a model of `keras_attn.models.bert`, `modern_bert` or `bert_tasks`.
         name: name of the encoder.
         hidden_states: as in `encoder`.
 
@@ -194,7 +198,8 @@ def encoder_of(
         if isinstance(layer, keras.Model):  # multiple choice calls the encoder as a whole
             return encoder_of(layer, name, hidden_states=hidden_states)
     inputs = {key: model.input[key] for key in ("token_ids", "segment_ids", "padding_mask")}
-    states = [parts.outputs(model, layer)[0] for layer in (stack.embedding, *stack.blocks)]
+    ends = (stack.embedding, *stack.blocks[:-1], stack.norm or stack.blocks[-1])
+    states = [parts.outputs(model, layer)[0] for layer in ends]
     outputs = {"sequence_output": states[-1]}
     if found.pooler is not None:
         outputs["pooled_output"] = parts.outputs(model, found.pooler)[0]

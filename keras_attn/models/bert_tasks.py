@@ -1,8 +1,9 @@
 """Task models: an encoder and a head, as functional Keras models.
 
-Each builder takes a model of `keras_attn.models.bert.encoder`, new or loaded, shares its layers,
-and gives a model with the encoder's inputs (multiple choice: one more axis). The head is the layer
-that carries the builder's name (a regressor's is "classifier"). Outputs are logits: compile with
+Each builder takes a model of `keras_attn.models.bert.encoder` or `modern_bert.encoder`, new or
+loaded, shares its layers, and gives a model with the encoder's inputs (multiple choice: one more
+axis). The head is the layer that carries the builder's name (a regressor's is "classifier");
+ModernBERT's heads begin with a dense layer and a norm. Outputs are logits: compile with
 `from_logits=True`.
 
 Letters: B batch, T length, C choices, P masked positions, V vocabulary, D model width.
@@ -21,16 +22,17 @@ def classifier(
     encoder: keras.Model,
     num_classes: int,
     *,
-    pooling: str = "pooler",
+    pooling: str | None = None,
     dropout: float = 0.1,
     name: str = "bert_classifier",
 ) -> keras.Model:
     """Classes of a sentence or a pair: logits `[B, num_classes]`.
 
     Args:
-        encoder: with outputs sequence_output and pooled_output.
+        encoder: with outputs sequence_output and, for the pooler, pooled_output.
         num_classes: how many logits.
-        pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output.
+        pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output;
+            defaults to "pooler", of ModernBERT, which has none, to "first".
         dropout: fraction of the pooled vector that is zeroed in training.
         name: name of the model.
 
@@ -47,13 +49,14 @@ def classifier(
     head = layers.ClassificationHead(
         num_classes, dropout=dropout, **_options(encoder, "classifier")
     )
-    return keras.Model(encoder.input, head(_pooled(encoder, pooling)), name=name)
+    vector = _transformed(encoder, _pooled(encoder, pooling))
+    return keras.Model(encoder.input, head(vector), name=name)
 
 
 def regressor(
     encoder: keras.Model,
     *,
-    pooling: str = "pooler",
+    pooling: str | None = None,
     dropout: float = 0.1,
     name: str = "bert_regressor",
 ) -> keras.Model:
@@ -89,7 +92,8 @@ def tagger(
     (None, None, 3)
     """
     head = layers.TokenTaggingHead(num_classes, dropout=dropout, **_options(encoder, "tagger"))
-    return keras.Model(encoder.input, head(_output(encoder, "sequence_output")), name=name)
+    vectors = _transformed(encoder, _output(encoder, "sequence_output"))
+    return keras.Model(encoder.input, head(vectors), name=name)
 
 
 def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span") -> keras.Model:
@@ -118,7 +122,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     context = ops.logical_and(encoder.input["padding_mask"], context)
     first = ops.equal(ops.cumsum(ops.ones_like(encoder.input["token_ids"]), axis=1), 1)
     head = layers.SpanHead(dropout=dropout, **_options(encoder, "span"))
-    outputs = head(_output(encoder, "sequence_output"), mask=ops.logical_or(first, context))
+    vectors = _transformed(encoder, _output(encoder, "sequence_output"))
+    outputs = head(vectors, mask=ops.logical_or(first, context))
     return keras.Model(encoder.input, outputs, name=name)
 
 
@@ -179,6 +184,7 @@ def masked_lm(
     head = layers.MaskedLMHead(
         activation=activation or stack.blocks[0].activation,
         layer_norm_epsilon=embedding.layer_norm_epsilon,
+        use_bias=stack.norm is None,
         **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
@@ -201,11 +207,36 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
     return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
 
 
-def _pooled(encoder: keras.Model, pooling: str) -> Any:
+def _pooled(encoder: keras.Model, pooling: str | None) -> Any:
+    if pooling is None:
+        pooling = "pooler" if parts.encoder(encoder).norm is None else "first"
     if pooling == "pooler":
         return _output(encoder, "pooled_output")
     layer = layers.SequencePooling(pooling, name="pooling")
     return layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
+
+
+def _transformed(encoder: keras.Model, vectors: Any) -> Any:
+    """What the head projects: of ModernBERT, whose encoder ends in a norm, a layer and a norm more.
+
+    Source: Warner et al. 2024, section 2.1.
+    """
+    stack = parts.encoder(encoder)
+    if stack.norm is None:
+        return vectors
+    dense = keras.layers.Dense(
+        vectors.shape[-1],
+        activation=stack.blocks[0].activation,
+        use_bias=False,
+        **_options(encoder, "transformation"),
+    )
+    norm = keras.layers.LayerNormalization(
+        epsilon=stack.norm.epsilon,
+        center=False,
+        dtype=stack.norm.dtype_policy,
+        name="transformation_norm",
+    )
+    return norm(dense(vectors))
 
 
 def _output(encoder: keras.Model, name: str) -> Any:

@@ -22,6 +22,7 @@ APART = (
     keras.layers.Dense,
     keras.layers.Dropout,
     keras.layers.Identity,
+    keras.layers.LayerNormalization,
     layers.BertPretrainingHead,
     layers.ClassificationHead,
     layers.FeedForward,
@@ -45,9 +46,9 @@ def packed(model: keras.Model) -> keras.Model:
     gives for a sequence becomes `[B, S, ...]`.
 
     Args:
-        model: one of `models.gpt`, or of `models.bert` or `models.bert_tasks`: a classifier,
-            regressor or next-sentence model on the pooler, a tagger, a masked LM, the pre-training
-            model.
+        model: one of `models.gpt`, or of `models.bert`, `models.modern_bert` or
+            `models.bert_tasks`: a classifier or regressor that takes the first vector or the
+            pooler, a next-sentence model, a tagger, a masked LM, the pre-training model.
 
     Raises:
         ValueError: a layer or an operation that would mix the sequences of a row, such as a mean
@@ -73,7 +74,7 @@ def packed(model: keras.Model) -> keras.Model:
         )
     _check_apart(model)
     new = ["sequence_ids", "positions"]
-    if any(map(_is_item, model.operations)):
+    if any(map(_takes_one, model.operations)):
         new.append("first_positions")
     inputs = {
         key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
@@ -86,13 +87,13 @@ def packed(model: keras.Model) -> keras.Model:
             return operation(*args, **kwargs, positions=extra["positions"])
         if isinstance(operation, layers.TransformerEncoderBlock):
             return operation(*args, **kwargs, sequence_ids=extra["sequence_ids"])
-        if not _is_item(operation):
+        if not _takes_one(operation):
             return operation(*args, **kwargs)
-        hidden, item = args
-        if tuple(item) != (slice(None), 0):
+        hidden, *item = args
+        if item and tuple(*item) != (slice(None), 0):
             raise ValueError(
                 "`model` must take the first vector of a sequence or all, "
-                f"got {operation.name!r}, which takes {item}"
+                f"got {operation.name!r}, which takes {item[0]}"
             )
         first = ops.expand_dims(extra["first_positions"], -1)  # [B, S, 1]
         return ops.take_along_axis(hidden, first, axis=1)  # [B, S, D]
@@ -105,13 +106,16 @@ def packed(model: keras.Model) -> keras.Model:
     )
 
 
-def _is_item(operation: Any) -> bool:
-    return type(operation).__name__ == "GetItem"  # `x[:, 0]`: Keras does not export the class
+def _takes_one(operation: Any) -> bool:
+    """Whether it is `x[:, 0]` or the pooling that does the same."""
+    if isinstance(operation, layers.SequencePooling):
+        return operation.mode == "first"
+    return type(operation).__name__ == "GetItem"  # Keras does not export the class
 
 
 def _check_apart(model: keras.Model) -> None:
     known = (*POSITIONS, *APART, layers.TransformerEncoderBlock)
-    mixing = [op for op in model.operations if not (isinstance(op, known) or _is_item(op))]
+    mixing = [op for op in model.operations if not (isinstance(op, known) or _takes_one(op))]
     # A layer has a name that the user knows, unlike the operations around it.
     for operation in sorted(mixing, key=lambda op: not isinstance(op, keras.layers.Layer)):
         kind = "layer" if isinstance(operation, keras.layers.Layer) else "operation"

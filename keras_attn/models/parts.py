@@ -13,6 +13,7 @@ import keras
 from keras_attn import layers
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
+_TRANSFORMATION = ("transformation", "transformation_norm")
 _POSITIONS = {"source_position", "target_position"}
 _RECURRENT = {"source_embedding", "encoder", "target_embedding", "logits", "readout"}
 _BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
@@ -43,7 +44,7 @@ class Stack:
         embedding: the layer of the token vectors. Encoder and decoder of a Transformer share one.
         blocks: in the order in which they run; the recurrent layer of `models.rnn_attention`.
         position: the layer of the positions; `keras.layers.Identity` where each block has its own,
-            None where a recurrent layer needs none.
+            None where a recurrent layer needs none, or ModernBERT's blocks have their own.
         norm: behind the last block, where there is one.
         dropout: the layer that drops embeddings, where it is a layer of its own.
     """
@@ -64,6 +65,8 @@ class Parts:
         decoder: that of a GPT, of a Transformer, of the recurrent model.
         pooler: the dense layer that BERT puts on the first vector.
         pooler_dropout: the layer in front of it that zeroes some of its inputs in training.
+        pooling: the layer that makes one vector of a sequence where there is no pooler.
+        transformation: the dense layer and the norm with which the heads of ModernBERT begin.
         head: the layer that gives the logits, or a dict of them.
         bridges: the recurrent model's layers from the encoder's last state to the decoder's first,
             one for each state of the cell.
@@ -74,6 +77,8 @@ class Parts:
     decoder: Stack | None = None
     pooler: Any = None
     pooler_dropout: Any = None
+    pooling: Any = None
+    transformation: tuple[Any, ...] = ()
     head: Any = None
     bridges: tuple[keras.layers.Layer, ...] = ()
     readout: Any = None
@@ -150,9 +155,13 @@ def find(model: keras.Model) -> Parts | None:
     if blocks and isinstance(embedding, layers.BertEmbedding):
         heads = [named[name] for name in ("head", *_TASK_HEADS) if name in named]
         return Parts(
-            encoder=Stack(embedding, blocks, embedding.position_embedding),
+            encoder=Stack(
+                embedding, blocks, embedding.position_embedding, named.get("encoder_norm")
+            ),
             pooler=named.get("pooler"),
             pooler_dropout=named.get("pooler_dropout"),
+            pooling=named.get("pooling"),
+            transformation=tuple(named[name] for name in _TRANSFORMATION if name in named),
             head=heads[0] if heads else None,
         )
     if blocks and isinstance(tokens, layers.TokenEmbedding) and "position" in named:

@@ -1,6 +1,7 @@
 """How large a model is: frozen records, by name."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TypeVar
 
 from keras_attn._checks import check_count
@@ -43,6 +44,44 @@ BERT_SIZES = {
     "bert_base": BERT_BASE,
     "bert_large": BERT_LARGE,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ModernBertSize:
+    """The sizes of a ModernBERT (Warner et al. 2024, section 2.1 and table 4).
+
+    Every `global_every`-th block, the first among them, sees the whole sequence, the others
+    positions less than `window` away. The wavelengths are those of their `RotaryEmbedding`.
+    """
+
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    intermediate_dim: int
+    vocabulary_size: int = 50_368
+    window: int = 65
+    global_every: int = 3
+    global_wavelength: float = 160_000.0
+    local_wavelength: float = 10_000.0
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    feed_forward_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    activation: str = "gelu"
+    initializer_range: float = 0.02
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each block; None where it sees all."""
+        return tuple(
+            self.window if index % self.global_every else None for index in range(self.num_layers)
+        )
+
+
+MODERN_BERT_BASE = ModernBertSize(22, 768, 12, 1152)
+MODERN_BERT_LARGE = ModernBertSize(28, 1024, 16, 2624)
+
+MODERN_BERT_SIZES = {"modern_bert_base": MODERN_BERT_BASE, "modern_bert_large": MODERN_BERT_LARGE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +140,14 @@ GPT_SMALL = GptSize(12, 768, 12, 3072)
 GPT_SIZES = {"gpt_tiny": GPT_TINY, "gpt_mini": GPT_MINI, "gpt_small": GPT_SMALL}
 
 
-Size = TypeVar("Size", BertSize, TransformerSize, GptSize)
+Size = TypeVar("Size", BertSize, ModernBertSize, TransformerSize, GptSize)
+
+
+def global_every(whole: Sequence[bool]) -> int | None:
+    """The smallest `ModernBertSize.global_every` with which these layers see all; None without."""
+    counts = range(1, len(whole) + 1)
+    matching = (n for n in counts if [*whole] == [i % n == 0 for i in range(len(whole))])
+    return next(matching, None)
 
 
 def first_given(*values: float | None) -> float:

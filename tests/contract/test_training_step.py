@@ -13,11 +13,18 @@ from tests.trainable import (
     compiled,
     gpt_chunked_loss,
     packed_bert_pretraining,
+    packed_modern_bert,
     translator,
 )
 
 DTYPES = ("float32", "mixed_bfloat16")
-MAKERS = (bert_pretraining, packed_bert_pretraining, gpt_chunked_loss, translator)
+MAKERS = (
+    bert_pretraining,
+    packed_bert_pretraining,
+    packed_modern_bert,
+    gpt_chunked_loss,
+    translator,
+)
 OPTIONS = ({}, {"remat": True}, {"window": 3})
 
 

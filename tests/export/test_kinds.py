@@ -18,9 +18,24 @@ TEXT = {"text": ["the cat sat", "!"]}
 PAIR = {"first": ["the cat", "a"], "second": ["sat on", "the mat."]}
 CHOICE = {"prompt": ["the cat", "a"], "choices": [["sat", "on", "a"], ["mat", "cat", "!"]]}
 LONG = {"question": ["the cat", "a"], "context": ["The cat sat  on a mat. " * 4, "A MAT!"]}
+
+
+def modern_bert():
+    size = models.sizes.ModernBertSize(
+        2, 12, 3, 20, len(VOCABULARY), window=3, initializer_range=0.4
+    )
+    return models.modern_bert.encoder(size)
+
+
 KINDS = {
     "classifier": (
         lambda encoder: models.bert_tasks.classifier(encoder, 3),
+        data.BertPreprocessor(TOKENIZER, LENGTH),
+        data.ClassificationPostprocessor(["a", "b", "c"]),
+        TEXT,
+    ),
+    "modern_bert": (
+        lambda encoder: models.bert_tasks.classifier(modern_bert(), 3, pooling="mean"),
         data.BertPreprocessor(TOKENIZER, LENGTH),
         data.ClassificationPostprocessor(["a", "b", "c"]),
         TEXT,

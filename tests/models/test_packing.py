@@ -6,7 +6,7 @@ import pytest
 
 from keras_attn import layers, models
 from keras_attn.models.packing import packed
-from tests.backend import arrays, call_with, gradients
+from tests.backend import arrays, call_with, gradients, randomize
 
 V, D, N, F, L, T, S, C = 23, 12, 3, 31, 7, 11, 3, 5
 SIZE = models.sizes.BertSize(2, D, N, F, vocabulary_size=V, max_length=L, dropout=0.0)
@@ -139,7 +139,16 @@ GPT_POSITIONS = {
     "alibi": lambda: layers.ALiBi(N),
     "relative": lambda: layers.RelativePositionBias(N, max_distance=5),
 }
+
+
+def modern_bert():
+    """With a window shorter than the sequences."""
+    size = models.sizes.ModernBertSize(2, D, N, F, V, window=2)
+    return randomize(models.modern_bert.encoder(size))
+
+
 PER_TOKEN = {
+    "modern_bert": lambda: models.bert_tasks.tagger(modern_bert(), C),
     "tagger": lambda: models.bert_tasks.tagger(encoder(), C),
     **{
         f"gpt_{name}": lambda make=make: models.gpt.decoder(GPT, position=make())
@@ -150,6 +159,7 @@ PER_SEQUENCE = {
     "masked_lm": lambda: models.bert_tasks.masked_lm(encoder()),
     "regressor": lambda: models.bert_tasks.regressor(encoder()),
     "next_sentence": lambda: models.bert_tasks.next_sentence(encoder()),
+    "modern_bert": lambda: models.bert_tasks.classifier(modern_bert(), C),
     "first_vector": lambda: on_top(lambda outputs: outputs["sequence_output"][:, 0]),
 }
 

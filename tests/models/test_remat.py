@@ -18,6 +18,13 @@ CASES = {
         models.sizes.BertSize(2, 12, 3, 31, max_length=11, **COMMON),
         {"token_ids": IDS, "segment_ids": np.zeros_like(IDS), "padding_mask": MASK},
     ),
+    "modern_bert": (
+        models.modern_bert.encoder,
+        models.sizes.ModernBertSize(
+            2, 12, 3, 31, V, window=3, attention_dropout=0.3, feed_forward_dropout=0.3
+        ),
+        {"token_ids": IDS, "segment_ids": np.zeros_like(IDS), "padding_mask": MASK},
+    ),
     "gpt": (
         models.gpt.decoder,
         models.sizes.GptSize(2, 12, 3, 31, max_length=11, **COMMON),
