@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attn.models import bert, bert_tasks, gpt
-from keras_attn.models.sizes import BertSize, GptSize, Size
+from keras_attn.models import bert, bert_tasks, gpt, modern_bert
+from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
-from keras_attn.weights.formats import Config, Head
+from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
@@ -74,9 +74,9 @@ def load(
 ) -> Loaded:
     """Read a checkpoint of BERT or its kin, or of GPT-2, whichever kind it is.
 
-    Kinds: a directory of transformers with safetensors, of model_type bert, roberta, distilbert or
-    gpt2; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub BertBackbone, as an
-    object or a preset directory. Nothing is fetched, and no pickle is opened.
+    Kinds: a directory of transformers with safetensors, of model_type bert, roberta, distilbert,
+    modernbert or gpt2; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub
+    BertBackbone, as an object or a preset directory. Nothing is fetched, and no pickle is opened.
 
     Args:
         source: the directory, or the keras-hub backbone.
@@ -85,12 +85,12 @@ def load(
             masked_lm, next_sentence and pretraining give that model, whose head is read if it is
             there and new if not.
         hidden_states: and window, kernel, dtype: as in `keras_attn.models.bert.encoder`.
-        window: as there.
+        window: as there; None for ModernBERT, whose configuration has one.
         kernel: as there.
         dtype: as there.
         **head_options: of the task's builder in `keras_attn.models.bert_tasks`, such as
-            `num_classes`, which a head in the checkpoint knows by itself. `dropout` defaults to
-            what the configuration says.
+            `num_classes`, which a head in the checkpoint knows by itself. `dropout`, and the
+            `pooling` of ModernBERT, default to what the configuration says.
 
     Returns:
         a `Loaded`: the model, the vocabulary, and what was skipped or is new.
@@ -108,7 +108,7 @@ def load(
     )
     format = checkpoint.format
     _check_vocabulary(checkpoint)
-    options = {"window": window, "kernel": kernel, "dtype": dtype}
+    options: dict[str, Any] = {"window": window, "kernel": kernel, "dtype": dtype}
     heads = () if task is None else HEADS.get(task, (task,))
     if format.family == "gpt":
         if task is not None or hidden_states:
@@ -116,15 +116,25 @@ def load(
                 f"`task` and `hidden_states` are for BERT and its kin, got {task!r} and "
                 f"{hidden_states!r} for {format.name}"
             )
-        size = read_size(checkpoint, GptSize)
+        size: Any = read_size(checkpoint, GptSize)
         model = gpt.decoder(size, **options)
     else:
-        size = read_size(checkpoint, BertSize)
+        options["hidden_states"] = hidden_states
         own = [format.heads[name] for name in heads if name in format.heads]
         head_options = {**_head_options(checkpoint, own), **head_options}
-        if any(head.pooler_dropout for head in own):
-            size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
-        model = bert.encoder(size, hidden_states=hidden_states, **options)
+        if format.family == "modern_bert":
+            if options.pop("window") is not None:
+                raise ValueError(
+                    f"`window` must be None for {format.name}, whose configuration has one, "
+                    f"got {window!r}"
+                )
+            size = read_size(checkpoint, ModernBertSize)
+            model = modern_bert.encoder(size, **options)
+        else:
+            size = read_size(checkpoint, BertSize)
+            if any(head.pooler_dropout for head in own):
+                size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
+            model = bert.encoder(size, **options)
         model = _with_task(checkpoint, model, task, head_options)
     matched = match(
         checkpoint.source,
@@ -168,16 +178,20 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
             raise ValueError(f"{title}: the configuration must have `{key.name}`, got no such key")
         value = config[key.name]
         if key.values is not None:
-            if value not in tuple(key.values):
-                raise ValueError(
-                    f"{title}: `{key.name}` must be one of {', '.join(key.values)}, got {value!r}"
-                )
-            fields[field.name] = key.values[value]
+            fields[field.name] = _translated(title, key, value)
             continue
-        if value is not None or key.name not in format.defaults:
+        if key.number and (value is not None or key.name not in format.defaults):
             _number(title, key.name, value, _range(field))
         fields[field.name] = _number(title, key.name, key.load(value, config), _range(field))
     return kind(**fields)
+
+
+def _translated(title: str, key: Key, value: Any) -> str:
+    """Our name for one of theirs."""
+    names = key.values or {}
+    if value not in tuple(names):
+        raise ValueError(f"{title}: `{key.name}` must be one of {', '.join(names)}, got {value!r}")
+    return names[value]
 
 
 # What a number must be, and whether it is.
@@ -211,6 +225,8 @@ def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> dict[str, Any]:
     options = {}
     for head in heads:
         _require(title, config, head.requires)
+        if head.pooling:
+            options["pooling"] = _translated(title, head.pooling, config[head.pooling.name])
         if head.activation:
             options["activation"] = head.activation
         for key in head.dropout:

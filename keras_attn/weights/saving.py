@@ -12,19 +12,30 @@ import numpy as np
 
 from keras_attn import layers
 from keras_attn._checks import optional_module
-from keras_attn.models import parts
-from keras_attn.models.sizes import BertSize, GptSize
+from keras_attn.models import modern_bert, parts
+from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, global_every
 from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
+# The checkpoint that a model of a family becomes if it did not come from another.
+NATIVE = {"bert": "bert", "modern_bert": "modernbert", "gpt": "gpt2"}
 # What the blocks of a family are like; of the other kinds of block transformers knows nothing.
-PLAIN = {"window": None, "position": None, "norm": "layer"}
+PLAIN = {
+    "window": None,
+    "position": None,
+    "norm": "layer",
+    "attention_norm": True,
+    "attention_options": {},
+    "feed_forward_options": {},
+}
 BLOCKS = {
     "bert": {**PLAIN, "causal": False, "normalize_first": False},
     "gpt": {**PLAIN, "causal": True, "normalize_first": True, "attention_output_dropout": None},
 }
+# What of a block changes none of the numbers that a checkpoint holds.
+FREE = {"name", "trainable", "dtype", "kernel", "kernel_initializer", "remat", "seed"}
 
 
 def save(
@@ -38,15 +49,15 @@ def save(
 
     A `Loaded` goes back to the kind of checkpoint that it came from, RoBERTa to RoBERTa, with all
     that its configuration says about classes, ids and the problem. Google's and keras-hub's become
-    BERT, and so does a model alone.
+    BERT; a model alone becomes BERT, ModernBERT or GPT-2.
 
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
-            `keras_attn.models.bert`, `bert_tasks` or `gpt`.
+            `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
         directory: made if it is not there; files of these names are replaced.
         vocabulary: the tokens in the order of their ids, for vocab.txt; defaults to that of the
-            `Loaded`. The files of tokenizers without a vocab.txt (RoBERTa, GPT-2) are not written:
-            copy them.
+            `Loaded`. The files of tokenizers without a vocab.txt (RoBERTa, ModernBERT, GPT-2) are
+            not written: copy them.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
             that of the `Loaded`.
 
@@ -69,11 +80,12 @@ def save(
     found = parts.find(built)
     if found is None or (found.encoder and found.decoder):
         raise ValueError(
-            "`model` must be one of keras_attn.models.bert, bert_tasks or gpt, "
+            "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {built.name!r} with layers {', '.join(layer.name for layer in built.layers)}"
         )
-    size = _size(found)
-    format = TRANSFORMERS["bert" if found.encoder else "gpt2"]
+    family = _family(found)
+    size = _modern_bert_size(found) if family == "modern_bert" else _size(found, family)
+    format = TRANSFORMERS[NATIVE[family]]
     origin: Config = {}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
@@ -82,7 +94,7 @@ def save(
         lowercase = loaded.lowercase if lowercase is None else lowercase
     targets = targets_of(built.weights)
     heads = {name for name, head in format.heads.items() if head.rules[0].targets[0] in targets}
-    config = _config(built, size, format, heads, origin)
+    config = _config(built, found, size, format, heads, origin)
     if format.tokenizer is None and (vocabulary is not None or lowercase is not None):
         raise ValueError(
             f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
@@ -117,11 +129,12 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     """The checkpoint's arrays by their names."""
     trunk, (pooler, *head_rules) = rules_of(format, sorted(heads), num_layers)
-    if not any(target in targets for rule in pooler for target in rule.targets):
+    optional = not any(format.heads[name].pooler for name in heads)
+    if optional and not any(target in targets for rule in pooler for target in rule.targets):
         pooler = ()
     # A class without a head has names without a prefix; what belongs to a head never has one.
     prefix = format.prefix if heads or format.family == "gpt" else ""
-    inner = (*trunk, *format.pooler)
+    inner = {*trunk, *format.pooler}.difference(*(h.pooler for h in format.heads.values()))
     named = {
         f"{prefix if rule in inner else ''}{rule.source}": rule
         for rule in itertools.chain(trunk, pooler, *head_rules)
@@ -143,7 +156,12 @@ def _arrays(
 
 
 def _config(
-    model: keras.Model, size: Any, format: Format, heads: set[str], origin: Config
+    model: keras.Model,
+    found: parts.Parts,
+    size: Any,
+    format: Format,
+    heads: set[str],
+    origin: Config,
 ) -> dict[str, Any]:
     """config.json: what the layers are, and what else the checkpoint said that they came from."""
     architectures = [name for name, has in format.architectures.items() if set(has) == heads]
@@ -152,7 +170,7 @@ def _config(
             f"`model` must have the heads of a class of {format.name}, got {', '.join(heads)}"
         )
     needing = heads & NEED_POOLER
-    if needing and size.pooler_activation is None:
+    if format.family == "bert" and needing and size.pooler_activation is None:
         raise ValueError(
             f"`model` must have a pooler, as the {', '.join(needing)} of {format.name} has, "
             f"got {model.name!r}"
@@ -169,25 +187,40 @@ def _config(
         _expect(field, value, getattr(size, field))
     for field, key in format.size.items():
         value = getattr(size, field)
+        if value is None:
+            continue  # no layer tells
         if key.values is not None:
             _expect(field, tuple(dict.fromkeys(key.values.values())), value)
             if key.values.get(str(config.get(key.name))) != value:
                 config[key.name] = next(name for name, v in key.values.items() if v == value)
         elif key.name not in config or key.load(config[key.name], config) != value:
             config[key.name] = key.save(value, config)
+    for key, index in format.token_ids.items():
+        if index >= size.vocabulary_size:
+            config.setdefault(key, None)
     for name in heads:
-        _add_head(config, model, size, format.heads[name])
+        _add_head(config, model, found, size, format.heads[name])
     return config
 
 
-def _add_head(config: dict, model: keras.Model, size: Any, head: Head) -> None:
-    """Its dropout, and how many classes it has."""
+def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, head: Head) -> None:
+    """Its dropout and pooling, and how many classes it has."""
     name = head.rules[0].targets[0].split("/")[0]
     (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
     if isinstance(layer, layers.MaskedLMHead):
         _expect("activation", head.activation or size.activation, layer.activation.__name__)
         _expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)
-    _expect("pooler_dropout", layer.dropout if head.pooler_dropout else 0.0, size.pooler_dropout)
+    if isinstance(size, BertSize):
+        rate = layer.dropout if head.pooler_dropout else 0.0
+        _expect("pooler_dropout", rate, size.pooler_dropout)
+    if found.transformation:
+        dense, norm = found.transformation
+        _expect("activation", size.activation, dense.activation.__name__)
+        _expect("layer_norm_epsilon", size.layer_norm_epsilon, norm.epsilon)
+    if head.pooling and head.pooling.values:
+        theirs = {ours: name for name, ours in head.pooling.values.items()}
+        _expect("pooling", tuple(theirs), found.pooling and found.pooling.mode)
+        config[head.pooling.name] = theirs[found.pooling.mode]
     rate = next((config[key] for key in head.dropout if config.get(key) is not None), None)
     # A head's key that is also the blocks' (DistilBERT's tagger) cannot say something else.
     if rate is not None and rate != layer.dropout:
@@ -198,9 +231,54 @@ def _add_head(config: dict, model: keras.Model, size: Any, head: Head) -> None:
         config["label2id"] = {f"LABEL_{index}": index for index in range(count)}
 
 
-def _size(found: parts.Parts) -> BertSize | GptSize:
+def _family(found: parts.Parts) -> str:
+    if found.encoder is None:
+        return "gpt"
+    return "bert" if found.encoder.norm is None else "modern_bert"
+
+
+def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
+    """The size that would build these layers; None for what no layer tells."""
+    stack = found.stack
+    block, embedding = stack.blocks[0], stack.embedding
+    local: Any = next((each for each in stack.blocks if each.window is not None), None)
+    size = ModernBertSize(
+        num_layers=len(stack.blocks),
+        hidden_dim=embedding.dim,
+        num_heads=block.num_heads,
+        intermediate_dim=block.intermediate_dim,
+        vocabulary_size=embedding.vocabulary_size,
+        window=local and local.window,
+        global_every=global_every([each.window is None for each in stack.blocks]) or 1,
+        global_wavelength=getattr(block.position, "max_wavelength", 1.0),
+        local_wavelength=local and getattr(local.position, "max_wavelength", 1.0),
+        embedding_dropout=embedding.dropout,
+        attention_dropout=block.attention_dropout,
+        feed_forward_dropout=block.feed_forward.dropout,
+        layer_norm_epsilon=block.layer_norm_epsilon,
+        activation=block.activation.__name__,
+        initializer_range=getattr(block.kernel_initializer, "stddev", 0.02),
+    )
+    for index, each in enumerate(stack.blocks):
+        expected, config = _numbers(modern_bert.block(size, index)), _numbers(each)
+        for field, value in expected.items():
+            _expect(field, value, config[field])
+    _expect("layer_norm_epsilon", size.layer_norm_epsilon, embedding.layer_norm_epsilon)
+    _expect("layer_norm_epsilon", size.layer_norm_epsilon, stack.norm.epsilon)
+    return size
+
+
+def _numbers(block: keras.layers.Layer) -> dict[str, Any]:
+    """The configuration of a block and its position, without what changes no number."""
+    config = {name: value for name, value in block.get_config().items() if name not in FREE}
+    position = block.position and block.position.get_config()
+    config["position"] = {n: v for n, v in (position or {}).items() if n not in FREE}
+    return config
+
+
+def _size(found: parts.Parts, family: str) -> BertSize | GptSize:
     """The size that would build these layers."""
-    stack, family = found.stack, "bert" if found.encoder else "gpt"
+    stack = found.stack
     block, embedding = stack.blocks[0], stack.embedding
     common: dict[str, Any] = {
         "num_heads": block.num_heads,

@@ -30,7 +30,13 @@ TASKS = {
 }
 ENCODERS = [ending for ending in TASKS if ending != "LMHeadModel"]
 SHARED = [e for e in ENCODERS if e not in ("ForPreTraining", "ForNextSentencePrediction")]
-KINDS = {"Bert": ENCODERS, "Roberta": SHARED, "DistilBert": SHARED, "GPT2": ["LMHeadModel"]}
+KINDS = {
+    "Bert": ENCODERS,
+    "Roberta": SHARED,
+    "DistilBert": SHARED,
+    "ModernBert": [ending for ending in SHARED if ending != "ForMultipleChoice"],
+    "GPT2": ["LMHeadModel"],
+}
 # What another model would be, and the value that asks for it.
 REFUSED = {
     "is_decoder": True,
@@ -97,6 +103,31 @@ def configuration(kind, ending, rng):
             "seq_classif_dropout": rate(),
             "qa_dropout": rate(),
             "sinusoidal_pos_embds": True,
+        }
+    elif kind == "ModernBert":
+        layers, every = sizes["num_hidden_layers"], int(rng.integers(1, 4))
+        kinds = ["full_attention" if i % every == 0 else "sliding_attention" for i in range(layers)]
+        bases = zip(("full_attention", "sliding_attention"), rng.uniform(9, 99, 2), strict=True)
+        values |= {
+            **sizes,
+            "intermediate_size": int(rng.integers(5, 20)),
+            "norm_eps": float(10 ** -rng.uniform(1, 4)),
+            "layer_types": kinds,
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": float(base)} for kind, base in bases
+            },
+            "local_attention": int(rng.integers(2, 9)),  # shorter than the rows
+            "embedding_dropout": rate(),
+            "attention_dropout": rate(),
+            "mlp_dropout": rate(),
+            "classifier_dropout": rate(),
+            "classifier_pooling": str(rng.choice(["cls", "mean"])),
+            "initializer_cutoff_factor": 3.0,
+            "deterministic_flash_attn": True,
+            "sparse_prediction": True,
+            "sparse_pred_ignore_index": -99,
+            "cls_token_id": 9,
+            "sep_token_id": 10,
         }
     else:
         values |= {
@@ -198,23 +229,29 @@ def compare(loaded, task, inputs, expected):
 def dropout_rates(model):
     """Theirs, by our names."""
     places = {
-        r".*(embeddings\.dropout|\.drop)$": "embedding",
+        r".*(embeddings\.dropout|embeddings\.drop|transformer\.drop)$": "embedding",
         r".*(attention\.self\.dropout|attention\.dropout|attn\.attn_dropout)$": "attention",
-        r".*(attention\.output\.dropout|attn\.resid_dropout)$": "attention_output",
+        r".*(attention\.output\.dropout|attn\.resid_dropout|attn\.out_drop)$": "attention_output",
         r".*(\d\.output\.dropout|ffn\.dropout|mlp\.dropout)$": "block",
-        r"(classifier\.)?dropout$": "head",
+        r".*\d\.mlp\.drop$": "feed_forward",
+        r"(classifier\.)?drop(out)?$": "head",
     }
     rates = {}
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout):
             (name,) = (name for pattern, name in places.items() if re.fullmatch(pattern, path))
             rates.setdefault(name, set()).add(module.p)
+        elif type(rate := getattr(module, "attention_dropout", None)) is float:
+            rates.setdefault("attention", set()).add(rate)
     return {name: values.pop() for name, values in rates.items() if len(values) == 1}
 
 
 def our_rates(model, task):
     flat = {layer.name: layer for layer in model._flatten_layers()}
     rates = {"attention": flat["block_0"].attention_dropout, "block": flat["block_0"].dropout}
+    if flat["block_0"].feed_forward.gated:  # ModernBERT drops inside
+        assert rates.pop("block") == 0.0
+        rates["feed_forward"] = flat["block_0"].feed_forward.dropout
     rate = flat["block_0"].attention_output_dropout
     if rate != 0.0:  # DistilBERT has none there
         rates["attention_output"] = rates["block"] if rate is None else rate

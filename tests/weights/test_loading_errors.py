@@ -54,7 +54,10 @@ def test_pickle(directory):
 
 def test_another_architecture(directory):
     configure(directory, model_type="xlnet")
-    fails(directory, "must have a model_type among bert, distilbert, roberta, gpt2, got 'xlnet'")
+    fails(
+        directory,
+        "must have a model_type among bert, distilbert, roberta, modernbert, gpt2, got 'xlnet'",
+    )
 
 
 def test_no_config(directory):

@@ -125,7 +125,8 @@ def test_foreign_model(tmp_path):
     }
     model = keras.Model(inputs, keras.layers.Dense(2, name="block_0")(inputs["token_ids"]))
     with pytest.raises(
-        ValueError, match="must be one of keras_attn.models.bert, bert_tasks or gpt, got"
+        ValueError,
+        match="must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, got",
     ):
         weights.save(model, tmp_path)
 

@@ -37,11 +37,15 @@ FLAT = Change(lambda array, _: [array.reshape(-1)])  # [N, H] to [N H]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The checkpoint's `source`, changed, is our `targets`; {i} is the layer's number."""
+    """The checkpoint's `source`, changed, is our `targets`.
+
+    {i} is the layer's number, from `first` on.
+    """
 
     source: str
     targets: tuple[str, ...]
     change: Change = AS_IS
+    first: int = 0
 
     def expand(self, layers: int) -> "list[Rule]":
         """One rule for each layer, or this one where it names no layer."""
@@ -53,13 +57,13 @@ class Rule:
                 source=self.source.format(i=i),
                 targets=tuple(target.format(i=i) for target in self.targets),
             )
-            for i in range(layers)
+            for i in range(self.first, layers)
         ]
 
 
-def rule(source: str, target: str, change: Change = AS_IS) -> Rule:
+def rule(source: str, target: str, change: Change = AS_IS, first: int = 0) -> Rule:
     """The rule for one array that is one of our weights."""
-    return Rule(source, (target,), change)
+    return Rule(source, (target,), change, first)
 
 
 def pair(source: str, target: str, names: tuple[str, str] = ("kernel", "bias")) -> tuple[Rule, ...]:
@@ -92,12 +96,14 @@ class Key:
         values: our value for each of theirs, where they have other names.
         load: our value, from theirs and the configuration.
         save: theirs, from ours and the configuration.
+        number: whether theirs is a number in the same range as ours; else `load` checks it.
     """
 
     name: str
     values: Mapping[str, str] | None = None
     load: Callable[[Any, Config], Any] = lambda value, _: value
     save: Callable[[Any, Config], Any] = lambda value, _: value
+    number: bool = True
 
 
 # Our names for their activations; the first of two is the one that is written.
@@ -120,6 +126,7 @@ class Head:
         dropout: keys of the configuration, of which the first that is not null is the head's rate;
             without keys the builder of the task has its default.
         pooler_dropout: whether that rate acts in front of the pooler too.
+        pooling: the key of the configuration that says how the head pools, where there is one.
         activation: activation of the head, where it is not that of the blocks.
         requires: what the configuration must say for this head, as in `Format`.
     """
@@ -128,6 +135,7 @@ class Head:
     pooler: tuple[Rule, ...] = ()
     dropout: tuple[str, ...] = ()
     pooler_dropout: bool = False
+    pooling: Key | None = None
     activation: str | None = None
     requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -156,8 +164,10 @@ class Format:
         renames: older spellings: pairs of a regular expression and what replaces it.
         ignored: regular expressions of names that mean nothing to us, such as optimizer slots.
         tied: names that must repeat the array of another name.
-        family: family of our models, "bert" or "gpt".
+        family: family of our models, "bert", "modern_bert" or "gpt".
         tokenizer: the class in tokenizer_config.json that reads a vocab.txt; None if none does.
+        token_ids: ids of special tokens that transformers takes for granted under these keys; of a
+            smaller vocabulary the configuration must say that it has none.
     """
 
     name: str
@@ -177,6 +187,7 @@ class Format:
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     family: str = "bert"
     tokenizer: str | None = None
+    token_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def rename(self, source: str) -> str:
         """The name as the rules spell it."""

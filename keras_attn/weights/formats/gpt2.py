@@ -81,4 +81,5 @@ FORMAT = Format(
     # The causal mask, which old files hold as an array.
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
     tied={"lm_head.weight": "wte.weight"},
+    token_ids={"bos_token_id": 50_256, "eos_token_id": 50_256},
 )

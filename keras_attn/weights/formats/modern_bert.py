@@ -1,0 +1,199 @@
+"""ModernBERT as the library transformers saves it: no biases, and products stored side by side."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_attn.models.sizes import global_every
+from keras_attn.weights.formats.format import (
+    IRRELEVANT,
+    REQUIRES,
+    TRANSPOSED,
+    Change,
+    Config,
+    Format,
+    Head,
+    Key,
+    Rule,
+    dense,
+    keys,
+    rule,
+)
+
+DROPOUT = ("classifier_dropout",)
+TIED = {"tie_word_embeddings": True}
+# The first part of every head; a checkpoint of one task has it for all.
+TRANSFORMATION = (
+    rule("head.dense.weight", "transformation/kernel", TRANSPOSED),
+    rule("head.norm.weight", "transformation_norm/gamma"),
+)
+
+
+def _side_by_side(source: str, *targets: str) -> Rule:
+    """Kernels stored as [output, input] in one array, whose outputs follow each other."""
+    change = Change(
+        lambda array, _: [part.T for part in np.split(array, len(targets))],
+        lambda arrays, _: np.concatenate([array.T for array in arrays]),
+    )
+    return Rule(source, tuple(f"block_{{i}}/{target}/kernel" for target in targets), change)
+
+
+def _layer_types(whole: list[bool]) -> list[str]:
+    return ["full_attention" if each else "sliding_attention" for each in whole]
+
+
+def _load_global_every(types: Any, config: Config) -> int:
+    """The list of 2025, or the number that older files have in its place."""
+    count = config["num_hidden_layers"]
+    if types is None:
+        every = config["global_attn_every_n_layers"]
+        if type(every) is not int or every < 1:
+            raise ValueError(
+                f"`global_attn_every_n_layers` must be a positive integer, got {every!r}"
+            )
+        types = _layer_types([index % every == 0 for index in range(count)])
+    whole = [each == "full_attention" for each in types] if isinstance(types, list) else []
+    every = global_every(whole)
+    if every is None or types != _layer_types(whole) or len(types) != count:
+        raise ValueError(
+            f"`layer_types` must have 'full_attention' in every n-th of {count} places, the first "
+            f"among them, and else 'sliding_attention', got {types!r}"
+        )
+    return every
+
+
+def _save_global_every(every: int, config: Config) -> list[str]:
+    return _layer_types([index % every == 0 for index in range(config["num_hidden_layers"])])
+
+
+def _wavelength(kind: str, older: str) -> Key:
+    """The base of a kind of layer's rotary embedding, where older files have a key for it."""
+
+    def load(parameters: Any, config: Config) -> float:
+        own = parameters.get(kind) if isinstance(parameters, dict) else parameters
+        own = {} if own is None else own
+        plain = isinstance(own, dict) and own.keys() <= {"rope_type", "rope_theta"}
+        if not plain or own.get("rope_type", "default") != "default":
+            raise ValueError(
+                f"`rope_parameters` must have rope_type 'default' and a rope_theta alone for "
+                f"{kind}, got {own!r}"
+            )
+        return own.get("rope_theta", config[older])
+
+    def save(theta: float, config: Config) -> dict[str, Any]:
+        found = {"rope_type": "default", "rope_theta": theta}
+        return {**(config.get("rope_parameters") or {}), kind: found}
+
+    return Key("rope_parameters", load=load, save=save, number=False)
+
+
+FORMAT = Format(
+    name="modernbert",
+    family="modern_bert",
+    size={
+        **keys(
+            num_layers="num_hidden_layers",
+            hidden_dim="hidden_size",
+            num_heads="num_attention_heads",
+            intermediate_dim="intermediate_size",
+            vocabulary_size="vocab_size",
+            embedding_dropout="embedding_dropout",
+            attention_dropout="attention_dropout",
+            feed_forward_dropout="mlp_dropout",
+            layer_norm_epsilon="norm_eps",
+            initializer_range="initializer_range",
+        ),
+        # Heads have the activation of the blocks, in `requires`.
+        "activation": Key("hidden_activation", {"gelu": "gelu"}),
+        # Half of it to each side, the ends included.
+        "window": Key(
+            "local_attention",
+            load=lambda value, _: value // 2 + 1,
+            save=lambda value, _: 2 * (value - 1),
+        ),
+        "global_every": Key(
+            "layer_types", load=_load_global_every, save=_save_global_every, number=False
+        ),
+        "global_wavelength": _wavelength("full_attention", "global_rope_theta"),
+        "local_wavelength": _wavelength("sliding_attention", "local_rope_theta"),
+    },
+    trunk=(
+        rule("embeddings.tok_embeddings.weight", "embedding/token/embeddings"),
+        rule("embeddings.norm.weight", "embedding/norm/gamma"),
+        rule("layers.{i}.attn_norm.weight", "block_{i}/self_attention_norm/gamma", first=1),
+        _side_by_side(
+            "layers.{i}.attn.Wqkv.weight",
+            "self_attention/query",
+            "self_attention/key",
+            "self_attention/value",
+        ),
+        rule("layers.{i}.attn.Wo.weight", "block_{i}/self_attention/output/kernel", TRANSPOSED),
+        rule("layers.{i}.mlp_norm.weight", "block_{i}/feed_forward_norm/gamma"),
+        _side_by_side("layers.{i}.mlp.Wi.weight", "feed_forward/gate", "feed_forward/hidden"),
+        rule("layers.{i}.mlp.Wo.weight", "block_{i}/feed_forward/output/kernel", TRANSPOSED),
+        rule("final_norm.weight", "encoder_norm/gamma"),
+    ),
+    pooler=TRANSFORMATION,
+    heads={
+        "masked_lm": Head(
+            (
+                rule("head.dense.weight", "masked_lm/transformation/kernel", TRANSPOSED),
+                rule("head.norm.weight", "masked_lm/norm/gamma"),
+                rule("decoder.bias", "masked_lm/bias"),
+            ),
+            requires={**TIED, "decoder_bias": True},
+        ),
+        "classifier": Head(
+            dense("classifier", "classifier/output"),
+            pooler=TRANSFORMATION,
+            dropout=DROPOUT,
+            pooling=Key("classifier_pooling", {"cls": "first", "mean": "mean"}),
+        ),
+        "tagger": Head(
+            dense("classifier", "tagger/output"), pooler=TRANSFORMATION, dropout=DROPOUT
+        ),
+        "span": Head(dense("classifier", "span/output"), pooler=TRANSFORMATION, dropout=DROPOUT),
+    },
+    defaults={
+        "layer_types": None,
+        "global_attn_every_n_layers": 3,
+        "rope_parameters": None,
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "cls",
+    },
+    requires={
+        **REQUIRES,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "classifier_activation": "gelu",
+        "rope_scaling": None,
+    },
+    irrelevant=(
+        *IRRELEVANT,
+        # No layer counts positions, and new weights are drawn with a cut at two deviations
+        *("max_position_embeddings", "initializer_cutoff_factor", "layer_norm_eps"),
+        # How transformers computes, and its loss
+        *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad"),
+        *("sparse_prediction", "sparse_pred_ignore_index", "cls_token_id"),
+    ),
+    architectures={
+        "ModernBertModel": (),
+        "ModernBertForMaskedLM": ("masked_lm",),
+        "ModernBertForSequenceClassification": ("classifier",),
+        "ModernBertForTokenClassification": ("tagger",),
+        "ModernBertForQuestionAnswering": ("span",),
+    },
+    prefix="model.",
+    tied={"decoder.weight": "embeddings.tok_embeddings.weight"},
+    token_ids={
+        "bos_token_id": 50_281,
+        "cls_token_id": 50_281,
+        "eos_token_id": 50_282,
+        "sep_token_id": 50_282,
+        "pad_token_id": 50_283,
+    },
+)

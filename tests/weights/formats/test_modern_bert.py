@@ -1,0 +1,220 @@
+"""ModernBERT: what test_formats.py does not vary, and every way to ask for another model."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from keras_attn import layers, weights
+from keras_attn.models import bert, bert_tasks, modern_bert
+
+SIZES = {
+    "num_hidden_layers": 4,
+    "local_attention": 5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+
+
+@pytest.fixture
+def modern(saved):
+    """A function: class name and sizes -> (their model, its directory)."""
+    return lambda architecture="ModernBertModel", **sizes: saved(
+        architecture, **{**SIZES, "hidden_size": 24, **sizes}
+    )
+
+
+def configure(directory, **changes):
+    file = directory / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
+
+
+def test_hidden_states(modern, inputs, run_theirs):
+    model, directory = modern()
+    model.config.output_hidden_states = True
+    loaded = weights.load(directory, hidden_states=True)
+    again = bert.encoder_of(bert_tasks.tagger(loaded.model, 3), hidden_states=True)
+    expected = run_theirs(model, inputs, token_type_ids=None).hidden_states
+    seen = inputs["padding_mask"]
+    for encoder in (loaded.model, again):
+        states = encoder(inputs, training=False)["hidden_states"]
+        assert len(states) == len(expected) == 5
+        for ours, theirs in zip(states, expected, strict=True):
+            ours = keras.ops.convert_to_numpy(ours)
+            np.testing.assert_allclose(ours[seen], theirs.numpy()[seen], atol=1e-4)
+
+
+def test_the_keys_of_the_published_checkpoints(modern, inputs, run_theirs):
+    """They say how often a layer is global, and have a key for each wavelength."""
+    model, directory = modern(
+        rope_parameters={
+            "full_attention": {"rope_type": "default", "rope_theta": 50.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 7.0},
+        }
+    )
+    configure(
+        directory,
+        layer_types="absent",
+        rope_parameters="absent",
+        global_attn_every_n_layers=3,
+        global_rope_theta=50.0,
+        local_rope_theta=7.0,
+        layer_norm_eps=1e-5,
+        position_embedding_type="absolute",
+        reference_compile=False,
+    )
+    loaded = weights.load(directory)
+    assert loaded.unknown == ()
+    seen = inputs["padding_mask"]
+    outputs = keras.ops.convert_to_numpy(loaded.model(inputs)["sequence_output"])
+    expected = run_theirs(model, inputs, token_type_ids=None).last_hidden_state.numpy()
+    np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
+    weights.save(loaded.model, directory / "again")
+    again = type(model).from_pretrained(directory / "again").eval()
+    found = run_theirs(again, inputs, token_type_ids=None).last_hidden_state.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_masked_lm_gives_its_first_layer_to_any_head(modern):
+    """As transformers, where all heads begin with a layer of one name."""
+    _, directory = modern("ModernBertForMaskedLM")
+    arrays = safetensors.numpy.load_file(directory / "model.safetensors")
+    loaded = weights.load(directory, "tagger", num_classes=3)
+    dense, norm = (
+        loaded.model.get_layer(name) for name in ("transformation", "transformation_norm")
+    )
+    np.testing.assert_array_equal(dense.kernel, arrays["head.dense.weight"].T)
+    np.testing.assert_array_equal(norm.gamma, arrays["head.norm.weight"])
+    assert loaded.initialized == ("tagger/output/kernel", "tagger/output/bias")
+    assert loaded.skipped == ("decoder.bias",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("attention_bias", True, "`attention_bias` must be False, got True"),
+        ("mlp_bias", True, "`mlp_bias` must be False, got True"),
+        ("norm_bias", True, "`norm_bias` must be False, got True"),
+        ("classifier_bias", True, "`classifier_bias` must be False, got True"),
+        ("decoder_bias", False, "`decoder_bias` must be True, got False"),
+        ("tie_word_embeddings", False, "`tie_word_embeddings` must be True, got False"),
+        ("hidden_activation", "silu", "`hidden_activation` must be one of gelu, got 'silu'"),
+        ("classifier_activation", "relu", "`classifier_activation` must be 'gelu', got 'relu'"),
+        ("rope_scaling", {"factor": 2.0}, "`rope_scaling` must be None, got {'factor': 2.0}"),
+        (
+            "rope_parameters",
+            {"full_attention": {"rope_type": "yarn", "rope_theta": 9.0}},
+            "`rope_parameters` must have rope_type 'default' and a rope_theta alone for "
+            "full_attention, got {'rope_type': 'yarn', 'rope_theta': 9.0}",
+        ),
+        (
+            "rope_parameters",
+            {"sliding_attention": {"partial_rotary_factor": 0.5}},
+            "alone for sliding_attention, got {'partial_rotary_factor': 0.5}",
+        ),
+        ("rope_parameters", [1], "alone for full_attention, got [1]"),
+        (
+            "rope_parameters",
+            {"full_attention": {"rope_theta": "9"}},
+            "`rope_parameters` must be a finite number, got '9'",
+        ),
+        (
+            "layer_types",
+            ["full_attention", "full_attention", "sliding_attention", "full_attention"],
+            "`layer_types` must have 'full_attention' in every n-th of 4 places, the first among "
+            "them, and else 'sliding_attention', got ['full_attention', 'full_",
+        ),
+        ("layer_types", ["sliding_attention"] * 4, "got ['sliding_attention', "),
+        ("layer_types", ["full_attention"] * 3, "every n-th of 4 places"),
+        ("layer_types", 3, "and else 'sliding_attention', got 3"),
+        ("local_attention", None, "`local_attention` must be a positive integer, got None"),
+    ],
+)
+def test_another_model_is_refused(key, value, message, modern):
+    _, directory = modern("ModernBertForMaskedLM")
+    configure(directory, **{key: value})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        weights.load(directory, "masked_lm")
+
+
+def test_older_keys_are_checked_too(modern):
+    _, directory = modern()
+    configure(directory, layer_types="absent", global_attn_every_n_layers=0)
+    with pytest.raises(ValueError, match="`global_attn_every_n_layers` must be a positive int.* 0"):
+        weights.load(directory)
+
+
+def test_pooling_that_it_has_not(modern):
+    _, directory = modern("ModernBertForSequenceClassification")
+    configure(directory, classifier_pooling="max")
+    with pytest.raises(ValueError, match="`classifier_pooling` must be one of cls, mean, got 'max"):
+        weights.load(directory, "classifier")
+
+
+def test_a_window_and_a_task_that_it_has_not(modern):
+    _, directory = modern()
+    with pytest.raises(ValueError, match="`window` must be None for modernbert, .* got 7"):
+        weights.load(directory, window=7)
+    for task in ("pretraining", "next_sentence", "multiple_choice"):
+        with pytest.raises(ValueError, match="must have an output 'pooled_output'"):
+            weights.load(directory, task)
+
+
+def small(**changes):
+    size = {"hidden_dim": 12, "num_heads": 3, "intermediate_dim": 7, "vocabulary_size": 23}
+    return modern_bert.encoder("modern_bert_base", num_layers=3, **size, **changes)
+
+
+def test_a_model_that_never_was_theirs(tmp_path):
+    """It says what transformers would take for granted; a token id outside is none."""
+    model = bert_tasks.classifier(small(window=4), 5, pooling="mean", dropout=0.2)
+    weights.save(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["local_attention"] == 6 and config["classifier_pooling"] == "mean"
+    assert config["classifier_dropout"] == 0.2 and len(config["id2label"]) == 5
+    assert config["pad_token_id"] is config["sep_token_id"] is None
+    loaded = weights.load(tmp_path, "classifier")
+    for ours, again in zip(model.get_weights(), loaded.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, again)
+    assert loaded.model.get_layer("pooling").mode == "mean"
+    assert loaded.model.get_layer("block_1").window == 4
+
+
+CHANGED = {
+    "soft cap": ({"attention_options": {"use_bias": False, "logits_soft_cap": 5.0}}, "attention_o"),
+    "no gate": ({"feed_forward_options": {"use_bias": False}}, "feed_forward_options"),
+    "causal": ({"causal": True}, "causal"),
+    "positions": ({"position": layers.ALiBi(3)}, "position"),
+    "dropout": ({"dropout": 0.5}, "dropout"),
+    "wavelength": ({"position": layers.RotaryEmbedding(77.0)}, "position"),
+}
+
+
+@pytest.mark.parametrize(("options", "named"), CHANGED.values(), ids=CHANGED)
+def test_a_model_that_transformers_has_not(options, named, tmp_path):
+    def change(layer):
+        if layer.name != "block_2":
+            return layer
+        return type(layer).from_config({**layer.get_config(), **options})
+
+    model = keras.models.clone_model(small(), clone_function=change)
+    with pytest.raises(ValueError, match=f"`model` must have {named}.* for transformers to load"):
+        weights.save(model, tmp_path)
+
+
+def test_a_pooling_and_a_head_that_transformers_has_not(tmp_path):
+    model = bert_tasks.classifier(small(), 3, pooling="max")
+    with pytest.raises(ValueError, match="must have pooling='first' or 'mean' .* got 'max'"):
+        weights.save(model, tmp_path)
+    encoder = small()
+    head = layers.TokenTaggingHead(3, name="tagger")
+    model = keras.Model(encoder.input, head(encoder.output["sequence_output"]))
+    with pytest.raises(ValueError, match="all weights of modernbert, got none of transformation/k"):
+        weights.save(model, tmp_path)
