@@ -3,7 +3,10 @@
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,6 +16,22 @@ from keras_attn._checks import check_positive, check_rate, is_integer
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
+
+_watched: contextvars.ContextVar[list | None] = contextvars.ContextVar("watched", default=None)
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[list[tuple[Any, Any]]]:
+    """A list that gets the scaled query `[B, T, N, H]` and the key of each call of `attention`.
+
+    Their product is the logits, without the bias and the soft cap.
+    """
+    calls: list[tuple[Any, Any]] = []
+    token = _watched.set(calls)
+    try:
+        yield calls
+    finally:
+        _watched.reset(token)
 
 
 def attention(
@@ -83,13 +102,17 @@ def attention(
         query, key, value, mask, bias, logits_soft_cap, dropout, seed, return_scores, block_size
     )
     run = kernels.choose(kernel, asked)
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    calls = _watched.get()
+    if calls is not None:
+        calls.append((query * scale, key))
     return run(
         query,
         key,
         value,
         mask=asked.mask,
         bias=asked.bias,
-        scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+        scale=scale,
         logits_soft_cap=logits_soft_cap,
         dropout=dropout,
         seed=seed,

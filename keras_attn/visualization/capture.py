@@ -1,20 +1,24 @@
 """A functional model's attention weights as a functional model.
 
-Letters: B batch, N heads, T query length, S key length.
+Letters: B batch, N heads, T query length, S key length, K key heads, H head width.
 """
 
 from __future__ import annotations
 
 import collections
 import inspect
+import itertools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_attn.ops.attention import watch
 
-def attention_model(model: keras.Model) -> keras.Model | None:
+
+def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Model | None:
     """A model with the same inputs and layers, whose outputs are the attention weights.
 
     Every layer that can return its weights is asked for them, be it of this package or Keras' own,
@@ -22,6 +26,10 @@ def attention_model(model: keras.Model) -> keras.Model | None:
 
     Args:
         model: functional or sequential, with its inputs known.
+        query_key: whether a layer's entry is a dict, of its "weights", its "query" `[B, N, T, H]`
+            and its "key" `[B, N, S, H]`, as they are multiplied: after positions and norms, and
+            scaled, so that their product is the logits without the position's bias. A warning names
+            a layer that has none to give; its entry has only its weights.
 
     Returns:
         The model; its output is a dict from a layer's name to its weights, float `[B, N, T, S]`, or
@@ -51,7 +59,13 @@ def attention_model(model: keras.Model) -> keras.Model | None:
             "`model` must be functional, or sequential and built, "
             f"got the {type(model).__name__} {model.name!r}"
         )
-    copy, weights = _Capture().of_model(model)
+    capture = _Capture(query_key)
+    copy, weights = capture.of_model(model)
+    for asking in capture.incomplete():
+        warnings.warn(
+            f"the layer {asking.layer.name!r} gives no query and key: {_why_not(asking.layer)}",
+            stacklevel=2,
+        )
     return keras.Model(copy.input, weights) if weights else None
 
 
@@ -71,15 +85,48 @@ class _Asking(keras.layers.Layer):
 
 
 class _AskingLayer(_Asking):
+    def __init__(self, layer: keras.layers.Layer, query_key: bool) -> None:
+        super().__init__(layer)
+        self.query_key = query_key
+        self.incomplete = False
+
     def call(self, *args: Any, **kwargs: Any) -> list:
-        outputs, *rest = self.layer(*args, **kwargs | {"return_attention_scores": True})
+        with watch() as calls:
+            outputs, *rest = self.layer(*args, **kwargs | {"return_attention_scores": True})
         weights = [item for item in rest if not isinstance(item, dict)]
         caches = [item for item in rest if isinstance(item, dict)]
         if kwargs.get("return_attention_scores"):
             outputs = (outputs, *rest)
         elif caches:
             outputs = (outputs, *caches)
+        if self.query_key:
+            products = calls if len(calls) == len(weights) and _multiplies(self.layer) else []
+            weights = [
+                {"weights": w} | _query_key(w, *product)
+                for w, product in itertools.zip_longest(weights, products, fillvalue=())
+            ]
+            self.incomplete = any("query" not in parts for parts in weights)
         return [outputs, {str(kind) if kind else "": w for kind, w in enumerate(weights)}]
+
+
+def _multiplies(layer: keras.layers.Layer) -> bool:
+    """False for a layer whose logits come to `ops.attention` as a bias."""
+    additive = isinstance(layer, keras.layers.AdditiveAttention)
+    return not additive and getattr(layer, "score_mode", "dot") == "dot"
+
+
+def _query_key(weights: Any, query: Any = None, key: Any = None) -> dict[str, Any]:
+    """Query and key `[B, T, N, H]` and `[B, S, K, H]` with the axes of the weights, if they fit."""
+    if query is None or len(weights.shape) not in (3, 4):
+        return {}
+    heads = query.shape[2]
+    if (weights.shape[1] if len(weights.shape) == 4 else 1) != heads:
+        return {}  # axes of the batch, not heads
+    query, key = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key))
+    key = ops.repeat(key, heads // key.shape[1], axis=1)
+    if len(weights.shape) == 3:
+        query, key = query[:, 0], key[:, 0]
+    return {"query": query, "key": key}
 
 
 class _AskingSteps(_Asking):
@@ -105,7 +152,8 @@ class _AskingSteps(_Asking):
 class _Capture:
     """Models that return their weights too, one for each model and layer inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, query_key: bool) -> None:
+        self._query_key = query_key
         self._asking: dict[keras.layers.Layer, Any] = {}
 
     def of_model(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
@@ -129,6 +177,11 @@ class _Capture:
         )
         return copy, _named(found)
 
+    def incomplete(self) -> list[_AskingLayer]:
+        """Those whose layer has weights but no query and key to give."""
+        asking = self._asking.values()
+        return [x for x in asking if isinstance(x, _AskingLayer) and x.incomplete]
+
     def _of_layer(self, layer: keras.layers.Layer) -> Any:
         """What to call in place of the layer; None where the layer has no weights to give."""
         if layer not in self._asking:
@@ -143,8 +196,14 @@ class _Capture:
             copy, weights = self.of_model(layer)
             return keras.Model(copy.input, [copy.output, weights]) if weights else None
         if "return_attention_scores" in inspect.signature(layer.call).parameters:
-            return _AskingLayer(layer)
+            return _AskingLayer(layer, self._query_key)
         return None
+
+
+def _why_not(layer: keras.layers.Layer) -> str:
+    if _multiplies(layer) and type(layer).__module__.startswith("keras."):
+        return "it is Keras' own, which `keras_attn.upgrade` replaces"
+    return "its logits are no product of the query and the key of each head"
 
 
 def _turns(model: keras.Model) -> dict[Any, Any]:

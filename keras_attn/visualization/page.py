@@ -1,6 +1,6 @@
 """All layers and heads on one HTML page that needs nothing else.
 
-Letters: N heads, T query length, S key length, L layers.
+Letters: N heads, T query length, S key length, H head width, L layers.
 """
 
 import base64
@@ -19,6 +19,7 @@ import numpy as np
 from keras_attn.visualization.heatmap import head_weights, token_texts
 
 FULL = 65_535  # a weight is written as a whole number of 65535ths of the limit
+PART = 32_767  # a number of a query or a key as one of 32767ths of the greatest
 ROLLOUT = "rollout"
 _TEMPLATE = Path(__file__).with_suffix(".html")
 
@@ -44,16 +45,19 @@ def page(
     """Write a page with a small map of every head and a large one of the head that is chosen.
 
     A small map shows the greatest weight of each block of cells, so that none can hide. The large
-    picture is a map of queries and keys, lines from queries to keys, or one token's weights in all
-    heads. Markers such as [CLS] and [SEP] can be hidden, weights within and between two sentences
-    told apart. A click or the arrow keys choose a head. The layers from the same tokens to the same
-    tokens get one row more, their `rollout`.
+    picture is a map of queries and keys, lines from queries to keys, one token's weights in all
+    heads, or the product of one token's query with each key by dimension, beside the weight that
+    comes of it. Markers such as [CLS] and [SEP] can be hidden, weights within and between two
+    sentences told apart. A click or the arrow keys choose a head. The layers from the same tokens
+    to the same tokens get one row more, their `rollout`.
 
     One file: the weights, the style and the script are inside. It needs a browser of 2023 or later.
 
     Args:
         path: path of the HTML file.
         weights: name of a layer to its weights `[N, T, S]`, or `[T, S]` of a layer without heads.
+            For the products by dimension, name of a layer to a dict of "weights", "query"
+            `[N, T, H]` and "key" `[N, S, H]`, as `attention_model(query_key=True)` gives them.
         tokens: those on both axes of every layer, or name of a layer to (T queries, S keys). Each
             is a string, bytes or a number.
         title: title of the page.
@@ -63,7 +67,7 @@ def page(
 
     Raises:
         ValueError: no layers; a layer without tokens; weights of another rank, empty, NaN or
-            negative; tokens that are not as many as the weights' axes say.
+            negative; tokens, a query or a key that do not fit the weights' axes.
 
     Example:
     >>> import pathlib, tempfile
@@ -77,16 +81,24 @@ def page(
     axes: list[list[str]] = []
     found = []
     for name, values in weights.items():
-        heads = head_weights(f"the weights of {name!r}", values)
+        parts = values if isinstance(values, Mapping) else {"weights": values}
+        if set(parts) not in ({"weights"}, {"weights", "query", "key"}):
+            raise ValueError(
+                f"the entry of {name!r} must be weights, or a dict of weights, query and key, got "
+                f"one of {', '.join(parts)}"
+            )
+        heads = head_weights(f"the weights of {name!r}", parts["weights"])
         if heads.min() < 0:
             raise ValueError(f"the weights of {name!r} must be at least 0, got {heads.min()}")
-        found.append((name, heads, [_axis(axes, side) for side in _sides(name, heads, tokens)]))
+        sides = [_axis(axes, side) for side in _sides(name, heads, tokens)]
+        found.append((name, "head", heads, sides, _query_key(name, parts, heads)))
     for axis in range(len(axes)):
-        own = [heads for _, heads, sides in found if sides == [axis, axis]]
+        own = [heads for *_, heads, sides, _ in found if sides == [axis, axis]]
         if len(own) > 1:
             number = f" {axis}" if any(name == ROLLOUT for name, *_ in found) else ""
-            found.append((f"{ROLLOUT}{number}", rollout(own).astype("float32"), [axis, axis]))
-    limit = max(1.0, *(float(heads.max()) for _, heads, _ in found))
+            reached = rollout(own).astype("float32")
+            found.append((f"{ROLLOUT}{number}", "layer", reached, [axis, axis], None))
+    limit = max(1.0, *(float(heads.max()) for _, _, heads, *_ in found))
     content = {
         "axes": axes,
         "limit": limit,
@@ -96,9 +108,11 @@ def page(
                 "queries": queries,
                 "keys": keys,
                 "heads": len(heads),
-                "data": _pack(heads, limit),
+                "each": each,
+                "data": _pack(heads / limit * FULL, "<u2"),
+                "products": products,
             }
-            for name, heads, (queries, keys) in found
+            for name, each, heads, (queries, keys), products in found
         ],
     }
     # "<" could end the script element from inside a string.
@@ -164,6 +178,24 @@ def _axis(axes: list[list[str]], tokens: list[str]) -> int:
     return axes.index(tokens)
 
 
-def _pack(heads: np.ndarray, limit: float) -> str:
-    numbers = np.rint(heads / limit * FULL).astype("<u2")
-    return base64.b64encode(zlib.compress(numbers.tobytes(), 1)).decode("ascii")
+def _query_key(name: str, parts: Mapping[str, Any], heads: np.ndarray) -> dict | None:
+    """Query and key as the page's script reads them; None where the layer has none."""
+    if "query" not in parts:
+        return None
+    arrays = {}
+    for part, length in (("query", heads.shape[1]), ("key", heads.shape[2])):
+        array = arrays[part] = head_weights(f"the {part} of {name!r}", parts[part])
+        if array.shape[:2] != (len(heads), length) or array.shape[2] != arrays["query"].shape[2]:
+            raise ValueError(
+                f"the {part} of {name!r} must be {(len(heads), length, arrays['query'].shape[2])}, "
+                f"got shape {array.shape}"
+            )
+    limits = {part: float(np.abs(array).max()) or 1.0 for part, array in arrays.items()}
+    packed = {part: _pack(array / limits[part] * PART, "<i2") for part, array in arrays.items()}
+    width = arrays["query"].shape[2]
+    return {"width": width, "unit": limits["query"] * limits["key"] / PART**2, **packed}
+
+
+def _pack(numbers: np.ndarray, dtype: str) -> str:
+    content = np.rint(numbers).astype(dtype).tobytes()
+    return base64.b64encode(zlib.compress(content, 1)).decode("ascii")

@@ -173,6 +173,70 @@ def test_a_sequential_model_with_keras_masks():
     assert np.all(ops.convert_to_numpy(weights)[..., 3:] == 0)
 
 
+def softmax_of_products(entry, visible):
+    query, key = (arrays(entry[name]).astype("float64") for name in ("query", "key"))
+    logits = np.where(visible, query @ np.swapaxes(key, -1, -2), -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def test_weights_are_the_softmax_of_query_times_key():
+    """Blocks with rotated, normalized and grouped heads, a decoder, layers without heads."""
+    x, context = keras.Input((5, 12)), keras.Input((3, 8))
+    options = {"num_kv_heads": 2, "query_key_norm": "rms"}
+    rotary = layers.RotaryEmbedding(10.0, rotary_fraction=0.7)
+    block = layers.TransformerEncoderBlock(
+        4, 7, causal=True, position=rotary, attention_options=options, name="block"
+    )
+    outputs = layers.TransformerDecoderBlock(3, 7, name="decoder")(block(x), context)
+    drop_in = layers.MultiHeadAttention(2, 3, name="drop_in")(outputs, context)
+    outputs = layers.Attention(name="plain")([drop_in, context @ np.ones((8, 12), "float32")])
+    model = attention_model(keras.Model([x, context], outputs), query_key=True)
+    rng = np.random.default_rng(5)
+    found = model([3 * rng.normal(size=(2, *size)).astype("float32") for size in ((5, 12), (3, 8))])
+    causal = np.tri(5, dtype=bool)
+    visible = {"block": causal, "decoder": causal, "decoder_1": True, "drop_in": True}
+    assert set(found) == {*visible, "plain"}
+    assert found["block"]["key"].shape == (2, 4, 5, 3)
+    for name, mask in (visible | {"plain": True}).items():
+        expected = softmax_of_products(found[name], mask)
+        np.testing.assert_allclose(arrays(found[name]["weights"]), expected, atol=1e-5)
+
+
+def test_query_and_key_of_a_model_inside_a_model():
+    encoder = bert.encoder(TINY)
+    model = bert_tasks.multiple_choice(encoder, num_choices=5)
+    inputs = bert_inputs((2, 5, 7))
+    found = attention_model(model, query_key=True)(inputs)
+    assert set(found) == {"bert_encoder_block_0", "bert_encoder_block_1"}
+    rows = np.swapaxes(inputs["padding_mask"] & np.ones((2, 5, 7), bool), 0, 1).reshape(10, 7)
+    for entry in found.values():
+        expected = softmax_of_products(entry, rows[:, None, None])
+        np.testing.assert_allclose(arrays(entry["weights"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: keras.layers.MultiHeadAttention(2, 3, name="own"), "it is Keras' own, which `ker"),
+        (lambda: layers.BahdanauAttention(3, name="own"), "its logits are no product of the query"),
+    ],
+    ids=["Keras' own", "additive"],
+)
+def test_a_layer_without_query_and_key_is_named(make, reason):
+    x = keras.Input((5, 4))
+    model = keras.Model(x, make()(x, x))
+    with pytest.warns(UserWarning, match=f"the layer 'own' gives no query and key: {reason}"):
+        assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
+
+
+def test_additive_logits_are_no_product():
+    x = keras.Input((5, 4))
+    model = keras.Model(x, layers.AdditiveAttention(name="own")([x, x]))
+    with pytest.warns(UserWarning, match="the layer 'own' gives no query .* are no product"):
+        assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
+
+
 def test_a_model_without_attention_gives_none():
     inputs = keras.Input((4,))
     assert attention_model(keras.Model(inputs, keras.layers.Dense(3)(inputs))) is None

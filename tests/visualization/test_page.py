@@ -71,6 +71,31 @@ def test_tokens_and_weights_come_back(tmp_path):
     assert dict(frame.elements)["iframe"]["srcdoc"] == path.read_text(encoding="utf-8")
 
 
+def test_query_and_key_come_back(tmp_path):
+    rng = np.random.default_rng(5)
+    entry = {
+        "weights": rng.dirichlet(np.ones(2), (3, 4)),
+        "query": rng.normal(size=(3, 4, 5)),
+        "key": 7 * rng.normal(size=(3, 2, 5)),
+    }
+    sides = (list("abcd"), list("xy"))
+    page(
+        tmp_path / "page.html",
+        {"with": entry, "without": entry["weights"]},
+        dict.fromkeys(("with", "without"), sides),
+    )
+    first, second = content(tmp_path / "page.html")["layers"]
+    products = first["products"]
+    query, key = (
+        np.frombuffer(zlib.decompress(base64.b64decode(products[part])), "<i2").reshape(3, -1, 5)
+        for part in ("query", "key")
+    )
+    found = products["unit"] * query[:, :, None].astype(float) * key[:, None].astype(float)
+    expected = entry["query"][:, :, None] * entry["key"][:, None]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert products["width"] == 5 and second["products"] is None
+
+
 def test_weights_beyond_one_keep_their_size(tmp_path):
     page(tmp_path / "page.html", {"layer": [[7.0, 0.5]]}, {"layer": (["q"], ["a", "b"])})
     (layer,) = content(tmp_path / "page.html")["layers"]
@@ -147,6 +172,15 @@ def test_other_faults_are_named(tmp_path):
         ValueError, match=r"of layer 1 must be \[N, T, T\] with one T, got \(1, 4, 5\)"
     ):
         rollout([good, np.ones((1, 4, 5))])
+    entry = {"weights": good, "query": np.ones((1, 4, 3))}
+    with pytest.raises(
+        ValueError, match="entry of 'layer' must be weights, or .*, got one of weig"
+    ):
+        page(path, {"layer": entry}, TOKENS)
+    with pytest.raises(
+        ValueError, match=r"the key of 'layer' must be \(1, 4, 3\), got shape \(1, 4, 2\)"
+    ):
+        page(path, {"layer": entry | {"key": np.ones((1, 4, 2))}}, TOKENS)
     assert not path.exists()
 
 
@@ -176,6 +210,17 @@ const answers = {};
   answers.heads = state.drawn.rows.length;
   table.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
   answers.focus = document.activeElement.id;
+  element("special").click(); element("filter").value = ""; element("filter").onchange();
+  document.querySelector("[value=map]").click();
+  canvas.focus();
+  for (const key of ["ArrowDown", "ArrowDown", "ArrowRight", "Enter"])
+    canvas.dispatchEvent(new KeyboardEvent("keydown", { key }));
+  answers.picked = [state.query, element("mark").hidden];
+  while (!layers[1].query) await new Promise((done) => setTimeout(done, 10));
+  document.querySelector("[value=products]").click();
+  answers.products = range(3).map((t) => [1, 5, 8, 12].map((s) => state.drawn.at(t, s)));
+  choose(0, 0);
+  answers.without = caption.textContent;
   document.body.textContent = JSON.stringify(answers);
 })();
 </script>
@@ -198,6 +243,8 @@ def test_in_a_browser(tmp_path, size):
         weights["odd"][head, 3, 50 + head] = 1.0
     weights["odd"][2, 3, 50] = 0.25
     weights["odd"][2, 1, 42] = 0.125
+    query, key = rng.normal(size=(2, 3, count, 5))
+    weights["odd"] = {"weights": weights["odd"], "query": query, "key": key}
     path = tmp_path / "page.html"
     page(path, weights, tokens)
     path.write_text(path.read_text(encoding="utf-8") + ASK, encoding="utf-8")
@@ -224,5 +271,11 @@ def test_in_a_browser(tmp_path, size):
     assert answers["box"]["right"] <= width and answers["box"]["bottom"] <= height
     assert answers["hidden"] == [count - 3, count - 3]
     assert answers["filtered"] == [40, count - 43, "0.1250"]  # the first of A to the first of B
-    assert answers["heads"] == 3 + 3 + 2
+    assert answers["heads"] == 3 + 3  # and no row of the rollout
     assert answers["focus"] == "1:1"
+    assert answers["picked"] == [2, False]
+    products = query[1, 2] * key[1]
+    for t, (weight, total, first, last) in enumerate(answers["products"]):
+        assert weight == 0 and abs(total - products[t].sum()) < 2e-3
+        np.testing.assert_allclose([first, last], products[t, [0, 4]], atol=1e-3)
+    assert answers["without"] == "even, head 0: its query and key are not on this page"
