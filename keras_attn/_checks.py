@@ -2,6 +2,7 @@
 
 import importlib
 import numbers
+import re
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -135,6 +136,28 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
             if not 0 <= value < count:
                 raise ValueError(f"`{name}` must be in [0, {count}), got {value}")
     return ops.clip(ops.cast(ids, "int32"), 0, count - 1)
+
+
+def check_numbers(name: str, values: Any, rule: str, allowed: Any, batch: Any) -> None:
+    """Raise unless it is a number, or one for each row, and each one that is known is allowed.
+
+    Args:
+        name: name of the argument.
+        values: a number, or a tensor or a list of them.
+        rule: what they must be, for the message.
+        allowed: function of an array of float64 that gives where they are that.
+        batch: number of rows, None where it is unknown.
+    """
+    array = values if hasattr(values, "dtype") else np.asarray(values)
+    if not re.search("int|float", str(array.dtype)):
+        raise ValueError(f"`{name}` must be {rule}, got {values!r}")
+    known = known_values(array)
+    if known is not None:
+        known = known.astype("float64").reshape(-1)
+        for number in known[~allowed(known)]:
+            raise ValueError(f"`{name}` must be {rule}, got {number:g}")
+    if len(array.shape):
+        check_shape(name, array.shape, batch=batch)
 
 
 def known_values(values: Any) -> np.ndarray | None:

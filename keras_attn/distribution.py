@@ -80,9 +80,9 @@ def check(model: keras.Model, layout: keras.distribution.LayoutMap) -> None:
         layout: from `layout_map`.
 
     Raises:
-        ValueError: the model has no weight that the layout splits; heads (or key/value heads),
-            feed-forward width, vocabulary or model width do not divide by the devices of their
-            axis.
+        ValueError: what is no model or no layout; the model has no weight that the layout splits;
+            heads (or key/value heads), feed-forward width, vocabulary or model width do not divide
+            by the devices of their axis.
 
     Example:
     >>> import keras
@@ -90,6 +90,10 @@ def check(model: keras.Model, layout: keras.distribution.LayoutMap) -> None:
     >>> mesh = keras.distribution.DeviceMesh((1, 1), ["batch", "model"], devices=["cpu:0"])
     >>> check(models.gpt.decoder("gpt_tiny", vocabulary_size=100), layout_map(mesh))
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a built keras.Model, got {model!r}")
+    if not isinstance(layout, keras.distribution.LayoutMap):
+        raise ValueError(f"`layout` must be a LayoutMap, as `layout_map` gives it, got {layout!r}")
     sizes = dict(zip(layout.device_mesh.axis_names, layout.device_mesh.shape, strict=True))
     parts = list(_parts(model, layout))
     if not parts:

@@ -220,6 +220,10 @@ def test_a_model_without_parts_to_split_is_refused():
         ValueError, match="`model` must have .* 'plain' with plain/last/kernel, plain/last/bias"
     ):
         distribution.check(model, placed((2, 4))[0])
+    with pytest.raises(ValueError, match="`model` must be a built keras.Model, got None"):
+        distribution.check(None, placed((2, 4))[0])
+    with pytest.raises(ValueError, match="`layout` must be a LayoutMap, .*, got {}"):
+        distribution.check(model, {})
 
 
 def test_what_others_bring_is_checked_too():

@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import check_count, known_values, to_integers
-from keras_attn.decoding.loop import Prompts, Step, begin, checked, prepare, stop_tokens
+from keras_attn._checks import check_count, check_numbers, to_integers
+from keras_attn.decoding.loop import (
+    Prompts,
+    Step,
+    begin,
+    cache_length,
+    checked,
+    prepare,
+    stop_tokens,
+)
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
@@ -85,10 +93,11 @@ def beam_search(
     [[0.25, 0.15000000596046448]]
     """
     beams = check_count("beams", beams)
-    _check_finite("length_penalty", length_penalty)
     stop_token_ids = stop_tokens(stop_token_ids)  # each once: one ending for each
-    length = caches.length(cache) if max_length is None else max_length
+    length = cache_length(cache, max_length)
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
+    batch = prompts.lengths.shape[0]
+    check_numbers("length_penalty", length_penalty, "finite", np.isfinite, batch)
     step = checked(step, stop_token_ids)
     first, cache = begin(step, prompts, cache, context, prefill)
     cache = caches.repeat(cache, beams)
@@ -96,7 +105,7 @@ def beam_search(
     rank = ops.arange(beams, dtype="int32")[None]  # [1, W]
     if active_beams is None:
         active_beams = ops.full_like(prompts.lengths, beams)
-    active_beams = to_integers("active_beams", active_beams, batch=prompts.lengths.shape[0])
+    active_beams = to_integers("active_beams", active_beams, batch=batch)
     active = active_beams[:, None]  # [B, 1]
     used = rank < active  # [B, W]
     early = ops.logical_or(early_stopping, active == 1)  # [B, 1]
@@ -245,12 +254,6 @@ def _write(token_ids: Any, tokens: Any, position: Any) -> Any:
 
 def _penalty(length: Any, exponent: Any) -> Any:
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, exponent)[:, None]  # [B, 1]
-
-
-def _check_finite(name: str, value: Any) -> None:
-    known = known_values(value)
-    if known is not None and not np.isfinite(known.astype("float64")).all():
-        raise ValueError(f"`{name}` must be finite, got {value}")
 
 
 def _real(scores: Any) -> Any:

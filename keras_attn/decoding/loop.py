@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import check_count, known_values, to_integers
+from keras_attn._checks import (
+    check_count,
+    check_shape,
+    is_integer,
+    known_values,
+    optional_count,
+    to_integers,
+)
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
@@ -62,7 +69,7 @@ def decode(
 
     Raises:
         ValueError: an empty prompt, a cache too short, a stop token outside the vocabulary, what
-            should be integers and is not, or lengths that are not one for each prompt.
+            should be integers and is not, or lengths or limits that are not one for each prompt.
 
     Example:
     >>> from keras_attn.ops import cache
@@ -75,7 +82,7 @@ def decode(
     >>> ops.convert_to_numpy(rows["token_ids"]).tolist()
     [[3, 4, 5, 0, 0], [1, 2, 3, 4, 5]]
     """
-    length = caches.length(cache) if max_length is None else max_length
+    length = cache_length(cache, max_length)
     stop_token_ids = stop_tokens(stop_token_ids)
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
     step = checked(step, stop_token_ids)
@@ -135,6 +142,22 @@ class Prompts(NamedTuple):
     longest: Any  # P
 
 
+def cache_length(cache: Any, max_length: int | None) -> int | None:
+    """How many tokens the cache can hold, None for no limit."""
+    return optional_count("max_length", max_length) or caches.length(cache)
+
+
+def tokens_of(prompt_ids: Any) -> Any:
+    """The prompts' tokens, int32 `[B, P]`; raises where there are none."""
+    prompt_ids = to_integers("prompt_ids", prompt_ids)
+    if len(prompt_ids.shape) != 2 or prompt_ids.shape[1] == 0:
+        raise ValueError(
+            "`prompt_ids` must have shape [batch, length] with at least one token in each row, got "
+            f"shape {tuple(prompt_ids.shape)}"
+        )
+    return prompt_ids
+
+
 def prepare(
     prompt_ids: Any,
     prompt_lengths: Any,
@@ -143,12 +166,9 @@ def prepare(
     padding_id: int,
 ) -> Prompts:
     """Prompts with space for `max_new_tokens` behind each, `length` in all where that is known."""
-    prompt_ids = to_integers("prompt_ids", prompt_ids)
-    if len(prompt_ids.shape) != 2 or prompt_ids.shape[1] == 0:
-        raise ValueError(
-            "`prompt_ids` must have shape [batch, length] with at least one token in each row, got "
-            f"shape {tuple(prompt_ids.shape)}"
-        )
+    prompt_ids = tokens_of(prompt_ids)
+    if not is_integer(padding_id):
+        raise ValueError(f"`padding_id` must be an integer, got {padding_id!r}")
     longest = ops.shape(prompt_ids)[1]
     fixed = np.isscalar(max_new_tokens) or max_new_tokens is None
     if fixed:
@@ -166,7 +186,10 @@ def prepare(
             f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
         )
     lengths = _lengths(prompt_lengths, prompt_ids, longest)
-    asked = ops.maximum(to_integers("max_new_tokens", max_new_tokens), 1)
+    asked = to_integers("max_new_tokens", max_new_tokens)
+    if len(asked.shape):
+        check_shape("max_new_tokens", asked.shape, batch=prompt_ids.shape[0])
+    asked = ops.maximum(asked, 1)
     limits = ops.minimum(lengths + asked, room)
     token_ids = ops.pad(prompt_ids, ((0, 0), (0, room - longest)))
     written = ops.arange(room, dtype="int32")[None] < lengths[:, None]  # [B, R]

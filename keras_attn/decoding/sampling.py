@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import known_values, optional_count, to_integers
-from keras_attn.decoding.loop import Step, decode
+from keras_attn._checks import check_numbers, optional_count, to_integers
+from keras_attn.decoding.loop import Step, decode, tokens_of
 
 
 def sample(
@@ -44,7 +44,8 @@ def sample(
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.
 
     Raises:
-        ValueError: a temperature, k or p out of its range; otherwise as `decode`.
+        ValueError: a temperature, k or p out of its range, or seeds, temperatures, k or p that are
+            not one for each prompt; otherwise as `decode`.
 
     Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1.
 
@@ -57,13 +58,15 @@ def sample(
     >>> bool(ops.all(rows["token_ids"][0] == rows["token_ids"][1]))
     True
     """
-    _check_range("temperature", temperature, float("inf"))
+    prompt_ids = tokens_of(prompt_ids)
+    batch = prompt_ids.shape[0]
+    seeds = to_integers("seeds", seeds, batch=batch)
+    check_numbers("temperature", temperature, "positive", lambda x: x > 0, batch)
     top_k = optional_count("top_k", top_k)
-    if top_p is not None:
-        _check_range("top_p", top_p, 1.0)
-    seeds = to_integers("seeds", seeds)
     if active_top_k is not None:
-        active_top_k = to_integers("active_top_k", active_top_k, batch=seeds.shape[0])
+        active_top_k = to_integers("active_top_k", active_top_k, batch=batch)
+    if top_p is not None:
+        check_numbers("top_p", top_p, "in (0, 1]", lambda x: (x > 0) & (x <= 1), batch)
 
     def choose(logits: Any, position: Any) -> Any:
         logits = ops.cast(logits, "float32") / _column(temperature)
@@ -114,11 +117,3 @@ def _mix(bits: Any) -> Any:
 def _column(value: Any) -> Any:
     value = ops.cast(ops.convert_to_tensor(value), "float32")
     return value[:, None] if len(value.shape) else value
-
-
-def _check_range(name: str, value: Any, most: float) -> None:
-    known = known_values(value)
-    for number in () if known is None else known.astype("float64").reshape(-1):
-        if not 0 < number <= most:
-            bounds = "positive" if most == float("inf") else f"in (0, {most:g}]"
-            raise ValueError(f"`{name}` must be {bounds}, got {number:g}")

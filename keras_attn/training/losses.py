@@ -34,7 +34,7 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         sample_weight: float `[...]` or `[..., 1]`, or None.
 
     Masking: the Keras mask of the logits counts like a weight of zero. Logits at a position that is
-    ignored or has weight zero may be anything, even NaN.
+    ignored or has weight zero may be anything, even NaN; so may the weight where it is ignored.
 
     Returns:
         A scalar; `[...]` without reduction.
@@ -70,19 +70,20 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         labels = squeeze_labels(y_true, y_pred)
-        mask = None if mask is None else of_rank(mask, labels)
+        mask = None if mask is None else of_rank(ops.cast(mask, "bool"), labels)
         if self.ignore_class is not None:
             counts = ops.not_equal(labels, self.ignore_class)
             mask = counts if mask is None else ops.logical_and(mask, counts)
         counts = mask
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            if mask is not None and len(sample_weight.shape) == len(labels.shape):
-                # Keras multiplies it by the mask in place, which on torch broadcasts nothing and
-                # would change the caller's weights.
-                sample_weight = sample_weight * ops.ones_like(labels, dtype=self.dtype)
+            more_axes = len(sample_weight.shape) - len(labels.shape)
+            if mask is not None and more_axes >= 0:
+                # Keras multiplies it by the mask in place, which leaves NaN, on torch broadcasts
+                # nothing and would change the caller's weights.
+                own = ops.expand_dims(mask, -1) if more_axes else mask
+                sample_weight = ops.where(own, sample_weight, 0.0)
             counts = ops.not_equal(of_rank(sample_weight, labels), 0)
-            counts = counts if mask is None else ops.logical_and(mask, counts)
         losses = self._losses(labels, y_pred, counts)
         return reduce_weighted_values(losses, sample_weight, mask, self.reduction, self.dtype)
 

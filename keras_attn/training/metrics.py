@@ -67,10 +67,12 @@ class Perplexity(keras.metrics.Mean):
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         labels = squeeze_labels(y_true, y_pred)
         weights = ops.ones(ops.shape(labels), dtype=self.dtype)
-        for weight in (sample_weight, mask):
-            if weight is not None:
-                weights *= of_rank(ops.convert_to_tensor(weight, dtype=self.dtype), labels)
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            weights *= of_rank(sample_weight, labels)
         counts = ops.not_equal(weights, 0)
+        if mask is not None:
+            counts = ops.logical_and(counts, of_rank(ops.cast(mask, "bool"), labels))
         if self.ignore_class is not None:
             counts = ops.logical_and(counts, ops.not_equal(labels, self.ignore_class))
         weights = ops.where(counts, weights, 0.0)

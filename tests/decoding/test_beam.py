@@ -213,6 +213,8 @@ def test_compiled_as_a_whole():
         ({"beams": None}, "`beams` must be a positive integer, got None"),
         ({"length_penalty": float("nan")}, "`length_penalty` must be finite, got nan"),
         ({"length_penalty": None}, "`length_penalty` must be finite, got None"),
+        ({"length_penalty": "1"}, "`length_penalty` must be finite, got '1'"),
+        ({"length_penalty": [1.0, 2.0]}, r"`length_penalty` must have shape .* shape \(2,\)"),
         ({"active_beams": [1, 2, 3, 1, 2]}, r"`active_beams` must have shape .* shape \(5,\)"),
         ({"active_beams": [1.5] * len(PROMPTS)}, "`active_beams` must hold integers, got float"),
         ({"stop_token_ids": [1.5]}, r"`stop_token_ids` must be a sequence of .* got \[1.5\]"),

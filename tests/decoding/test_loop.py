@@ -153,6 +153,12 @@ def test_a_sampler_of_keras_hub_serves():
         ({"lengths": np.array([5, 0, 3])}, r"`prompt_lengths` must be in \[1, 5\], got 0"),
         ({"lengths": np.array([6, 2, 3])}, r"`prompt_lengths` must be in \[1, 5\], got 6"),
         ({"stop_token_ids": (1, V)}, rf"`stop_token_ids` must be in \[0, {V}\), got {V}"),
+        ({"max_new_tokens": [2, 3]}, r"`max_new_tokens` must have shape .* got shape \(2,\)"),
+        ({"max_new_tokens": [1.5] * 3}, "`max_new_tokens` must hold integers, got float64"),
+        ({"max_length": 10.5}, "`max_length` must be a positive integer, got 10.5"),
+        ({"max_length": "11"}, "`max_length` must be a positive integer, got '11'"),
+        ({"padding_id": None}, "`padding_id` must be an integer, got None"),
+        ({"padding_id": 0.5}, "`padding_id` must be an integer, got 0.5"),
         ({"stop_token_ids": (-1,)}, rf"`stop_token_ids` must be in \[0, {V}\), got -1"),
     ],
 )

@@ -23,10 +23,9 @@ def drawn(**options):
     found = decoding.sample(
         step,
         np.zeros((MANY, 1), "int32"),
-        seeds=np.arange(MANY),
         cache=caches.create(MANY, 2, 1, 1),
         max_new_tokens=1,
-        **options,
+        **{"seeds": np.arange(MANY), **options},
     )
     return np.bincount(arrays(found["token_ids"])[:, 1], minlength=5) / MANY
 
@@ -112,6 +111,12 @@ def test_no_draw_falls_on_an_impossible_token():
         ({"top_k": 0}, "`top_k` must be a positive integer, got 0"),
         ({"top_k": 2.5}, "`top_k` must be a positive integer, got 2.5"),
         ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0"),
+        ({"temperature": "hot"}, "`temperature` must be positive, got 'hot'"),
+        ({"temperature": None}, "`temperature` must be positive, got None"),
+        ({"temperature": [0.5, 1.5]}, r"`temperature` must have shape .* got shape \(2,\)"),
+        ({"top_p": "0.5"}, r"`top_p` must be in \(0, 1\], got '0.5'"),
+        ({"top_p": [0.5, 0.9]}, r"`top_p` must have shape .* got shape \(2,\)"),
+        ({"seeds": [3]}, r"`seeds` must have shape \[batch\] = \(4001,\), got shape \(1,\)"),
         ({"top_p": np.array([0.5, 1.5])}, r"`top_p` must be in \(0, 1\], got 1.5"),
     ],
 )

@@ -110,6 +110,20 @@ def test_what_does_not_count_may_hold_anything(why, held):
     assert gradient[counts].any() and not gradient[~counts].any()
 
 
+@pytest.mark.parametrize("shape", [(), (1,)], ids=["", "last axis 1"])
+@pytest.mark.parametrize("why", ["ignored", "mask"])
+def test_the_weight_of_what_does_not_count_may_be_nan(why, shape):
+    counts = LABELS != 0
+    weights = np.where(counts, 1.0 + np.arange(LABELS.size).reshape(LABELS.shape), np.nan)
+    logits = tensors(LOGITS)
+    if why == "mask":
+        set_keras_mask(logits, tensors(counts))
+    loss = SmoothedCrossEntropy(0.1, ignore_class=0 if why == "ignored" else None)
+    found = float(loss(LABELS, logits, weights.reshape(*LABELS.shape, *shape).astype("float32")))
+    expected = np.average(one_hot_loss(0.1)[counts], weights=weights[counts])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_nothing_that_counts_gives_zero():
     loss = SmoothedCrossEntropy(0.1, ignore_class=0)(np.zeros_like(LABELS), LOGITS)
     assert float(loss) == 0.0

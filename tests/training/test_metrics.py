@@ -67,8 +67,9 @@ def test_what_does_not_count_may_hold_anything(why, held):
     y_pred = keras.ops.convert_to_tensor([[0.7, 0.3], [0.4, 0.6], [held, held]])
     if why == "mask":
         set_keras_mask(y_pred, keras.ops.convert_to_tensor(counts))
+    weights = {"ignored": None, "weight": counts, "mask": np.where(counts, 1.0, np.nan)}[why]
     metric = Perplexity(ignore_class=-1)
-    metric.update_state(labels, y_pred, counts.astype("float32") if why == "weight" else None)
+    metric.update_state(labels, y_pred, weights)
     np.testing.assert_allclose(float(metric.result()), (0.7 * 0.6) ** -0.5, rtol=1e-5)
 
 

@@ -139,7 +139,7 @@ class MultiHead(CompositeLayer):
             self.query_norm = self._norm("query_norm", (None, None, self.num_heads, key_dim))
             self.key_norm = self._norm("key_norm", (None, None, key_heads, key_dim))
         if self.position is not None and not self.position.built:
-            self.position.build()
+            self.position.build((None, None, self.num_heads, key_dim))
 
     def _attend(
         self,

@@ -134,7 +134,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
         """Create the projections, and build the position."""
         super().build(query_shape, value_shape, key_shape)
         if self.position is not None and not self.position.built:
-            self.position.build()
+            self.position.build((None, None, self.num_heads, self.key_dim))
 
     def compute_output_spec(
         self,

@@ -61,7 +61,6 @@ class RotaryEmbedding(keras.layers.Layer):
         self.max_wavelength = max_wavelength
         self.rotary_fraction = rotary_fraction
         self.scaling = scaling
-        self.built = True
 
     @classmethod
     def from_config(cls, config: dict) -> "RotaryEmbedding":
@@ -79,8 +78,10 @@ class RotaryEmbedding(keras.layers.Layer):
         )
         return self.rotary_fraction
 
-    def build(self, input_shape: Any = None) -> None:
-        """There is nothing to create."""
+    def build(self, input_shape: Any) -> None:
+        """Check that the rotated part of the width `[..., H]` has pairs of columns."""
+        self._rotated(input_shape[-1])
+        self.built = True
 
     def call(self, inputs: Any, offset: Any = 0) -> Any:
         """Rotate `inputs` by the angles of their positions."""
@@ -88,15 +89,19 @@ class RotaryEmbedding(keras.layers.Layer):
 
     def rotate(self, inputs: Any, offset: Any = 0) -> Any:
         """Rotate queries or keys `[B, T, N, H]`, the first of which is at position `offset`."""
-        width = int(inputs.shape[-1] * self.rotary_fraction)
-        if width % 2:
-            raise ValueError(
-                f"the rotated width must be even, got {width} of head width {inputs.shape[-1]}"
-            )
+        width = self._rotated(inputs.shape[-1])
         positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32") + offset
         dtype = wide(inputs.dtype)
         angles = rotary_angles(positions, width, self.max_wavelength, self.scaling, dtype)
         return rotate(inputs, angles)
+
+    def _rotated(self, head_width: int) -> int:
+        width = int(head_width * self.rotary_fraction)
+        if width % 2:
+            raise ValueError(
+                f"the rotated width must be even, got {width} of head width {head_width}"
+            )
+        return width
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape."""

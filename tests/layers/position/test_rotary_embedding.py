@@ -1,5 +1,6 @@
 """RotaryEmbedding: its offset and its errors; its numbers are in tests/ops."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -26,6 +27,23 @@ def test_bad_arguments_are_named():
         layers.RotaryEmbedding(scaling=0)
     with pytest.raises(ValueError, match="the rotated width must be even, got 3 of head width 8"):
         layers.RotaryEmbedding(rotary_fraction=0.4)(INPUTS)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: layers.MultiHeadSelfAttention(4, **options),
+        lambda **options: layers.TransformerEncoderBlock(4, 5, **options),
+        lambda **options: layers.MultiHeadAttention(4, 3, **options),
+    ],
+    ids=["self-attention", "block", "drop-in"],
+)
+def test_heads_of_odd_width_are_refused_before_any_call(make):
+    inputs = keras.Input((5, 12))
+    layer = make(position=layers.RotaryEmbedding())
+    values = [inputs] * (1 + isinstance(layer, layers.MultiHeadAttention))
+    with pytest.raises(ValueError, match="the rotated width must be even, got 3 of head width 3"):
+        layer(*values)
 
 
 def test_the_earlier_name_of_the_fraction():
