@@ -1,4 +1,4 @@
-"""What the examples share: command line and run folders, the corpus, fine-tuning, serving.
+"""What the examples share: command line and run folders, the corpus, fine-tuning.
 
 An example writes into the folder that --output names, and marks it as its own in run.json. It
 refuses any other folder that is not empty. A second run asks for --overwrite, which removes what
@@ -7,7 +7,6 @@ stay.
 """
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -22,8 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 
-from keras_attn import data, export, models, training, weights
-from keras_attn.export.client import Client
+from keras_attn import data, models, training, weights
 
 CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 HELD_OUT = 0.05  # of the corpus, the same documents in every example that does not say otherwise
@@ -100,6 +98,7 @@ def start(
     folder, example = arguments.output, pathlib.Path(main.__code__.co_filename).name
     earlier = _options_of(folder, example)
     recorded = [option for option in given if option not in ("--overwrite", "--resume")]
+    first = not getattr(arguments, "index", 0)  # of several workers, which owns the folder
     if getattr(arguments, "resume", False):
         if earlier is None:
             raise SystemExit(
@@ -109,7 +108,7 @@ def start(
         recorded = [*earlier, *recorded]
         arguments = parser.parse_args([*earlier, *given])  # what is given now counts
         arguments.output = folder  # which may have moved
-    elif earlier is not None and "overwrite" in arguments:
+    elif first and earlier is not None and "overwrite" in arguments:
         if not arguments.overwrite and os.listdir(folder) != [MARK]:
             resume = "--resume goes on with it, " if "resume" in arguments else ""
             raise SystemExit(
@@ -120,8 +119,11 @@ def start(
         for pattern in REPLACED:
             for file in folder.glob(pattern):
                 file.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(json.dumps({"example": example, "options": recorded}) + "\n")
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = json.dumps({"example": example, "options": recorded})
+        (folder / "unfinished").write_text(record + "\n")
+        (folder / "unfinished").replace(folder / MARK)  # at once: other workers may be reading it
     return arguments
 
 
@@ -194,6 +196,17 @@ def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
 def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same, with its number of batches, which buckets do not tell."""
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
+
+
+def endless(rows: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+    """The rows again and again, each time in another order, which depends on seeds alone.
+
+    `rows.shuffle(...).repeat()` is in another order whenever it is iterated anew, which `fit` of a
+    new run does once more than `fit` of a resumed one. Within `flat_map` each iteration has its
+    own shuffle, which begins with the seed.
+    """
+    once = tf.data.Dataset.range(1)
+    return once.flat_map(lambda _: rows.shuffle(len(rows), seed=seed).repeat())
 
 
 # Fine-tuning
@@ -275,7 +288,7 @@ def batches(
     """
     rows = tf.data.Dataset.from_tensor_slices(examples)
     if seed is not None:
-        rows = rows.shuffle(len(rows), seed=seed).repeat()
+        rows = endless(rows, seed)
     rows = rows.batch(size, drop_remainder=seed is not None).skip(start)
     return rows.map(preprocess, tf.data.AUTOTUNE)
 
@@ -312,42 +325,3 @@ def load(output: pathlib.Path) -> tuple[keras.Model, dict[str, keras.layers.Laye
         for name in ("preprocessor", "postprocessor")
     }
     return keras.saving.load_model(output / "model.keras", compile=False), layers
-
-
-# Serving
-
-
-def serving_options(text: str, output: str, steps: int) -> argparse.ArgumentParser:
-    """The command line of an example that serves; `steps` are those of a missing training."""
-    parser = options(text, output, overwrite=False)
-    parser.add_argument(
-        "--server",
-        help="ask this TF Serving, http://HOST:8501 or grpc://HOST:8500, in place of publishing",
-    )
-    parser.add_argument("--steps", type=int, default=steps, help="of a training that is missing")
-    return parser
-
-
-def write_config(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """A file with which one server loads all these models, and the line that starts it."""
-    models = "".join(
-        f'  config {{ name: "{name}" base_path: "/models/{name}" model_platform: "tensorflow" }}\n'
-        for name in names
-    )
-    (folder / "models.config").write_text(f"model_config_list {{\n{models}}}\n")
-    print(
-        "\nto serve them:\n"
-        f'  docker run --rm -p 8500:8500 -p 8501:8501 -v "{folder.resolve()}:/models" \\\n'
-        "    tensorflow/serving:2.20.0 --model_config_file=/models/models.config\n"
-        "and to ask that server: --server http://localhost:8501"
-    )
-
-
-def ask(base_dir: pathlib.Path, server: str | None, **inputs: Any) -> dict[str, list]:
-    """The answer of the server, or of the newest version in a process without keras."""
-    if server:
-        with contextlib.closing(Client(server, base_dir.name)) as client:
-            return client(**inputs)
-    newest = max(int(path.name) for path in base_dir.iterdir() if path.name.isdecimal())
-    answers = export.ask(base_dir / str(newest), **inputs)
-    return {name: array.tolist() for name, array in answers.items()}

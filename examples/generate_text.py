@@ -52,7 +52,7 @@ def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Datas
     """
     stream = tf.data.Dataset.from_tensor_slices(rows)
     if seed is not None:
-        stream = stream.shuffle(len(rows), seed=seed, reshuffle_each_iteration=True).repeat()
+        stream = _shared.endless(stream, seed)
     stream = stream.batch(BATCH_SIZE, drop_remainder=seed is not None).skip(start)
 
     def split(row: tf.Tensor) -> tuple[dict, tf.Tensor]:

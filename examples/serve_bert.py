@@ -14,6 +14,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _serving
 import _shared
 import keras
 
@@ -66,7 +67,7 @@ def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    return _shared.serving_options(__doc__, "serve_bert", STEPS)
+    return _serving.serving_options(__doc__, "serve_bert", STEPS)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -81,10 +82,10 @@ def main(arguments: argparse.Namespace) -> None:
         }
         for name, (model, layers) in made.items():
             print(f"\n{export.publish(model, servables[name], **layers)}")
-        _shared.write_config(arguments.output / "servables", list(servables))
+        _serving.write_config(arguments.output / "servables", list(servables))
 
     answers = {
-        name: _shared.ask(servables[name], arguments.server, **question)
+        name: _serving.ask(servables[name], arguments.server, **question)
         for name, question in QUESTIONS.items()
     }
     print("\nfill in the mask")

@@ -14,6 +14,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _serving
 import _shared
 import keras
 
@@ -41,7 +42,7 @@ def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    return _shared.serving_options(__doc__, "serve_translation", STEPS)
+    return _serving.serving_options(__doc__, "serve_translation", STEPS)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -58,9 +59,9 @@ def main(arguments: argparse.Namespace) -> None:
             searches=["beam", "greedy"],
         )
         print(f"\n{export.publish(model, servable, generation=generation)}")
-        _shared.write_config(servable.parent, [servable.name])
+        _serving.write_config(servable.parent, [servable.name])
 
-    answers = _shared.ask(
+    answers = _serving.ask(
         servable,
         arguments.server,
         text=TEXTS,

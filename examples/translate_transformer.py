@@ -86,7 +86,7 @@ def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
     rows = tf.data.Dataset.from_tensor_slices(tuple(sides))
     rows = rows.map(lambda source, target: (source[:], target[:]))  # one row is dense
     if seed is not None:
-        rows = rows.shuffle(len(pairs), seed=seed, reshuffle_each_iteration=True).repeat()
+        rows = _shared.endless(rows, seed)
     bucketed = rows.bucket_by_sequence_length(
         lambda source, target: tf.maximum(tf.size(source), tf.size(target) - 1),
         bucket_boundaries=[length + 1 for length in LENGTHS],

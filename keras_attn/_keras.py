@@ -85,7 +85,8 @@ def _build_from_one_replica() -> None:
 
     To learn shapes and dtypes for the build, Keras 3.15 averages a batch over the replicas, which
     TensorFlow does not do for bools, nor for the targets in a tuple (keras #20585). One replica's
-    part tells as much. Remove this when Keras builds from such data.
+    part tells as much. It also reads on where the last evaluation of `fit` ended, which
+    `validation_steps` leaves at the end of the data. Remove this when Keras builds from such data.
     """
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
@@ -97,6 +98,8 @@ def _build_from_one_replica() -> None:
     def build_from_one_replica(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
         if iterator is None or self._distribute_strategy is None:
             return build(self, iterator, data_batch)
+        if iterator._current_iterator is not None:
+            iterator.reset()
         batch = next(next(iter(iterator))[-1])
         local = self.distribute_strategy.experimental_local_results
         return build(self, data_batch=keras.tree.map_structure(lambda t: local(t)[0], batch))
@@ -104,8 +107,30 @@ def _build_from_one_replica() -> None:
     TensorFlowTrainer._maybe_symbolic_build = build_from_one_replica
 
 
+def _average_logs_of_workers() -> None:
+    """Let `fit` and `evaluate` run under `tf.distribute.MultiWorkerMirroredStrategy`.
+
+    To average the logs of a step over the replicas, Keras 3.15 asks for a mean over axis 0 as well,
+    which a number does not have (keras #20585, #20329). Within one process it takes the mean over
+    the replicas alone, as here. Remove this when Keras trains with several workers.
+    """
+    from keras.src.backend.tensorflow import trainer
+
+    reduce_per_replica = trainer.reduce_per_replica
+
+    @functools.wraps(reduce_per_replica)
+    def over_replicas(values: Any, strategy: Any, reduction: str) -> Any:
+        workers = trainer._collective_all_reduce_multi_worker(strategy)
+        if not workers or reduction not in ("auto", "mean"):
+            return reduce_per_replica(values, strategy, reduction)
+        return keras.tree.map_structure(lambda v: strategy.reduce("MEAN", v, axis=None), values)
+
+    trainer.reduce_per_replica = over_replicas
+
+
 if keras.backend.backend() == "tensorflow":
     _build_from_one_replica()
+    _average_logs_of_workers()
 
 
 def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Training on many devices: how the weights of a model are laid out on a mesh.
+"""Training on many devices: how weights are laid out on a mesh, and how workers find each other.
 
 On JAX, `keras.distribution` runs one model on a mesh of devices; this file tells it which weights
 to split. Heads, feed-forward units and the vocabulary are shared out among the devices of one axis,
@@ -6,7 +6,9 @@ the rows of a batch among those of the other (Shoeybi et al. 2019, section 3).
 """
 
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -107,6 +109,79 @@ def check(model: keras.Model, layout: keras.distribution.LayoutMap) -> None:
                 f"{what} must be divisible by the {sizes[axis]} devices of the mesh's axis "
                 f"{axis!r}, got {count} in {path}"
             )
+
+
+def wait_for_workers(addresses: Sequence[str], index: int, seconds: float = 300.0) -> None:
+    """Return when every worker has called this, or say which one did not come up.
+
+    Call it before `jax.distributed.initialize` or `tf.distribute.MultiWorkerMirroredStrategy`,
+    which wait for the others as well, but name no address, or wait for ever. The first worker
+    listens at its port until all are there; the port is then free for them.
+
+    Args:
+        addresses: "host:port" of each worker.
+        index: which of them this one is.
+        seconds: how long to wait.
+
+    Raises:
+        ValueError: an address is not "host:port", or `index` is not one of an address.
+        TimeoutError: a worker did not come up in time; its address is named.
+
+    Example:
+    >>> wait_for_workers(["localhost:0"], 0)  # alone
+    """
+    wrong = [address for address in addresses if not re.fullmatch(r".+:\d+", address)]
+    if wrong or not addresses:
+        raise ValueError(f"`addresses` must be 'host:port' each, got {', '.join(wrong) or 'none'}")
+    if index not in range(len(addresses)):
+        raise ValueError(f"`index` must be one of the {len(addresses)} addresses, got {index}")
+    host, port = addresses[0].rsplit(":", 1)
+    end = time.monotonic() + seconds
+    missing = _meet(len(addresses), int(port), end) if index == 0 else {0}
+    while index and missing and time.monotonic() < end:
+        if _has_met(host.strip("[]"), int(port), index, end):
+            missing = set()
+        else:
+            time.sleep(0.1)  # it is not there yet
+    if missing:
+        named = ", ".join(f"{i} at {addresses[i]}" for i in sorted(missing))
+        raise TimeoutError(f"after {seconds:g} s, worker {index} still waits for worker {named}")
+
+
+def _meet(count: int, port: int, end: float) -> set[int]:
+    """Collect the other workers at a port and tell them when all are there; who is missing."""
+    missing, here = set(range(1, count)), []
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", port), family=family, dualstack_ipv6=both) as server:
+        while missing and time.monotonic() < end:
+            server.settimeout(max(end - time.monotonic(), 0.001))  # 0 would not wait at all
+            try:
+                connection, _ = server.accept()
+                here.append(connection)
+                connection.settimeout(1)
+                missing.discard(int(connection.recv(16)))
+            except (OSError, ValueError):  # the time is over, or somebody else
+                continue
+        for connection in here:
+            if not missing:
+                connection.sendall(_ALL_HERE)
+            connection.close()
+    return missing
+
+
+def _has_met(host: str, port: int, index: int, end: float) -> bool:
+    """Report to the first worker, and wait for its word that all are there."""
+    try:
+        left = max(end - time.monotonic(), 0.001)
+        with socket.create_connection((host, port), timeout=left) as connection:
+            connection.sendall(str(index).encode())
+            return connection.recv(len(_ALL_HERE)) == _ALL_HERE
+    except OSError:
+        return False
+
+
+_ALL_HERE = b"all workers are here"
 
 
 def _parts(

@@ -3,7 +3,10 @@
 JAX makes eight devices of one CPU; see conftest.py. The numbers to reach are those of one device.
 """
 
+import contextlib
 import re
+import socket
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -246,3 +249,44 @@ def test_a_mesh_without_the_axes_is_refused():
         distribution.layout_map(device_mesh((4, 2)), batch_axis="model")
     layout = distribution.layout_map(device_mesh((4, 2), ("data", "model")), batch_axis="data")
     assert layout["block_0/feed_forward/output/kernel"].axes == ("model", None)
+
+
+@pytest.fixture
+def addresses():
+    """Of three workers on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return [f"127.0.0.1:{port}", "127.0.0.2:1", "127.0.0.3:1"]
+
+
+def test_workers_wait_until_all_are_there(addresses):
+    host, port = addresses[0].split(":")
+    with futures.ThreadPoolExecutor(3) as pool:
+        first = pool.submit(distribution.wait_for_workers, addresses, 0, 60)
+        while not first.done():  # somebody who is no worker
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as other:
+                other.sendall(b"GET / HTTP/1.1")
+                break
+        second = pool.submit(distribution.wait_for_workers, addresses, 1, 60)
+        assert not futures.wait([first, second], timeout=0.3).done
+        third = pool.submit(distribution.wait_for_workers, addresses, 2, 60)
+        for worker in (first, second, third):
+            worker.result()
+    distribution.wait_for_workers(addresses[:1], 0)  # the port is free again
+
+
+def test_a_worker_that_does_not_come_up_is_named(addresses):
+    with futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(distribution.wait_for_workers, addresses, i, 0.5) for i in (0, 1)]
+        first, second = (str(worker.exception()) for worker in waiting)
+    assert first == "after 0.5 s, worker 0 still waits for worker 2 at 127.0.0.3:1"
+    assert second == f"after 0.5 s, worker 1 still waits for worker 0 at {addresses[0]}"
+
+
+def test_addresses_and_index_are_checked(addresses):
+    with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got a, b:c"):
+        distribution.wait_for_workers(["a", *addresses, "b:c"], 0)
+    with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got none"):
+        distribution.wait_for_workers([], 0)
+    with pytest.raises(ValueError, match="`index` must be one of the 3 addresses, got 3"):
+        distribution.wait_for_workers(addresses, 3)

@@ -1,8 +1,8 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `generator_states` and `assign_generator_states`; the file of the
-backend that runs is imported on first use.
+`with_gradient`, `traced_once`, `generator_states`, `assign_generator_states`, `value_of`,
+`writes_files` and `from_all_processes`; the file of the backend that runs is imported on first use.
 
 Letters: B batch, T steps.
 """
@@ -140,6 +140,21 @@ def generator_states() -> dict[str, np.ndarray]:
 def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """Set the generators to what `generator_states` gave."""
     _running().assign_generator_states(states)
+
+
+def value_of(variable: keras.Variable) -> np.ndarray:
+    """The whole value, parts of which may lie in other processes: all of them must call this."""
+    return _running().value_of(variable)
+
+
+def writes_files(model: keras.Model) -> bool:
+    """Whether this process is the one of those that train the model that writes files."""
+    return _running().writes_files(model)
+
+
+def from_all_processes(model: keras.Model, number: int) -> list[int]:
+    """The number that each process that trains the model gives; all of them must call this."""
+    return _running().from_all_processes(model, number)
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
@@ -67,6 +68,25 @@ def generator_states() -> dict[str, np.ndarray]:
 
 def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """JAX has none."""
+
+
+def value_of(variable: keras.Variable) -> np.ndarray:
+    """Nothing moves where this process holds the whole."""
+    value = variable.value
+    if not (value.is_fully_addressable or value.is_fully_replicated):
+        value = multihost_utils.process_allgather(value, tiled=True)
+    return keras.ops.convert_to_numpy(value)
+
+
+def writes_files(model: keras.Model) -> bool:
+    """Process 0 is there in any case."""
+    return jax.process_index() == 0
+
+
+def from_all_processes(model: keras.Model, number: int) -> list[int]:
+    """In the order of the processes."""
+    numbers = multihost_utils.process_allgather(np.array([number]))
+    return numbers.reshape(-1).tolist()
 
 
 def _after(d_outputs: Any, tensors: tuple) -> list:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -78,6 +79,25 @@ def generator_states() -> dict[str, np.ndarray]:
 
 def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """Nothing draws from TensorFlow's own generator."""
+
+
+def value_of(variable: keras.Variable) -> np.ndarray:
+    """A variable of a strategy puts together what its replicas hold."""
+    return keras.ops.convert_to_numpy(variable)
+
+
+def writes_files(model: keras.Model) -> bool:
+    """The strategy knows the chief."""
+    return model.distribute_strategy.extended.should_checkpoint
+
+
+def from_all_processes(model: keras.Model, number: int) -> list[int]:
+    """Several processes are there with one strategy only."""
+    strategy = model.distribute_strategy
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return [number]
+    numbers = strategy.run(lambda: tf.constant([number], "int64"))
+    return strategy.gather(numbers, axis=0).numpy().tolist()
 
 
 def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import keras
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -65,3 +66,18 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     for index in range(torch.cuda.device_count()):
         if f"torch_cuda_{index}" in states:
             torch.cuda.set_rng_state(torch.from_numpy(states[f"torch_cuda_{index}"]), index)
+
+
+def value_of(variable: keras.Variable) -> np.ndarray:
+    """Keras trains in one process."""
+    return keras.ops.convert_to_numpy(variable)
+
+
+def writes_files(model: keras.Model) -> bool:
+    """Keras trains in one process."""
+    return True
+
+
+def from_all_processes(model: keras.Model, number: int) -> list[int]:
+    """Keras trains in one process."""
+    return [number]

@@ -1,11 +1,14 @@
 """Training that goes on after a crash exactly as if there had been none."""
 
+import json
 import os
 import pathlib
+import zlib
 from typing import Any
 
 import keras
 
+from keras_attn import backend
 from keras_attn._checks import check_count
 from keras_attn.ops import random
 from keras_attn.training import state_file
@@ -23,18 +26,27 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     The data must be an endless stream whose batch i depends on i alone, so that the stream can be
     started at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
-    leave an epoch early), and `fit` must be given `steps_per_epoch`. What other callbacks remember
-    (the patience of EarlyStopping) is not saved. Put this callback last.
+    leave an epoch early), and `fit` must be given `steps_per_epoch`. A tf.data.Dataset that is
+    shuffled and repeated is in another order whenever it is iterated anew, which `fit` of a new run
+    does once more on JAX and torch: give each round a seed of its own. What other callbacks
+    remember (the patience of EarlyStopping) is not saved. Put this callback last.
+
+    Where several processes train one model, each of them has this callback and calls `restore`; the
+    first one writes the files, and all must see the directory.
 
     Args:
         directory: where the files go; made if it does not exist.
         every: how many batches lie between two files. Each epoch ends with a file in any case.
         keep: how many files stay; the oldest go.
+        data: what the batches are made from, such as a digest of the examples, the seed of their
+            order and the batch size; anything that JSON can hold. A run that goes on must have the
+            same. Defaults to None, which is not compared.
 
     Raises:
-        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, or of
-            another model or optimizer; `fit` starts elsewhere than the restored file ended; the
-            directory holds files and `restore` was not called.
+        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, of
+            another model or optimizer, or of other data; the processes have other files or data
+            than the first; `fit` starts elsewhere than the restored file ended; the directory holds
+            files and `restore` was not called.
 
     Example:
     >>> import keras, numpy as np, tempfile
@@ -59,11 +71,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     model: Any  # `fit` sets both
     params: Any
 
-    def __init__(self, directory: str | os.PathLike, every: int = 1000, keep: int = 2) -> None:
+    def __init__(
+        self, directory: str | os.PathLike, every: int = 1000, keep: int = 2, data: Any = None
+    ) -> None:
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.every = check_count("every", every)
         self.keep = check_count("keep", keep)
+        self.data = json.loads(json.dumps(data))  # as a file gives it back
         self._logs: list[dict] = []  # of the epochs that are over
         self._step = 0  # batches taken since the training began
         self._saved = 0  # the step of the newest file
@@ -96,10 +111,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"`step` must be that of a file in {self.directory}, one of "
                 f"{', '.join(map(str, files)) or 'none'}, got {step!r}"
             )
+        step = max(files, default=0) if step is None else int(step)
+        self._compare_processes(model, step)
         self._restored = True
         if files:
-            path = files[max(files) if step is None else step]
+            path = files[step]
             described, values, generators, record = self._read(path)
+            self._compare_data(path, record.get("data"))
             _build(model, batch)
             state_file.assign(path, _variables(model), described, values)
             self._step = self._saved = record["step"]
@@ -168,6 +186,28 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             for name, value in epoch_logs.items():
                 history.history.setdefault(name, []).append(value)
 
+    def _compare_processes(self, model: keras.Model, step: int) -> None:
+        steps = backend.from_all_processes(model, step)
+        if len(set(steps)) > 1:
+            raise ValueError(
+                "`directory` must be one that all processes see, got files up to step "
+                f"{', '.join(map(str, steps))} in {self.directory}"
+            )
+        digest = zlib.crc32(json.dumps(self.data, sort_keys=True).encode()) >> 1
+        digests = backend.from_all_processes(model, digest)
+        if len(set(digests)) > 1:
+            other = [i for i, found in enumerate(digests) if found != digests[0]]
+            raise ValueError(
+                f"`data` must be the same in all processes, got {self.data!r} here, and another "
+                f"than the first process has in {', '.join(map(str, other))}"
+            )
+
+    def _compare_data(self, path: pathlib.Path, found: Any) -> None:
+        if None not in (self.data, found) and self.data != found:
+            raise ValueError(
+                f"`data` must be what {path} was trained on, {found!r}, got {self.data!r}"
+            )
+
     def _save(self) -> None:
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()  # within an epoch JAX keeps the state outside the variables
@@ -175,10 +215,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "step": self._step,
             "steps_per_epoch": self._steps_per_epoch,
             "logs": self._logs,
+            "data": self.data,
         }
-        path = self.directory / f"step-{self._step:010d}.npz"
-        state_file.write(path, _variables(self.model), random.global_states(), record)
+        variables = _variables(self.model)
+        values = state_file.arrays(variables)  # may be gathered from all processes
         self._saved = self._step
+        if not backend.writes_files(self.model):
+            return
+        path = self.directory / f"step-{self._step:010d}.npz"
+        state_file.write(path, variables, values, random.global_states(), record)
         files = self._files()
         kept = sorted(step for step in files if step <= self._step)[-self.keep :]
         for step in set(files) - set(kept):

@@ -12,24 +12,28 @@ import zipfile
 import zlib
 from typing import Any
 
-import keras
 import ml_dtypes
 import numpy as np
+
+from keras_attn.backend import value_of
 
 _GENERATOR = "generator_"
 
 
 def arrays(variables: list) -> list[np.ndarray]:
-    """The variables' values."""
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+    """The variables' values; every process must ask for them."""
+    return [value_of(variable) for variable in variables]
 
 
-def write(path: pathlib.Path, variables: list, generators: dict, record: dict) -> None:
+def write(
+    path: pathlib.Path, variables: list, values: list, generators: dict, record: dict
+) -> None:
     """Write all to `path`, atomically.
 
     Args:
         path: path of the file.
-        variables: whose values are written.
+        variables: what is described.
+        values: the variables' values, from `arrays`.
         generators: arrays by name, the state of random generators.
         record: anything that JSON can hold.
     """
@@ -37,7 +41,7 @@ def write(path: pathlib.Path, variables: list, generators: dict, record: dict) -
     beside = path.parent / "unfinished"  # always this name, so that a crash leaves one at most
     content: dict[str, Any] = {
         "header": np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
-        **{f"variable_{i}": _portable(array) for i, array in enumerate(arrays(variables))},
+        **{f"variable_{i}": _portable(array) for i, array in enumerate(values)},
         **{_GENERATOR + name: state for name, state in generators.items()},
     }
     with open(beside, "wb") as file:

@@ -86,3 +86,34 @@ def test_no_example_reads_a_part_of_a_cache_or_caches_what_was_prefetched():
         text = path.read_text(encoding="utf-8")
         assert "next(iter(" not in text, path.name
         assert not re.search(r"\.prefetch\([^)]*\)\s*\.", text), path.name
+
+
+STREAMS = {  # what an example trains on
+    "bert_choice": lambda example: example("bert_choice").dataset(
+        data.ChoicePreprocessor(VOCABULARY, 16),
+        [("table row", ["cell", "row"][:: 1 - 2 * (n % 2)], n % 2) for n in range(100)],
+        seed=1,
+    ),
+    "generate_text": lambda example: example("generate_text").batches(padded(), seed=1),
+    "translate_rnn_attention": lambda example: example("translate_rnn_attention").batches(
+        padded(), padded(), seed=1
+    ),
+    "translate_transformer": lambda example: example("translate_transformer").batches(
+        [(row, row) for row in IDS], seed=1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_the_same_each_time_that_it_is_iterated(name, example):
+    stream = STREAMS[name](example).take(5)
+    first, again = (list(stream.as_numpy_iterator()) for _ in range(2))
+    for here, there in zip(tf.nest.flatten(first), tf.nest.flatten(again), strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+def test_an_endless_stream_has_every_row_in_each_round_in_another_order(example):
+    rows = example("_shared").endless(tf.data.Dataset.range(20), seed=7)
+    rounds = np.array(list(rows.take(60).as_numpy_iterator())).reshape(3, 20)
+    np.testing.assert_array_equal(np.sort(rounds), np.tile(np.arange(20), (3, 1)))
+    assert len({tuple(order) for order in rounds}) == 3

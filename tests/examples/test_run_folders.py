@@ -13,6 +13,7 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 RESUMABLE = [
     "bert_choice",
     "bert_pretrain",
+    "distributed",
     "generate_text",
     "translate_rnn_attention",
     "translate_transformer",
@@ -154,6 +155,27 @@ def test_a_resumed_run_keeps_its_files_and_its_options(start, tmp_path):
     assert set(files(moved)) == before
     assert start("--resume", "--steps", "9", folder=moved).steps == 9
     assert start("--resume", folder=moved).steps == 9
+
+
+def test_the_folder_belongs_to_the_first_worker(example, tmp_path):
+    shared, folder = example("_shared"), tmp_path / "run"
+    parser = shared.options("A test.", "run", resume=True)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--index", type=int, default=0)
+
+    def begin(*given):
+        return shared.start(main, parser, [*given, "--output", str(folder)])
+
+    assert begin("--index", "1").index == 1
+    assert not folder.exists()
+    begin("--steps", "7")
+    finish(folder)
+    before = files(folder)
+    begin("--index", "1", "--overwrite")
+    resumed = begin("--index", "1", "--resume", "--steps", "9")
+    assert (resumed.steps, resumed.index, resumed.output) == (9, 1, folder)
+    assert begin("--index", "1", "--resume").steps == 7
+    assert files(folder) == before
 
 
 def test_there_must_be_a_run_to_resume(start, tmp_path):

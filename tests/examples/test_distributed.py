@@ -1,0 +1,158 @@
+"""Several processes on this machine train as one does, and go on after one of them was killed."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.examples.runner import ROOT, printed_by, run
+
+WORDS = ["open", "the", "table", "row", "cell", "sheet", "chart", "value", "menu", "file", "page"]
+# What the parts of a sum are rounded to differs with the number of devices: 5e-7 were seen.
+TOLERANCE = {"rtol": 1e-5, "atol": 5e-6}
+LIMIT = 150  # seconds for anything to end, on a machine that does other things too
+
+pytestmark = pytest.mark.backends("tensorflow", "jax", reason="Keras trains on one torch process")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_device_each():
+    """Not the eight devices of tests/test_distribution.py, and a port where it is read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """A text of sixty documents, and a small model."""
+    draw, path = np.random.default_rng(0), tmp_path_factory.mktemp("text") / "text.txt"
+    paragraph = " ".join(draw.choice(WORDS, 850))
+    path.write_text("\n\n".join(f"{number} {paragraph}" for number in range(60)))
+    return ["--text", path, "--size", "gpt_tiny", "--steps", 10, "--save-every", 1]
+
+
+def start(output, options, *more, other=(), only=(0, 1)):
+    """Two workers, as on two machines; the second may have options of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        addresses = ",".join(f"127.0.0.1:{free.getsockname()[1]}" for free in (one, two))
+    script = ROOT / "examples" / "distributed.py"
+    given = [sys.executable, script, *options, "--output", output, "--workers", addresses, *more]
+    return [
+        subprocess.Popen(
+            [*map(str, given), "--index", str(index), *map(str, other if index else ())],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+        for index in only
+    ]
+
+
+def end(processes):
+    """What they printed; all must have reached their end."""
+    printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
+    for process, text in zip(processes, printed, strict=True):
+        assert process.returncode == 0, text[-3000:]
+    return printed
+
+
+def killed(output, options, victim, step=4):
+    """A run of two workers, one of which is killed when the file of a step is there."""
+    processes = start(output, options)
+    ends = time.monotonic() + LIMIT
+    while not (output / "checkpoints" / f"step-{step:010d}.npz").exists():
+        assert time.monotonic() < ends and all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    os.kill(processes[victim].pid, signal.SIGKILL)
+    for process in processes:
+        process.communicate(timeout=LIMIT)
+    assert processes[victim].returncode == -signal.SIGKILL
+    assert processes[1 - victim].returncode != 0
+
+
+def state(output):
+    """All that the last file holds, and the losses of the epochs."""
+    with np.load(max((output / "checkpoints").glob("step-*.npz"))) as file:
+        header = json.loads(file["header"].tobytes())
+        values = [file[f"variable_{i}"] for i in range(len(header["variables"]))]
+    assert header["record"]["step"] == 10
+    assert (output / "model.keras").is_file()
+    return values, header["record"]["logs"]
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """What two workers come to."""
+    output = tmp_path_factory.mktemp("whole")
+    end(start(output, options))
+    return state(output)
+
+
+def test_two_workers_train_as_one_process_does(options, whole, tmp_path):
+    printed_by("distributed", *options, "--output", tmp_path)
+    values, logs = state(tmp_path)
+    for value, expected in zip(whole[0], values, strict=True):
+        np.testing.assert_allclose(value, expected, **TOLERANCE)
+    for epoch, expected in zip(whole[1], logs, strict=True):
+        assert epoch == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_after_a_kill_all_go_on_as_if_there_had_been_none(options, whole, tmp_path, victim):
+    killed(tmp_path, options, victim)
+    end(start(tmp_path, [], "--resume"))  # with the options of the run before
+    values, logs = state(tmp_path)
+    assert logs == whole[1]
+    for value, expected in zip(values, whole[0], strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("differs", ["directory", "data"])
+def test_workers_that_do_not_fit_together_are_told(options, tmp_path, differs):
+    killed(tmp_path / "run", options, 1, step=2)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "run", copy, ignore=shutil.ignore_patterns("*.npz"))
+    other = {"directory": ["--output", copy], "data": ["--seed", 2]}[differs]
+    for process in start(tmp_path / "run", [], "--resume", other=other):
+        printed = process.communicate(timeout=LIMIT)[0]
+        assert process.returncode != 0
+        assert f"`{differs}` must be" in printed
+
+
+@pytest.mark.slow
+def test_other_data_than_the_run_had_is_told(options, tmp_path):
+    given = [*options, "--output", tmp_path]
+    printed_by("distributed", *given, "--steps", 5)
+    status, printed = run("distributed", *given, "--resume", "--steps", 10, "--seed", 2)
+    assert status == 1
+    assert re.search(
+        r"`data` must be what .*step-0000000005.npz was trained on, .*'seed': 1", printed
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [["--workers", 2], ["--split-cpu", 4]])
+def test_a_trial_on_one_machine(options, whole, tmp_path, given):
+    printed_by("distributed", *options, "--output", tmp_path, *given)
+    for value, expected in zip(state(tmp_path)[0], whole[0], strict=True):
+        np.testing.assert_allclose(value, expected, **TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_come_up_is_named(options, tmp_path):
+    (alone,) = start(tmp_path, options, "--wait", 0.5, only=[0])
+    printed = alone.communicate(timeout=LIMIT)[0]
+    assert alone.returncode == 1
+    assert "after 0.5 s, worker 0 still waits for worker 1 at 127.0.0.1:" in printed
