@@ -265,7 +265,7 @@ def our_rates(model, task):
 
 
 @pytest.mark.parametrize(("kind", "ending", "seed"), list(cases()))
-def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path):
+def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path, caplog):
     rng = np.random.default_rng([seed, len(ending), len(kind)])
     config, task = configuration(kind, ending, rng), TASKS[ending]
     model = make(kind, ending, config, tmp_path / "theirs")
@@ -294,7 +294,9 @@ def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path):
         json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "ours")
     )
     assert {key: new.get(key) for key in old} == old
+    caplog.clear()
     again = type(model).from_pretrained(tmp_path / "ours").eval()
+    assert not caplog.records
     for name, value in outputs_of(again, kind, inputs).items():
         # RoBERTa's position of padding comes back as zeros.
         seen = inputs["padding_mask"] if value.shape[:2] == (B, T) else ...

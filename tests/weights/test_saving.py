@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from keras_attn import weights
-from keras_attn.models import bert, bert_tasks
+from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 
 transformers = pytest.importorskip("transformers")
 
@@ -63,6 +63,25 @@ def test_transformers_loads_it(architecture, saved, tmp_path, inputs, run_theirs
     before, after = run_theirs(model, inputs), run_theirs(again.eval(), inputs)
     for name, expected in before.items():
         np.testing.assert_allclose(after[name].numpy(), expected.numpy(), atol=1e-6)
+
+
+SMALL = {"num_layers": 2, "hidden_dim": 12, "num_heads": 3, "vocabulary_size": 37}
+NEW = {
+    "BertModel": lambda: bert.encoder("bert_tiny", **SMALL),
+    "ModernBertModel": lambda: modern_bert.encoder("modern_bert_base", **SMALL),
+    "GPT2LMHeadModel": lambda: gpt.decoder("gpt_tiny", **SMALL),
+}
+
+
+@pytest.mark.parametrize("architecture", NEW)
+def test_transformers_loads_a_new_model_without_a_warning(architecture, tmp_path, caplog):
+    """Its own vocabulary has not the special tokens that transformers takes for granted."""
+    weights.save(NEW[architecture](), tmp_path)
+    theirs, report = getattr(transformers, architecture).from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert theirs.config.vocab_size == 37
+    assert not any(report.values()) and not caplog.records
 
 
 def test_saved_after_keras_reloaded_it(encoder, tmp_path):
