@@ -105,11 +105,12 @@ def configuration(kind, ending, rng):
             "sinusoidal_pos_embds": True,
         }
     elif kind == "ModernBert":
-        layers, every = sizes["num_hidden_layers"], int(rng.integers(1, 4))
+        layers, every = int(rng.integers(2, 5)), int(rng.integers(1, 4))
         kinds = ["full_attention" if i % every == 0 else "sliding_attention" for i in range(layers)]
         bases = zip(("full_attention", "sliding_attention"), rng.uniform(9, 99, 2), strict=True)
         values |= {
             **sizes,
+            "num_hidden_layers": layers,
             "intermediate_size": int(rng.integers(5, 20)),
             "norm_eps": float(10 ** -rng.uniform(1, 4)),
             "layer_types": kinds,

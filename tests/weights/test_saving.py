@@ -132,6 +132,19 @@ def test_window(tmp_path):
         weights.save(model, tmp_path)
 
 
+def test_a_soft_cap(encoder, tmp_path):
+    def change(layer):
+        if layer.name != "block_1":
+            return layer
+        return type(layer).from_config(
+            {**layer.get_config(), "attention_options": {"logits_soft_cap": 5.0}}
+        )
+
+    model = keras.models.clone_model(encoder, clone_function=change)
+    with pytest.raises(ValueError, match="must have attention_options={} .* got {'logits_soft_cap"):
+        weights.save(model, tmp_path)
+
+
 def test_classifier_without_pooler(encoder, tmp_path):
     model = bert_tasks.classifier(encoder, 3, pooling="mean")
     with pytest.raises(ValueError, match="must have a pooler, as the classifier of bert has"):
