@@ -1,4 +1,4 @@
-"""An encoder of BERT-base size, inference in float32: our SavedModel beside keras-hub's and torch.
+"""An encoder of BERT-base size, inference in float32: our SavedModel beside three peers.
 
     python benchmarks/encoder.py                            # all sides, both cases
     python benchmarks/encoder.py --cases 8x128 --rounds 5
@@ -12,18 +12,14 @@ line for each case to benchmarks/results/encoder.jsonl.
 """
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import _results
+import _workers
 
-ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "encoder.jsonl"
 CASES = {"8x128": 9, "2x512": 9}  # and how many rounds
 
@@ -80,28 +76,56 @@ def torch(checkpoint, folder):
     return run
 
 
+def onnxruntime(checkpoint, folder):
+    """The same through onnxruntime, from torch's own export to ONNX."""
+    import onnxruntime
+    import torch
+    import transformers
+
+    model = transformers.BertModel.from_pretrained(checkpoint, attn_implementation="sdpa").eval()
+    path = Path(folder, "model.onnx")
+    names = {"input_names": ["token_ids"], "output_names": ["sequence_output", "pooled_output"]}
+    torch.onnx.export(
+        model,
+        (torch.ones(2, 16, dtype=torch.long),),
+        path,
+        dynamo=False,
+        dynamic_axes={"token_ids": {0: "batch", 1: "length"}},
+        **names,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(token_ids):
+        return session.run(["sequence_output"], {"token_ids": token_ids.astype("int64")})[0]
+
+    return run
+
+
 SIDES = {
     "ours": (ours, {}),
     "ours_onednn": (ours, {"TF_ENABLE_ONEDNN_OPTS": "1"}),
     "keras_hub": (keras_hub, {}),
     "torch": (torch, {}),
+    "onnxruntime": (onnxruntime, {}),
 }
 
 
-def serve(side, checkpoint):
-    """Answer a case on each line of the input: seconds, and a few numbers of the output."""
+def work(side, checkpoint):
+    """Answer a case with its seconds and a few numbers of the output."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
         run = SIDES[side][0](checkpoint, folder)
-        print("ready", flush=True)
-        for line in sys.stdin:
-            rows, length = map(int, line.split("x"))
+
+        def answer(case):
+            rows, length = map(int, case.split("x"))
             token_ids = np.random.default_rng(0).integers(5, 1000, (rows, length), dtype="int32")
             start = time.perf_counter()
             output = run(token_ids)
             seconds = time.perf_counter() - start
-            print(json.dumps([seconds, output[:, ::37, ::97].ravel().tolist()]), flush=True)
+            return seconds, output[:, ::37, ::97].ravel().tolist()
+
+        _workers.serve(answer)
 
 
 def checkpoint_of_base_size(folder):
@@ -117,35 +141,6 @@ def checkpoint_of_base_size(folder):
     Path(folder, "vocab.txt").write_text("\n".join(words) + "\n")
 
 
-def start(side, checkpoint):
-    """The side's process, ready; None if it cannot start."""
-    worker = subprocess.Popen(
-        [sys.executable, __file__, "--worker", side, "--checkpoint", checkpoint],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": str(ROOT),
-            **SIDES[side][1],
-        },
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    if worker.stdout.readline() == "ready\n":
-        return worker
-    reason = worker.stderr.read().strip().splitlines()[-1:]
-    print(f"skipped {side}: {reason[0] if reason else 'it did not start'}", flush=True)
-    return None
-
-
-def ask(worker, case):
-    """What one run of the case gave."""
-    worker.stdin.write(f"{case}\n")
-    worker.stdin.flush()
-    return json.loads(worker.stdout.readline())
-
-
 def main():
     """Compare, then time."""
     import numpy as np
@@ -159,37 +154,39 @@ def main():
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.worker:
-        return serve(options.worker, options.checkpoint)
+        return work(options.worker, options.checkpoint)
     with tempfile.TemporaryDirectory() as checkpoint:
         checkpoint_of_base_size(checkpoint)
         # One at a time: two that export at once would need the memory of both.
-        workers = {side: start(side, checkpoint) for side in options.sides}
+        workers = {
+            side: _workers.start(side, __file__, "--checkpoint", checkpoint, **SIDES[side][1])
+            for side in options.sides
+        }
         workers = {side: worker for side, worker in workers.items() if worker}
         for case in options.cases:
-            outputs = {side: [ask(w, case) for _ in range(3)][0][1] for side, w in workers.items()}
+            outputs = {
+                side: [_workers.ask(worker, case) for _ in range(3)][0][1]
+                for side, worker in workers.items()
+            }
             differs = {
                 side: float(np.abs(np.subtract(found, outputs["ours"])).max())
                 for side, found in outputs.items()
             }
             assert max(differs.values()) < 1e-3, differs
-            seconds = {side: [] for side in workers}
-            for _ in range(options.rounds or CASES[case]):
-                for side, worker in workers.items():
-                    seconds[side].append(ask(worker, case)[0])
-            median = {side: statistics.median(found) for side, found in seconds.items()}
+            count = options.rounds or CASES[case]
+            rounds = (
+                {side: _workers.ask(worker, case)[0] for side, worker in workers.items()}
+                for _ in range(count)
+            )
             record = {
                 "case": case,
-                "rounds": options.rounds or CASES[case],
-                "milliseconds": {side: round(1e3 * found, 1) for side, found in median.items()},
-                "least": {side: round(1e3 * min(found), 1) for side, found in seconds.items()},
-                "over_ours": {side: round(m / median["ours"], 3) for side, m in median.items()},
+                "rounds": count,
+                **_workers.medians(rounds),
                 "differs_by": {side: f"{found:.1e}" for side, found in differs.items()},
                 **_results.machine(),
             }
             _results.keep(record, RESULTS)
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+        _workers.stop(workers)
     return None
 
 

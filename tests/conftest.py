@@ -30,6 +30,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import shapes  # noqa: E402
+
 BACKEND = keras.backend.backend()
 
 
@@ -64,6 +66,11 @@ def pytest_collection_modifyitems(config, items):
 def shared(pytestconfig):
     """The folder of shared data; use with the marker `shared_data`."""
     return shared_folder(pytestconfig.rootpath)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shapes_in_docstrings_are_checked():
+    shapes.install()
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,10 @@ _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention
 # Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.
 _HUB_SCALES: dict[str, Callable[[Any], float]] = {
     name: lambda layer: layer._inv_norm_factor
-    for name in ("LlamaAttention", "CachedMistralAttention", "Phi3Attention")
+    for name in (
+        *("LlamaAttention", "CachedMistralAttention", "CachedMixtralAttention"),
+        *("Phi3Attention", "QwenAttention", "Qwen3Attention"),
+    )
 }
 _HUB_SCALES["CachedGemmaAttention"] = lambda layer: (
     (
@@ -164,7 +167,8 @@ def _hub_hook(layer: Any, signature: inspect.Signature, *args: Any, **kwargs: An
     query, key, value, *_ = call.values()
     mask = call.get("attention_mask")
     if mask is not None and getattr(layer, "use_sliding_window_attention", False):
-        mask = layer._mask_sliding_window(mask, call.get("cache_update_index", 0))
+        start = call.get("cache_update_index")
+        mask = layer._mask_sliding_window(mask, 0 if start is None else start)
     return ops.attention(
         query,
         key,

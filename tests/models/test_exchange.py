@@ -265,6 +265,7 @@ SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": D, "intermediate_d
 
 
 def backbones(hub):
+    grouped = {"num_query_heads": 6, "num_key_value_heads": N, **SIZES, "hidden_dim": 24}
     return {
         "bert": lambda: hub.BertBackbone(num_heads=N, **SIZES),
         "roberta": lambda: hub.RobertaBackbone(num_heads=N, **SIZES),
@@ -274,9 +275,7 @@ def backbones(hub):
             num_heads=N, num_mels=5, max_encoder_sequence_length=20, **SIZES
         ),
         "vit": lambda: hub.ViTBackbone((16, 16, 3), (8, 8), 2, N, D, 17),
-        "llama": lambda: hub.LlamaBackbone(
-            num_query_heads=6, num_key_value_heads=N, **SIZES | {"hidden_dim": 24}
-        ),
+        "llama": lambda: hub.LlamaBackbone(**grouped),
         "gemma": lambda: hub.GemmaBackbone(
             num_query_heads=4, num_key_value_heads=2, head_dim=6, **SIZES
         ),
@@ -293,9 +292,13 @@ def backbones(hub):
             use_sliding_window_attention=True,
             **SIZES,
         ),
-        "mistral": lambda: hub.MistralBackbone(
-            num_query_heads=6, num_key_value_heads=N, **SIZES | {"hidden_dim": 24}
+        "mistral": lambda: hub.MistralBackbone(**grouped),
+        "mixtral": lambda: hub.MixtralBackbone(num_experts=3, top_k=2, **grouped),
+        "phi3": lambda: hub.Phi3Backbone(**grouped),
+        "qwen": lambda: hub.QwenBackbone(
+            use_sliding_window_attention=True, sliding_window_size=3, **grouped
         ),
+        "qwen3": lambda: hub.Qwen3Backbone(head_dim=6, **grouped),
     }
 
 
@@ -311,7 +314,10 @@ def backbones(hub):
         ("llama", 2),
         pytest.param("gemma", 2, marks=pytest.mark.slow),
         pytest.param("gemma2", 2, marks=pytest.mark.slow),
-        pytest.param("mistral", 2, marks=pytest.mark.slow),
+        *(
+            pytest.param(name, 2, marks=pytest.mark.slow)
+            for name in ("mistral", "mixtral", "phi3", "qwen", "qwen3")
+        ),
     ],
 )
 def test_backbones_of_keras_hub(hub, name, count):
@@ -331,10 +337,10 @@ def test_t5_is_named(hub):
     assert all("T5MultiHeadAttention" in reason for reason in result.left.values())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_a_task_stays_of_its_class_and_generates_with_our_kernels(hub, name, monkeypatch):
     backbone = backbones(hub)[name]()
-    kind = {"gpt2": hub.GPT2CausalLM, "llama": hub.LlamaCausalLM}[name]
+    kind = {"gpt2": hub.GPT2CausalLM, "llama": hub.LlamaCausalLM, "qwen3": hub.Qwen3CausalLM}[name]
     model = kind(backbone=backbone, preprocessor=None)
     randomize(model)
     prompt = {"token_ids": IDS, "padding_mask": REAL & (np.arange(T) < 4)}

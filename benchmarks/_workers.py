@@ -1,0 +1,64 @@
+"""Sides of a benchmark, each in a process of its own that answers a line with a line."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def serve(answer: Callable[[str], Any]) -> None:
+    """Answer each line of the input, in the process of a side."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(line.strip())), flush=True)
+
+
+def start(side: str, script: str, *arguments: str, **environment: str) -> subprocess.Popen | None:
+    """The side's process, ready; None, with a line that says why, if it cannot start."""
+    worker = subprocess.Popen(
+        [sys.executable, script, "--worker", side, *arguments],
+        env={"KERAS_BACKEND": "tensorflow", **os.environ, "PYTHONPATH": str(ROOT), **environment},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    if worker.stdout.readline() == "ready\n":
+        return worker
+    reason = worker.stderr.read().strip().splitlines()[-1:]
+    print(f"skipped {side}: {reason[0] if reason else 'it did not start'}", flush=True)
+    return None
+
+
+def ask(worker: subprocess.Popen, line: str) -> Any:
+    """What the side answers."""
+    worker.stdin.write(f"{line}\n")
+    worker.stdin.flush()
+    return json.loads(worker.stdout.readline())
+
+
+def stop(workers: dict[str, subprocess.Popen]) -> None:
+    """Let the processes end."""
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+
+
+def medians(seconds: Iterator[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of rounds that went round the sides: median and least milliseconds, and over ours."""
+    found: dict[str, list[float]] = {}
+    for of_sides in seconds:
+        for side, number in of_sides.items():
+            found.setdefault(side, []).append(1e3 * number)
+    median = {side: statistics.median(numbers) for side, numbers in found.items()}
+    return {
+        "milliseconds": {side: round(number, 1) for side, number in median.items()},
+        "least": {side: round(min(numbers), 1) for side, numbers in found.items()},
+        "over_ours": {side: round(m / median["ours"], 3) for side, m in median.items()},
+    }
