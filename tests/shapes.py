@@ -25,9 +25,9 @@ def install():
         module = importlib.import_module(found.name)
         for name, function in vars(module).items():
             own = inspect.isfunction(function) and function.__module__ == found.name
-            if own and not name.startswith("_") and not hasattr(function, "__wrapped__"):
-                if shapes := documented(function):
-                    wrapped[function] = checked(function, *shapes)
+            public = own and not name.startswith("_") and not hasattr(function, "__wrapped__")
+            if public and (shapes := documented(function)):
+                wrapped[function] = checked(function, *shapes)
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith(("keras_attn.", "tests.")):
             for name, value in list(vars(module).items()):
