@@ -5,9 +5,9 @@
 
 Forward, two losses, gradient and Adam, on 8 rows of 128 tokens with 20 masked positions, dropout
 0.1. Before anything is timed, both take the same weights and three steps of SGD without dropout, of
-two layers, and their losses are compared (Keras' Adam adds the squares of the parts of a gradient
-where a row of keras-hub's table occurs twice, so its steps differ). Each side lives in a process of its own; the rounds go round
-the sides, since machines drift. Appends a line for each policy to
+two layers, and their losses are compared (under Adam they differ: Keras adds the squares of the
+parts of a gradient where a row of keras-hub's table occurs twice). Each side lives in a process of
+its own; the rounds go round the sides, since machines drift. Appends a line for each policy to
 benchmarks/results/pretraining_step.jsonl.
 """
 

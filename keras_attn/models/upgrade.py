@@ -86,7 +86,8 @@ def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> 
     first two, keras-hub's cached attention among them, and that of its Llama, Mistral, Mixtral,
     Phi-3, Qwen, Qwen3 and Gemma: they keep their class and compute with our kernels. keras-hub's
     `TransformerEncoder` and `TransformerDecoder` become `TransformerEncoderBlock` and
-    `TransformerDecoderBlock` in a plain functional model. Names, weights and whether they are frozen, quantized or have LoRA stay.
+    `TransformerDecoderBlock` in a plain functional model. Names, weights and whether they are
+    frozen, quantized or have LoRA stay.
 
     A functional or Sequential model is built anew, and the one that came in stays as it was. It
     shares all layers and weights with the new one (but for keras-hub's blocks): train only one of
