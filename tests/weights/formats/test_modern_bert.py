@@ -51,6 +51,23 @@ def test_hidden_states(modern, inputs, run_theirs):
             np.testing.assert_allclose(ours[seen], theirs.numpy()[seen], atol=1e-4)
 
 
+@pytest.mark.parametrize("kernel", ["chunked", pytest.param("auto", marks=pytest.mark.slow)])
+def test_the_published_window_in_long_rows(kernel, modern, run_theirs):
+    """By the kernel whose cost grows linearly with the length."""
+    model, directory = modern("ModernBertForTokenClassification", local_attention=128)
+    length = 311
+    rows = {
+        "token_ids": np.random.default_rng(0).integers(0, 37, (2, length)),
+        "segment_ids": np.zeros((2, length), int),
+        "padding_mask": np.arange(length) < np.array([[length], [277]]),
+    }
+    expected = run_theirs(model, rows, token_type_ids=None).logits.numpy()
+    loaded = weights.load(directory, "tagger", kernel=kernel)
+    outputs = keras.ops.convert_to_numpy(loaded.model(rows, training=False))
+    seen = rows["padding_mask"]
+    np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
+
+
 def test_the_keys_of_the_published_checkpoints(modern, inputs, run_theirs):
     """They say how often a layer is global, and have a key for each wavelength."""
     model, directory = modern(
