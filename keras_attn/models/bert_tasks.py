@@ -49,8 +49,8 @@ def classifier(
     head = layers.ClassificationHead(
         num_classes, dropout=dropout, **_options(encoder, "classifier")
     )
-    vector = _transformed(encoder, _pooled(encoder, pooling))
-    return keras.Model(encoder.input, head(vector), name=name)
+    pooled = _pooled(encoder, pooling, encoder.output, encoder.input["padding_mask"])
+    return keras.Model(encoder.input, head(_transformed(encoder, pooled)), name=name)
 
 
 def regressor(
@@ -131,14 +131,16 @@ def multiple_choice(
     encoder: keras.Model,
     num_choices: int = 4,
     *,
+    pooling: str | None = None,
     dropout: float = 0.1,
     name: str = "bert_multiple_choice",
 ) -> keras.Model:
     """Which choice is right: logits `[B, C]`, from inputs `[B, C, T]` of question and choice.
 
     Args:
-        encoder: with output pooled_output.
+        encoder: with outputs sequence_output and, for the pooler, pooled_output.
         num_choices: C.
+        pooling: as in `classifier`.
         dropout: fraction of the pooled vectors that is zeroed in training.
         name: name of the model.
 
@@ -150,7 +152,6 @@ def multiple_choice(
     >>> multiple_choice(encoder, num_choices=3).input["token_ids"].shape
     (None, 3, None)
     """
-    _output(encoder, "pooled_output")
     inputs = {
         key: keras.Input((num_choices, None), dtype=tensor.dtype, name=key)
         for key, tensor in encoder.input.items()
@@ -160,10 +161,10 @@ def multiple_choice(
         key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(num_choices)])  # [C B, T]
         for key, tensor in inputs.items()
     }
-    pooled = encoder(rows)["pooled_output"]
+    pooled = _pooled(encoder, pooling, encoder(rows), rows["padding_mask"])
     pooled = ops.stack(ops.split(pooled, num_choices, axis=0), axis=1)  # [B, C, D]
     head = layers.MultipleChoiceHead(dropout=dropout, **_options(encoder, "multiple_choice"))
-    return keras.Model(inputs, head(pooled), name=name)
+    return keras.Model(inputs, head(_transformed(encoder, pooled)), name=name)
 
 
 def masked_lm(
@@ -207,13 +208,17 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
     return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
 
 
-def _pooled(encoder: keras.Model, pooling: str | None) -> Any:
+def _pooled(
+    encoder: keras.Model, pooling: str | None, outputs: dict[str, Any], padding_mask: Any
+) -> Any:
+    """One vector for each row of what the encoder gave."""
     if pooling is None:
         pooling = "pooler" if parts.encoder(encoder).norm is None else "first"
+    name = "pooled_output" if pooling == "pooler" else "sequence_output"
+    _output(encoder, name)
     if pooling == "pooler":
-        return _output(encoder, "pooled_output")
-    layer = layers.SequencePooling(pooling, name="pooling")
-    return layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
+        return outputs[name]
+    return layers.SequencePooling(pooling, name="pooling")(outputs[name], mask=padding_mask)
 
 
 def _transformed(encoder: keras.Model, vectors: Any) -> Any:

@@ -34,7 +34,7 @@ KINDS = {
     "Bert": ENCODERS,
     "Roberta": SHARED,
     "DistilBert": SHARED,
-    "ModernBert": [ending for ending in SHARED if ending != "ForMultipleChoice"],
+    "ModernBert": SHARED,
     "GPT2": ["LMHeadModel"],
 }
 # What another model would be, and the value that asks for it.

@@ -21,6 +21,7 @@ from keras_attn.weights.formats.format import (
 )
 
 DROPOUT = ("classifier_dropout",)
+POOLING = Key("classifier_pooling", {"cls": "first", "mean": "mean"})
 TIED = {"tie_word_embeddings": True}
 # The first part of every head; a checkpoint of one task has it for all.
 TRANSFORMATION = (
@@ -147,12 +148,18 @@ FORMAT = Format(
             dense("classifier", "classifier/output"),
             pooler=TRANSFORMATION,
             dropout=DROPOUT,
-            pooling=Key("classifier_pooling", {"cls": "first", "mean": "mean"}),
+            pooling=POOLING,
         ),
         "tagger": Head(
             dense("classifier", "tagger/output"), pooler=TRANSFORMATION, dropout=DROPOUT
         ),
         "span": Head(dense("classifier", "span/output"), pooler=TRANSFORMATION, dropout=DROPOUT),
+        "multiple_choice": Head(
+            dense("classifier", "multiple_choice/output"),
+            pooler=TRANSFORMATION,
+            dropout=DROPOUT,
+            pooling=POOLING,
+        ),
     },
     defaults={
         "layer_types": None,
@@ -186,6 +193,7 @@ FORMAT = Format(
         "ModernBertForSequenceClassification": ("classifier",),
         "ModernBertForTokenClassification": ("tagger",),
         "ModernBertForQuestionAnswering": ("span",),
+        "ModernBertForMultipleChoice": ("multiple_choice",),
     },
     prefix="model.",
     tied={"decoder.weight": "embeddings.tok_embeddings.weight"},
