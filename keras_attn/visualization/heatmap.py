@@ -126,21 +126,20 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
                 (left / width, bottom / height, width_ / width, height_ / height)
             )
 
-        def ticks(tokens: list[str], shown: bool) -> tuple:
-            return (range(len(tokens)), tokens) if shown else ([], [])
-
         axes = []
         for index in range(len(heads)):
             row, column = divmod(index, columns)
             axis = place(column * across, height - row * down - high, wide, high)
-            axis.set(xlim=(-0.5, len(keys) - 0.5), ylim=(len(queries) - 0.5, -0.5))
+            right, below = len(keys) - 0.5, len(queries) - 0.5
+            axis.set(xlim=(-0.5, right), ylim=(below, -0.5), xticks=[], yticks=[])
             axis.set_title(titles[index], parse_math=False)
-            # Only labels that are seen are made: hidden ones took most of the time.
-            axis.set_yticks(*ticks(queries, column == 0), parse_math=False)
-            axis.set_xticks(
-                *ticks(keys, index + columns >= len(heads)), rotation=90, parse_math=False
-            )
-            axis.tick_params(length=0)
+            # Only labels that are seen are made, and not as those of ticks, which take a
+            # millisecond each.
+            look = {"parse_math": False, "clip_on": False}
+            for t, token in enumerate(queries if column == 0 else ()):
+                axis.text(-0.8, t, token, ha="right", va="center_baseline", **look)
+            for s, token in enumerate(keys if index + columns >= len(heads) else ()):
+                axis.text(s, below + 0.3, token, rotation=90, ha="center", va="top", **look)
             axes.append(axis)
         bottom = height - (rows - 1) * down - high
         figure.colorbar(colors, cax=place(width, bottom, 0.1, height - bottom))
