@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_attn import decoding, models
+from keras_attn._checks import check_count, optional_count
 from keras_attn.export.signature import DEFAULT, Signature
 from keras_attn.models import parts
 
@@ -65,10 +66,9 @@ class Generation:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("prompt_length", "max_new_tokens", "beams", "top_k"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        for name in ("prompt_length", "max_new_tokens", "beams"):
+            check_count(name, getattr(self, name))
+        optional_count("top_k", self.top_k)
         known = {"greedy", "sample", "beam"}
         if not self.searches or not known.issuperset(self.searches):
             raise ValueError(f"`searches` must be among greedy, sample, beam, got {self.searches}")

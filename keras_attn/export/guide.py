@@ -32,10 +32,11 @@ max_enqueued_batches { value: 100 }
 pad_variable_length_inputs: false
 """
 
+_OURS = "was written and checked by keras_attn"
 README = """\
 # {title}, for TF Serving {server} or later
 
-Version {version} was written and checked by keras_attn. Start a server (the tag is the version):
+Version {version} {ours}. Start a server (the tag is the version):
 
     docker run --rm -p 8500:8500 -p 8501:8501 -e TF_ENABLE_ONEDNN_OPTS=1 \\
       -v "$PWD":{mounted} -e MODEL_NAME={name} tensorflow/serving:{tag} \\
@@ -85,8 +86,8 @@ _log = logging.getLogger(__name__)
 def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str) -> None:
     """Writes README.md and batching_parameters.txt into the servable's folder.
 
-    The README tells of this version; batching parameters that are there stay as their owner left
-    them.
+    The README tells of this version. A README.md of somebody else stays, and ours is SERVING.md;
+    batching parameters that are there stay as their owner left them.
 
     Args:
         servable: the version.
@@ -103,8 +104,9 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
     body = json.dumps({"inputs": request}, ensure_ascii=False).replace("'", "\\u0027")
     arguments = ", ".join(f"{name}={value!r}" for name, value in request.items())
     if len(body) > _INLINE:
-        _replace(base_dir / "request.json", body)
-        body, arguments = "@request.json", '**json.load(open("request.json"))["inputs"]'
+        path = Path(servable.path.name, "assets.extra", "request.json")
+        _replace(base_dir / path, body)
+        body, arguments = f"@{path}", f'**json.load(open("{path}"))["inputs"]'
     older = [number for number in versions(base_dir) if number < servable.version]
     name = base_dir.name
     text = README.format(
@@ -116,6 +118,7 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
         base_path=json.dumps(f"/models/{name}"),
         url=shlex.quote(f"http://localhost:8501/v1/models/{urllib.parse.quote(name, safe='')}"),
         version=servable.version,
+        ours=_OURS,
         older=max(older, default=max(servable.version - 1, 0)),
         server=server,
         tag=server if server.count(".") > 1 else f"{server}.0",
@@ -123,7 +126,9 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
         arguments=arguments,
         signatures=str(servable).partition("\n")[2],
     )
-    _replace(base_dir / "README.md", text)
+    readme = base_dir / "README.md"
+    foreign = readme.exists() and _OURS not in readme.read_text(encoding="utf-8", errors="replace")
+    _replace(base_dir / "SERVING.md" if foreign else readme, text)
     batching = base_dir / "batching_parameters.txt"
     if not batching.exists():
         batching.write_text(BATCHING)

@@ -99,7 +99,7 @@ def publish(
     (1, Tensor(dtype='string', shape=(None, None, 2)))
     >>> folder.cleanup()
     """
-    base_dir = Path(base_dir).absolute()
+    base_dir = versions.to_path("base_dir", base_dir)
     if version is not None:
         versions.check_version(base_dir, version)
     versions.check_keep(keep)
@@ -114,6 +114,7 @@ def publish(
     _check_vocabulary(model, generation, "generation")
     if isinstance(signatures, str):
         signatures = [signatures]
+    _check_kinds(signatures, functions, generation)
     if keras.backend.backend() != "tensorflow":
         if functions is not None:
             raise ValueError("`functions` must be None on other backends than TensorFlow")
@@ -172,6 +173,19 @@ def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, 
     return signatures, functions, generation
 
 
+def _check_kinds(signatures: Any, functions: Any, generation: Any) -> None:
+    if signatures is not None and not isinstance(signatures, Iterable):
+        raise ValueError(f"`signatures` must be names, or None, got {signatures!r}")
+    if functions is not None and not isinstance(functions, Mapping):
+        raise ValueError(f"`functions` must be a dict or None, got {functions!r}")
+    for name, function in (functions or {}).items():
+        check_name(name)
+        if not isinstance(function, Signature):
+            raise ValueError(f"`functions` must have a Signature for {name!r}, got {function!r}")
+    if not isinstance(generation, Generation | None):
+        raise ValueError(f"`generation` must be a Generation or None, got {generation!r}")
+
+
 def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of a functional model whose layers have the dtype policy `dtype`.
 
@@ -223,8 +237,6 @@ def _select(
     functions: Mapping[str, Signature],
 ) -> dict[str, Signature]:
     """The signatures to write, `serving_default` first."""
-    for name in functions:
-        check_name(name)
     for name in wanted or ():
         if name not in made:
             raise ValueError(f"`signatures` must be among {', '.join(made)}, got {name!r}")

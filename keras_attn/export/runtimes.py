@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,33 @@ def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
     """Writes `path`, a file `.xml`, for OpenVINO: `pip install keras_attn[openvino]`.
 
     As `to_onnx`, with the same arguments, result and errors. The weights are in a file `.bin`
-    beside `path`. The comparison runs in float32; on a processor with bfloat16, OpenVINO rounds to
-    bfloat16 unless it is compiled with `{"INFERENCE_PRECISION_HINT": "f32"}`.
+    beside `path`. OpenVINO's usage statistics are off meanwhile. The comparison runs in float32; on
+    a processor with bfloat16, OpenVINO rounds to bfloat16 unless it is compiled with
+    `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Args:
         model: as in `to_onnx`.
         path: the file.
     """
-    return _write(model, path, "openvino")
+    with _no_statistics():
+        return _write(model, path, "openvino")
+
+
+@contextlib.contextmanager
+def _no_statistics() -> Iterator[None]:
+    """OpenVINO sends none, and keeps no id in the user's home, where this variable is true.
+
+    The other way to tell it so is a file in that home.
+    """
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
 
 
 def compare(model: keras.Model, path: Path, runtime: str) -> float:
@@ -128,9 +148,11 @@ def plain(model: keras.Model) -> keras.Model:
 
 
 def _write(model: keras.Model, path: str | os.PathLike, name: str) -> Path:
-    runtime, target = _RUNTIMES[name], Path(path).absolute()
+    runtime, target = _RUNTIMES[name], versions.to_path("path", path)
     if target.suffix != runtime.ending:
         raise ValueError(f"`path` must end with {runtime.ending}, got {os.fspath(path)!r}")
+    if target.is_dir():
+        raise ValueError(f"`path` must be a file, got the folder {os.fspath(path)!r}")
     for package in runtime.packages:
         optional_module(package, name, f"to_{name}")
     if keras.backend.backend() != "tensorflow":

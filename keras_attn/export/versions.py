@@ -29,6 +29,13 @@ def versions(base_dir: Path) -> list[int]:
     return sorted(number for number in numbers if number <= _LARGEST)
 
 
+def to_path(argument: str, value: str | os.PathLike) -> Path:
+    """The absolute path; raises a ValueError, which names the argument, for what is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{argument}` must be a path, got {value!r}")
+    return Path(value).absolute()
+
+
 @contextlib.contextmanager
 def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]:
     """A new folder in `base_dir` whose name is no version; gone again if something goes wrong.
@@ -95,15 +102,17 @@ def check_version(base_dir: Path, version: int) -> None:
 
 
 def _check_number(version: int) -> None:
-    whole = isinstance(version, numbers.Integral) and not isinstance(version, bool)
-    if not whole or not 0 <= version <= _LARGEST:
+    if not _is_whole(version) or not 0 <= version <= _LARGEST:
         raise ValueError(f"`version` must be an integer from 0 to {_LARGEST}, got {version!r}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_keep(keep: int | None) -> None:
     """Raises a ValueError unless `keep` is a number of versions, or None."""
-    whole = isinstance(keep, int) and not isinstance(keep, bool)
-    if keep is not None and not (whole and keep >= 1):
+    if keep is not None and not (_is_whole(keep) and keep >= 1):
         raise ValueError(f"`keep` must be None or an integer from 1, got {keep!r}")
 
 

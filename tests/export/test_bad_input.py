@@ -1,8 +1,11 @@
 """What publish refuses, and that nothing is left behind then."""
 
+import json
+import re
 import resource
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_text  # registers the operations of the offending preprocessor
@@ -93,6 +96,10 @@ def warmup(batches):
         ({"server": "new"}, "`server` must be a ModelServer version"),
         ({"functions": {"__saved_model_init_op": None}}, "`signatures` must have names of"),
         ({"functions": {"a/b": None}}, "got 'a/b'"),
+        ({"functions": {"a": None}}, "`functions` must have a Signature for 'a', got None"),
+        ({"functions": 3}, "`functions` must be a dict or None, got 3"),
+        ({"generation": 3}, "`generation` must be a Generation or None, got 3"),
+        ({"signatures": 3}, "`signatures` must be names, or None, got 3"),
         ({"signatures": ["nothing"]}, "`signatures` must be among serving_default, got 'nothing'"),
         ({"compute_dtype": "int8"}, "`compute_dtype` must be float32, bfloat16 or float16"),
         ({"keep": "2"}, "`keep` must be None or an integer from 1, got '2'"),
@@ -137,6 +144,27 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         ValueError, match="`base_dir` must be a writable folder with space left, got .*file"
     ):
         export.publish(small.tiny(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("base_dir", [None, 3, ""])
+def test_what_is_no_path_is_refused(base_dir):
+    with pytest.raises(ValueError, match=f"`base_dir` must be a path, got {base_dir!r}"):
+        export.publish(small.tiny(), base_dir)
+
+
+def test_a_readme_of_the_users_stays(tmp_path, checked_here):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "request.json").write_text("mine too")
+    inputs = keras.Input((900,), name="numbers")  # too many for one line
+    for _ in range(2):
+        path = export.publish(keras.Model(inputs, inputs * 2.0), tmp_path).path
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert (tmp_path / "request.json").read_text() == "mine too"
+    guide = (tmp_path / "SERVING.md").read_text()
+    assert "Version 2 was written" in guide
+    (body,) = re.findall(r"-d @(\S+)", guide)
+    assert np.shape(json.loads((tmp_path / body).read_text())["inputs"]["numbers"]) == (1, 900)
+    assert path == (tmp_path / body).parents[1]
 
 
 def test_an_unbuilt_model_is_refused(tmp_path):

@@ -122,9 +122,11 @@ def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt_length": 0}, "`prompt_length` must be at least 1, got 0"),
-        ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, got 0"),
-        ({"beams": 0}, "`beams` must be at least 1, got 0"),
+        ({"prompt_length": 0}, "`prompt_length` must be a positive integer, got 0"),
+        ({"prompt_length": None}, "`prompt_length` must be a positive integer, got None"),
+        ({"max_new_tokens": "8"}, "`max_new_tokens` must be a positive integer, got '8'"),
+        ({"beams": 2.5}, "`beams` must be a positive integer, got 2.5"),
+        ({"top_k": 0}, "`top_k` must be a positive integer, got 0"),
         ({"searches": ["best"]}, r"`searches` must be among greedy, sample, beam, got \['best'\]"),
         ({"searches": []}, "`searches` must be among"),
     ],

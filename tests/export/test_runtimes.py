@@ -1,6 +1,8 @@
 """A file runs in its runtime as the model does in Keras, or there is none."""
 
+import os
 import pathlib
+import subprocess
 import sys
 
 import keras
@@ -190,6 +192,43 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
 def test_an_ending_that_is_wrong_is_named(name, tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end with \.\w+, got '.*model\.bin'"):
         EXPORT[name][0](small.tiny(), tmp_path / "model.bin")
+
+
+@on_tensorflow
+@pytest.mark.parametrize("name", EXPORT)
+def test_what_is_no_model_or_no_file_is_named(name, tmp_path):
+    function, file, _ = EXPORT[name]
+    with pytest.raises(ValueError, match="`model` must be functional, .* Got None"):
+        function(None, tmp_path / file)
+    for path in (None, "", 3):
+        with pytest.raises(ValueError, match=f"`path` must be a path, got {path!r}"):
+            function(small.tiny(), path)
+    (tmp_path / file).mkdir()
+    with pytest.raises(ValueError, match=rf"`path` must be a file, got the folder '.*{file}'"):
+        function(small.tiny(), tmp_path / file)
+
+
+@on_tensorflow
+@pytest.mark.slow
+def test_openvino_sends_no_statistics_and_writes_nothing_into_the_home(tmp_path):
+    pytest.importorskip("openvino_telemetry")
+    script = """
+import sys
+from keras_attn import export
+from tests.export import small
+export.to_openvino(small.tiny(), sys.argv[1])
+import openvino_telemetry
+assert not openvino_telemetry.Telemetry().consent
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "m.xml")],
+        env=environment | {"HOME": str(home)},
+        check=True,
+    )
+    assert not (home / "intel").exists()
 
 
 @on_tensorflow
