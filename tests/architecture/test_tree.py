@@ -23,6 +23,7 @@ WIDE = ("contract", "architecture", "examples", "saved")
 TOPICS = (
     "test_any_model",
     "test_bad_input",
+    "test_exact_resume",
     "test_grid",
     "test_kernels",
     "test_kinds",

@@ -1,0 +1,185 @@
+"""A run that is cut anywhere ends as the run that is not cut."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_attn.layers import TransformerEncoderBlock
+from keras_attn.training import TrainingCheckpoint
+from tests.training.runs import (
+    EPOCHS,
+    KINDS,
+    STEPS,
+    KilledError,
+    assert_same,
+    batch_of,
+    contents,
+    kill_at,
+    make_model,
+    raise_killed,
+    run_apart,
+    state,
+    stream,
+    train,
+)
+
+several_steps = pytest.mark.backends(
+    "tensorflow", "jax", reason="Keras on torch allows one step an execution only"
+)
+
+
+# within an epoch, at its last batch (whose file comes after the validation), and in the next
+@pytest.mark.parametrize(
+    "killed",
+    [pytest.param(1, marks=pytest.mark.slow), 5, 6, pytest.param(11, marks=pytest.mark.slow)],
+)
+def test_interrupted_equals_uninterrupted(tmp_path, whole, killed):
+    with pytest.raises(KilledError):
+        train(tmp_path, kill_at(killed, raise_killed))
+    assert_same(train(tmp_path), whole)
+
+
+def test_interrupted_twice_in_one_epoch(tmp_path, whole):
+    for batches in (9, 2):
+        with pytest.raises(KilledError):
+            train(tmp_path, kill_at(batches, raise_killed), every=1)
+    assert_same(train(tmp_path), whole)
+
+
+def test_checkpoints_do_not_change_the_training(whole):
+    keras.utils.set_random_seed(0)
+    model = make_model()
+    arguments = {
+        "validation_data": batch_of(1000),
+        "shuffle": False,
+        "verbose": 0,
+    }
+    history = model.fit(stream(0), steps_per_epoch=STEPS, epochs=EPOCHS, **arguments)
+    assert_same((model, history), whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, whole):
+    model, history = train(finished)
+    assert history.history == whole[1].history
+    assert model.optimizer.iterations == STEPS * EPOCHS
+
+
+@keras.saving.register_keras_serializable()
+class Shaky(keras.layers.Layer):
+    """Draws from Keras' global generator, which no layer owns."""
+
+    def call(self, inputs, training=False):
+        noise = keras.random.normal(keras.ops.shape(inputs)) if training else 0.0
+        return inputs + noise
+
+
+def shaky():
+    model = keras.Sequential([keras.Input((3,)), Shaky(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def low_rank():
+    """LoRA as users add it to a trained model: the kernels are frozen, adapters are new."""
+    inputs = keras.Input((3,))
+    block = TransformerEncoderBlock(1, 5, dropout=0.3)
+    outputs = keras.layers.Flatten()(block(keras.layers.Reshape((1, 3))(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(1)(outputs))
+    draw = np.random.default_rng(2)
+    model.set_weights([draw.normal(size=w.shape) for w in model.weights])
+    block.self_attention.value_projection.enable_lora(2)
+    block.feed_forward.hidden_projection.enable_lora(2)
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        low_rank,
+        pytest.param(
+            shaky,
+            marks=pytest.mark.backends("tensorflow", "torch", reason="JAX demands a seed there"),
+        ),
+    ],
+)
+def test_other_state_is_resumed_too(tmp_path, make):
+    whole = train(tmp_path / "whole", make=make)
+    with pytest.raises(KilledError):
+        train(tmp_path / "cut", kill_at(9, raise_killed), make=make)
+    assert_same(train(tmp_path / "cut", make=make), whole)
+
+
+@several_steps
+def test_several_steps_an_execution(tmp_path):
+    whole = train(tmp_path / "whole", steps_per_execution=2)
+    with pytest.raises(KilledError):  # the fifth execution, batches 9 and 10
+        train(tmp_path / "cut", kill_at(5, raise_killed), steps_per_execution=2)
+    assert_same(train(tmp_path / "cut", steps_per_execution=2), whole)
+
+
+def test_early_stopping_within_a_resumed_epoch_stops(tmp_path):
+    def stop(batch, logs):
+        model.stop_training = True
+
+    with pytest.raises(KilledError):
+        train(tmp_path, kill_at(3, raise_killed))
+    model = make_model()
+    _, history = train(tmp_path, keras.callbacks.LambdaCallback(on_epoch_end=stop), model=model)
+    assert history.epoch == [0]
+
+
+def test_unfinished_file_is_no_checkpoint(tmp_path, whole):
+    with pytest.raises(KilledError):
+        train(tmp_path, kill_at(5, raise_killed))
+    (tmp_path / "unfinished").write_bytes(b"half")
+    assert_same(train(tmp_path), whole)
+
+
+def test_sigkill_in_mid_epoch(tmp_path, whole):
+    """A process that dies, and another that goes on; the same numbers as here, in a third."""
+    run_apart(tmp_path, "plain", kill=10)
+    assert [path.name for path in sorted(tmp_path.glob("*.npz"))][-1] == "step-0000000008.npz"
+    assert_same(train(tmp_path), whole)
+
+
+NOT_ON_TORCH = ("steps_per_execution", "two_devices", "two_devices_and_all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=several_steps if kind in NOT_ON_TORCH else ()) for kind in KINDS],
+)
+def test_two_kills_of_each_kind_of_training(tmp_path, kind):
+    run_apart(tmp_path / "whole", kind)
+    for kill in (5, 4, 0):
+        run_apart(tmp_path / "cut", kind, kill)
+    (arrays, logs), (expected, whole_logs) = map(contents, (tmp_path / "cut", tmp_path / "whole"))
+    assert arrays.keys() == expected.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert logs == whole_logs
+
+
+def test_bfloat16_and_loss_scale(tmp_path):
+    def mixed():
+        layer = keras.layers.Dense(2, dtype="bfloat16")
+        model = keras.Sequential([keras.Input((3,)), layer])
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
+        model.compile(optimizer, "mse")
+        return model
+
+    saved = mixed()
+    saved.fit(
+        stream(0),
+        steps_per_epoch=3,
+        shuffle=False,
+        verbose=0,
+        callbacks=[TrainingCheckpoint(tmp_path)],
+    )
+    restored = mixed()
+    assert TrainingCheckpoint(tmp_path).restore(restored, batch_of(0)) == 3
+    for value, expected in zip(state(restored), state(saved), strict=True):
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
