@@ -80,13 +80,14 @@ __all__ = [
 ]
 
 
-def _build_from_one_replica() -> None:
+def _build_without_data() -> None:
     """Let `fit` and `evaluate` run under `tf.distribute` where the data has bool masks.
 
     To learn shapes and dtypes for the build, Keras 3.15 averages a batch over the replicas, which
-    TensorFlow does not do for bools, nor for the targets in a tuple (keras #20585). One replica's
-    part tells as much. It also reads on where the last evaluation of `fit` ended, which
-    `validation_steps` leaves at the end of the data. Remove this when Keras builds from such data.
+    TensorFlow does not do for bools, nor for the targets in a tuple (keras #20585). The batch, and
+    what was read ahead, is then lost to a generator; and `fit` with `validation_steps` reads on
+    where its last evaluation ended, maybe at the end. The specification of the data tells as much.
+    Remove this when Keras builds from it.
     """
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
@@ -94,17 +95,18 @@ def _build_from_one_replica() -> None:
     if build is None:  # a later Keras
         return
 
-    @functools.wraps(build)
-    def build_from_one_replica(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
-        if iterator is None or self._distribute_strategy is None:
-            return build(self, iterator, data_batch)
-        if iterator._current_iterator is not None:
-            iterator.reset()
-        batch = next(next(iter(iterator))[-1])
-        local = self.distribute_strategy.experimental_local_results
-        return build(self, data_batch=keras.tree.map_structure(lambda t: local(t)[0], batch))
+    def of_one_replica(spec: Any) -> Any:
+        spec = getattr(spec, "_value_specs", [spec])[0]
+        return spec if hasattr(spec, "dtype") else None  # what may be missing is missing
 
-    TensorFlowTrainer._maybe_symbolic_build = build_from_one_replica
+    @functools.wraps(build)
+    def build_without_data(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        if iterator is not None and self._distribute_strategy is not None:
+            specs = iterator._distributed_dataset.element_spec
+            iterator, data_batch = None, keras.tree.map_structure(of_one_replica, specs)
+        return build(self, iterator, data_batch)
+
+    TensorFlowTrainer._maybe_symbolic_build = build_without_data
 
 
 def _average_logs_of_workers() -> None:
@@ -129,7 +131,7 @@ def _average_logs_of_workers() -> None:
 
 
 if keras.backend.backend() == "tensorflow":
-    _build_from_one_replica()
+    _build_without_data()
     _average_logs_of_workers()
 
 

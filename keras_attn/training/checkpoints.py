@@ -32,7 +32,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     remember (the patience of EarlyStopping) is not saved. Put this callback last.
 
     Where several processes train one model, each of them has this callback and calls `restore`; the
-    first one writes the files, and all must see the directory.
+    first one writes the files, and all must see the directory. On replicas of TensorFlow the
+    weights are as exact; the logs of the interrupted epoch may differ in the last bit.
 
     Args:
         directory: where the files go; made if it does not exist.

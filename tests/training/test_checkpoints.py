@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_attn import backend
 from keras_attn.training import TrainingCheckpoint
 from tests.training.runs import (
     EPOCHS,
@@ -181,6 +182,44 @@ def test_steps_per_epoch_must_be_a_multiple(tmp_path):
             verbose=0,
             callbacks=[TrainingCheckpoint(tmp_path)],
         )
+
+
+def test_data_must_be_what_the_run_began_with(tmp_path):
+    arguments = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    first = TrainingCheckpoint(tmp_path, data={"seed": 1, "files": ("a", "b")})
+    make_model().fit(stream(0), callbacks=[first], **arguments)
+    for same in ({"files": ["a", "b"], "seed": 1}, None):
+        assert TrainingCheckpoint(tmp_path, data=same).restore(make_model(), batch_of(0)) == 2
+    with pytest.raises(
+        ValueError,
+        match=r"`data` must be what .*step-0000000002.npz was trained on, "
+        r"\{'seed': 1, 'files': \['a', 'b'\]\}, got 'c'",
+    ):
+        TrainingCheckpoint(tmp_path, data="c").restore(make_model(), batch_of(0))
+
+
+def test_all_processes_must_have_the_same_files_and_data(tmp_path, finished, monkeypatch):
+    """Two processes, of which the other says what is given here."""
+    monkeypatch.setattr(
+        backend, "from_all_processes", lambda model, number: [number, others.pop(0)]
+    )
+    others = [18, 7]
+    with pytest.raises(
+        ValueError, match="`data` must be the same in all processes, got 'a' here, "
+    ):
+        TrainingCheckpoint(finished, data="a").restore(make_model(), batch_of(0))
+    others = [0]
+    with pytest.raises(
+        ValueError,
+        match="`directory` must be one that all processes see, got files up to step 18, 0 in ",
+    ):
+        TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "writes_files", lambda model: False)
+    train(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_restore_needs_a_compiled_model(tmp_path):

@@ -159,7 +159,10 @@ def test_two_kills_of_each_kind_of_training(tmp_path, kind):
     assert arrays.keys() == expected.keys()
     for name, value in arrays.items():
         np.testing.assert_array_equal(value, expected[name])
-    assert logs == whole_logs
+    # What the replicas of TensorFlow have added up each is put together, and shared out again.
+    apart = kind.startswith("two_devices") and keras.backend.backend() == "tensorflow"
+    for epoch, expected in zip(logs, whole_logs, strict=True):
+        assert epoch == (pytest.approx(expected, rel=1e-6) if apart else expected)
 
 
 def test_bfloat16_and_loss_scale(tmp_path):
