@@ -86,7 +86,7 @@ def hold(letters, shape, tensor, broadcastable=False):
     have, want = list(have), [axis.strip() for axis in shape.split(",")]
     if broadcastable:
         want = want[len(want) - len(have) :] if len(have) <= len(want) else want
-    if want[0] == "...":
+    if want[:1] == ["..."]:
         want = want[1:]
         have = have[len(have) - len(want) :]
     if len(have) != len(want):

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_attn import decoding, models
-from keras_attn._checks import check_count, optional_count
+from keras_attn._checks import check_count, is_integer, optional_count
 from keras_attn.export.signature import DEFAULT, Signature
 from keras_attn.models import parts
 
@@ -53,7 +53,7 @@ class Generation:
             from; defaults to all. A small one makes each step cheaper.
 
     Raises:
-        ValueError: a number below 1, an unknown search.
+        ValueError: what is no positive integer, an unknown search.
     """
 
     tokenizer: keras.layers.Layer
@@ -70,6 +70,8 @@ class Generation:
             check_count(name, getattr(self, name))
         optional_count("top_k", self.top_k)
         known = {"greedy", "sample", "beam"}
+        if isinstance(self.searches, str):
+            object.__setattr__(self, "searches", (self.searches,))
         if not self.searches or not known.issuperset(self.searches):
             raise ValueError(f"`searches` must be among greedy, sample, beam, got {self.searches}")
 
@@ -116,6 +118,11 @@ class Generation:
                 "`generation` needs a model of models.gpt, models.transformer or "
                 f"models.rnn_attention, got {model.name!r}"
             )
+        size = decoder.embedding.input_dim
+        for name in ("start_id", "stop_id"):
+            token = getattr(self, name)
+            if token is not None and not (is_integer(token) and 0 <= token < size):
+                raise ValueError(f"`{name}` must be an integer in [0, {size}), got {token!r}")
         written = self.max_new_tokens + 1 + (0 if encoder else self.prompt_length)
         longest = getattr(decoder.position, "max_length", written)
         if written > longest:
@@ -211,6 +218,8 @@ def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> t
     if option.above is not None:
         least = tf.constant(option.above, option.dtype)
         checks.append(tf.debugging.assert_greater(value, least, f"{name} must be above 0"))
+    elif option.dtype.is_floating:
+        checks.append(tf.debugging.assert_all_finite(value, f"{name} must be finite"))
     if option.most is not None:
         most = tf.constant(option.most, option.dtype)
         checks.append(tf.debugging.assert_less_equal(value, most, f"{name}: at most {option.most}"))

@@ -371,6 +371,20 @@ def test_nobody_is_not_ready_and_a_closed_client_says_so(ask, server):
         ({"timeout": 0}, "`timeout` must be a number of seconds above 0, got 0"),
         ({"timeout": float("nan")}, "`timeout` must be"),
         ({"version": -1}, "`version` must be an integer from 0, got -1"),
+        ({"retries": True}, "`retries` must be an integer from 0, got True"),
+        ({"label": 3}, "`label` must be a name, got 3"),
+        ({"headers": "x"}, "`headers` must be a dict or None, got 'x'"),
+        ({"headers": {"a": 3}}, r"`headers` must be printable ASCII text, got \('a', 3\)"),
+        ({"headers": {"a": "b\r\nc: d"}}, "`headers` must be printable ASCII text, got"),
+        ({"certificate": "one.pem"}, "`certificate` must be the paths of .*, got 'one.pem'"),
+        *(
+            (
+                {"address": f"{scheme}://localhost:1", **files},
+                "must be PEM files, got .*No such fil",
+            )
+            for scheme in ("https", "grpcs")
+            for files in ({"ca_file": "/none"}, {"certificate": ("/none", "/none")})
+        ),
         ({"version": 1, "label": "stable"}, "`version` must be None where a `label` is given"),
     ],
 )

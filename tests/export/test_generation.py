@@ -1,4 +1,5 @@
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -149,6 +150,16 @@ def test_more_rows_than_tokens(tokenizer, tmp_path, checked_here):
     assert set(text.split()) == {b"[UNK]"}
 
 
+@pytest.mark.parametrize("token", [-1, 15, 1.5, "[CLS]"])
+@pytest.mark.parametrize("name", ["start_id", "stop_id"])
+def test_a_start_or_stop_that_is_no_token_is_named(gpt, tokenizer, tmp_path, name, token):
+    generation = export.Generation(tokenizer, **LIMITS, searches="greedy", **{name: token})
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be an integer in \[0, 15\), got {re.escape(repr(token))}"
+    ):
+        export.publish(gpt, tmp_path / "gpt", generation=generation)
+
+
 def test_another_vocabulary_is_refused(gpt, tmp_path):
     generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
     with pytest.raises(ValueError, match="`generation` must have the model's vocabulary of 15"):
@@ -181,7 +192,9 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
     # Of the likeliest token alone there is one text, of all tokens there are several.
     requests = [sample(1e-6), sample(), sample(top_k=1)]
     requests += [sample(top_k=0), sample(seeds=[1]), sample(1.5), sample(0.0)]
-    *texts, no_token, few, above, none = ask_all(served, requests)
+    endless = {"text": texts, "length_penalty": np.array([0.0, np.inf], "float32"), **asked}
+    *texts, no_token, few, above, none, no_number = ask_all(served, [*requests, ("beam", endless)])
+    assert "length_penalty must be finite" in no_number
     likeliest, all_tokens, one_token = (len(set(answer["text"])) for answer in texts)
     assert (likeliest, one_token) == (1, 1) and all_tokens > 3
     assert "top_k must be above 0" in no_token

@@ -142,6 +142,22 @@ def test_an_operation_that_is_lacking_is_named(runtime, tmp_path):
 
 
 @on_tensorflow
+def test_keras_own_export_of_a_mask_to_onnx_makes_no_nan(tmp_path):
+    """Its converter multiplies both sides of a `where` by 0 and 1, but where one is a constant."""
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    x = keras.Input((None, 12), name="x")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    hidden = layers.MultiHeadSelfAttention(3, position=layers.ALiBi(3))(x, mask=mask)
+    model = keras.Model([x, mask], layers.MultiHeadSelfAttention(3, window=2)(hidden, mask=mask))
+    batch = [RNG.normal(size=(3, 5, 12)).astype("float32"), np.arange(5) < [[5], [3], [0]]]
+    expected = model(batch)
+    model.export(str(tmp_path / "m.onnx"), format="onnx", verbose=False)
+    answer = ask("onnx", tmp_path / "m.onnx", {"x": batch[0], "mask": batch[1]})
+    np.testing.assert_allclose(*answer.values(), expected, atol=1e-5)
+
+
+@on_tensorflow
 def test_an_error_of_a_layer_is_told(tmp_path):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")

@@ -14,7 +14,13 @@ from typing import Any
 from .messages import from_tensor, message, predict_request, to_tensor
 from .rest import Rest
 from .rpc import Grpc
-from .values import ServingError, UnavailableError, check_address, checked_value
+from .values import (
+    ServingError,
+    UnavailableError,
+    check_address,
+    checked_headers,
+    checked_value,
+)
 
 __all__ = ["Client", "ServingError", "from_tensor", "message", "predict_request", "to_tensor"]
 
@@ -55,17 +61,33 @@ class Client:
             raise ValueError(f"`model` must be a name, got {model!r}")
         if version is not None and label is not None:
             raise ValueError("`version` must be None where a `label` is given")
-        if version is not None and (not isinstance(version, int) or version < 0):
+        if version is not None and (type(version) is not int or version < 0):
             raise ValueError(f"`version` must be an integer from 0, got {version!r}")
-        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
             raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout!r}")
-        if not isinstance(retries, int) or retries < 0:
+        if type(retries) is not int or retries < 0:
             raise ValueError(f"`retries` must be an integer from 0, got {retries!r}")
+        if label is not None and (not isinstance(label, str) or not label):
+            raise ValueError(f"`label` must be a name, got {label!r}")
+        headers = checked_headers(headers)
+        if certificate is not None and (
+            not isinstance(certificate, (list, tuple)) or len(certificate) != 2
+        ):
+            raise ValueError(
+                "`certificate` must be the paths of a certificate and a private key, got "
+                f"{certificate!r}"
+            )
         self.model, self.version, self.timeout, self.retries = model, version, timeout, retries
         transport = Grpc if scheme.startswith("grpc") else Rest
-        self._transport = transport(
-            address, (model, version, label), dict(headers or {}), ca_file, certificate
-        )
+        try:
+            self._transport = transport(
+                address, (model, version, label), headers, ca_file, certificate
+            )
+        except (OSError, TypeError) as error:  # files that are not there, or hold no certificate
+            raise ValueError(
+                "`ca_file` and `certificate` must be PEM files, got "
+                f"{ca_file!r} and {certificate!r}: {error}"
+            ) from error
         self._specs = {}  # no server has a model without a signature
         self._closed = False
 

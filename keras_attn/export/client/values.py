@@ -123,6 +123,18 @@ def seconds_left(deadline):
     return left
 
 
+def checked_headers(headers):
+    """Headers, or None, as a dict; raises a ValueError for what no request could carry."""
+    if headers is not None and not hasattr(headers, "items"):
+        raise ValueError(f"`headers` must be a dict or None, got {headers!r}")
+    for item in (headers or {}).items():
+        if not all(
+            isinstance(text, str) and text.isascii() and text.isprintable() for text in item
+        ):
+            raise ValueError(f"`headers` must be printable ASCII text, got {item!r}")
+    return dict(headers or {})
+
+
 def check_address(address):
     """The scheme of an address; raises a ValueError that says what one looks like."""
     scheme = None

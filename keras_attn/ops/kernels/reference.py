@@ -41,13 +41,16 @@ def attention(
         bias = _bias(bias, mask, query_length, key_length, logits.dtype)
         logits = logits + bias
     visible, some = visible_pairs(visible, bias, mask.may_empty_rows)
+    if bias is not None:
+        # A bias that hides may be no number, which would reach a gradient.
+        logits = ops.where(visible, logits, 0.0)
     if logits_soft_cap is not None:
-        if bias is not None and visible is not None:
-            # A bias that hides may be no number, which would reach the gradient of tanh.
-            logits = ops.where(visible, logits, 0.0)
         logits = logits_soft_cap * ops.tanh(logits / logits_soft_cap)
     if visible is not None:
-        logits = ops.where(visible, logits, hidden(some))
+        # A row of nothing else keeps its logits; its weights are zeroed afterwards. Infinity is a
+        # constant here, because tf2onnx multiplies what is none by 0 and 1.
+        shown = visible if some is None else ops.logical_or(visible, ops.logical_not(some))
+        logits = ops.where(shown, logits, -math.inf)
     weights = _softmax(logits)
     dropped = random.dropout(weights, dropout, seed) if dropout else weights
     context = _context(ops.cast(dropped, value.dtype), values)
