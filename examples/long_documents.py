@@ -65,7 +65,7 @@ SIDES = {
     "plain": lambda: models.bert.encoder(SIZE, kernel="reference"),
 }
 LEARNING = ("whole", "window", "ModernBERT")  # the plain kernel would give the numbers of the whole
-EXPECTED = 0.68  # held-out accuracy, the better side; a default run had 0.698 (whole: 0.681)
+EXPECTED = 0.76  # held-out accuracy, the best side; a run had 0.782 (whole: 0.738, window: 0.710)
 
 
 def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data.Dataset:
@@ -223,7 +223,9 @@ def main(arguments: argparse.Namespace) -> None:
         right = f"{accuracy[name]:.1%}" if name in accuracy else ""
         used = f"{memory[name]:,.0f} MB" if name in memory else ""
         print(f"{name:24}{right:>10}{used:>32}")
-    print("(plain: the whole document, with the kernel that holds all logits; the same numbers)")
+    print(
+        "(plain: BERT on the whole document, with the kernel that holds all logits; the same numbers)"
+    )
     print(f"\n{time.time() - began:.0f} s in all")
     best = max(accuracy[side] for side in LEARNING)
     print(f"held-out accuracy {best:.1%} (the default run should reach {EXPECTED:.0%})")
