@@ -57,13 +57,13 @@ def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Mod
     if not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be functional, or sequential and built, "
-            f"got the {type(model).__name__} {model.name!r}"
+            f"got the {type(model).__name__} {getattr(model, 'name', model)!r}"
         )
     capture = _Capture(query_key)
     copy, weights = capture.of_model(model)
     for asking in capture.incomplete():
         warnings.warn(
-            f"the layer {asking.layer.name!r} gives no query and key: {_why_not(asking.layer)}",
+            f"the layer {asking.layer.name!r} gives no query and key: {asking.reason}",
             stacklevel=2,
         )
     return keras.Model(copy.input, weights) if weights else None
@@ -88,7 +88,7 @@ class _AskingLayer(_Asking):
     def __init__(self, layer: keras.layers.Layer, query_key: bool) -> None:
         super().__init__(layer)
         self.query_key = query_key
-        self.incomplete = False
+        self.reason: str | None = None  # why it has no query and key to give
 
     def call(self, *args: Any, **kwargs: Any) -> list:
         with watch() as calls:
@@ -105,7 +105,8 @@ class _AskingLayer(_Asking):
                 {"weights": w} | _query_key(w, *product)
                 for w, product in itertools.zip_longest(weights, products, fillvalue=())
             ]
-            self.incomplete = any("query" not in parts for parts in weights)
+            if any("query" not in parts for parts in weights):
+                self.reason = _why_not(self.layer, products)
         return [outputs, {str(kind) if kind else "": w for kind, w in enumerate(weights)}]
 
 
@@ -180,7 +181,7 @@ class _Capture:
     def incomplete(self) -> list[_AskingLayer]:
         """Those whose layer has weights but no query and key to give."""
         asking = self._asking.values()
-        return [x for x in asking if isinstance(x, _AskingLayer) and x.incomplete]
+        return [x for x in asking if isinstance(x, _AskingLayer) and x.reason is not None]
 
     def _of_layer(self, layer: keras.layers.Layer) -> Any:
         """What to call in place of the layer; None where the layer has no weights to give."""
@@ -200,7 +201,9 @@ class _Capture:
         return None
 
 
-def _why_not(layer: keras.layers.Layer) -> str:
+def _why_not(layer: keras.layers.Layer, products: list) -> str:
+    if products:
+        return "its weights have other axes than heads, queries and keys"
     if _multiplies(layer) and type(layer).__module__.startswith("keras."):
         return "it is Keras' own, which `keras_attn.upgrade` replaces"
     return "its logits are no product of the query and the key of each head"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_attn._checks import optional_module
+from keras_attn._checks import check_count, optional_module
 
 # The first that is installed draws what the fonts before it cannot: Chinese.
 FONTS = (
@@ -58,14 +58,17 @@ def heatmap(
         columns: how many heads there are in a row.
 
     Raises:
-        ValueError: weights of another rank, empty or not finite, or tokens or titles that are not
-            as many as the weights' axes say.
+        ValueError: weights of another rank, empty, not finite or negative, tokens or titles that
+            are not as many as the weights' axes say, or no positive number of columns.
     """
+    check_count("columns", columns)
     heads = head_weights("`weights`", weights)  # [N, T, S]
-    queries = token_texts(queries)
-    keys = queries if keys is None else token_texts(keys)
+    check_positive_weights("`weights`", heads)
+    queries = token_texts("queries", queries)
+    keys = queries if keys is None else token_texts("keys", keys)
     if titles is None:
         titles = [""] if np.ndim(weights) == 2 else [f"head {n}" for n in range(len(heads))]
+    titles = token_texts("titles", titles)
     for name, items, expected in zip(
         ("titles", "queries", "keys"), (titles, queries, keys), heads.shape, strict=True
     ):
@@ -151,7 +154,9 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
             axis.imshow(
                 colors.to_rgba(head, bytes=True)[..., :3], aspect="auto", interpolation="nearest"
             )
-        figure.savefig(path, format="png", bbox_inches=box, pil_kwargs={"compress_level": 1})
+        figure.savefig(
+            os.fspath(path), format="png", bbox_inches=box, pil_kwargs={"compress_level": 1}
+        )
 
 
 def head_weights(name: str, weights: Any) -> np.ndarray:
@@ -160,7 +165,10 @@ def head_weights(name: str, weights: Any) -> np.ndarray:
     Raises:
         ValueError: another rank, no head or token, a NaN or an infinity; it says where.
     """
-    array = np.asarray(weights, "float32")
+    try:
+        array = np.asarray(weights, "float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, in rows of one length: {error}") from error
     if array.ndim not in (2, 3):
         raise ValueError(f"{name} must be [N, T, S] or [T, S], got shape {array.shape}")
     if not array.size:
@@ -176,14 +184,24 @@ def head_weights(name: str, weights: Any) -> np.ndarray:
     return heads
 
 
-def token_texts(tokens: Iterable[Any]) -> list[str]:
+def check_positive_weights(name: str, heads: np.ndarray) -> None:
+    """Raise a ValueError for weights below zero, which no scale shows."""
+    if heads.min() < 0:
+        raise ValueError(f"{name} must be at least 0, got {heads.min()}")
+
+
+def token_texts(name: str, tokens: Iterable[Any]) -> list[str]:
     """Tokens as text: strings, bytes (UTF-8), numbers, or an array or a tensor of them."""
     if hasattr(tokens, "numpy"):
         tokens = tokens.numpy()
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"`{name}` must be a sequence of tokens, got {tokens!r}")
     return [_text(token) for token in tokens]
 
 
 def _text(token: Any) -> str:
     if hasattr(token, "numpy"):  # a tensor of one token
         token = token.numpy()
-    return token.decode("utf-8", "replace") if isinstance(token, bytes) else str(token)
+    if isinstance(token, bytes):
+        return token.decode("utf-8", "replace")
+    return str(token).encode("utf-8", "replace").decode()  # half of a pair has no picture

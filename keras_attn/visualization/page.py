@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_attn.visualization.heatmap import head_weights, token_texts
+from keras_attn.visualization.heatmap import (
+    check_positive_weights,
+    head_weights,
+    token_texts,
+)
 
 FULL = 65_535  # a weight is written as a whole number of 65535ths of the limit
 PART = 32_767  # a number of a query or a key as one of 32767ths of the greatest
@@ -76,6 +80,11 @@ def page(
     >>> "block_0" in written.path.read_text()
     True
     """
+    if weights is not None and not isinstance(weights, Mapping):
+        raise ValueError(
+            "`weights` must be a dict from the names of layers to their weights, got a "
+            f"{type(weights).__name__}"
+        )
     if not weights:
         raise ValueError("`weights` must have a layer, got none")
     axes: list[list[str]] = []
@@ -88,8 +97,7 @@ def page(
                 f"one of {', '.join(parts)}"
             )
         heads = head_weights(f"the weights of {name!r}", parts["weights"])
-        if heads.min() < 0:
-            raise ValueError(f"the weights of {name!r} must be at least 0, got {heads.min()}")
+        check_positive_weights(f"the weights of {name!r}", heads)
         sides = [_axis(axes, side) for side in _sides(name, heads, tokens)]
         found.append((name, "head", heads, sides, _query_key(name, parts, heads)))
     for axis in range(len(axes)):
@@ -139,6 +147,8 @@ def rollout(weights: Sequence[Any]) -> np.ndarray:
     >>> rollout([[[0.5, 0.5], [0.0, 1.0]]]).tolist()
     [[[0.75, 0.25], [0.0, 1.0]]]
     """
+    if not len(weights):
+        raise ValueError("`weights` must have a layer, got none")
     reached, results = None, []
     for index, values in enumerate(weights):
         heads = head_weights(f"the weights of layer {index}", values)
@@ -163,7 +173,7 @@ def _sides(name: str, heads: np.ndarray, tokens: Any) -> list[list[str]]:
         raise ValueError(
             f"`tokens` must have an entry for the layer {name!r}, got {', '.join(tokens)}"
         )
-    texts = [token_texts(side) for side in sides]
+    texts = [token_texts("tokens", side) for side in sides]
     if tuple(map(len, texts)) != heads.shape[1:]:
         raise ValueError(
             f"the tokens of {name!r} must be {heads.shape[1]} queries and {heads.shape[2]} "

@@ -230,11 +230,17 @@ def test_a_layer_without_query_and_key_is_named(make, reason):
         assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
 
 
-def test_additive_logits_are_no_product():
-    x = keras.Input((5, 4))
-    model = keras.Model(x, layers.AdditiveAttention(name="own")([x, x]))
-    with pytest.warns(UserWarning, match="the layer 'own' gives no query .* are no product"):
-        assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
+def test_additive_logits_and_more_axes_are_named():
+    x, grid = keras.Input((5, 4)), keras.Input((3, 5, 4))
+    additive = layers.AdditiveAttention(name="own")([x, x])
+    axes = layers.MultiHeadAttention(2, 3, attention_axes=(1, 2), name="own")(grid, grid)
+    for inputs, outputs, reason in (
+        (x, additive, "its logits are no product"),
+        (grid, axes, "its weights have other axes"),
+    ):
+        model = keras.Model(inputs, outputs)
+        with pytest.warns(UserWarning, match=f"the layer 'own' gives no query and key: {reason}"):
+            assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
 
 
 def test_a_model_without_attention_gives_none():
@@ -243,6 +249,8 @@ def test_a_model_without_attention_gives_none():
 
 
 def test_a_model_without_known_inputs_is_refused():
+    with pytest.raises(ValueError, match="`model` must be functional, .*, got the NoneType None"):
+        attention_model(None)
     with pytest.raises(
         ValueError, match="must be functional, or sequential and built, got the Seq"
     ):

@@ -106,6 +106,23 @@ def test_what_does_not_fit_is_named(tmp_path, shape, queries, keys, titles, mess
         heatmap(tmp_path / "d.png", np.ones(shape), queries, keys, titles=titles)
 
 
+def test_other_faults_are_named(tmp_path):
+    path, good = tmp_path / "k.png", weights(2, 3)
+    for arguments, message in (
+        ((good, ["a", "b"], KEYS), "`columns` must be a positive integer, got 0"),
+        ((-good, ["a", "b"], KEYS), "`weights` must be at least 0, got -"),
+        (([["a"]], ["a"]), "`weights` must be numbers, in rows of one length: could not convert"),
+        (([[1.0, 2.0], [1.0]], ["a"]), "`weights` must be numbers, in rows of one length"),
+        ((good, None), "`queries` must be a sequence of tokens, got None"),
+        ((good, ["a", "b"], 3), "`keys` must be a sequence of tokens, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            heatmap(path, *arguments, columns=0 if "columns" in message else 4)
+    assert not path.exists()
+    heatmap(path, good[None], ["a", "\ud800"], KEYS, titles=[3])
+    assert path.exists()
+
+
 def test_a_weight_that_is_no_number_is_named(tmp_path):
     values = weights(2, 5, 3)
     values[1, 4, 2] = np.nan

@@ -172,6 +172,12 @@ def test_other_faults_are_named(tmp_path):
         ValueError, match=r"of layer 1 must be \[N, T, T\] with one T, got \(1, 4, 5\)"
     ):
         rollout([good, np.ones((1, 4, 5))])
+    with pytest.raises(ValueError, match="`weights` must be a dict from .*, got a list"):
+        page(path, [good], TOKENS)
+    with pytest.raises(ValueError, match="`tokens` must be a sequence of tokens, got None"):
+        page(path, {"layer": good}, None)
+    with pytest.raises(ValueError, match="`weights` must have a layer, got none"):
+        rollout([])
     entry = {"weights": good, "query": np.ones((1, 4, 3))}
     with pytest.raises(
         ValueError, match="entry of 'layer' must be weights, or .*, got one of weig"
