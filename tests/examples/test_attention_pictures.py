@@ -75,7 +75,7 @@ def test_attention_to_a_word_is_the_sum_over_its_tokens_and_from_it_the_mean(cut
     module = importlib.import_module("attention_it")
     tokens, places, layers = module.attend(*cutting, "The animal is it")
     assert [tokens[place] for place in places["animal"]] == ["an", "##im", "##al"]
-    heads = layers["block_1"].astype("float64")
+    heads = layers["block_1"]["weights"].astype("float64")
     to_it = sum(heads[:, places["it"][0], place] for place in (2, 3, 4))
     np.testing.assert_allclose(module.between(heads, places["it"], places["animal"]), to_it)
     from_it = sum(heads[:, place, 6] for place in (2, 3, 4)) / 3
