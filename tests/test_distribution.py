@@ -4,8 +4,12 @@ JAX makes eight devices of one CPU; see conftest.py. The numbers to reach are th
 """
 
 import contextlib
+import itertools
+import os
 import re
 import socket
+import subprocess
+import sys
 from concurrent import futures
 
 import keras
@@ -32,7 +36,9 @@ pytestmark = pytest.mark.backends("jax", reason="keras.distribution splits weigh
 
 def placed(mesh, **options):
     layout = distribution.layout_map(device_mesh(mesh), **options)
-    return layout, keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    return layout, keras.distribution.ModelParallel(
+        layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False
+    )
 
 
 def device_mesh(shape, names=("batch", "model")):
@@ -100,30 +106,66 @@ def test_ten_steps_on_a_mesh_are_those_of_one_device(mesh, make, options):
     assert_split(model, mesh, **options)
 
 
-def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
-    def batches(x, y):
-        while True:
-            yield x, y
+def train_five(mesh, directory, epoch):
+    """An epoch of five steps from where the directory ends; the model and the history."""
+    with placed(mesh)[1].scope():
+        keras.utils.set_random_seed(0)
+        model, x, y = given = bert_pretraining()
+        compiled(given)
+        checkpoint = TrainingCheckpoint(directory)
+        step = checkpoint.restore(model, (x, y))
+        assert step == 5 * epoch
+        history = model.fit(
+            (batch for batch in itertools.repeat((x, y))),  # Keras knows generators
+            steps_per_epoch=5,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            callbacks=[checkpoint],
+            shuffle=False,
+            verbose=0,
+        )
+    return model, history.history["loss"]
 
-    for mesh, epochs in (((4, 2), 1), ((2, 4), 2)):
-        with placed(mesh)[1].scope():
-            keras.utils.set_random_seed(0)
-            model, x, y = given = bert_pretraining()
-            compiled(given)
-            checkpoint = TrainingCheckpoint(tmp_path)
-            step = checkpoint.restore(model, (x, y))
-            history = model.fit(
-                batches(x, y),
-                steps_per_epoch=5,
-                initial_epoch=step // 5,
-                epochs=epochs,
-                callbacks=[checkpoint],
-                shuffle=False,
-                verbose=0,
-            )
-        assert_split(model, mesh)
+
+def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
+    for epoch, mesh in enumerate(((4, 2), (2, 4))):
+        have = train_five(mesh, tmp_path, epoch)
+        assert_split(have[0], mesh)
     alone, losses = trained(bert_pretraining)
-    assert_same((model, history.history["loss"]), (alone, np.reshape(losses, (2, 5)).mean(1)))
+    assert_same(have, (alone, np.reshape(losses, (2, 5)).mean(1)))
+
+
+@pytest.mark.slow
+def test_the_file_of_two_processes_holds_what_is_split_over_them(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    code = "import sys; from tests.test_distribution import child; child(*sys.argv[1:])"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, tmp_path, address, str(index)],
+            env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+            | {"PYTHONPATH": os.getcwd()},
+        )
+        for index in range(2)
+    ]
+    assert [process.wait(timeout=150) for process in both] == [0, 0]
+    model, x, y = given = bert_pretraining()
+    compiled(given)
+    assert TrainingCheckpoint(tmp_path).restore(model, (x, y)) == 10
+    alone, _ = trained(bert_pretraining)
+    assert_same((model, []), (alone, []))
+
+
+def child(directory, address, index):
+    """One of two processes with a device each, which hold half of each split weight."""
+    import jax
+
+    jax.distributed.initialize(address, 2, int(index))
+    for epoch in range(2):
+        model, _ = train_five((1, 2), directory, epoch)
+    table = next(v for v in model.weights if v.path.endswith("token/embeddings"))
+    (shard,) = table.value.addressable_shards
+    assert 2 * shard.data.nbytes == table.value.nbytes
 
 
 @pytest.mark.slow
