@@ -124,9 +124,12 @@ def test_workers_that_do_not_fit_together_are_told(options, tmp_path, differs):
     killed(tmp_path / "run", options, 1, step=2)
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "run", copy, ignore=shutil.ignore_patterns("*.npz"))
-    other = {"directory": ["--output", copy], "data": ["--seed", 2]}[differs]
-    for process in start(tmp_path / "run", [], "--resume", other=other):
-        printed = process.communicate(timeout=LIMIT)[0]
+    backwards = tmp_path / "backwards.txt"
+    lines = options[1].read_text().split("\n")
+    backwards.write_text("\n".join(" ".join(reversed(line.split())) for line in lines))
+    other = {"directory": ["--output", copy], "data": ["--text", backwards]}[differs]
+    both = start(tmp_path / "run", [], "--resume", other=other)
+    for process, printed in [(process, process.communicate(timeout=LIMIT)[0]) for process in both]:
         assert process.returncode != 0
         assert f"`{differs}` must be" in printed
 
