@@ -82,23 +82,30 @@ def onnxruntime(checkpoint, folder):
     import torch
     import transformers
 
-    model = transformers.BertModel.from_pretrained(checkpoint, attn_implementation="sdpa").eval()
+    class Encoder(torch.nn.Module):
+        """With the one input and the one output that are compared."""
+
+        def __init__(self):
+            super().__init__()
+            self.model = transformers.BertModel.from_pretrained(
+                checkpoint, attn_implementation="sdpa"
+            )
+
+        def forward(self, token_ids):
+            return self.model(input_ids=token_ids).last_hidden_state
+
     path = Path(folder, "model.onnx")
-    names = {"input_names": ["token_ids"], "output_names": ["sequence_output", "pooled_output"]}
     torch.onnx.export(
-        model,
+        Encoder().eval(),
         (torch.ones(2, 16, dtype=torch.long),),
         path,
         dynamo=False,
+        input_names=["token_ids"],
+        output_names=["sequence_output"],
         dynamic_axes={"token_ids": {0: "batch", 1: "length"}},
-        **names,
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(token_ids):
-        return session.run(["sequence_output"], {"token_ids": token_ids.astype("int64")})[0]
-
-    return run
+    return lambda token_ids: session.run(None, {"token_ids": token_ids.astype("int64")})[0]
 
 
 SIDES = {

@@ -126,7 +126,8 @@ def _jax(function: Any, inputs: list) -> list:
 
     if not inputs:
         return []
-    return [_array(g) for g in jax.grad(function, argnums=tuple(range(len(inputs))))(*inputs)]
+    gradient = jax.jit(jax.grad(function, argnums=tuple(range(len(inputs)))))
+    return [_array(g) for g in gradient(*inputs)]
 
 
 def _torch(function: Any, inputs: list) -> list:
