@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent
 QUESTIONS = {
     "startup": ([], ["build", "trace", "--rounds", "1"]),
     "encoder": ([], ["--cases", "8x128", "--rounds", "3"]),
+    "pretraining_step": ([], ["--policies", "float32", "--rounds", "3"]),
     "attention_kernels": (
         ["no_mask", "causal", "bfloat16", "window", "layer", "layer_causal"],
         ["no_mask", "causal"],

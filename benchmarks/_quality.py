@@ -1,18 +1,15 @@
 """What the comparisons of quality share: the same training for our blocks and for keras-hub's."""
 
 import argparse
-import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from types import ModuleType
 
 import _shared
 import keras
 import tensorflow as tf
-from _results import keep
+from _results import keep, machine
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -69,9 +66,6 @@ def compare(
                 "seconds": round(time.time() - began, 1),
                 "weights": model.count_params(),
                 **{key: round(value, 4) for key, value in scores(model).items()},
-                "device": f"{os.cpu_count()} cores, {platform.machine()}",
-                "keras": version("keras"),
-                "keras_hub": version("keras-hub"),
-                "tensorflow": version("tensorflow"),
+                **machine(),
             }
             keep(record, arguments.results)

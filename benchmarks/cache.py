@@ -10,7 +10,6 @@ JSON line a batch.
 
 import os
 import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from collections.abc import Callable
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
-from _results import keep
+from _results import keep, machine
 
 from keras_attn import ops
 from keras_attn.ops import cache as caches
@@ -92,8 +91,7 @@ def main() -> None:
         record = {
             "batch": batch,
             "milliseconds_a_token": {n: round(statistics.median(t), 3) for n, t in spent.items()},
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-            "tensorflow": tf.__version__,
+            **machine(),
         }
         keep(record, pathlib.Path(__file__).parent / "results" / "cache.jsonl")
 

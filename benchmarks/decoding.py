@@ -9,15 +9,13 @@ The median of each and its ratio to the first go to benchmarks/results/decoding.
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
-from _results import keep
+from _results import keep, machine
 
 PROMPT, NEW, VOCABULARY = 32, 128, 50_257
 SIDES = {  # name: backend, function below, its options
@@ -140,10 +138,7 @@ def main():
         "rounds": options.rounds,
         "seconds": {side: round(median, 3) for side, median in medians.items()},
         "speed_of_first": {side: round(median / first, 3) for side, median in medians.items()},
-        "device": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {
-            name: version(name) for name in ("keras", "keras-hub", "tensorflow", "jax", "torch")
-        },
+        **machine(),
     }
     keep(record, Path(__file__).parent / "results" / "decoding.jsonl")
     return None

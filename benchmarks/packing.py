@@ -11,17 +11,15 @@ the sides, since the machine drifts. The medians go to benchmarks/results/packin
 import argparse
 import os
 import pathlib
-import platform
 import statistics
 import time
-from importlib.metadata import version
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 import tensorflow as tf
-from _results import keep
+from _results import keep, machine
 
 from keras_attn import data, models
 
@@ -115,8 +113,7 @@ def main():
         "times_padded": {
             name: round(float(value / speed["padded"]), 2) for name, value in speed.items()
         },
-        "device": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("keras", "tensorflow")},
+        **machine(),
     }
     keep(record, ROOT / "benchmarks" / "results" / "packing.jsonl")
 

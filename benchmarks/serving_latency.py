@@ -14,14 +14,14 @@ own threads on all cores. Both append lines to benchmarks/results/serving_latenc
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+import _results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "serving_latency.jsonl"
@@ -199,19 +199,16 @@ def classify(options):
             for _ in range(options.rounds or CASES[case]):
                 for side in workers:
                     seconds[side].append(ask(side, case)[0])
-            write(
-                {
-                    "what": "classify",
-                    "case": case,
-                    "rounds": len(seconds[options.sides[0]]),
-                    "milliseconds": {s: rounded(t) for s, t in seconds.items()},
-                    "p99": {
-                        s: round(1e3 * float(np.quantile(t, 0.99)), 1) for s, t in seconds.items()
-                    },
-                    "throughput_of_first": ratios(seconds, options.sides[0]),
-                    "bf16_differs_by": difference(logits, "ours"),
-                }
-            )
+            record = {
+                "what": "classify",
+                "case": case,
+                "rounds": len(seconds[options.sides[0]]),
+                "milliseconds": {s: rounded(t) for s, t in seconds.items()},
+                "p99": {s: round(1e3 * float(np.quantile(t, 0.99)), 1) for s, t in seconds.items()},
+                "throughput_of_first": ratios(seconds, options.sides[0]),
+                "bf16_differs_by": difference(logits, "ours"),
+            }
+            _results.keep(record | _results.machine(), RESULTS)
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()
@@ -269,26 +266,13 @@ def tokenize(options):
                 run()
                 seconds[side].append(time.perf_counter() - start)
         rates = {s: round(len(texts) / statistics.median(t)) for s, t in seconds.items()}
-        write({"what": "tokenize", "rounds": options.rounds or 7, "strings_a_second": rates})
+        record = {"what": "tokenize", "rounds": options.rounds or 7, "strings_a_second": rates}
+        _results.keep(record | _results.machine(), RESULTS)
 
 
 def ids_of(tokenizer):
     """A function from strings to all their ids."""
     return lambda text: tokenizer(text).flat_values
-
-
-def write(record):
-    """Print a record and keep it, with the machine and the versions."""
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
-    record["device"] = f"{platform.machine()}, {os.cpu_count()} cores, " + ", ".join(
-        name if name in flags else f"no {name}" for name in ("avx512_bf16", "amx_bf16")
-    )
-    names = ("keras", "keras-hub", "tensorflow", "tensorflow-text", "torch", "transformers")
-    record["versions"] = {name: version(name) for name in (*names, "tokenizers")}
-    print(json.dumps(record, indent=1), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def main():

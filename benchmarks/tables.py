@@ -18,6 +18,7 @@ Cells = tuple[str, dict[str, str]]  # the name of a row, and its cells by the na
 NAMES = {
     "keras": "Keras",
     "keras_hub": "keras-hub",
+    "ours_onednn": "ours, TF_ENABLE_ONEDNN_OPTS=1",
     "keras_attn": "this library",
     "ours_layer": "ours",
     "keras_layer": "Keras",
@@ -104,7 +105,13 @@ def serving_latency(record: dict) -> Cells | None:
 
 def encoder(record: dict) -> Cells:
     """Median milliseconds of each side."""
-    row = f"{record['case'].replace('x', ' x ')}, {record.get('dtype', 'float32')}"
+    row = f"{record['case'].replace('x', ' x ')}, float32"
+    return row, {name: f"{number:.0f} ms" for name, number in record["milliseconds"].items()}
+
+
+def pretraining_step(record: dict) -> Cells:
+    """Median milliseconds of each side."""
+    row = record["policy"]
     return row, {name: f"{number:.0f} ms" for name, number in record["milliseconds"].items()}
 
 
@@ -127,7 +134,7 @@ def quality(*numbers: str) -> Callable[[dict], Cells]:
 
 QUESTIONS: dict[str, Callable[[dict], Cells | None]] = {
     **{f.__name__: f for f in (attention_kernels, startup, upgrade, packing, cache, decoding)},
-    **{f.__name__: f for f in (serving_latency, encoder)},
+    **{f.__name__: f for f in (serving_latency, encoder, pretraining_step)},
     "pretraining_quality": quality(
         "masked_lm_accuracy", "masked_lm_perplexity", "next_sentence_accuracy"
     ),
@@ -178,8 +185,12 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _amount(what: str, number: float) -> str:
-    if what in ("seconds",):
+    if what == "seconds":
         return _time(1000 * number)
+    if what == "import_tensorflow":
+        return f"{_time(1000 * number)} to import TensorFlow"
+    if what == "size_over_weights":
+        return f"{number:.2f} times the weights"
     if what.endswith(("accuracy", "f1")):
         return f"{number:.1%}".replace("%", " %")
     return f"{number:,.0f} {what}" if what in ("nodes",) else f"{number:,.1f}"
