@@ -264,7 +264,7 @@ def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
         for field, value in expected.items():
             _expect(field, value, config[field])
     _expect("layer_norm_epsilon", size.layer_norm_epsilon, embedding.layer_norm_epsilon)
-    _expect("layer_norm_epsilon", size.layer_norm_epsilon, stack.norm.epsilon)
+    _expect("layer_norm_epsilon", size.layer_norm_epsilon, getattr(stack.norm, "epsilon", None))
     return size
 
 
