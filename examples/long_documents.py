@@ -65,7 +65,7 @@ SIDES = {
     "plain": lambda: models.bert.encoder(SIZE, kernel="reference"),
 }
 LEARNING = ("whole", "window", "ModernBERT")  # the plain kernel would give the numbers of the whole
-EXPECTED = 0.76  # held-out accuracy, the best side; a run had 0.782 (whole: 0.738, window: 0.710)
+EXPECTED = 0.73  # held-out accuracy, the best side; one run had 0.782 (whole: 0.738, window: 0.710)
 
 
 def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data.Dataset:
