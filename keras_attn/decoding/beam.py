@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_count, check_numbers, to_integers
+from keras_attn.decoding.logits import against_repetition
 from keras_attn.decoding.loop import (
     Prompts,
     Step,
@@ -52,6 +53,9 @@ def beam_search(
     prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
+    repetition_penalty: Any = None,
+    no_repeat_ngram_size: int | None = None,
+    active_no_repeat_ngram_size: Any = None,
 ) -> dict:
     """Go on from prompts with the W likeliest hypotheses side by side.
 
@@ -59,14 +63,16 @@ def beam_search(
     `sum log p / ((5 + n) / 6)^length_penalty`. At each step every running hypothesis may end, and
     the W likeliest that do not end run on. A row is done when W hypotheses have ended and no
     running one can still score higher than the worst of these, or at its limit; there the running
-    ones count as they are.
+    ones count as they are. A repetition penalty and the ban of n-grams change the log-probabilities
+    p of each hypothesis by its own tokens, as in transformers; `greedy` changes logits.
 
     Args:
         step: and prompt_ids, cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
-            stop_token_ids, padding_id: as in `decode`; the cache is for B rows.
+            stop_token_ids, padding_id, repetition_penalty, no_repeat_ngram_size,
+            active_no_repeat_ngram_size: as in `decode`; the cache is for B rows.
         beams: W.
         active_beams: how many of the W a row uses, an int tensor `[B]`; defaults to all. One gives
-            what `greedy` gives.
+            what `greedy` gives without a repetition penalty.
         length_penalty: 0 ranks by log-probability; the larger, the longer the answers.
         early_stopping: whether a row is done as soon as W hypotheses have ended, each among the W
             likeliest candidates of its step. That is faster, and may miss a likelier hypothesis.
@@ -98,6 +104,9 @@ def beam_search(
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
     batch = prompts.lengths.shape[0]
     check_numbers("length_penalty", length_penalty, "finite", np.isfinite, batch)
+    change = against_repetition(
+        batch, repetition_penalty, no_repeat_ngram_size, active_no_repeat_ngram_size
+    )
     step = checked(step, stop_token_ids)
     first, cache = begin(step, prompts, cache, context, prefill)
     cache = caches.repeat(cache, beams)
@@ -122,6 +131,7 @@ def beam_search(
 
         # Running hypotheses: the W likeliest continuations
         totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
+        totals = totals if change is None else change(totals, state.token_ids, position)
         totals = state.scores[:, :, None] + totals  # [B, W, V]
         goes_on = np.zeros(size, "float32")
         goes_on[list(stop_token_ids)] = NOTHING

@@ -17,6 +17,7 @@ from keras_attn._checks import (
     optional_count,
     to_integers,
 )
+from keras_attn.decoding.logits import against_repetition
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
@@ -36,11 +37,15 @@ def decode(
     prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
+    repetition_penalty: Any = None,
+    no_repeat_ngram_size: int | None = None,
+    active_no_repeat_ngram_size: Any = None,
 ) -> dict:
     """Go on from prompts, token by token, until every row has stopped.
 
     Rows of different lengths share the loop: a row whose prompt goes on takes its own next token
     instead of the chosen one. Inside `decoding.compiled` all of it is one `while` of the backend.
+    The order is that of transformers: repetition penalty, ban of n-grams, then `choose`.
 
     Args:
         step: `(token_ids [B, T], index, cache, context) -> (logits [B, V], cache)`: the logits
@@ -61,6 +66,12 @@ def decode(
             needs it.
         stop_token_ids: a row ends with the first of these that it adds.
         padding_id: the token behind the end of a row.
+        repetition_penalty: divides the logits of the tokens that a row holds so far, its prompt's
+            included, where they are positive, and multiplies them where they are negative; a float
+            or a tensor `[B]`, above 0; above 1 it discourages repetition.
+        no_repeat_ngram_size: n; no n tokens in a row, the prompt's included, come again.
+        active_no_repeat_ngram_size: a smaller n for each row, an int tensor `[B]`, 0 for none;
+            defaults to `no_repeat_ngram_size`.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`: each row's prompt, what was added, its
@@ -69,7 +80,11 @@ def decode(
 
     Raises:
         ValueError: an empty prompt, a cache too short, a stop token outside the vocabulary, what
-            should be integers and is not, or lengths or limits that are not one for each prompt.
+            should be integers and is not, or lengths or limits that are not one for each prompt; a
+            repetition penalty that is not positive and finite.
+
+    Source: repetition penalty: Keskar et al. 2019, section 4.1, with negative logits as in
+        transformers; n-grams: Paulus et al. 2017, section 2.5.
 
     Example:
     >>> from keras_attn.ops import cache
@@ -85,6 +100,12 @@ def decode(
     length = cache_length(cache, max_length)
     stop_token_ids = stop_tokens(stop_token_ids)
     prompts = prepare(prompt_ids, prompt_lengths, length, max_new_tokens, padding_id)
+    change = against_repetition(
+        prompts.lengths.shape[0],
+        repetition_penalty,
+        no_repeat_ngram_size,
+        active_no_repeat_ngram_size,
+    )
     step = checked(step, stop_token_ids)
     start, cache = begin(step, prompts, cache, context, prefill)
 
@@ -95,6 +116,7 @@ def decode(
         current = ops.take(token_ids, index, axis=1)  # [B]
         logits, cache = step(current[:, None], index, cache, context)
         position = index + 1
+        logits = logits if change is None else change(logits, token_ids, position)
         chosen = ops.where(done, padding_id, ops.cast(choose(logits, position), "int32"))
         forced = position < prompts.lengths
         chosen = ops.where(forced, ops.take(token_ids, position, axis=1), chosen)
@@ -117,7 +139,8 @@ def greedy(step: Step, prompt_ids: Any, **options: Any) -> dict:
         step: as in `decode`.
         prompt_ids: int `[B, P]`, padded on the right.
         **options: cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
-            stop_token_ids, padding_id, as in `decode`.
+            stop_token_ids, padding_id, repetition_penalty, no_repeat_ngram_size,
+            active_no_repeat_ngram_size, as in `decode`.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.

@@ -1,4 +1,4 @@
-"""Sampling with temperature, top-k and top-p, seeded row by row.
+"""Sampling with temperature, top-k, top-p and min-p, seeded row by row.
 
 Letters: B batch, V vocabulary, k candidates.
 """
@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_numbers, optional_count, to_integers
+from keras_attn.decoding.logits import by_row
 from keras_attn.decoding.loop import Step, decode, tokens_of
 
 
@@ -21,13 +22,16 @@ def sample(
     top_k: int | None = None,
     active_top_k: Any = None,
     top_p: Any = None,
+    min_p: Any = None,
     **options: Any,
 ) -> dict:
     """Go on from prompts with tokens drawn from the model's distribution.
 
     Each draw depends on the row's seed and the position alone: a row gives the same text whatever
     else is in the batch. With `top_k` only the k likeliest tokens can be drawn; with `top_p` only
-    the fewest whose probabilities, after temperature and top-k, reach p together.
+    the fewest whose probabilities, after temperature and top-k, reach p together; with `min_p` only
+    those at least p times as likely as the likeliest, after temperature. The order is that of
+    transformers: repetition penalty, ban of n-grams, temperature, top-k, top-p, min-p.
 
     Args:
         step: as in `decode`.
@@ -37,8 +41,10 @@ def sample(
         top_k: k, or None for the whole vocabulary.
         active_top_k: a smaller k for each row, an int tensor `[B]`; defaults to `top_k`.
         top_p: p in (0, 1], a float or a tensor `[B]`; None draws from all.
+        min_p: p in [0, 1], a float or a tensor `[B]`; None and 0 draw from all.
         **options: cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
-            stop_token_ids, padding_id, as in `decode`.
+            stop_token_ids, padding_id, repetition_penalty, no_repeat_ngram_size,
+            active_no_repeat_ngram_size, as in `decode`.
 
     Returns:
         `{"token_ids": int32 [B, R], "lengths": int32 [B]}`, as `decode`.
@@ -47,7 +53,8 @@ def sample(
         ValueError: a temperature, k or p out of its range, or seeds, temperatures, k or p that are
             not one for each prompt; otherwise as `decode`.
 
-    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1.
+    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1;
+        min-p: Nguyen et al. 2024, section 3.
 
     Example:
     >>> from keras_attn.ops import cache
@@ -67,22 +74,28 @@ def sample(
         active_top_k = to_integers("active_top_k", active_top_k, batch=batch)
     if top_p is not None:
         check_numbers("top_p", top_p, "in (0, 1]", lambda x: (x > 0) & (x <= 1), batch)
+    if min_p is not None:
+        check_numbers("min_p", min_p, "in [0, 1]", lambda x: (x >= 0) & (x <= 1), batch)
+    ranked = not (top_k is None and active_top_k is None and top_p is None)
 
     def choose(logits: Any, position: Any) -> Any:
-        logits = ops.cast(logits, "float32") / _column(temperature)
+        logits = ops.cast(logits, "float32")
+        logits = logits / by_row(temperature, logits)
         size = logits.shape[-1]
-        if top_k is None and active_top_k is None and top_p is None:
-            return draw(ops.softmax(logits), uniform(seeds, position))
-        logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
+        if ranked:
+            logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
         if active_top_k is not None:
             rank = ops.arange(logits.shape[-1])
             logits = ops.where(rank < active_top_k[:, None], logits, -np.inf)
         probabilities = ops.softmax(logits)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities
-            probabilities = ops.where(before < _column(top_p), probabilities, 0.0)
+            probabilities = ops.where(before < by_row(top_p, before), probabilities, 0.0)
+        if min_p is not None:
+            least = by_row(min_p, probabilities) * ops.max(probabilities, axis=-1, keepdims=True)
+            probabilities = ops.where(probabilities < least, 0.0, probabilities)
         drawn = draw(probabilities, uniform(seeds, position))
-        return ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
+        return ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0] if ranked else drawn
 
     return decode(step, choose, prompt_ids, **options)
 
@@ -112,8 +125,3 @@ def _mix(bits: Any) -> Any:
         unsigned = ops.bitwise_and(ops.right_shift(bits, shift), (1 << (32 - shift)) - 1)
         bits = ops.bitwise_xor(bits, unsigned) * factor
     return bits
-
-
-def _column(value: Any) -> Any:
-    value = ops.cast(ops.convert_to_tensor(value), "float32")
-    return value[:, None] if len(value.shape) else value

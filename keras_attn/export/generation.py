@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class _Option:
     dtype: tf.DType
     example: Any
     above: float | None = None
+    least: float | None = None
     most: float | None = None
 
 
@@ -37,8 +39,9 @@ class Generation:
     Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` also temperature,
     top_k, top_p and seed: the same seed writes the same text, whatever else is in the batch;
     `beam` takes beams and length_penalty, 0 for none. All are `[B]`, a value for each row, bounded
-    by what is given here. Outputs are `text` `[B]`, of `beam` `[B, W]`, best first, with `scores`.
-    The searches are those of `decoding`.
+    by what is given here. Where their most is given, `sample` also takes min_p, and each search
+    repetition_penalty and no_repeat_ngram_size. Outputs are `text` `[B]`, of `beam` `[B, W]`, best
+    first, with `scores`. The searches are those of `decoding`.
 
     Args:
         tokenizer: with `__call__` from strings to ragged ids, and `detokenize`.
@@ -51,9 +54,13 @@ class Generation:
         stop_id: ends a text; defaults to the tokenizer's [SEP].
         top_k: the most that a request may ask for of the likeliest tokens that `sample` draws
             from; defaults to all. A small one makes each step cheaper.
+        min_p: the most that a request may ask for, in [0, 1]; 0 in a request asks for nothing.
+            Defaults to no such option, as the next two.
+        repetition_penalty: the most that a request may ask for; 1 asks for nothing.
+        no_repeat_ngram_size: the most that a request may ask for; 0 asks for nothing.
 
     Raises:
-        ValueError: what is no positive integer, an unknown search.
+        ValueError: what is no positive integer, an unknown search, a most outside its range.
     """
 
     tokenizer: keras.layers.Layer
@@ -64,11 +71,22 @@ class Generation:
     start_id: int | None = None
     stop_id: int | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt_length", "max_new_tokens", "beams"):
             check_count(name, getattr(self, name))
-        optional_count("top_k", self.top_k)
+        for name in ("top_k", "no_repeat_ngram_size"):
+            optional_count(name, getattr(self, name))
+        _check_most("min_p", self.min_p, "in [0, 1]", lambda p: 0 <= p <= 1)
+        _check_most(
+            "repetition_penalty",
+            self.repetition_penalty,
+            "positive and finite",
+            lambda penalty: 0 < penalty < float("inf"),
+        )
         known = {"greedy", "sample", "beam"}
         if isinstance(self.searches, str):
             object.__setattr__(self, "searches", (self.searches,))
@@ -80,27 +98,37 @@ class Generation:
     ) -> dict[str, Callable[[], Signature]]:
         """Name to a function that makes the signature, for a GPT or an encoder-decoder."""
         self._check(model)
-        most = {
-            "max_new_tokens": _Option(
-                "max_new_tokens", tf.int32, self.max_new_tokens, above=0, most=self.max_new_tokens
-            )
+
+        def up_to(name: str, dtype: tf.DType, argument: str = "", **least: int) -> dict:
+            most = getattr(self, name)
+            if most is None:
+                return {}
+            return {name: _Option(argument or name, dtype, most, most=most, **least)}
+
+        every = {
+            **up_to("max_new_tokens", tf.int32, above=0),
+            **up_to("repetition_penalty", tf.float32, above=0),
+            **up_to("no_repeat_ngram_size", tf.int32, "active_no_repeat_ngram_size", least=0),
         }
         sampling = {
             "temperature": _Option("temperature", tf.float32, 1.0, above=0),
             "top_k": _Option("active_top_k", tf.int32, self.top_k or 50, above=0, most=self.top_k),
             "top_p": _Option("top_p", tf.float32, 0.9, above=0, most=1),
+            **up_to("min_p", tf.float32, least=0),
             "seed": _Option("seeds", tf.int32, 1),
         }
         beams = {
-            "beams": _Option("active_beams", tf.int32, self.beams, above=0, most=self.beams),
+            **up_to("beams", tf.int32, "active_beams", above=0),
             "length_penalty": _Option("length_penalty", tf.float32, 0.0),
         }
-        sample = functools.partial(decoding.sample, top_k=self.top_k)
-        beam = functools.partial(decoding.beam_search, beams=self.beams)
+        size = self.no_repeat_ngram_size
+        greedy = functools.partial(decoding.greedy, no_repeat_ngram_size=size)
+        sample = functools.partial(decoding.sample, top_k=self.top_k, no_repeat_ngram_size=size)
+        beam = functools.partial(decoding.beam_search, beams=self.beams, no_repeat_ngram_size=size)
         searches = {
-            "greedy": (decoding.greedy, most, self._one),
-            "sample": (sample, {**most, **sampling}, self._one),
-            "beam": (beam, {**most, **beams}, self._several),
+            "greedy": (greedy, every, self._one),
+            "sample": (sample, {**every, **sampling}, self._one),
+            "beam": (beam, {**every, **beams}, self._several),
         }
         return {
             name if index else DEFAULT: functools.partial(
@@ -211,6 +239,11 @@ class Generation:
         return self.tokenizer.detokenize(ids)
 
 
+def _check_most(name: str, value: Any, rule: str, allowed: Callable[[float], bool]) -> None:
+    if value is not None and not (isinstance(value, numbers.Real) and allowed(value)):
+        raise ValueError(f"`{name}` must be {rule}, got {value!r}")
+
+
 def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> tf.Tensor:
     """The values; a request that asks for what was not exported is an error that says so."""
     given = tf.shape(value)[0]
@@ -218,6 +251,10 @@ def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> t
     if option.above is not None:
         least = tf.constant(option.above, option.dtype)
         checks.append(tf.debugging.assert_greater(value, least, f"{name} must be above 0"))
+    elif option.least is not None:
+        least = tf.constant(option.least, option.dtype)
+        message = f"{name}: at least {option.least}"
+        checks.append(tf.debugging.assert_greater_equal(value, least, message))
     elif option.dtype.is_floating:
         checks.append(tf.debugging.assert_all_finite(value, f"{name} must be finite"))
     if option.most is not None:

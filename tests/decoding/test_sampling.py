@@ -34,6 +34,8 @@ def drawn(**options):
     ("options", "expected"),
     [
         ({}, [0.05, 0.4, 0.1, 0.25, 0.2]),
+        ({"min_p": 0.6}, np.array([0, 40, 0, 25, 0]) / 65),
+        ({"min_p": 0.0}, [0.05, 0.4, 0.1, 0.25, 0.2]),
         ({"temperature": 0.5}, np.array([25, 1600, 100, 625, 400]) / 2750),
         ({"top_k": 2}, np.array([0, 40, 0, 25, 0]) / 65),
         ({"top_k": 4, "active_top_k": np.full(MANY, 2)}, np.array([0, 40, 0, 25, 0]) / 65),
@@ -49,6 +51,32 @@ def test_tokens_come_as_often_as_they_should(options, expected):
     found, expected = drawn(**options), np.array(expected)
     deviation = np.sqrt(expected * (1 - expected) / MANY)
     assert (abs(found - expected) <= 4 * deviation).all(), found
+
+
+@pytest.mark.parametrize("p", [0.3, 0.6, 1.0])
+def test_min_p_comes_last_as_in_transformers(p):
+    torch = pytest.importorskip("torch")
+    process = pytest.importorskip("transformers.generation.logits_process")
+    scores = torch.tensor(LOGITS)[None]
+    for warp in (
+        process.TemperatureLogitsWarper(1.5),
+        process.TopKLogitsWarper(4),
+        process.TopPLogitsWarper(0.8),
+        process.MinPLogitsWarper(p),
+    ):
+        scores = warp(None, scores)
+    expected = torch.softmax(scores, -1).numpy()[0]
+    found = drawn(temperature=1.5, top_k=4, top_p=0.8, min_p=p)
+    deviation = np.sqrt(expected * (1 - expected) / MANY)
+    assert (abs(found - expected) <= 4 * deviation + 1e-6).all(), (found, expected)
+
+
+def test_min_p_of_each_row():
+    """A third of the rows draws from all, one from the two likeliest, one from the likeliest."""
+    p = np.repeat(np.array([0.0, 0.6, 1.0], "float32"), [MANY - 2000, 1000, 1000])
+    shares = np.array([[0.05, 0.4, 0.1, 0.25, 0.2], [0, 40 / 65, 0, 25 / 65, 0], [0, 1, 0, 0, 0]])
+    expected = np.array([MANY - 2000, 1000, 1000]) / MANY @ shares
+    np.testing.assert_allclose(drawn(min_p=tensors(p)), expected, atol=0.03)
 
 
 def test_the_same_seed_gives_the_same_text_whatever_else_is_in_the_batch():
@@ -111,6 +139,10 @@ def test_no_draw_falls_on_an_impossible_token():
         ({"top_k": 0}, "`top_k` must be a positive integer, got 0"),
         ({"top_k": 2.5}, "`top_k` must be a positive integer, got 2.5"),
         ({"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0"),
+        ({"min_p": -0.1}, r"`min_p` must be in \[0, 1\], got -0.1"),
+        ({"min_p": 1.5}, r"`min_p` must be in \[0, 1\], got 1.5"),
+        ({"min_p": "0.5"}, r"`min_p` must be in \[0, 1\], got '0.5'"),
+        ({"min_p": [0.5, 0.9]}, r"`min_p` must have shape .* got shape \(2,\)"),
         ({"temperature": "hot"}, "`temperature` must be positive, got 'hot'"),
         ({"temperature": None}, "`temperature` must be positive, got None"),
         ({"temperature": [0.5, 1.5]}, r"`temperature` must have shape .* got shape \(2,\)"),

@@ -128,6 +128,11 @@ def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
         ({"max_new_tokens": "8"}, "`max_new_tokens` must be a positive integer, got '8'"),
         ({"beams": 2.5}, "`beams` must be a positive integer, got 2.5"),
         ({"top_k": 0}, "`top_k` must be a positive integer, got 0"),
+        ({"min_p": 1.5}, r"`min_p` must be in \[0, 1\], got 1.5"),
+        ({"min_p": "0.1"}, r"`min_p` must be in \[0, 1\], got '0.1'"),
+        ({"repetition_penalty": 0}, "`repetition_penalty` must be positive and finite, got 0"),
+        ({"repetition_penalty": np.nan}, "`repetition_penalty` must be positive .* got nan"),
+        ({"no_repeat_ngram_size": 2.0}, "`no_repeat_ngram_size` must be a positive .* got 2.0"),
         ({"searches": ["best"]}, r"`searches` must be among greedy, sample, beam, got \['best'\]"),
         ({"searches": []}, "`searches` must be among"),
     ],
@@ -201,6 +206,51 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
     assert "seed: one value for each text" in few
     assert "top_p: at most 1" in above
     assert "top_p must be above 0" in none
+
+
+def test_a_request_asks_for_less_repetition_row_by_row(gpt, tokenizer, tmp_path, checked_here):
+    most = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
+    generation = export.Generation(tokenizer, **LIMITS, beams=2, **most)
+    made = export.publish(gpt, tmp_path / "gpt", generation=generation, server="2.12")
+    penalties, sizes = [1.0, 3.0, 1.0, 1.0], [0, 0, 1, 3]
+    text, rows = "the cat the cat", 4
+    asked = {"text": [text] * rows, "max_new_tokens": counts(rows, 7)}
+    asked |= {"repetition_penalty": np.array(penalties, "float32")}
+    asked |= {"no_repeat_ngram_size": np.array(sizes, "int32")}
+    beams = {**asked, "beams": counts(rows, 2), "length_penalty": np.zeros(rows, "float32")}
+    cold = {"temperature": np.full(rows, 1e-4, "float32"), "top_p": np.ones(rows, "float32")}
+    cold |= {"seed": counts(rows, 1), "top_k": counts(rows, 50)}
+    drawn = {**asked, **cold, "min_p": np.full(rows, 0.9, "float32")}
+    requests = [
+        ("serving_default", asked),
+        ("beam", beams),
+        ("sample", drawn),
+        ("serving_default", {**asked, "repetition_penalty": np.full(rows, 3.5, "float32")}),
+        ("serving_default", {**asked, "repetition_penalty": np.zeros(rows, "float32")}),
+        ("serving_default", {**asked, "no_repeat_ngram_size": counts(rows, 4)}),
+        ("serving_default", {**asked, "no_repeat_ngram_size": counts(rows, -1)}),
+        ("sample", {**drawn, "min_p": np.full(rows, np.nan, "float32")}),
+        ("sample", {**drawn, "min_p": np.full(rows, -0.1, "float32")}),
+    ]
+    greedy, beam, sample, *errors = ask_all(made.path, requests)
+    assert sample["text"].tolist() == greedy["text"].tolist()
+    assert len(set(greedy["text"])) > 2
+    prompt = np.array([[2, *tokenizer([text]).to_list()[0]]])
+    options = {"max_new_tokens": 7, "stop_token_ids": [tokenizer.sep_id]}
+    for row, (penalty, size) in enumerate(zip(penalties, sizes, strict=True)):
+        own = {**options, "repetition_penalty": penalty, "no_repeat_ngram_size": size or None}
+        search = functools.partial(decoding.greedy, **own)
+        found = models.steps.generator(gpt, search, length=13)(prompt)["token_ids"]
+        expected = tokenizer.detokenize(found[:, prompt.shape[1] :]).numpy()[0]
+        assert greedy["text"][row] == expected
+        search = functools.partial(decoding.beam_search, beams=2, **own)
+        found = models.steps.generator(gpt, search, length=13)(prompt)["scores"]
+        np.testing.assert_allclose(beam["scores"][row], found[0], atol=1e-4)
+    messages = ["repetition_penalty: at most 3.0", "repetition_penalty must be above 0"]
+    messages += ["no_repeat_ngram_size: at most 3", "no_repeat_ngram_size: at least 0"]
+    messages += ["min_p: at least 0", "min_p: at least 0"]
+    for message, error in zip(messages, errors, strict=True):
+        assert message in error
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Parity with transformers' GPT-2."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from keras_attn import weights
+from keras_attn import decoding, models, weights
 
 SIZES = {"vocab_size": 37, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 97}
 
@@ -39,6 +41,44 @@ def test_logits(inner, gpt2, inputs, run_theirs):
     seen = inputs["padding_mask"]
     np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
     assert (loaded.skipped, loaded.initialized) == ((), ())
+
+
+@pytest.mark.parametrize("search", ["greedy", "beam_search"])
+@pytest.mark.parametrize(
+    "options",
+    [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}],
+    ids=["penalty", "n-grams"],
+)
+def test_text_without_repetition(search, options, gpt2):
+    """Of prompts of unequal length, which theirs takes one by one."""
+    import torch
+
+    theirs, directory = gpt2()
+    theirs.generation_config.eos_token_id = theirs.generation_config.bos_token_id = None
+    theirs.generation_config.pad_token_id = 0
+    prompts, lengths = np.array([[5, 7, 5, 7], [11, 3, 0, 0]], "int32"), np.array([4, 2])
+    beams = 3 if search == "beam_search" else 1
+
+    def ours(**options):
+        own = {"beams": beams} if beams > 1 else {}
+        own = functools.partial(getattr(decoding, search), max_new_tokens=13, **own, **options)
+        generate = models.steps.generator(weights.load(directory).model, own, 17)
+        found = decoding.compiled(generate)(prompts, lengths)
+        return keras.ops.convert_to_numpy(found["token_ids"]).reshape(2, beams, 17)
+
+    found = ours(**options)
+    assert (found != ours()).any()
+    for row, length in enumerate(lengths):
+        expected = theirs.generate(
+            torch.tensor(prompts[row : row + 1, :length]).long(),
+            max_new_tokens=13,
+            do_sample=False,
+            num_beams=beams,
+            num_return_sequences=beams,
+            length_penalty=0.0,
+            **options,
+        )
+        np.testing.assert_array_equal(found[row, :, : length + 13], expected.numpy())
 
 
 def test_old_names(gpt2):
