@@ -208,12 +208,13 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
     assert "top_p must be above 0" in none
 
 
-def test_a_request_asks_for_less_repetition_row_by_row(gpt, tokenizer, tmp_path, checked_here):
+def test_a_request_asks_for_less_repetition_row_by_row(tokenizer, tmp_path, checked_here):
+    gpt, stop = sharp_gpt(), 1
     most = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
-    generation = export.Generation(tokenizer, **LIMITS, beams=2, **most)
+    generation = export.Generation(tokenizer, **LIMITS, beams=2, stop_id=stop, **most)
     made = export.publish(gpt, tmp_path / "gpt", generation=generation, server="2.12")
-    penalties, sizes = [1.0, 3.0, 1.0, 1.0], [0, 0, 1, 3]
-    text, rows = "the cat the cat", 4
+    penalties, sizes = [1.0, 3.0, 1.0, 1.0], [0, 0, 1, 2]
+    text, rows = "playing", 4
     asked = {"text": [text] * rows, "max_new_tokens": counts(rows, 7)}
     asked |= {"repetition_penalty": np.array(penalties, "float32")}
     asked |= {"no_repeat_ngram_size": np.array(sizes, "int32")}
@@ -236,7 +237,7 @@ def test_a_request_asks_for_less_repetition_row_by_row(gpt, tokenizer, tmp_path,
     assert sample["text"].tolist() == greedy["text"].tolist()
     assert len(set(greedy["text"])) > 2
     prompt = np.array([[2, *tokenizer([text]).to_list()[0]]])
-    options = {"max_new_tokens": 7, "stop_token_ids": [tokenizer.sep_id]}
+    options = {"max_new_tokens": 7, "stop_token_ids": [stop]}
     for row, (penalty, size) in enumerate(zip(penalties, sizes, strict=True)):
         own = {**options, "repetition_penalty": penalty, "no_repeat_ngram_size": size or None}
         search = functools.partial(decoding.greedy, **own)
