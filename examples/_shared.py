@@ -58,7 +58,8 @@ def options(
         default=pathlib.Path("runs") / output,
         help="the folder of the run, %(default)s by default",
     )
-    group = parser.add_mutually_exclusive_group()
+    # argparse of Python 3.11 cannot print the help of an empty group.
+    group = parser.add_mutually_exclusive_group() if overwrite or resume else parser
     if overwrite:
         group.add_argument(
             "--overwrite",

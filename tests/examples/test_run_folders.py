@@ -188,6 +188,7 @@ def test_every_example_has_the_options_that_it_needs(example):
     names = [path.stem for path in EXAMPLES.glob("[!_]*.py")]
     assert sorted(names) == sorted([*RESUMABLE, *OVERWRITING, *ADDING, *PRINTING])
     for name in names:
+        assert "--help" in example(name).options().format_help()
         options = example(name).options().parse_args([])
         assert ("resume" in options) == (name in RESUMABLE), name
         assert ("overwrite" in options) == (name in RESUMABLE + OVERWRITING), name
