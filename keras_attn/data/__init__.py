@@ -16,6 +16,7 @@ from keras_attn.data.tasks.layers import Postprocessor, Preprocessor, check_prot
 from keras_attn.data.tasks.masked_lm import MaskedLMPostprocessor, MaskedLMPreprocessor
 from keras_attn.data.tasks.span import SpanPostprocessor, SpanPreprocessor
 from keras_attn.data.tasks.tagging import TaggingPostprocessor, WordsPreprocessor
+from keras_attn.data.text.byte_pair_tokenizer import BytePairTokenizer
 from keras_attn.data.text.documents import (
     read_documents,
     split_documents,
@@ -34,11 +35,13 @@ from keras_attn.data.text.files import read_tags
 from keras_attn.data.text.segments import pack
 from keras_attn.data.text.tables import read_table, table_documents
 from keras_attn.data.text.tokenizer import BertTokenizer
+from keras_attn.data.text.tokenizer_files import read_tokenizer
 from keras_attn.data.text.vocabulary import read_vocabulary, train_vocabulary
 
 __all__ = [
     "BertPreprocessor",
     "BertTokenizer",
+    "BytePairTokenizer",
     "ChoicePreprocessor",
     "ClassificationPostprocessor",
     "Examples",
@@ -66,6 +69,7 @@ __all__ = [
     "read_squad",
     "read_table",
     "read_tags",
+    "read_tokenizer",
     "read_vocabulary",
     "rows_of",
     "sample_records",

@@ -1,0 +1,155 @@
+"""Strings to words and words to byte pairs as GPT-2 has them, with operations that servers know.
+
+B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_attn.data._tensorflow import tf, tf_text
+
+# What Unicode calls white space; RE2's own \s is a part of ASCII's.
+_SPACE = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+SPACES = f"[{_SPACE}]+"
+_WORD = rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}+| ?\p{{N}}+| ?[^{_SPACE}\p{{L}}\p{{N}}]+|{SPACES}"
+
+# tensorflow-text ends a string at its first zero byte: a surrogate, which no valid UTF-8 has and
+# which is neither letter, number nor space either, stands for it until words are split.
+_ZERO = b"\xed\xa0\x80"
+
+
+def valid(text: tf.Tensor) -> tf.Tensor:
+    """Valid UTF-8 whose zero bytes are hidden from tensorflow-text; `Merges` shows them again."""
+    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    return tf.strings.regex_replace(text, r"\x{0}", _ZERO)
+
+
+def _characters() -> list[str]:
+    """The character that stands for each byte in a vocabulary: no space, no control character."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    shown = dict(zip(visible, visible, strict=True))
+    shown |= {byte: 256 + number for number, byte in enumerate(hidden)}
+    return [chr(shown[byte]) for byte in range(256)]
+
+
+CHARACTERS = _characters()
+_BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
+
+
+def to_bytes(token: str) -> bytes:
+    """What a token of a vocabulary stands for."""
+    if all(character in _BYTES for character in token):
+        return bytes(_BYTES[character] for character in token)
+    return token.encode()
+
+
+def split_words(text: tf.Tensor) -> tf.RaggedTensor:
+    r"""The words `[B, (W)]` of strings `[B]`: together they are the string.
+
+    GPT-2's expression looks ahead (`\s+(?!\S)`), which RE2 cannot: the last white space of a run
+    goes to what follows it before words are split.
+    """
+    parts = tf_text.regex_split(text, SPACES, SPACES)  # [B, (runs)]
+    flat, rows = parts.flat_values, parts.value_rowids()
+    followed = tf.concat([rows[1:] == rows[:-1], tf.zeros_like(rows[:1], tf.bool)], 0)
+    cut = followed & tf.strings.regex_full_match(flat, SPACES)
+    last = tf.where(
+        cut, tf.strings.substr(flat, -tf.ones_like(rows), tf.ones_like(rows), "UTF8_CHAR"), ""
+    )
+    flat = tf.where(cut, tf.strings.regex_replace(flat, f"[{_SPACE}]$", ""), flat)
+    chunks = tf.strings.join([tf.concat([[""], last[:-1]], 0)[: tf.size(last)], flat])
+    words = tf_text.regex_split(parts.with_flat_values(chunks), _WORD, _WORD)
+    return words.merge_dims(1, 2)
+
+
+class Merges:
+    """The rules of a vocabulary: which two tokens become one, the first rule first.
+
+    Args:
+        vocabulary: token to id, V of them.
+        pairs: the rules, M pairs of tokens.
+        unknown: the id of a byte that is no token, or None to leave it out.
+    """
+
+    def __init__(
+        self, vocabulary: dict[str, int], pairs: Sequence[tuple[str, str]], unknown: int | None
+    ):
+        self._size = len(vocabulary) + 1  # one more stands for what is no token
+        self._missing = len(vocabulary)
+        self._unknown = unknown
+        self._byte_ids = np.array([vocabulary.get(c, self._missing) for c in CHARACTERS], np.int64)
+        left, right, whole = (
+            np.array([vocabulary[token] for token in tokens], np.int64)
+            for tokens in (
+                [first for first, _ in pairs],
+                [second for _, second in pairs],
+                ["".join(pair) for pair in pairs],
+            )
+        )
+        self._products = np.append(whole, 0)
+        # Where a rule's product is first used by a later rule, as training makes them, a word's
+        # occurrences of the pair can all be merged in one step.
+        first_use: dict[int, int] = collections.defaultdict(lambda: len(pairs))
+        for rank in reversed(range(len(pairs))):
+            first_use[left[rank]] = first_use[right[rank]] = rank
+        later = [first_use[token] > rank for rank, token in enumerate(whole)]
+        self._at_once = np.array([*later, False])
+        self._none = len(pairs)
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            left * self._size + right, np.arange(len(pairs), dtype=np.int64)
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, default_value=self._none)
+
+    def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
+        """The ids `[W, (T)]` of words `[W]`, none of them empty."""
+        words = tf.strings.regex_replace(words, _ZERO, b"\0")
+        byte = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
+        ids = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
+        rows = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
+        ids, rows, _ = tf.while_loop(
+            lambda ids, rows, ranks: tf.reduce_any(ranks < self._none),
+            self._step,
+            (ids, rows, self._ranks(ids, rows)),
+            shape_invariants=(tf.TensorShape([None]),) * 3,
+        )
+        known = ids != self._missing
+        if self._unknown is None:
+            ids, rows = tf.boolean_mask(ids, known), tf.boolean_mask(rows, known)
+        else:
+            ids = tf.where(known, ids, self._unknown)
+        count = tf.size(words, tf.int64)
+        return tf.RaggedTensor.from_value_rowids(tf.cast(ids, tf.int32), rows, nrows=count)
+
+    def _ranks(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """The number of the rule for each token with the one behind it in its word."""
+        found = self.table.lookup(ids[:-1] * self._size + ids[1:])
+        found = tf.where(rows[1:] == rows[:-1], found, self._none)
+        return tf.pad(found, [[0, tf.minimum(tf.size(ids), 1)]], constant_values=self._none)
+
+    def _step(self, ids: tf.Tensor, rows: tf.Tensor, ranks: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """In each word the first rule that it knows is applied."""
+        best = tf.gather(tf.math.segment_min(ranks, rows), rows)
+        chosen = (ranks == best) & (ranks < self._none)
+        # Of neighbours that overlap, as in "aaa", the first, the third and so on.
+        place = tf.range(tf.size(ids))
+        begins = chosen & ~_behind(chosen)
+        run = tf.cumsum(tf.cast(begins, tf.int32))
+        begin = tf.gather(tf.concat([[0], tf.boolean_mask(place, begins)], 0), run)
+        chosen &= (place - begin) % 2 == 0
+        count = tf.cumsum(tf.cast(chosen, tf.int32))
+        before = tf.gather(tf.math.segment_min(count - tf.cast(chosen, tf.int32), rows), rows)
+        chosen &= tf.gather(self._at_once, ranks) | (count - before == 1)
+        ids = tf.where(chosen, tf.gather(self._products, ranks), ids)
+        kept = ~_behind(chosen)
+        ids, rows = tf.boolean_mask(ids, kept), tf.boolean_mask(rows, kept)
+        return ids, rows, self._ranks(ids, rows)
+
+
+def _behind(flags: tf.Tensor) -> tf.Tensor:
+    """Each flag moved to the next place."""
+    return tf.concat([tf.zeros_like(flags[:1]), flags[:-1]], 0)

@@ -1,0 +1,161 @@
+"""The files of transformers and of the package `tokenizers` to a `BytePairTokenizer`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
+from keras_attn.data.text.files import read_lines
+
+# What each role is called in tokenizer_config.json, the first that is there.
+_ROLES = {
+    "cls": ("cls_token", "bos_token"),
+    "sep": ("sep_token", "eos_token"),
+    "pad": ("pad_token",),
+    "unk": ("unk_token",),
+    "mask": ("mask_token",),
+}
+# Keys of a BPE model and the only values that byte pairs here know.
+_MODEL = {
+    "dropout": (None, 0),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+    "fuse_unk": (None, False),
+    "byte_fallback": (None, False),
+    "ignore_merges": (None, False),
+}
+
+
+def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
+    """Reads the tokenizer of GPT-2, RoBERTa or ModernBERT.
+
+    Args:
+        path: a tokenizer.json, or a directory with one or with vocab.json and merges.txt.
+            tokenizer_config.json beside it names the special tokens, where it is there.
+
+    Raises:
+        ValueError: files that are missing or cannot be read; a tokenizer.json that asks for
+            another model, pre-tokenizer or normalizer than byte-level BPE has: the message says
+            what is supported.
+
+    Example:
+    >>> read_tokenizer("roberta-base")(["Hello"])  # doctest: +SKIP
+    """
+    path = Path(path)
+    directory = path if path.is_dir() else path.parent
+    file = directory / "tokenizer.json" if path.is_dir() else path
+    settings = directory / "tokenizer_config.json"
+    settings = _read(settings) if settings.exists() else {}
+    special_tokens = {
+        role: token
+        for role, keys in _ROLES.items()
+        for token in [next((_content(settings[key]) for key in keys if settings.get(key)), None)]
+        if token is not None
+    }
+    if file.exists():
+        arguments = _tokenizer_json(_read(file), file)
+    else:
+        arguments = _vocabulary_and_merges(directory, settings, special_tokens)
+    vocabulary = arguments["vocabulary"]
+    known = {role: token for role, token in special_tokens.items() if token in vocabulary}
+    try:
+        return BytePairTokenizer(**arguments, special_tokens=known)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
+    model = content.get("model") or {}
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"{file}: the model must be BPE, got {model['type']}")
+    if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
+        raise ValueError(f"{file}: the model must have vocab and merges, got {', '.join(model)}")
+    for key, values in _MODEL.items():
+        if model.get(key) not in values:
+            raise ValueError(f"{file}: {key} must be {values[1]!r} or null, got {model[key]!r}")
+    before = content.get("pre_tokenizer") or {}
+    if before.get("type") != "ByteLevel" or not before.get("use_regex", True):
+        raise ValueError(
+            f"{file}: the pre-tokenizer must be ByteLevel with its own expression, "
+            f"got {_described(before)}"
+        )
+    normalizer = content.get("normalizer") or {}
+    parts = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
+    names = [part["type"] for part in parts if part]
+    if len(names) > 1 or not set(NORMALIZERS).issuperset(names):
+        raise ValueError(
+            f"{file}: the normalizer must be null or one of {', '.join(NORMALIZERS)}, "
+            f"got {_described(normalizer)}"
+        )
+    added = content.get("added_tokens") or []
+    return {
+        "vocabulary": model["vocab"] | {token["content"]: token["id"] for token in added},
+        "merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
+        "added_tokens": added,
+        "normalizer": names[0] if names else None,
+        "add_prefix_space": before.get("add_prefix_space", True),
+        "unknown_token": model.get("unk_token"),
+        "adds_cls": _adds_cls(content.get("post_processor") or {}),
+    }
+
+
+def _adds_cls(processor: dict) -> bool:
+    """Whether a post-processor puts a special token before the text."""
+    if processor.get("type") == "Sequence":
+        return any(_adds_cls(part) for part in processor["processors"])
+    if processor.get("type") == "TemplateProcessing":
+        return "SpecialToken" in processor["single"][0]
+    return processor.get("type") in ("RobertaProcessing", "BertProcessing")
+
+
+def _vocabulary_and_merges(
+    directory: Path, settings: dict, special_tokens: Mapping[str, str]
+) -> dict[str, Any]:
+    missing = [n for n in ("vocab.json", "merges.txt") if not (directory / n).exists()]
+    if missing:
+        raise ValueError(
+            f"{directory} must hold tokenizer.json, or vocab.json and merges.txt, "
+            f"has no {' and no '.join(missing)}"
+        )
+    ids = _read(directory / "vocab.json")
+    file = directory / "added_tokens.json"
+    ids |= _read(file) if file.exists() else {}
+    listed = settings.get("added_tokens_decoder") or {}
+    added = {token["content"]: dict(token) for token in listed.values()}
+    ids |= {token["content"]: int(index) for index, token in listed.items()}
+    for role, token in special_tokens.items():
+        if token in ids:
+            # The space before a mask goes with it: transformers says so in code, not in a file.
+            content = {"content": token, "special": True, "lstrip": role == "mask"}
+            added.setdefault(token, content)
+    lines = [line for _, line in read_lines(directory / "merges.txt")]
+    return {
+        "vocabulary": ids,
+        "merges": [line for line in lines if line and not line.startswith("#version")],
+        "added_tokens": list(added.values()),
+        "add_prefix_space": bool(settings.get("add_prefix_space", False)),
+        "adds_cls": special_tokens.get("cls") != special_tokens.get("sep"),
+    }
+
+
+def _content(token: str | dict) -> str:
+    return token if isinstance(token, str) else token["content"]
+
+
+def _described(part: dict) -> str:
+    """A part of tokenizer.json, shortly."""
+    nested = part.get("pretokenizers") or part.get("normalizers") or ()
+    name = part.get("type") or "none"
+    return f"{name} of {', '.join(_described(one) for one in nested)}" if nested else name
+
+
+def _read(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,189 @@
+import random
+import string
+
+import keras
+import pytest
+import tensorflow as tf
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from keras_attn.data import BytePairTokenizer, read_table, read_tokenizer
+from keras_attn.export.compatibility import check_operations
+from tests.data.text.test_tokenizer import CORPUS, NASTY
+
+on_tensorflow = pytest.mark.backends(
+    "tensorflow", reason="functional string models need TensorFlow"
+)
+LANGUAGES = ["en", "de", "zh"]
+PARTS = [" ", "  ", "\n", "\t", "'", "s", "'ll", "a", "Z", "é", "1", "²", "_", ".", "😀", "ß", "中"]
+PARTS += ["\u00a0", "\u2028", "\x00", "\x0b", "\x1c", "\x85", "\u0301", "६", "ש", "<|endoftext|>"]
+PARTS += ["<mask>", "[new]", "\u180e", "\u3000", "\r\n"]
+DRAW = random.Random(0)
+ODD = [
+    *NASTY,
+    *("don't we'll I'd've", "'s  's", "a\u00a0\u00a0b", "trailing  ", "\r\n\r\n x", "a" * 301),
+    "\u202eabc\u202c ‏שלום", "".join(map(chr, range(1, 0x250))), "६ ६६ Ĵ", "x\x00\x00 \x00y\x00",
+    *("".join(DRAW.choices(PARTS, k=DRAW.randint(1, 30))) for _ in range(200)),
+]  # fmt: skip
+
+
+def lines(step):
+    table = read_table(CORPUS)
+    return [text for language in LANGUAGES for text in table[language] if text][::step]
+
+
+def trained(texts, size):
+    """A tokenizer of the package, with tokens of every kind added."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    made.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
+    made.add_tokens([tokenizers.AddedToken("[new]", rstrip=True, normalized=True)])
+    made.add_tokens([tokenizers.AddedToken("   ", normalized=True)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def small():
+    return trained(lines(211), 700)
+
+
+def ours(theirs, tmp_path):
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    return read_tokenizer(tmp_path)
+
+
+def assert_same(theirs, own, texts):
+    expected = [encoding.ids for encoding in theirs.encode_batch(texts)]
+    got = own(tf.constant(texts))
+    for text, mine, wanted in zip(texts, got.to_list(), expected, strict=True):
+        assert mine == wanted, repr(text)
+    backs = [text.decode() for text in own.detokenize(got).numpy()]
+    assert backs == theirs.decode_batch(expected, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "step"), [(700, 211), pytest.param(8192, 1, marks=pytest.mark.slow)]
+)
+def test_ids_and_texts_equal_the_package_on_the_corpus(size, step, tmp_path):
+    texts = lines(step)
+    theirs = trained(texts, size)
+    own = ours(theirs, tmp_path)
+    for begin in range(0, len(texts), 8192):
+        assert_same(theirs, own, texts[begin : begin + 8192])
+
+
+@pytest.mark.parametrize("normalizer", [None, "NFC", "NFKD"])
+@pytest.mark.parametrize("space", [False, True])
+def test_ids_equal_the_package_on_odd_text(small, space, normalizer, tmp_path):
+    theirs = tokenizers.Tokenizer.from_str(small.to_str())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    if normalizer:
+        theirs.normalizer = getattr(normalizers, normalizer)()
+    assert_same(theirs, ours(theirs, tmp_path), ODD)
+
+
+@pytest.mark.slow
+def test_each_code_point_is_in_the_same_word_as_in_the_package(small, tmp_path):
+    own = ours(small, tmp_path)
+    points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    texts = [f"a{c}a{c}1 {c}.{c}" for c in points]
+    for begin in range(0, len(texts), 65536):
+        assert_same(small, own, texts[begin : begin + 65536])
+
+
+@pytest.mark.parametrize("size", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("letters", ["a", string.ascii_lowercase, "abcdefg  "])
+def test_long_strings_equal_the_package(small, letters, size, tmp_path):
+    assert_same(small, ours(small, tmp_path), ["".join(random.Random(1).choices(letters, k=size))])
+
+
+def test_rules_that_overlap_or_come_late_are_applied_as_the_package_does(tmp_path):
+    # "abc" is made by two rules, and a rule that uses it comes before the second.
+    merges = ["a a", "b c", "a b", "a bc", "abc ab", "ab c", "aa aa"]
+    tokens = ["a", "b", "c", "aa", "bc", "ab", "abc", "abcab", "aaaa", "<|endoftext|>"]
+    ids = {token: index for index, token in enumerate(tokens)}
+    theirs = tokenizers.Tokenizer(models.BPE(ids, [tuple(m.split()) for m in merges]))
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = decoders.ByteLevel()
+    draw = random.Random(2)
+    texts = ["".join(draw.choices("abc", k=draw.randint(1, 20))) for _ in range(300)]
+    own = ours(theirs, tmp_path)
+    assert_same(theirs, own, [*texts, "a" * 23])
+    assert own(["azb"]).to_list() == [[0, 1]]  # no token stands for "z"
+
+
+def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path):
+    own = ours(small, tmp_path)
+    assert own(tf.constant([b"a\xff"])).to_list() == [small.encode("a\ufffd").ids]
+    cut = small.encode("a😀").ids[:-1]
+    assert own.detokenize([cut]).numpy()[0].decode() == small.decode(cut)
+
+
+@on_tensorflow
+def test_graphs_give_the_same_ids(small, tmp_path):
+    own = ours(small, tmp_path)
+    expected = own(ODD).to_list()
+    batches = tf.data.Dataset.from_tensor_slices(ODD).batch(50).map(own)
+    assert [row for batch in batches for row in batch.to_list()] == expected
+    text = keras.Input(shape=(), dtype="string")
+    keras.Model(text, own(text)).save(tmp_path / "model.keras")
+    (tmp_path / "tokenizer.json").unlink()
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert model(tf.constant(ODD)).to_list() == expected
+    assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
+    assert own(tf.constant([], tf.string)).to_list() == []
+
+
+def test_saved_model_has_operations_of_old_servers(small, tmp_path):
+    own = ours(small, tmp_path)
+    archive = keras.export.ExportArchive()
+    archive.track(own)
+    spec = [tf.TensorSpec([None], tf.string, name="text")]
+    archive.add_endpoint("serve", lambda text: own.detokenize(own(text)), spec)
+    archive.write_out(str(tmp_path / "saved"), verbose=False)
+    check_operations(tmp_path / "saved", "2.12")
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(["a\x00 b", "ß"]))
+    assert [text.decode() for text in served.numpy()] == ["a\x00 b", "ß"]
+
+
+def test_config_is_the_constructor(small, tmp_path):
+    own = ours(small, tmp_path)
+    again = BytePairTokenizer.from_config(own.get_config())
+    assert again.get_config() == own.get_config()
+    assert again.vocabulary == own.vocabulary
+    assert (own.cls_id, own.sep_id, own.pad_id, own.unk_id) == (0, 0, 0, 0)
+    assert own.vocabulary[own.mask_id] == "<mask>"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"vocabulary": {"a": 1}}, "its 1 tokens the ids 0 to 0"),
+        ({"merges": ["a z"]}, "`merges` must be two tokens .* got 'a z'"),
+        ({"merges": ["a"]}, "`merges` must be two tokens .* got 'a'"),
+        ({"added_tokens": [{"content": "z"}]}, "`added_tokens` must be in the vocabulary, got 'z'"),
+        ({"added_tokens": [{"content": "a", "single_word": True}]}, "'a' with single_word"),
+        ({"special_tokens": {"end": "a"}}, "must be for cls, sep, pad, unk, mask, got end"),
+        ({"normalizer": "Lowercase"}, "None or one of NFC, NFD, NFKC, NFKD, got 'Lowercase'"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        BytePairTokenizer(**{"vocabulary": {"a": 0}, "merges": [], **wrong})
+
+
+def test_wrong_calls_are_named():
+    tokenizer = BytePairTokenizer({"a": 0}, [])
+    with pytest.raises(ValueError, match=r"`text` must have the shape \[B\], got \(1, 1\)"):
+        tokenizer([["a"]])
+    with pytest.raises(ValueError, match="`ids` must be ids below the vocabulary's size 1, got 1"):
+        tokenizer.detokenize([[1]])
+    with pytest.raises(ValueError, match="must name a token under 'sep'"):
+        _ = tokenizer.sep_id
