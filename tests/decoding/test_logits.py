@@ -43,9 +43,12 @@ def test_ngrams(size):
     assert np.isinf(expected).any() == (size <= SEEN)
 
 
-def test_fewer_tokens_than_an_ngram():
-    found = ban_repeated_ngrams(tensors(LOGITS), tensors(PADDED), 2, 4)
-    np.testing.assert_array_equal(arrays(found), LOGITS)
+@pytest.mark.parametrize("length", [1, 3])
+def test_fewer_tokens_than_an_ngram_though_padding_would_fill_it(length):
+    same = np.full_like(PADDED, 3)
+    found = ban_repeated_ngrams(tensors(LOGITS), tensors(same), length, 4)
+    expected = theirs(process.NoRepeatNGramLogitsProcessor(4), same[:, :length])
+    np.testing.assert_array_equal(arrays(found), expected)
 
 
 @pytest.mark.parametrize("xla", [False, True] if BACKEND == "tensorflow" else [False])
