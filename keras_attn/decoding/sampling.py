@@ -82,6 +82,7 @@ def sample(
         logits = ops.cast(logits, "float32")
         logits = logits / by_row(temperature, logits)
         size = logits.shape[-1]
+        ids = None
         if ranked:
             logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
         if active_top_k is not None:
@@ -95,7 +96,7 @@ def sample(
             least = by_row(min_p, probabilities) * ops.max(probabilities, axis=-1, keepdims=True)
             probabilities = ops.where(probabilities < least, 0.0, probabilities)
         drawn = draw(probabilities, uniform(seeds, position))
-        return ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0] if ranked else drawn
+        return drawn if ids is None else ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
 
     return decode(step, choose, prompt_ids, **options)
 

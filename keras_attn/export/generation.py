@@ -240,7 +240,7 @@ class Generation:
 
 
 def _check_most(name: str, value: Any, rule: str, allowed: Callable[[float], bool]) -> None:
-    if value is not None and not (isinstance(value, numbers.Real) and allowed(value)):
+    if value is not None and not (isinstance(value, numbers.Real) and allowed(float(value))):
         raise ValueError(f"`{name}` must be {rule}, got {value!r}")
 
 

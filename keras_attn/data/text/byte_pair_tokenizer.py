@@ -223,7 +223,7 @@ class BytePairTokenizer(keras.layers.Layer):
         """Pieces split at added tokens, whose ids are known then; -1 stands for text."""
         if not added:
             return text, rows, ids
-        longest = sorted((token["content"] for token in added), key=len, reverse=True)
+        longest = sorted((str(token["content"]) for token in added), key=len, reverse=True)
         pattern = "|".join(_literal(content) for content in longest)
         parts = tf_text.regex_split(tf.where(ids < 0, text, ""), pattern, pattern)  # [P, (parts)]
         flat, owner = parts.flat_values, parts.value_rowids()
