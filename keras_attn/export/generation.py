@@ -50,7 +50,9 @@ class Generation:
         max_new_tokens: the most tokens to write.
         beams: W, the most beams.
         searches: which to offer, the first as `serving_default`, the others by their names.
-        start_id: stands before a prompt or begins the target; defaults to the tokenizer's [CLS].
+        start_id: stands before a prompt or begins the target; defaults to the tokenizer's [CLS],
+            which stands before a prompt only where that is empty if `tokenizer.adds_cls` is
+            False, as for GPT-2.
         stop_id: ends a text; defaults to the tokenizer's [SEP].
         top_k: the most that a request may ask for of the likeliest tokens that `sample` draws
             from; defaults to all. A small one makes each step cheaper.
@@ -179,6 +181,7 @@ class Generation:
         translates = parts.of(model).encoder is not None
         most_before = 1 if translates else self.prompt_length + 1
         start = tokenizer.cls_id if self.start_id is None else self.start_id
+        bare = self.start_id is None and not getattr(tokenizer, "adds_cls", True)
         stop = tokenizer.sep_id if self.stop_id is None else self.stop_id
         search = functools.partial(search, stop_token_ids=[stop], padding_id=tokenizer.pad_id)
         generate = models.steps.generator(model, search, most_before + self.max_new_tokens)
@@ -191,6 +194,9 @@ class Generation:
             }
             tokens = tokenizer(text)
             first = tf.fill([tokens.nrows(), 1], start)
+            if bare and not translates:
+                empty = tokens.row_lengths() == 0
+                first = tf.ragged.boolean_mask(first, empty[:, None])
             if translates:
                 last = tf.fill([tokens.nrows(), 1], stop)
                 source = tf.concat([first, tokens[:, : self.prompt_length], last], axis=1)

@@ -1,6 +1,7 @@
 """A checkpoint directory becomes a model."""
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,11 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attn import data
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
+from keras_attn.weights.readers import read_json
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
     "classifier": bert_tasks.classifier,
@@ -45,6 +48,7 @@ class Loaded:
         config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
         unknown: keys of the configuration that say nothing to this package. transformers does not
             read them either, but code of the checkpoint's author may.
+        directory: where the checkpoint lies, or None where it is an object.
     """
 
     model: keras.Model
@@ -54,6 +58,25 @@ class Loaded:
     initialized: tuple[str, ...]
     config: Mapping[str, Any]
     unknown: tuple[str, ...]
+    directory: Path | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> data.BertTokenizer | data.BytePairTokenizer:
+        """What turns strings into the ids of the model, read when it is first asked for.
+
+        Raises:
+            ValueError: the checkpoint has no files of one that is supported; see
+                `data.BertTokenizer` and `data.read_tokenizer`.
+        """
+        directory = self.directory
+        if directory is None:
+            raise ValueError("a checkpoint that is an object has no files of a tokenizer")
+        file = directory / "tokenizer.json"
+        model = (read_json(file).get("model") or {}) if file.exists() else {}
+        byte_pairs = model.get("type") == "BPE" or "merges" in model
+        if byte_pairs or self.vocabulary is None or (directory / "vocab.json").exists():
+            return data.read_tokenizer(directory)
+        return data.BertTokenizer(self.vocabulary, self.lowercase is not False)
 
     @property
     def fresh(self) -> tuple[str, ...]:
@@ -93,7 +116,7 @@ def load(
             `pooling` of ModernBERT, default to what the configuration says.
 
     Returns:
-        a `Loaded`: the model, the vocabulary, and what was skipped or is new.
+        a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
 
     Raises:
         ValueError: an unknown task; files that are missing, truncated, a pickle or of an unknown
@@ -157,6 +180,7 @@ def load(
         matched.initialized,
         checkpoint.config,
         format.unknown(checkpoint.read_config),
+        None if isinstance(source, keras.Model) else Path(source),
     )
 
 

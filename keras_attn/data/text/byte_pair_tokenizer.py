@@ -14,7 +14,15 @@ import keras
 
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import strings, tf, tf_text
-from keras_attn.data.text.byte_pairs import SPACES, Merges, split_words, to_bytes, valid
+from keras_attn.data.text.byte_pairs import (
+    SPACES,
+    Merges,
+    literal,
+    replaced_by,
+    split_words,
+    to_bytes,
+    valid,
+)
 from keras_attn.data.text.segments import check_ids
 
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -162,7 +170,7 @@ class BytePairTokenizer(keras.layers.Layer):
         if self.normalizer:
             pieces = (tf_text.normalize_utf8(pieces[0], self.normalizer), *pieces[1:])
         pieces = self._split_added(*pieces, [t for t in added if t.get("normalized")])
-        words, rows, ids = _replaced(*pieces, split_words(self._prefixed(*pieces)))
+        words, rows, ids = replaced_by(*pieces, split_words(self._prefixed(*pieces)))
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
         tokens = tf.gather(merges(ordinary), place)
         fixed = tf.RaggedTensor.from_row_lengths(
@@ -224,13 +232,13 @@ class BytePairTokenizer(keras.layers.Layer):
         if not added:
             return text, rows, ids
         longest = sorted((str(token["content"]) for token in added), key=len, reverse=True)
-        pattern = "|".join(_literal(content) for content in longest)
+        pattern = "|".join(literal(content) for content in longest)
         parts = tf_text.regex_split(tf.where(ids < 0, text, ""), pattern, pattern)  # [P, (parts)]
         flat, owner = parts.flat_values, parts.value_rowids()
         same = owner[1:] == owner[:-1]
         is_added = tf.strings.regex_full_match(flat, pattern)
         for side in ("lstrip", "rstrip"):
-            eager = [_literal(token["content"]) for token in added if token.get(side)]
+            eager = [literal(token["content"]) for token in added if token.get(side)]
             if not eager:
                 continue
             match = tf.strings.regex_full_match(flat, "|".join(eager))
@@ -241,7 +249,7 @@ class BytePairTokenizer(keras.layers.Layer):
                 beside = tf.pad(match[:-1] & same, [[tf.minimum(tf.size(flat), 1), 0]])
                 cut = tf.strings.regex_replace(flat, f"^{SPACES}", "")
             flat = tf.where(beside & ~is_added, cut, flat)
-        text, rows, found = _replaced(text, rows, ids, parts.with_flat_values(flat))
+        text, rows, found = replaced_by(text, rows, ids, parts.with_flat_values(flat))
         numbers = self._table.lookup(text)
         is_added = (found < 0) & tf.strings.regex_full_match(text, pattern)
         return text, rows, tf.where(is_added, numbers, found)
@@ -287,26 +295,6 @@ class BytePairTokenizer(keras.layers.Layer):
                 )
                 self._table = tf.lookup.StaticHashTable(initializer, -1)
         return self._merges
-
-
-def _replaced(
-    text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor, parts: tf.RaggedTensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Pieces whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
-    parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
-    last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
-        parts.row_limits() - 1, parts.value_rowids()
-    )
-    owner = parts.value_rowids()
-    # The piece itself, behind its parts, stays where it is an added token.
-    kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
-    owner = tf.boolean_mask(owner, kept)
-    return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)
-
-
-def _literal(text: str) -> str:
-    """A regular expression that matches exactly this text."""
-    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 def _check(

@@ -1,6 +1,6 @@
 """Strings to words and words to byte pairs as GPT-2 has them, with operations that servers know.
 
-B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
+B batch, P pieces (flat), W words (flat), T tokens (flat), M merges, V vocabulary.
 """
 
 from __future__ import annotations
@@ -65,6 +65,26 @@ def split_words(text: tf.Tensor) -> tf.RaggedTensor:
     chunks = tf.strings.join([tf.concat([[""], last[:-1]], 0)[: tf.size(last)], flat])
     words = tf_text.regex_split(parts.with_flat_values(chunks), _WORD, _WORD)
     return words.merge_dims(1, 2)
+
+
+def replaced_by(
+    text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor, parts: tf.RaggedTensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Pieces whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
+    parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
+    last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
+        parts.row_limits() - 1, parts.value_rowids()
+    )
+    owner = parts.value_rowids()
+    # The piece itself, behind its parts, stays where it is an added token.
+    kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
+    owner = tf.boolean_mask(owner, kept)
+    return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)
+
+
+def literal(text: str) -> str:
+    """A regular expression that matches exactly this text."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 class Merges:
