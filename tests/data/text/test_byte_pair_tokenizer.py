@@ -105,8 +105,8 @@ def test_long_strings_equal_the_package(small, letters, size, tmp_path):
 
 
 def test_rules_that_overlap_or_come_late_are_applied_as_the_package_does(tmp_path):
-    # "abc" is made by two rules, and a rule that uses it comes before the second.
-    merges = ["a a", "b c", "a b", "a bc", "abc ab", "ab c", "aa aa"]
+    # A rule that uses "abc" comes before the one that makes it of "ab" and "c".
+    merges = ["a a", "a b", "b c", "abc ab", "a bc", "ab c", "aa aa"]
     tokens = ["a", "b", "c", "aa", "bc", "ab", "abc", "abcab", "aaaa", "<|endoftext|>"]
     ids = {token: index for index, token in enumerate(tokens)}
     theirs = tokenizers.Tokenizer(models.BPE(ids, [tuple(m.split()) for m in merges]))
