@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import tensorflow as tf
+import tensorflow_text  # noqa: F401  # its operations, which a ModelServer has
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,

@@ -1,6 +1,6 @@
 """Strings to the ids of GPT-2, RoBERTa and ModernBERT, and back, in the graph.
 
-B batch, P pieces (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
+B batch, P spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations
@@ -163,14 +163,14 @@ class BytePairTokenizer(keras.layers.Layer):
             raise ValueError(f"`text` must have the shape [B], got {text.shape}")
         text = valid(text)
         count = tf.size(text, tf.int64)
-        pieces = (text, tf.range(count), tf.fill([count], -1))
+        spans = (text, tf.range(count), tf.fill([count], -1))
         merges = self._built_merges()
         added = json.loads(self._files)["added_tokens"]
-        pieces = self._split_added(*pieces, [t for t in added if not t.get("normalized")])
+        spans = self._split_added(*spans, [t for t in added if not t.get("normalized")])
         if self.normalizer:
-            pieces = (tf_text.normalize_utf8(pieces[0], self.normalizer), *pieces[1:])
-        pieces = self._split_added(*pieces, [t for t in added if t.get("normalized")])
-        words, rows, ids = replaced_by(*pieces, split_words(self._prefixed(*pieces)))
+            spans = (tf_text.normalize_utf8(spans[0], self.normalizer), *spans[1:])
+        spans = self._split_added(*spans, [t for t in added if t.get("normalized")])
+        words, rows, ids = replaced_by(*spans, split_words(self._prefixed(*spans)))
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
         tokens = tf.gather(merges(ordinary), place)
         fixed = tf.RaggedTensor.from_row_lengths(
@@ -194,14 +194,14 @@ class BytePairTokenizer(keras.layers.Layer):
         added = json.loads(self._files)["added_tokens"]
         silent = {token["content"] for token in added if token.get("special")}
         literal = {token["content"] for token in added}
-        pieces = tf.constant(
+        texts = tf.constant(
             [
                 b"" if token in silent else token.encode() if token in literal else to_bytes(token)
                 for token in self.vocabulary
             ]
         )
-        pieces = tf.ragged.map_flat_values(lambda flat: tf.gather(pieces, flat), self._checked(ids))
-        text = tf.strings.reduce_join(pieces, axis=-1)
+        texts = tf.ragged.map_flat_values(lambda flat: tf.gather(texts, flat), self._checked(ids))
+        text = tf.strings.reduce_join(texts, axis=-1)
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
@@ -228,7 +228,7 @@ class BytePairTokenizer(keras.layers.Layer):
     def _split_added(
         self, text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor, added: list[dict]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Pieces split at added tokens, whose ids are known then; -1 stands for text."""
+        """Spans split at added tokens, whose ids are known then; -1 stands for text."""
         if not added:
             return text, rows, ids
         longest = sorted((str(token["content"]) for token in added), key=len, reverse=True)
@@ -255,7 +255,7 @@ class BytePairTokenizer(keras.layers.Layer):
         return text, rows, tf.where(is_added, numbers, found)
 
     def _prefixed(self, text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        """The text among pieces, with the space before it that the checkpoint asks for."""
+        """The text among the spans, with the space before it that the checkpoint asks for."""
         if self.add_prefix_space:
             bare = (text != "") & ~tf.strings.regex_full_match(text, "(?s) .*")
             text = tf.strings.join([tf.where(bare, " ", ""), text])

@@ -1,6 +1,6 @@
 """Strings to words and words to byte pairs as GPT-2 has them, with operations that servers know.
 
-B batch, P pieces (flat), W words (flat), T tokens (flat), M merges, V vocabulary.
+B batch, P spans of text (flat), W words (flat), T tokens (flat), M merges, V vocabulary.
 """
 
 from __future__ import annotations
