@@ -18,8 +18,8 @@ from keras_attn.layers.attention.attention_axes import AttentionAxes
 DROP_INS = {
     keras.layers.MultiHeadAttention: layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention: layers.GroupQueryAttention,
+    keras.layers.AdditiveAttention: layers.AdditiveAttention,  # before its base class
     keras.layers.Attention: layers.Attention,
-    keras.layers.AdditiveAttention: layers.AdditiveAttention,
 }
 _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 # Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.

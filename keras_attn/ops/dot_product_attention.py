@@ -153,16 +153,16 @@ class DotProductAttention(keras.Operation):
 class Enabled:
     """What `enable` gives: `disable()`, or the end of a `with`, takes it back."""
 
-    _active: set[int] = set()
+    _active: set["Enabled"] = set()  # held, since a new object may get the id of a lost one
     _of_keras = staticmethod(backend_nn.dot_product_attention)
 
     def __init__(self) -> None:
-        self._active.add(id(self))
+        self._active.add(self)
         backend_nn.dot_product_attention = dot_product_attention
 
     def disable(self) -> None:
         """Give Keras its own function back, once all who enabled ours have disabled it."""
-        self._active.discard(id(self))
+        self._active.discard(self)
         if not self._active:
             backend_nn.dot_product_attention = self._of_keras
 

@@ -69,9 +69,10 @@ def test_masks_of_keras(call, dropout, grouped):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_masks_of_keras_leave_what_has_no_exact_copy():
+@pytest.mark.parametrize("kind", [kl.Attention, kl.AdditiveAttention])
+def test_masks_of_keras_leave_what_has_no_exact_copy(kind):
     inputs = keras.Input((5, D))
-    model = keras.Model(inputs, kl.Attention(name="luong")([inputs, inputs]))
+    model = keras.Model(inputs, kind(name="luong")([inputs, inputs]))
     result = keras_attn.upgrade(model, masks="keras")
     reason = 'with masks="keras" it is its only exact copy: keep it'
     assert result.left == {"luong": reason} and not result.replaced

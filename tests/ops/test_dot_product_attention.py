@@ -162,6 +162,19 @@ def test_enabled_the_function_runs_through_ours_under_each_of_its_names(caplog):
     assert [calls.of(function, *inputs)[0] for function in functions] == [0, 0, 0]
 
 
+def test_what_nobody_kept_stays_enabled(caplog):
+    calls, inputs = Calls(caplog), draw()
+    keras_attn.enable()
+    with keras_attn.enable():
+        pass
+    try:
+        assert calls.of(keras.ops.dot_product_attention, *inputs)[0] == 1
+    finally:  # nothing else can end what nobody kept
+        for enabled in list(type(keras_attn.enable())._active):
+            enabled.disable()
+    assert calls.of(keras.ops.dot_product_attention, *inputs)[0] == 0
+
+
 def test_the_last_to_disable_gives_it_back(caplog):
     calls, inputs = Calls(caplog), draw()
     first, second = keras_attn.enable(), keras_attn.enable()

@@ -5,7 +5,9 @@ from keras_attn.layers.attention.attention import Attention
 from keras_attn.layers.attention.attention_decoder import AttentionDecoder
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
 from keras_attn.layers.attention.bahdanau_attention import BahdanauAttention
-from keras_attn.layers.attention.group_query_attention import GroupQueryAttention
+from keras_attn.layers.attention.grouped_query_attention import (
+    GroupedQueryAttention as GroupQueryAttention,
+)
 from keras_attn.layers.attention.hard_attention import HardAttention
 from keras_attn.layers.attention.luong_attention import LuongAttention
 from keras_attn.layers.attention.multi_head_attention import MultiHeadAttention

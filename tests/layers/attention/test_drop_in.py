@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests.backend import arrays, layer_gradients
+from tests.backend import arrays, layer_gradients, randomize
 
 B, T, S, D, N, K, H = 2, 5, 7, 12, 6, 3, 4
 RNG = np.random.default_rng(0)
@@ -181,3 +181,30 @@ def test_the_tests_of_keras_pass_with_our_classes(file, names, monkeypatch, pyte
     for case in cases:
         case.run(result)
     assert [(str(case), text) for case, text in (*result.failures, *result.errors)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("MultiHeadAttention", (N, H)),
+        ("GroupQueryAttention", (H, N, K)),
+        ("Attention", (True,)),
+        ("AdditiveAttention", ()),
+    ],
+)
+def test_files_of_weights_are_those_of_keras(name, arguments, tmp_path):
+    inputs = keras.Input((4, D)), keras.Input((3, D))
+    many = name in ("MultiHeadAttention", "GroupQueryAttention")
+    found = []
+    for kind in (getattr(keras.layers, name), getattr(layers, name)):
+        layer = kind(*arguments, name="attention")
+        model = keras.Model(inputs, layer(*inputs) if many else layer([*inputs]))
+        found.append(randomize(model))
+    for source, target in (found, found[::-1]):
+        for weight in target.weights:
+            weight.assign(weight * 0)
+        path = tmp_path / f"{type(source.get_layer('attention')).__module__}.weights.h5"
+        source.save_weights(path)
+        target.load_weights(path)
+        for ours, theirs in zip(source.get_weights(), target.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)

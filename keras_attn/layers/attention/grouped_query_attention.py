@@ -13,11 +13,12 @@ from keras_attn.layers.attention import drop_in
 
 
 @register()
-class GroupQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
+class GroupedQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` with exact attention in linear memory.
 
-    A drop-in as `MultiHeadAttention` is one, with the same differences from Keras. Keys and values
-    are not repeated for the query heads that share them.
+    In Keras and here the public name is `layers.GroupQueryAttention`; the class has another, which
+    `.weights.h5` files use. A drop-in as `MultiHeadAttention` is one, with the same differences
+    from Keras. Keys and values are not repeated for the query heads that share them.
 
     In models of our own `MultiHeadSelfAttention` and `MultiHeadCrossAttention` have grouped heads
     too, with positions, a cache and packed rows.
@@ -45,7 +46,7 @@ class GroupQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
 
     Example:
     >>> import keras
-    >>> theirs, ours = keras.layers.GroupQueryAttention(3, 4, 2), GroupQueryAttention(3, 4, 2)
+    >>> theirs, ours = keras.layers.GroupQueryAttention(3, 4, 2), GroupedQueryAttention(3, 4, 2)
     >>> query, value = keras.ops.ones((1, 4, 5)), keras.ops.ones((1, 3, 5))
     >>> expected, _ = theirs(query, value), ours(query, value)
     >>> ours.set_weights(theirs.get_weights())
