@@ -54,7 +54,7 @@ class Upgrade:
         ]
         rows += [("left", path, reason) for path, reason in self.left.items()]
         if not rows:
-            return f"{self.model.name!r} has no layer that attends"
+            return f"{self.model.name!r} has no layer of Keras that attends"
         width = max(len(path) for _, path, _ in rows)
         lines = [f"{what:9}{path:{width + 2}}{reason}".rstrip() for what, path, reason in rows]
         if self.replaced and self.difference is None:
@@ -120,7 +120,7 @@ def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> 
 
     Raises:
         TypeError: `model` is no keras.Model.
-        ValueError: another value of `masks`.
+        ValueError: another value of `masks`; `inputs` without a row.
 
     Example:
     >>> import keras

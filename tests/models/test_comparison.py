@@ -136,3 +136,5 @@ def test_a_batch_that_does_not_fit_is_an_error_and_one_that_was_made_is_not():
     assert keras_attn.upgrade(model, batch).difference < 1e-5
     with pytest.raises(Exception, match="(?i)reshape|shape"):
         keras_attn.upgrade(model, batch[:, :3])
+    with pytest.raises(ValueError, match=r"`inputs` must hold a row, got the shape \(0, 4, 12\)"):
+        keras_attn.upgrade(model, batch[:0])

@@ -445,7 +445,7 @@ def test_each_layer_has_an_entry_and_the_table_shows_it():
     assert lines[4] == f"left     tower/own               {unknown}"
     assert lines[6].startswith("outputs differ by ") and len(lines) == 7
     nothing = keras_attn.upgrade(keras.Model(inputs, kl.Dense(3)(inputs), name="plain"))
-    assert str(nothing) == "'plain' has no layer that attends"
+    assert str(nothing) == "'plain' has no layer of Keras that attends"
 
 
 def test_wrong_type():
