@@ -13,13 +13,12 @@ from tests.cases import CALLED, CASES, built, randomized
 
 
 def test_every_public_layer_is_registered():
-    registered = {case.layer.__name__ for case in CASES}
-    assert registered == set(layers.__all__)
+    assert {case.layer for case in CASES} == {getattr(layers, name) for name in layers.__all__}
 
 
 @pytest.mark.parametrize("name", layers.__all__)
 def test_the_cases_of_a_layer_give_every_argument_a_value_of_its_own(name):
-    cases = [case for case in CASES if case.layer.__name__ == name]
+    cases = [case for case in CASES if case.layer is getattr(layers, name)]
     given = {
         argument
         for case in cases
