@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,37 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 
 
-def serve(answer: Callable[[str], Any]) -> None:
-    """Answer each line of the input, in the process of a side."""
-    print("ready", flush=True)
+def serve(make: Callable[[], Callable[[str], Any]]) -> None:
+    """Make what answers, then answer each line of the input, in the process of a side."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    answer = make()
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(line.strip())), flush=True)
+        print(json.dumps(answer(line.strip())), file=answers, flush=True)
 
 
 def start(side: str, script: str, *arguments: str, **environment: str) -> subprocess.Popen | None:
     """The side's process, ready; None, with a line that says why, if it cannot start."""
-    worker = subprocess.Popen(
-        [sys.executable, script, "--worker", side, *arguments],
-        env={"KERAS_BACKEND": "tensorflow", **os.environ, "PYTHONPATH": str(ROOT), **environment},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    if worker.stdout.readline() == "ready\n":
-        return worker
-    reason = worker.stderr.read().strip().splitlines()[-1:]
+    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads stops the side when full
+        worker = subprocess.Popen(
+            [sys.executable, script, "--worker", side, *arguments],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "tensorflow",
+                "PYTHONPATH": str(ROOT),
+                **environment,
+            },
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+        )
+        if worker.stdout.readline() == "ready\n":
+            return worker
+        worker.wait()
+        said.seek(0)
+        reason = said.read().strip().splitlines()[-1:]
     print(f"skipped {side}: {reason[0] if reason else 'it did not start'}", flush=True)
     return None
 

@@ -10,11 +10,10 @@ The median of each and its ratio to the first go to benchmarks/results/decoding.
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import _workers
 from _results import keep, machine
 
 PROMPT, NEW, VOCABULARY = 32, 128, 50_257
@@ -77,21 +76,23 @@ def transformers(prompt):
     )
 
 
-def work(side, batch):
-    """A worker: builds and warms its side up, then times one generation for each line it reads."""
+def answers_of(side, batch):
+    """Answers with the seconds of one generation, after a first one that traces or compiles."""
     import numpy as np
 
     _, function, options = SIDES[side]
     prompt = np.random.default_rng(0).integers(0, VOCABULARY, (batch, PROMPT))
     generate = globals()[function](prompt, **options)
     np.asarray(generate())
-    print("ready", flush=True)
-    for _ in sys.stdin:
+
+    def answer(_):
         start = time.perf_counter()
         rows = np.asarray(generate())
         seconds = time.perf_counter() - start
         assert rows.shape[-1] == PROMPT + NEW, rows.shape
-        print(seconds, flush=True)
+        return seconds
+
+    return answer
 
 
 def main():
@@ -102,35 +103,25 @@ def main():
     parser.add_argument("--sides", nargs="+", default=["ours", "keras_hub"], choices=SIDES)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.worker:
-        return work(options.worker, options.batch)
+        return _workers.serve(lambda: answers_of(options.worker, options.batch))
 
-    workers = {}
-    for side in options.sides:
-        command = [sys.executable, __file__, "--worker", side, "--batch", str(options.batch)]
-        environment = {**os.environ, "KERAS_BACKEND": SIDES[side][0], "TF_CPP_MIN_LOG_LEVEL": "3"}
-        workers[side] = subprocess.Popen(
-            command,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+    started = {
+        side: _workers.start(
+            side, __file__, "--batch", str(options.batch), KERAS_BACKEND=SIDES[side][0]
         )
-    for side, worker in workers.items():
-        assert worker.stdout.readline() == "ready\n", f"{side} did not start"
+        for side in options.sides
+    }
+    workers = {side: worker for side, worker in started.items() if worker}
     seconds = {side: [] for side in workers}
     for _ in range(options.rounds):
         for side, worker in workers.items():
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-            seconds[side].append(float(worker.stdout.readline()))
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
+            seconds[side].append(_workers.ask(worker, "generate"))
+    _workers.stop(workers)
 
     medians = {side: statistics.median(times) for side, times in seconds.items()}
-    first = medians[options.sides[0]]
+    first = next(iter(medians.values()))
     record = {
         "batch": options.batch,
         "prompt": PROMPT,

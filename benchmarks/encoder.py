@@ -122,17 +122,21 @@ def work(side, checkpoint):
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
-        run = SIDES[side][0](checkpoint, folder)
 
-        def answer(case):
-            rows, length = map(int, case.split("x"))
-            token_ids = np.random.default_rng(0).integers(5, 1000, (rows, length), dtype="int32")
-            start = time.perf_counter()
-            output = run(token_ids)
-            seconds = time.perf_counter() - start
-            return seconds, output[:, ::37, ::97].ravel().tolist()
+        def make():
+            run = SIDES[side][0](checkpoint, folder)
 
-        _workers.serve(answer)
+            def answer(case):
+                shape = tuple(map(int, case.split("x")))
+                token_ids = np.random.default_rng(0).integers(5, 1000, shape, dtype="int32")
+                start = time.perf_counter()
+                output = run(token_ids)
+                seconds = time.perf_counter() - start
+                return seconds, output[:, ::37, ::97].ravel().tolist()
+
+            return answer
+
+        _workers.serve(make)
 
 
 def checkpoint_of_base_size(folder):

@@ -57,11 +57,8 @@ def weights(model, side, layers):
     else:
         order = range(len(given))
     random = np.random.default_rng(0)
-    drawn = {i: random.normal(0, 0.02, given[i]).astype("float32") for i in order}
-    return [
-        drawn[i] + (len(given[i]) == 1) * ("gamma" in model.weights[i].path)
-        for i in range(len(given))
-    ]
+    drawn = {i: random.normal(0, 0.02, given[i]) for i in order}
+    return [drawn[i] + ("gamma" in model.weights[i].path) for i in range(len(given))]
 
 
 def batch():
@@ -71,9 +68,7 @@ def batch():
     random = np.random.default_rng(1)
     inputs = {
         "token_ids": random.integers(5, 30_000, (ROWS, LENGTH), dtype="int32"),
-        "segment_ids": np.repeat([[0, 1]], LENGTH // 2, axis=1)
-        .repeat(ROWS, axis=0)
-        .astype("int32"),
+        "segment_ids": np.tile(np.arange(LENGTH, dtype="int32") // (LENGTH // 2), (ROWS, 1)),
         "padding_mask": np.ones((ROWS, LENGTH), bool),
         "masked_positions": np.sort(
             random.permuted(np.tile(np.arange(LENGTH), (ROWS, 1)), axis=1)[:, :MASKED]
@@ -86,8 +81,8 @@ def batch():
     return inputs, labels
 
 
-def work(side, policy):
-    """First the losses of three steps of the small model, then seconds of steps of the large."""
+def answers_of(side, policy):
+    """Answers with the losses of three steps of a small model, or seconds of a step of a large."""
     import keras
 
     keras.config.set_dtype_policy(policy)
@@ -105,7 +100,7 @@ def work(side, policy):
         model.train_on_batch(*data)
         return time.perf_counter() - start
 
-    _workers.serve(answer)
+    return answer
 
 
 def main():
@@ -117,7 +112,7 @@ def main():
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.worker:
-        return work(options.worker, *options.policies)
+        return _workers.serve(lambda: answers_of(options.worker, *options.policies))
     for policy in options.policies:
         started = {side: _workers.start(side, __file__, "--policies", policy) for side in SIDES}
         workers = {side: worker for side, worker in started.items() if worker}

@@ -15,13 +15,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import _results
+import _workers
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "serving_latency.jsonl"
@@ -124,21 +124,20 @@ def load(path, mixed=False):
     return lambda name, texts: calls[name](texts)
 
 
-def work(side, folder):
-    """A worker: gets its side ready, then answers and times one request for each line it reads."""
-    answers_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
+def answers_of(side, folder):
+    """Answers a case with its seconds and the logits."""
     texts = json.loads(Path(folder, "texts.json").read_text())
     function, options = SIDES[side]
-    answer = globals()[function](folder, **options)
-    print("ready", file=answers_to, flush=True)
-    for case in map(str.strip, sys.stdin):
+    run = globals()[function](folder, **options)
+
+    def answer(case):
         batch, tokens = map(int, case.split("x"))
         rows = texts[str(tokens)][:batch]
         start = time.perf_counter()
-        logits = answer(rows, tokens)
-        seconds = time.perf_counter() - start
-        print(json.dumps([seconds, logits.tolist()]), file=answers_to, flush=True)
+        logits = run(rows, tokens)
+        return time.perf_counter() - start, logits.tolist()
+
+    return answer
 
 
 def prepare(folder, vocabulary_size, tokens):
@@ -174,44 +173,33 @@ def classify(options):
         prepare(
             folder, VOCABULARY_SIZE, sorted({int(case.partition("x")[2]) for case in options.cases})
         )
-        workers = {}
-        for side in options.sides:
-            workers[side] = subprocess.Popen(
-                [sys.executable, __file__, "classify", "--worker", side, "--folder", folder],
-                env={**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)},
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None if options.verbose else subprocess.DEVNULL,
-            )
-            # One at a time: two that export at once would need the memory of both.
-            assert workers[side].stdout.readline() == "ready\n", f"{side} did not start"
-
-        def ask(side, case):
-            workers[side].stdin.write(case + "\n")
-            workers[side].stdin.flush()
-            return json.loads(workers[side].stdout.readline())
-
+        # One at a time: two that export at once would need the memory of both.
+        started = {
+            side: _workers.start(side, __file__, "classify", "--folder", folder)
+            for side in options.sides
+        }
+        workers = {side: worker for side, worker in started.items() if worker}
         for case in options.cases:
             # The first calls build plans, and torch compiles.
-            logits = {side: np.array([ask(side, case) for _ in range(3)][0][1]) for side in workers}
+            logits = {
+                side: np.array([_workers.ask(worker, case) for _ in range(3)][0][1])
+                for side, worker in workers.items()
+            }
             seconds = {side: [] for side in workers}
             for _ in range(options.rounds or CASES[case]):
-                for side in workers:
-                    seconds[side].append(ask(side, case)[0])
+                for side, worker in workers.items():
+                    seconds[side].append(_workers.ask(worker, case)[0])
             record = {
                 "what": "classify",
                 "case": case,
-                "rounds": len(seconds[options.sides[0]]),
+                "rounds": options.rounds or CASES[case],
                 "milliseconds": {s: rounded(t) for s, t in seconds.items()},
                 "p99": {s: round(1e3 * float(np.quantile(t, 0.99)), 1) for s, t in seconds.items()},
-                "throughput_of_first": ratios(seconds, options.sides[0]),
+                "throughput_of_first": ratios(seconds, next(iter(seconds))),
                 "bf16_differs_by": difference(logits, "ours"),
             }
             _results.keep(record | _results.machine(), RESULTS)
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+        _workers.stop(workers)
 
 
 def rounded(seconds):
@@ -282,13 +270,12 @@ def main():
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--rounds", type=int, help="fewer or more than usual")
-    parser.add_argument("--verbose", action="store_true", help="show what the sides write")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.worker:
-        return work(options.worker, options.folder)
+        return _workers.serve(lambda: answers_of(options.worker, options.folder))
     return classify(options) if options.what == "classify" else tokenize(options)
 
 

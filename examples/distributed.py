@@ -41,9 +41,9 @@ SILENCE = 30  # seconds after which JAX takes a worker for dead
 
 
 def batches(
-    rows: np.ndarray, seed: int | None, start: int, part: int, parts: int, pieces: int
+    rows: np.ndarray, seed: int | None, start: int, worker: int, workers: int, replicas: int
 ) -> tf.data.Dataset:
-    """A worker's part of each batch, in pieces, one for each of its replicas; from batch `start`.
+    """A worker's share of each batch, one row of it for each replica; from batch `start`.
 
     All workers draw the same order, endless with a seed, and take other rows of it: together they
     read the batches that one worker alone would read, and no row twice.
@@ -52,11 +52,11 @@ def batches(
     if seed is not None:
         order = _shared.endless(order, seed)
     order = order.batch(BATCH_SIZE, drop_remainder=True).skip(start)
-    order = order.map(lambda batch: tf.reshape(batch, [parts, pieces, -1])[part]).unbatch()
+    order = order.map(lambda batch: tf.reshape(batch, [workers, replicas, -1])[worker]).unbatch()
     rows = tf.constant(rows)
 
     def read(numbers: tf.Tensor) -> tuple[dict, tf.Tensor]:
-        chosen = tf.gather(rows, tf.ensure_shape(numbers, [BATCH_SIZE // (parts * pieces)]))
+        chosen = tf.gather(rows, tf.ensure_shape(numbers, [BATCH_SIZE // (workers * replicas)]))
         ids = chosen[:, :-1]
         return {"token_ids": ids, "padding_mask": tf.ones_like(ids, tf.bool)}, chosen[:, 1:]
 
@@ -74,8 +74,8 @@ def connect_tensorflow(arguments: argparse.Namespace, workers: list[str]) -> tup
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     else:
         if arguments.split_cpu > 1:
-            pieces = [tf.config.LogicalDeviceConfiguration()] * arguments.split_cpu
-            tf.config.set_logical_device_configuration(cpu, pieces)
+            parts = [tf.config.LogicalDeviceConfiguration()] * arguments.split_cpu
+            tf.config.set_logical_device_configuration(cpu, parts)
             devices = [f"CPU:{i}" for i in range(arguments.split_cpu)]
         strategy = tf.distribute.MirroredStrategy(devices)
 
@@ -149,7 +149,8 @@ def work(arguments: argparse.Namespace) -> None:
     say(f"{len(train)} rows of {LENGTH} tokens to learn from, {len(held_out)} held out")
 
     size = -(-len(vocabulary) // arguments.model_parallel) * arguments.model_parallel
-    held_out_steps = len(held_out) // BATCH_SIZE  # Keras counts the pieces, which may be more
+    # Keras counts what the replicas read, which may be more.
+    held_out_steps = len(held_out) // BATCH_SIZE
     with scope:
         model = models.gpt.decoder(arguments.size, vocabulary_size=size, dropout=0.0)
         model.compile(
@@ -171,9 +172,9 @@ def work(arguments: argparse.Namespace) -> None:
         step = checkpoint.restore(model, batches(train, None, 0, 0, 1, 1))
         if step:
             say(f"resuming after step {step}")
-        validation = hand_out(lambda *part: batches(held_out, None, 0, *part))
+        validation = hand_out(lambda *share: batches(held_out, None, 0, *share))
         model.fit(
-            hand_out(lambda *part: batches(train, arguments.seed, step, *part)),
+            hand_out(lambda *share: batches(train, arguments.seed, step, *share)),
             epochs=EPOCHS,
             initial_epoch=step // steps_per_epoch,
             steps_per_epoch=steps_per_epoch,

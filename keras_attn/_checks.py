@@ -4,7 +4,7 @@ import importlib
 import numbers
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,9 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
     return ops.clip(ops.cast(ids, "int32"), 0, count - 1)
 
 
-def check_numbers(name: str, values: Any, rule: str, allowed: Any, batch: Any) -> None:
+def check_numbers(
+    name: str, values: Any, rule: str, allowed: Callable[[np.ndarray], np.ndarray], batch: Any
+) -> None:
     """Raise unless it is a number, or one for each row, and each one that is known is allowed.
 
     Args:

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 
@@ -71,6 +72,17 @@ def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.Ragged
     if values.dtype != tf.string:
         raise ValueError(f"`{name}` must hold strings, got {values.dtype.name}")
     return values
+
+
+def symbolic_ids(tokenizer: keras.Layer, text: keras.KerasTensor) -> keras.KerasTensor:
+    """What a tokenizer gives in a functional model: ids with one ragged axis more than the text."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"{type(tokenizer).__name__} in a functional model needs the TensorFlow backend, got "
+            f"{keras.backend.backend()}: map it over a tf.data.Dataset instead"
+        )
+    rank = 1 + (text.ragged_rank or 0)
+    return keras.KerasTensor((*text.shape, None), "int32", ragged=True, ragged_rank=rank)
 
 
 def integers(name: str, values: Any) -> tf.Tensor:

@@ -93,11 +93,7 @@ def encoder(
     )
 
     # Functional model
-    inputs = {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
-        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
-    }
+    inputs = encoder_inputs()
     # Where there is but one segment, the ids only tell a span head where the context is.
     segment_ids = inputs["segment_ids"] if size.num_segments > 1 else None
     hidden, _ = embedding(inputs["token_ids"], segment_ids, return_matrix=True)
@@ -113,6 +109,15 @@ def encoder(
     if hidden_states:
         outputs["hidden_states"] = states
     return keras.Model(inputs, outputs, name=name)
+
+
+def encoder_inputs() -> dict[str, keras.KerasTensor]:
+    """New inputs `[B, T]` of an encoder, as `encoder` names them."""
+    return {
+        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
+        "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
+        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
+    }
 
 
 def pretraining(

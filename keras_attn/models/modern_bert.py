@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn.models.bert import encoder_inputs
 from keras_attn.models.sizes import MODERN_BERT_SIZES, ModernBertSize, resolve
 from keras_attn.ops.numerics import get_activation
 
@@ -76,11 +77,7 @@ def encoder(
     )
 
     # Functional model
-    inputs = {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
-        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
-    }
+    inputs = encoder_inputs()
     hidden, _ = embedding(inputs["token_ids"], return_matrix=True)
     states = [hidden]
     for layer in blocks:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_attn.data import read_vocabulary
+from keras_attn.data.text.files import read_json
 from keras_attn.weights.formats import GOOGLE_BERT, KERAS_HUB, TRANSFORMERS, Format
 from keras_attn.weights.readers import (
     INDEX,
     Source,
-    read_json,
     read_safetensors,
     read_tensorflow,
     read_weights,

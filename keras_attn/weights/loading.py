@@ -12,12 +12,12 @@ import keras
 import numpy as np
 
 from keras_attn import data
+from keras_attn.data.text.files import read_json
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
-from keras_attn.weights.readers import read_json
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
     "classifier": bert_tasks.classifier,

@@ -1,7 +1,6 @@
 """Named arrays from safetensors files, a TensorFlow 1 checkpoint or a Keras model."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_attn._checks import optional_module
+from keras_attn.data.text.files import read_json
 
 INDEX = "model.safetensors.index.json"
 
@@ -96,18 +96,3 @@ def read_tensorflow(prefix: Path) -> Source:
     shapes = {name: tuple(s) for name, s in reader.get_variable_to_shape_map().items()}
     read(max(shapes))  # the arrays lie in the order of their names: a short file lacks the last
     return Source(str(prefix), shapes, read)
-
-
-def read_json(file: Path) -> dict:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: no file, or no JSON object in it; it is named.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content

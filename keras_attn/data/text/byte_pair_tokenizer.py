@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import strings, tf, tf_text
+from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.byte_pairs import (
     SPACES,
     Merges,
@@ -124,9 +124,13 @@ class BytePairTokenizer(keras.layers.Layer):
         self.built = True
 
     @functools.cached_property
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self._files)  # in the cache of the property nobody watches it
+
+    @functools.cached_property
     def vocabulary(self) -> list[str]:
         """The tokens, in the order of their ids."""
-        ids = json.loads(self._files)["vocabulary"]
+        ids = self._read["vocabulary"]
         return sorted(ids, key=ids.get)
 
     @property
@@ -164,15 +168,15 @@ class BytePairTokenizer(keras.layers.Layer):
         text = valid(text)
         count = tf.size(text, tf.int64)
         spans = (text, tf.range(count), tf.fill([count], -1))
-        merges = self._built_merges()
-        added = json.loads(self._files)["added_tokens"]
+        self._build_tables()
+        added = self._read["added_tokens"]
         spans = self._split_added(*spans, [t for t in added if not t.get("normalized")])
         if self.normalizer:
             spans = (tf_text.normalize_utf8(spans[0], self.normalizer), *spans[1:])
         spans = self._split_added(*spans, [t for t in added if t.get("normalized")])
         words, rows, ids = replaced_by(*spans, split_words(self._prefixed(*spans)))
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
-        tokens = tf.gather(merges(ordinary), place)
+        tokens = tf.gather(self._merges(ordinary), place)
         fixed = tf.RaggedTensor.from_row_lengths(
             tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
         )
@@ -191,12 +195,10 @@ class BytePairTokenizer(keras.layers.Layer):
 
         Special tokens are left out. A character of which a byte is missing becomes U+FFFD.
         """
-        added = json.loads(self._files)["added_tokens"]
-        silent = {token["content"] for token in added if token.get("special")}
-        literal = {token["content"] for token in added}
+        added = {token["content"]: token.get("special") for token in self._read["added_tokens"]}
         texts = tf.constant(
             [
-                b"" if token in silent else token.encode() if token in literal else to_bytes(token)
+                b"" if added.get(token) else token.encode() if token in added else to_bytes(token)
                 for token in self.vocabulary
             ]
         )
@@ -206,13 +208,7 @@ class BytePairTokenizer(keras.layers.Layer):
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
         """The symbolic outputs."""
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "BytePairTokenizer in a functional model needs the TensorFlow backend, got "
-                f"{keras.backend.backend()}: map it over a tf.data.Dataset instead"
-            )
-        rank = 1 + (text.ragged_rank or 0)
-        return keras.KerasTensor((*text.shape, None), "int32", ragged=True, ragged_rank=rank)
+        return symbolic_ids(self, text)
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""
@@ -250,7 +246,7 @@ class BytePairTokenizer(keras.layers.Layer):
                 cut = tf.strings.regex_replace(flat, f"^{SPACES}", "")
             flat = tf.where(beside & ~is_added, cut, flat)
         text, rows, found = replaced_by(text, rows, ids, parts.with_flat_values(flat))
-        numbers = self._table.lookup(text)
+        numbers = self._added_ids.lookup(text)
         is_added = (found < 0) & tf.strings.regex_full_match(text, pattern)
         return text, rows, tf.where(is_added, numbers, found)
 
@@ -262,7 +258,7 @@ class BytePairTokenizer(keras.layers.Layer):
         return tf.where(ids < 0, text, "")
 
     def _special_id(self, role: str) -> int:
-        named = json.loads(self._files)["special_tokens"].get(role)
+        named = self._read["special_tokens"].get(role)
         names = _ROLES[role] if named is None else (named,)
         for name in names:
             if name in self.vocabulary:
@@ -278,23 +274,22 @@ class BytePairTokenizer(keras.layers.Layer):
         check_ids(ids, len(self.vocabulary), "ids")
         return ids
 
-    def _built_merges(self) -> Merges:
-        if self._merges is None:
-            files = json.loads(self._files)
-            ids = files["vocabulary"]
-            pairs = [tuple(merge.split(" ")) for merge in files["merges"]]
-            unknown = ids.get(self.unknown_token)
-            # The tables outlive the graph in which the layer happens to be called first.
-            with tf.init_scope():
-                self._merges = Merges(ids, pairs, unknown)
-                # Attributes of their own, so that TensorFlow tracks them into a SavedModel.
-                self._rules = self._merges.table
-                added = [token["content"] for token in files["added_tokens"]] or [""]
-                initializer = tf.lookup.KeyValueTensorInitializer(
-                    added, tf.constant([ids.get(token, -1) for token in added], tf.int32)
-                )
-                self._table = tf.lookup.StaticHashTable(initializer, -1)
-        return self._merges
+    def _build_tables(self) -> None:
+        """The rules and the ids of the added tokens, when the layer is first called."""
+        if self._merges is not None:
+            return
+        ids = self._read["vocabulary"]
+        pairs = [tuple(merge.split(" ")) for merge in self._read["merges"]]
+        added = [token["content"] for token in self._read["added_tokens"]] or [""]
+        # The tables outlive the graph in which the layer happens to be called first.
+        with tf.init_scope():
+            self._merges = Merges(ids, pairs, ids.get(self.unknown_token))
+            # Attributes of their own, so that TensorFlow tracks them into a SavedModel.
+            self._rules = self._merges.table
+            initializer = tf.lookup.KeyValueTensorInitializer(
+                added, tf.constant([ids.get(token, -1) for token in added], tf.int32)
+            )
+            self._added_ids = tf.lookup.StaticHashTable(initializer, -1)
 
 
 def _check(

@@ -70,13 +70,13 @@ def split_words(text: tf.Tensor) -> tf.RaggedTensor:
 def replaced_by(
     text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor, parts: tf.RaggedTensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Pieces whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
+    """Spans whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
     parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
     last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
         parts.row_limits() - 1, parts.value_rowids()
     )
     owner = parts.value_rowids()
-    # The piece itself, behind its parts, stays where it is an added token.
+    # The span itself, behind its parts, stays where it is an added token.
     kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
     owner = tf.boolean_mask(owner, kept)
     return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import json
 import lzma
 import os
+import pathlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -46,6 +48,21 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_text(path: Path) -> str:
     """The whole text of a file that `read_lines` takes."""
     return "\n".join(text for _, text in read_lines(path))
+
+
+def read_json(file: pathlib.Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: no file, or no JSON object in it; it is named.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
+    return content
 
 
 def stem(path: Path) -> str:

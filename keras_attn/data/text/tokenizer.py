@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import strings, tf, tf_text
+from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
     marked,
@@ -197,14 +197,7 @@ class BertTokenizer(keras.layers.Layer):
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
         """The symbolic outputs."""
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "BertTokenizer in a functional model needs the TensorFlow backend, got "
-                f"{keras.backend.backend()}: map it over a tf.data.Dataset instead"
-            )
-        rank = 1 + (text.ragged_rank or 0)
-        shape = (*text.shape, None)
-        return keras.KerasTensor(shape, "int32", ragged=True, ragged_rank=rank)
+        return symbolic_ids(self, text)
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""

@@ -1,13 +1,12 @@
 """The files of transformers and of the package `tokenizers` to a `BytePairTokenizer`."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
-from keras_attn.data.text.files import read_lines
+from keras_attn.data.text.files import read_json, read_lines
 
 # What each role is called in tokenizer_config.json, the first that is there.
 _ROLES = {
@@ -47,7 +46,7 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
     directory = path if path.is_dir() else path.parent
     file = directory / "tokenizer.json" if path.is_dir() else path
     settings = directory / "tokenizer_config.json"
-    settings = _read(settings) if settings.exists() else {}
+    settings = read_json(settings) if settings.exists() else {}
     special_tokens = {
         role: token
         for role, keys in _ROLES.items()
@@ -55,7 +54,7 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
         if token is not None
     }
     if file.exists():
-        arguments = _tokenizer_json(_read(file), file)
+        arguments = _tokenizer_json(read_json(file), file)
     else:
         arguments = _vocabulary_and_merges(directory, settings, special_tokens)
     vocabulary = arguments["vocabulary"]
@@ -119,9 +118,9 @@ def _vocabulary_and_merges(
             f"{directory} must hold tokenizer.json, or vocab.json and merges.txt, "
             f"has no {' and no '.join(missing)}"
         )
-    ids = _read(directory / "vocab.json")
+    ids = read_json(directory / "vocab.json")
     file = directory / "added_tokens.json"
-    ids |= _read(file) if file.exists() else {}
+    ids |= read_json(file) if file.exists() else {}
     listed = settings.get("added_tokens_decoder") or {}
     added = {token["content"]: dict(token) for token in listed.values()}
     ids |= {token["content"]: int(index) for index, token in listed.items()}
@@ -149,13 +148,3 @@ def _described(part: dict) -> str:
     nested = part.get("pretokenizers") or part.get("normalizers") or ()
     name = part.get("type") or "none"
     return f"{name} of {', '.join(_described(one) for one in nested)}" if nested else name
-
-
-def _read(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(content).__name__}")
-    return content
