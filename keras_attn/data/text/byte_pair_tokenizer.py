@@ -120,7 +120,7 @@ class BytePairTokenizer(keras.layers.Layer):
         self.add_prefix_space = add_prefix_space
         self.unknown_token = unknown_token
         self.adds_cls = adds_cls
-        self._merges = None
+        self._merges: Merges | None = None
         self.built = True
 
     @functools.cached_property
@@ -168,7 +168,7 @@ class BytePairTokenizer(keras.layers.Layer):
         text = valid(text)
         count = tf.size(text, tf.int64)
         spans = (text, tf.range(count), tf.fill([count], -1))
-        self._build_tables()
+        merges = self._tables()
         added = self._read["added_tokens"]
         spans = self._split_added(*spans, [t for t in added if not t.get("normalized")])
         if self.normalizer:
@@ -176,7 +176,7 @@ class BytePairTokenizer(keras.layers.Layer):
         spans = self._split_added(*spans, [t for t in added if t.get("normalized")])
         words, rows, ids = replaced_by(*spans, split_words(self._prefixed(*spans)))
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
-        tokens = tf.gather(self._merges(ordinary), place)
+        tokens = tf.gather(merges(ordinary), place)
         fixed = tf.RaggedTensor.from_row_lengths(
             tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
         )
@@ -274,22 +274,23 @@ class BytePairTokenizer(keras.layers.Layer):
         check_ids(ids, len(self.vocabulary), "ids")
         return ids
 
-    def _build_tables(self) -> None:
-        """The rules and the ids of the added tokens, when the layer is first called."""
-        if self._merges is not None:
-            return
-        ids = self._read["vocabulary"]
-        pairs = [tuple(merge.split(" ")) for merge in self._read["merges"]]
-        added = [token["content"] for token in self._read["added_tokens"]] or [""]
-        # The tables outlive the graph in which the layer happens to be called first.
-        with tf.init_scope():
-            self._merges = Merges(ids, pairs, ids.get(self.unknown_token))
-            # Attributes of their own, so that TensorFlow tracks them into a SavedModel.
-            self._rules = self._merges.table
-            initializer = tf.lookup.KeyValueTensorInitializer(
-                added, tf.constant([ids.get(token, -1) for token in added], tf.int32)
-            )
-            self._added_ids = tf.lookup.StaticHashTable(initializer, -1)
+    def _tables(self) -> Merges:
+        """The merge rules; they and the ids of added tokens are built at the first call."""
+        if self._merges is None:
+            ids = self._read["vocabulary"]
+            pairs = [tuple(merge.split(" ")) for merge in self._read["merges"]]
+            added = [token["content"] for token in self._read["added_tokens"]] or [""]
+            # The tables outlive the graph in which the layer happens to be called first.
+            with tf.init_scope():
+                merges = Merges(ids, pairs, ids.get(self.unknown_token))
+                # Attributes of their own, so that TensorFlow tracks them into a SavedModel.
+                self._rules = merges.table
+                initializer = tf.lookup.KeyValueTensorInitializer(
+                    added, tf.constant([ids.get(token, -1) for token in added], tf.int32)
+                )
+                self._added_ids = tf.lookup.StaticHashTable(initializer, -1)
+            self._merges = merges
+        return self._merges
 
 
 def _check(
