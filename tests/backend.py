@@ -1,4 +1,4 @@
-"""Gradients and compiled functions of whichever backend runs, for the tests."""
+"""Gradients and compiled functions on the current backend, for the tests."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def weight_name(variable: Any) -> str:
 
 
 def loss_of(outputs: Any) -> Any:
-    """A number that depends on every float output by a weight of its own."""
+    """A scalar: the sum of every float output times fixed random weights."""
     total = 0.0
     for index, output in enumerate(tree.flatten(outputs)):
         if is_float(output):
@@ -42,12 +42,12 @@ def loss_of(outputs: Any) -> Any:
 
 
 def gradients(function: Callable[..., Any], *inputs: Any) -> list[np.ndarray]:
-    """Gradients of the number `function(*inputs)` to each of the arrays `inputs`."""
+    """Gradients of the scalar `function(*inputs)` to each of the arrays `inputs`."""
     return _GRADIENTS[BACKEND](function, [ops.convert_to_tensor(x) for x in inputs])
 
 
 def penalty(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`sum(sin(g))` over the gradients g of the number `function(*inputs)`.
+    """`sum(sin(g))` over the gradients g of the scalar `function(*inputs)`.
 
     Its own gradients are second derivatives, as a gradient penalty takes them.
     """
@@ -175,7 +175,7 @@ def weights_of(layer: Any) -> dict[str, np.ndarray]:
 
 
 def randomize(layer: Any) -> Any:
-    """A built layer, with no weight left at an initial zero or one, which hide errors."""
+    """A built layer with noise added to its weights: initial zeros and ones would hide errors."""
     rng = np.random.default_rng(1)
     for weight in layer.trainable_weights:
         weight.assign(weight + 0.2 * rng.normal(size=weight.shape).astype("float32"))
@@ -183,7 +183,7 @@ def randomize(layer: Any) -> Any:
 
 
 def assert_dropped(trained: Any, rest: Any, rate: float) -> None:
-    """That training zeroes some numbers of a tensor at that rate and scales the others up."""
+    """Assert that training zeroes a tensor's entries at that rate and scales the others up."""
     rest = arrays(rest)
     ratio = arrays(trained)[rest != 0] / rest[rest != 0]
     np.testing.assert_allclose(np.unique(ratio.round(3)), [0, round(1 / (1 - rate), 3)])
@@ -192,6 +192,6 @@ def assert_dropped(trained: Any, rest: Any, rate: float) -> None:
 
 
 def within(weights: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The weights under `prefix/`, without it."""
+    """The weights under `prefix/`, named without it."""
     start = f"{prefix}/"
     return {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}

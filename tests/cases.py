@@ -1,4 +1,4 @@
-"""The register of every public layer; each check of tests/contract walks all of it.
+"""The cases of every public layer; each test of tests/contract runs on all of them.
 
 To add a layer, add a `Case` to `CASES`:
 
@@ -6,17 +6,17 @@ To add a layer, add a `Case` to `CASES`:
         layers.MyLayer,
         lambda: {"units": 14, "dropout": 0.3},          # every argument, away from its default
         {"inputs": floats(B, T, D), "mask": padding(B, T)},  # what `call` takes, by name
-        hides={"mask": "inputs"},                       # mask -> the input whose places it hides
+        hides={"mask": "inputs"},                       # mask -> the input whose positions it masks
     )
 
-and, where they hold, `scores=True` (it takes `return_attention_scores`), `causal=True` (what stands
-later in the first input changes nothing before), `zero_gradients=("key/bias",)` (weights that
-mathematics leaves without a gradient, by the end of their name). Arguments are a function, so that
-each layer gets objects of its own. A layer may have several cases; together they must give each
-argument a value that is not its default. A test fails for a public layer without a case.
+and, where they hold, `scores=True` (it takes `return_attention_scores`), `causal=True` (later
+positions of the first input do not change earlier outputs), `zero_gradients=("key/bias",)`
+(weights whose gradient is zero by mathematics, by the end of their name). Arguments are a function,
+so that each layer gets objects of its own. A layer may have several cases; together they must give
+each argument a value that is not its default. A test fails for a public layer without a case.
 
 The lengths are unequal primes: an axis of one of these sizes is the batch or a length, and the
-checks make it unknown, or longer, by looking for its size.
+tests find it by its size to make it unknown or longer.
 
 Letters: B batch, T query length, S key length, P masked positions, C choices, D, DV, DK widths.
 """
@@ -75,7 +75,7 @@ def positions(length: int) -> Spec:
 
 
 def padding(batch: int, length: int) -> Spec:
-    """A mask that is False at the end of every row, two places and more."""
+    """A mask that is False at the last two or more positions of every row."""
     ends = np.arange(length - 2, length - 2 - batch, -1)
     return Spec((batch, length), "bool", lambda rng: np.arange(length) < ends[:, None])
 
@@ -93,7 +93,7 @@ def pattern(*shape: int) -> Spec:
 
 
 def packed(batch: int, length: int) -> Spec:
-    """Two sequences in a row."""
+    """Ids of two packed sequences."""
     row = (np.arange(length) >= 3).astype("int32")
     return Spec((batch, length), "int32", lambda rng: np.tile(row, (batch, 1)))
 
@@ -110,9 +110,9 @@ class Case:
     causal: bool = False
     hides: dict[str, str] = dataclasses.field(default_factory=dict)
     zero_gradients: tuple[str, ...] = ()
-    # A step of decoding is not trained, and no backend promises it a gradient.
+    # A decoding step is not trained, and no backend promises gradients for it.
     learns: bool = True
-    # Arguments of the class above that this one does not take.
+    # Arguments of the base class that this class does not take.
     fixed: tuple[str, ...] = ()
     # A recurrent cell is called by another layer, whose case covers its behaviour.
     covered_by: type[keras.layers.Layer] | None = None
@@ -122,7 +122,7 @@ class Case:
 
     @property
     def training(self) -> dict[str, bool]:
-        """What to add to a call in training."""
+        """The call options of training."""
         takes = "training" in inspect.signature(self.layer.call).parameters
         return {"training": True} if takes else {}
 
@@ -149,24 +149,24 @@ class Case:
     def parameters(self) -> dict[str, inspect.Parameter]:
         """The constructor's arguments, without those of every Keras layer.
 
-        `**options` are those of the class above, `**kwargs` those of `keras.layers.Layer`.
+        `**options` are those of the base class, `**kwargs` those of `keras.layers.Layer`.
         """
         found = {}
         for owner in (c for c in self.layer.__mro__ if "__init__" in vars(c)):
             own = dict(inspect.signature(owner.__init__).parameters)
-            goes_on = own.pop("options", None) is not None
+            inherits = own.pop("options", None) is not None
             found = {
                 **{k: p for k, p in own.items() if k not in ("self", "kwargs", *self.fixed)},
                 **found,
             }
-            if not goes_on:
+            if not inherits:
                 break
         return found
 
 
 @functools.cache
 def built(case: Case) -> keras.layers.Layer:
-    """The layer of a case, built, with every weight random; not to be changed."""
+    """The layer of a case, built, with random weights; tests must not change it."""
     return randomized(case.make(), case)
 
 
@@ -207,7 +207,7 @@ _DROPOUT_HEAD = {"dropout": 0.3, "seed": 7}
 
 
 def _decoder_cell() -> keras.layers.Layer:
-    # Keras' orthogonal initializer has no bfloat16.
+    # Keras' orthogonal initializer does not support bfloat16.
     return layers.AttentionDecoderCell(
         keras.layers.GRUCell(8, recurrent_initializer="glorot_uniform"),
         layers.LuongAttention(9),

@@ -1,9 +1,9 @@
 """Settings of the whole suite; markers are declared in setup.cfg.
 
-`KERAS_BACKEND` chooses the backend of a run. A test that makes no sense on one says so by
-`@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, never passed over
-in silence; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder of shared
-data (KERAS_ATTN_SHARED, or `shared` beside the repository) is there.
+`KERAS_BACKEND` chooses the backend of a run. A test that does not apply to some says so with
+`@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, with a
+count in the summary; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder
+of shared data (KERAS_ATTN_SHARED, or `shared` beside the repository) exists.
 """
 
 import gc
@@ -15,7 +15,7 @@ for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_TH
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # numbers are held to 1e-6: no TF32
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tolerances of 1e-6: no TF32
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["KERAS_BACKEND"] == "jax":  # eight devices, for tests/test_distribution.py
     os.environ["XLA_FLAGS"] = (
@@ -36,12 +36,12 @@ BACKEND = keras.backend.backend()
 
 
 def shared_folder(root: Path) -> Path:
-    """Where the shared data lies, if it is there."""
+    """The folder of shared data, which may be missing."""
     return Path(os.environ.get("KERAS_ATTN_SHARED", root.parent / "shared"))
 
 
 def pytest_collection_finish(session):
-    """Leave what the modules hold out of garbage collection, which Keras asks for in `quantize`."""
+    """Exclude the imported modules from garbage collection, which Keras runs in `quantize`."""
     gc.collect()
     gc.freeze()
 

@@ -1,12 +1,12 @@
-"""The papers in float64 numpy."""
+"""The equations of the papers in float64 numpy."""
 
 import numpy as np
 from scipy.special import erf
 
 
 def softmax(logits):
-    raised = np.exp(logits - logits.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def gelu(x):

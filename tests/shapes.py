@@ -1,8 +1,8 @@
-"""The shapes in the docstrings of `keras_attn.ops`, checked at each call that a test makes.
+"""A run-time check of the shapes that the docstrings of `keras_attn.ops` declare.
 
 A docstring says `query: float `[B, T, N, H]`.`, and a letter has one value in one call. `install`
-wraps every public function of `ops` that says so, wherever it was imported, so that a wrong
-docstring, or a function that gives another shape, fails the tests that come through it.
+wraps every public function of `ops` with such a docstring, wherever it was imported, so that a
+wrong docstring, or a function that returns another shape, fails the tests that call it.
 """
 
 import functools
@@ -56,12 +56,12 @@ def documented(function):
 
 
 def checked(function, arguments, results):
-    """`function`, whose arguments and results are held to their shapes after each call."""
+    """`function`, with a check of argument and result shapes after each call."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        result = function(*args, **kwargs)  # first: what is refused is refused by the function
+        result = function(*args, **kwargs)  # first, so that the function raises its own errors
         letters = {}
         given = signature.bind(*args, **kwargs).arguments
         for name, (shapes, broadcastable) in arguments.items():
@@ -79,7 +79,7 @@ def checked(function, arguments, results):
 
 
 def hold(letters, shape, tensor, broadcastable=False):
-    """The letters' values with those that `tensor` adds; None if it has another shape."""
+    """The values of the letters, with those that `tensor` adds; None if the shape differs."""
     have = getattr(tensor, "shape", None)
     if have is None or getattr(have, "rank", 0) is None:  # a number, a list, an unknown rank
         return letters
@@ -94,12 +94,12 @@ def hold(letters, shape, tensor, broadcastable=False):
     letters = dict(letters)
     for size, axis in zip(have, want, strict=True):
         if not isinstance(size, int) or (size == 1 and (broadcastable or axis.endswith("or 1"))):
-            continue  # known when the graph runs
+            continue  # known only when the graph runs
         axis = axis.removesuffix(" or 1")
         if re.fullmatch("[A-Z][a-z]?", axis):
             axis = letters.setdefault(axis, size)
         elif set(re.findall("[A-Z][a-z]?", axis)) - set(letters):
-            continue  # a term of letters that nobody has given
+            continue  # a term with letters that have no value yet
         if size != eval(str(axis), {}, letters):  # noqa: S307
             return None
     return letters

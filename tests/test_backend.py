@@ -1,4 +1,4 @@
-"""The loop over steps, its gradient under XLA, and the functions that a graph shares."""
+"""The loop over time steps, its gradient under XLA, and shared graph functions."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def decay(inputs, factor):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (5, 2, 3), (3, 1, 2)])
-def test_it_is_the_recurrence(shape):
+def test_recur_equals_the_recurrence_in_numpy(shape):
     inputs, state, expected = np.random.default_rng(0).normal(size=shape), 0.0, []
     for t in range(shape[1]):
         state = 0.5 * state + inputs[:, t]
@@ -30,7 +30,7 @@ def test_it_is_the_recurrence(shape):
 
 
 @pytest.mark.backends("tensorflow", reason="XLA of TensorFlow")
-def test_its_gradient_compiles():
+def test_the_gradient_of_recur_compiles_with_xla():
     import tensorflow as tf
 
     factor = tf.Variable(0.5)
@@ -55,8 +55,8 @@ def _functions(run, *shapes):
     return [function.signature.name for function in library], concrete
 
 
-@pytest.mark.backends("tensorflow", reason="it is TensorFlow's graph")
-def test_calls_alike_share_one_function_of_the_graph():
+@pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")
+def test_equal_calls_share_one_graph_function():
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -74,8 +74,8 @@ def test_calls_alike_share_one_function_of_the_graph():
         np.testing.assert_allclose(concrete(tf.constant(x)), run(x), atol=1e-6)
 
 
-@pytest.mark.backends("tensorflow", reason="it is TensorFlow's graph")
-def test_a_function_that_reads_more_than_its_arguments_is_not_shared():
+@pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")
+def test_a_function_with_captured_tensors_is_not_shared():
     import tensorflow as tf
 
     slope = tf.Variable(2.0)

@@ -18,7 +18,7 @@ def read(folder):
 
 
 def draw(folder):
-    heatmap(folder / "it.png", np.eye(2), ["a", "b"], ["a", "b"])
+    heatmap(folder / "weights.png", np.eye(2), ["a", "b"], ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,7 @@ def draw(folder):
     [(save, "safetensors", "weights"), (read, "safetensors", "weights"),
      (draw, "matplotlib", "visualization")],
 )  # fmt: skip
-def test_a_package_that_is_not_installed_is_named_with_the_extra_that_has_it(
-    use, package, extra, tmp_path, monkeypatch
-):
+def test_a_missing_package_raises_with_its_extra(use, package, extra, tmp_path, monkeypatch):
     if use is read:
         save(tmp_path)
     for module in [name for name in sys.modules if name.partition(".")[0] == package]:
@@ -39,20 +37,20 @@ def test_a_package_that_is_not_installed_is_named_with_the_extra_that_has_it(
 
 
 @pytest.mark.parametrize("bad", [11, -1, 400])
-def test_eager_ids_outside_are_named(bad):
+def test_eager_ids_out_of_range_raise(bad):
     ids = np.array([[3, bad]], "int32")
     for given in (ids, tensors(ids)):
         with pytest.raises(ValueError, match=rf"`tokens` must be in \[0, 11\), got {bad}"):
             check_ids("tokens", given, 11)
 
 
-def test_ids_inside_stay():
+def test_ids_in_range_are_unchanged():
     np.testing.assert_array_equal(arrays(check_ids("ids", np.array([[0, 10]]), 11)), [[0, 10]])
     assert arrays(check_ids("ids", np.zeros((2, 0), "int32"), 11)).shape == (2, 0)
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="Keras compiles nothing on torch")
-def test_compiled_code_takes_the_nearest_id():
+def test_compiled_code_clips_ids():
     function = compiled(lambda ids: check_ids("ids", ids, 11), xla=True)
     found = arrays(function(tensors(np.array([-5, 3, 11, 900], "int32"))))
     np.testing.assert_array_equal(found, [0, 3, 10, 10])

@@ -1,6 +1,6 @@
-"""A model on a mesh of eight devices is the model on one.
+"""A model on a mesh of eight devices equals the model on one device.
 
-JAX makes eight devices of one CPU; see conftest.py. The numbers to reach are those of one device.
+JAX simulates eight devices on one CPU; see conftest.py. Expected values come from one device.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def assert_same(have, want):
 
 
 def assert_split(model, mesh, fully_sharded=False):
-    """Each device holds its share of each weight in the table and of its state, and no more."""
+    """Each device holds only its shard of each split weight and of its optimizer state."""
     split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SHARED_OUT)]
     assert split
     moments = {v.path.split("/", 1)[1]: v for v in model.optimizer.variables}
@@ -96,7 +96,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("mesh", "make", "options"), CASES)
-def test_ten_steps_on_a_mesh_are_those_of_one_device(mesh, make, options):
+def test_ten_steps_on_a_mesh_equal_ten_steps_on_one_device(mesh, make, options):
     alone = trained(make)
     layout, strategy = placed(mesh, **options)
     distribution.check(alone[0], layout)
@@ -107,7 +107,7 @@ def test_ten_steps_on_a_mesh_are_those_of_one_device(mesh, make, options):
 
 
 def train_five(mesh, directory, epoch):
-    """An epoch of five steps from where the directory ends; the model and the history."""
+    """Train five steps from the directory's last checkpoint; returns the model and the losses."""
     with placed(mesh)[1].scope():
         keras.utils.set_random_seed(0)
         model, x, y = given = bert_pretraining()
@@ -116,7 +116,7 @@ def train_five(mesh, directory, epoch):
         step = checkpoint.restore(model, (x, y))
         assert step == 5 * epoch
         history = model.fit(
-            (batch for batch in itertools.repeat((x, y))),  # Keras knows generators
+            (batch for batch in itertools.repeat((x, y))),  # Keras accepts generators
             steps_per_epoch=5,
             initial_epoch=epoch,
             epochs=epoch + 1,
@@ -127,7 +127,7 @@ def train_five(mesh, directory, epoch):
     return model, history.history["loss"]
 
 
-def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
+def test_training_resumes_on_a_mesh_of_another_shape(tmp_path):
     for epoch, mesh in enumerate(((4, 2), (2, 4))):
         have = train_five(mesh, tmp_path, epoch)
         assert_split(have[0], mesh)
@@ -136,7 +136,7 @@ def test_training_goes_on_on_a_mesh_of_another_shape(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_file_of_two_processes_holds_what_is_split_over_them(tmp_path):
+def test_a_checkpoint_of_two_processes_holds_the_sharded_weights(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     code = "import sys; from tests.test_distribution import child; child(*sys.argv[1:])"
@@ -157,7 +157,7 @@ def test_the_file_of_two_processes_holds_what_is_split_over_them(tmp_path):
 
 
 def child(directory, address, index):
-    """One of two processes with a device each, which hold half of each split weight."""
+    """One of two processes with one device each, which hold half of each split weight."""
     import jax
 
     jax.distributed.initialize(address, 2, int(index))
@@ -194,7 +194,7 @@ def test_an_upgraded_model_of_keras_hub_keeps_its_layout():
     assert tuple(spec) == ("model", "batch", None)
 
 
-def test_what_is_split():
+def test_the_layout_splits_the_expected_weights():
     layout = placed((4, 2))[0]
     model = bert_pretraining()[0]
     assert {v.path: layout[v.path].axes for v in model.weights if layout[v.path]} == {
@@ -212,7 +212,7 @@ def test_what_is_split():
     }
 
 
-def test_what_is_split_of_others():
+def test_the_layout_splits_weights_of_other_models():
     layout = placed((4, 2))[0]
     for make, split, whole in (
         (
@@ -242,12 +242,12 @@ def test_what_is_split_of_others():
         ({"vocabulary_size": 26}, "vocabulary must be .* got 26 in embedding/token/embeddings"),
     ],
 )
-def test_a_model_that_does_not_divide_is_refused(size, message):
+def test_a_model_that_the_mesh_does_not_divide_raises(size, message):
     with pytest.raises(ValueError, match=message):
         distribution.check(bert_pretraining(**size)[0], placed((2, 4))[0])
 
 
-def test_key_heads_and_widths_that_do_not_divide_are_refused():
+def test_key_heads_and_widths_that_the_mesh_does_not_divide_raise():
     inputs = keras.Input((None, 12))
     attention = layers.MultiHeadSelfAttention(4, 8, num_kv_heads=2)
     model = keras.Model(inputs, attention(inputs))
@@ -259,7 +259,7 @@ def test_key_heads_and_widths_that_do_not_divide_are_refused():
         distribution.check(model, placed((8, 1), fully_sharded=True)[0])
 
 
-def test_a_model_without_parts_to_split_is_refused():
+def test_a_model_without_weights_to_split_raises():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="last")], name="plain")
     with pytest.raises(
         ValueError, match="`model` must have .* 'plain' with plain/last/kernel, plain/last/bias"
@@ -271,8 +271,8 @@ def test_a_model_without_parts_to_split_is_refused():
         distribution.check(model, {})
 
 
-def test_what_others_bring_is_checked_too():
-    """LoRA, a row of the user's own, a foreign layer whose kernels have three axes."""
+def test_adapters_user_entries_and_other_layers_are_checked():
+    """LoRA, an entry that the user adds, and a Keras layer whose kernels have three axes."""
     layout = distribution.layout_map(device_mesh((4, 2)))
     model = keras_attn.models.gpt.decoder("gpt_tiny", vocabulary_size=64, num_layers=1)
     model.get_layer("block_0").self_attention.query_projection.enable_lora(2)
@@ -284,7 +284,7 @@ def test_what_others_bring_is_checked_too():
     distribution.check(keras.Model(inputs, foreign), layout)
 
 
-def test_a_mesh_without_the_axes_is_refused():
+def test_a_mesh_without_the_axes_raises():
     with pytest.raises(ValueError, match="axes 'batch' and 'model', got 'data', 'model'"):
         distribution.layout_map(device_mesh((4, 2), ("data", "model")))
     with pytest.raises(ValueError, match="must be two axes, got 'model' for both"):
@@ -295,17 +295,17 @@ def test_a_mesh_without_the_axes_is_refused():
 
 @pytest.fixture
 def addresses():
-    """Of three workers on this machine."""
+    """Addresses of three workers on this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return [f"127.0.0.1:{port}", "127.0.0.2:1", "127.0.0.3:1"]
 
 
-def test_workers_wait_until_all_are_there(addresses):
+def test_workers_wait_for_all_others(addresses):
     host, port = addresses[0].split(":")
     with futures.ThreadPoolExecutor(3) as pool:
         first = pool.submit(distribution.wait_for_workers, addresses, 0, 60)
-        while not first.done():  # somebody who is no worker
+        while not first.done():  # a connection that is not from a worker
             with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as other:
                 other.sendall(b"GET / HTTP/1.1")
                 break
@@ -317,7 +317,7 @@ def test_workers_wait_until_all_are_there(addresses):
     distribution.wait_for_workers(addresses[:1], 0)  # the port is free again
 
 
-def test_a_worker_that_does_not_come_up_is_named(addresses):
+def test_a_missing_worker_raises(addresses):
     with futures.ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(distribution.wait_for_workers, addresses, i, 0.5) for i in (0, 1)]
         first, second = (str(worker.exception()) for worker in waiting)
@@ -325,7 +325,7 @@ def test_a_worker_that_does_not_come_up_is_named(addresses):
     assert second == f"after 0.5 s, worker 1 still waits for worker 0 at {addresses[0]}"
 
 
-def test_addresses_and_index_are_checked(addresses):
+def test_invalid_addresses_or_index_raise(addresses):
     with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got a, b:c"):
         distribution.wait_for_workers(["a", *addresses, "b:c"], 0)
     with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got none"):

@@ -1,4 +1,4 @@
-"""What we change in Keras does what Keras would do without its fault."""
+"""Our patches of Keras compute what Keras would without its bug."""
 
 import contextlib
 import itertools
@@ -34,7 +34,7 @@ def test_two_replicas_train_as_one_device_does(make):
 
 
 def batches(x, y):
-    """The halves of the rows in turn, without end: a lost one shows."""
+    """The two halves of the batch in turn, endlessly: a lost half changes the result."""
     for half in itertools.cycle((slice(None, BATCH // 2), slice(BATCH // 2, None))):
         yield keras.tree.map_structure(lambda rows, half=half: rows[half], (x, y))
 
@@ -51,7 +51,7 @@ def train_twice(name):
         with scope:
             keras.utils.set_random_seed(0)
             _, x, y = given = globals()[name](dropout=0.0)
-            eager = scope is alone  # takes less time than a graph
+            eager = scope is alone  # faster than tracing a graph
             model = compiled(given, run_eagerly=eager, jit_compile=False)
         history = model.fit(batches(x, y), steps_per_epoch=2, epochs=4, shuffle=False, verbose=0)
         evaluated = model.evaluate(x, y, batch_size=BATCH, verbose=0)

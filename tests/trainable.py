@@ -44,7 +44,7 @@ def bert_pretraining(length: int = LENGTH, **options: Any) -> tuple:
 
 
 def packed_bert_pretraining(length: int = LENGTH, **options: Any) -> tuple:
-    """The same with two texts in a row."""
+    """The same with two packed sequences in each row."""
     model, x, y = bert_pretraining(length, **options)
     half = length // 2
     x["sequence_ids"] = np.tile(np.arange(length) // half, (BATCH, 1))
@@ -54,7 +54,7 @@ def packed_bert_pretraining(length: int = LENGTH, **options: Any) -> tuple:
 
 
 def packed_modern_bert(length: int = LENGTH, **options: Any) -> tuple:
-    """Masked tokens of a ModernBERT with two texts in a row."""
+    """Masked tokens of a ModernBERT with two packed sequences in each row."""
     size = {key: value for key, value in SIZE.items() if key != "dropout"}
     rates = {f"{name}_dropout": 0.1 for name in ("embedding", "attention", "feed_forward")}
     options = {**size, **rates, "num_layers": 2, "window": 3, **options}
@@ -65,7 +65,7 @@ def packed_modern_bert(length: int = LENGTH, **options: Any) -> tuple:
 
 
 def gpt_chunked_loss(length: int = LENGTH, **options: Any) -> tuple:
-    """A GPT with chunked attention, computed again in training, whose logits are never whole."""
+    """A GPT with chunked attention, recomputed in training, and a loss in chunks of the logits."""
     options = {**SIZE, "remat": True, "kernel": "chunked", **options}
     model = gpt.decoder("gpt_tiny", max_length=length, **options)
     head = model.layers[-1]
@@ -78,7 +78,7 @@ def gpt_chunked_loss(length: int = LENGTH, **options: Any) -> tuple:
 
 
 def translator(length: int = LENGTH, **options: Any) -> tuple:
-    """An encoder-decoder with a target one longer than the source."""
+    """An encoder-decoder with a target that is one token longer than the source."""
     model = transformer.encoder_decoder("transformer_tiny", **{**SIZE, **options})
     x = {
         "source_ids": _ids(BATCH, length),
@@ -104,7 +104,7 @@ def tagger() -> tuple:
 
 
 def compiled(given: tuple, **options: Any) -> keras.Model:
-    """The model, compiled with Adam and the loss that fits the targets."""
+    """The model, compiled with Adam and the loss for its targets."""
     model, _, y = given
     loss = None
     if y is not None:

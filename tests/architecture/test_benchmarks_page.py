@@ -1,4 +1,4 @@
-"""The page of benchmarks is made from the kept results."""
+"""docs/benchmarks.md is generated from the stored results."""
 
 import runpy
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_its_tables_are_those_of_the_kept_results():
+def test_tables_match_the_stored_results():
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
     assert tables["page"](text) == text, "run: python benchmarks/tables.py"
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("<!-- table: ")}
     kept = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.jsonl")}
-    assert shown == kept - {"runtimes"}  # which has a guide of its own
+    assert shown == kept - {"runtimes"}  # shown in a guide of its own

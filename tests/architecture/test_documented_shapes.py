@@ -1,4 +1,4 @@
-"""The check of the documented shapes finds what it is for."""
+"""The run-time check of documented shapes accepts right shapes and rejects wrong ones."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def attend(query, key, bias=None):
     return query @ key.swapaxes(1, 2)
 
 
-def test_what_is_read():
+def test_shapes_are_parsed_from_the_docstring():
     arguments, results = documented(attend)
     assert arguments == {
         "query": (["B, T, H", "T, H"], False),
@@ -33,7 +33,7 @@ def test_what_is_read():
     assert results == ["B, T, S"]
 
 
-def test_right_shapes_pass():
+def test_matching_shapes_are_accepted():
     call = checked(attend, *documented(attend))
     query, key = np.ones((2, 3, 4)), np.ones((2, 5, 4))
     assert call(query, key, bias=np.ones((3, 1))).shape == (2, 3, 5)
@@ -43,23 +43,23 @@ def test_right_shapes_pass():
     ("key", "bias", "name"),
     [((1, 5, 4), None, "key"), ((2, 5, 4), (2, 1), "bias"), ((2, 5, 4), (1, 2, 3, 5), "bias")],
 )
-def test_wrong_arguments_are_named(key, bias, name):
+def test_an_argument_of_the_wrong_shape_raises(key, bias, name):
     call = checked(attend, *documented(attend))
     bias = None if bias is None else np.ones(bias)
     with pytest.raises(AssertionError, match=f"attend: {name} is documented as"):
         call(np.ones((2, 3, 4)), np.ones(key), bias)
 
 
-def test_a_wrong_result_is_named():
+def test_a_result_of_the_wrong_shape_raises():
     call = checked(lambda query, key: query, {"query": (["B, T, H"], False)}, ["B, T, S"])
-    assert call(np.ones((2, 3, 4)), None).shape == (2, 3, 4)  # nobody says what S is
+    assert call(np.ones((2, 3, 4)), None).shape == (2, 3, 4)  # S has no value yet
     call = checked(attend, documented(attend)[0], ["B, S, T"])
     with pytest.raises(AssertionError, match="the result is documented as B, S, T, got"):
         call(np.ones((2, 3, 4)), np.ones((2, 5, 4)))
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "fits"),
+    ("shape", "size", "matches"),
     [
         ("..., R / 2", (7, 3), True),
         ("R / 2", (6,), False),
@@ -67,11 +67,11 @@ def test_a_wrong_result_is_named():
         ("4", (5,), False),
     ],
 )
-def test_terms(shape, size, fits):
-    assert (hold({"R": 6}, shape, np.ones(size)) is not None) is fits
+def test_arithmetic_in_a_documented_shape(shape, size, matches):
+    assert (hold({"R": 6}, shape, np.ones(size)) is not None) is matches
 
 
-def test_the_public_functions_are_under_it():
-    assert not install()  # the session did it
+def test_public_functions_are_checked():
+    assert not install()  # conftest.py has installed it
     for function in (ops.attention, ops.dense, scores.additive, positions.rotate):
         assert function.__wrapped__

@@ -1,4 +1,4 @@
-"""What an import brings along, seen in a fresh process."""
+"""What importing the package loads, checked in a new process."""
 
 import os
 import subprocess
@@ -53,8 +53,8 @@ def run(code):
     return done.stdout
 
 
-def test_importing_the_package_brings_nothing_heavy():
-    # Keras itself takes matplotlib where it finds it.
+def test_importing_the_package_imports_no_heavy_dependency():
+    # Keras itself imports matplotlib if it is installed.
     code = f"""
 import sys, keras
 before = set(sys.modules)

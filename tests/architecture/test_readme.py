@@ -9,7 +9,7 @@ import numpy as np
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
-def test_the_example_runs(tmp_path, monkeypatch):
+def test_readme_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     names = {}

@@ -1,4 +1,4 @@
-"""The tree is as the floor plan has it."""
+"""The source tree follows docs/design.md."""
 
 import ast
 import importlib
@@ -17,9 +17,9 @@ SOURCE = pathlib.Path(keras_attn.__file__).parent
 ROOT = SOURCE.parent
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
-# These folders of tests look at more than one file.
+# The tests in these folders cover more than one source file.
 WIDE = ("contract", "architecture", "examples", "saved")
-# Tests of several files of their folder.
+# These tests cover several source files of their folder.
 TOPICS = (
     "test_any_model",
     "test_bad_input",
@@ -32,13 +32,13 @@ TOPICS = (
     "test_remat",
     "test_task_preprocessors",
 )
-# Short layers that share a base or a task stand in one file.
+# Short layers that share a base class or a task are in one file.
 FAMILIES = {
     "task_heads": ["ClassificationHead", "TokenTaggingHead", "MultipleChoiceHead", "SpanHead"],
     "bert_pretraining_head": ["NextSentenceHead", "BertPretrainingHead"],
 }
-# These packages may name a backend (weights reads TensorFlow's checkpoints); elsewhere only a file
-# that carries its name, in `backend` or among the kernels.
+# These packages may import a backend (`weights` reads TensorFlow's checkpoints); elsewhere only a
+# file that is named for it, in `backend` or among the kernels.
 BACKEND_PACKAGES = ("data", "export", "weights")
 BACKENDS = {"tensorflow": ("tf", "tensorflow"), "jax": ("jax",), "torch": ("torch",)}
 
@@ -52,7 +52,7 @@ def test_no_file_is_longer_than_350_lines(path):
     assert len(path.read_text().splitlines()) <= 350
 
 
-def test_few_files_are_tiny():
+def test_few_files_are_shorter_than_50_lines():
     files = [path for path in FILES if path.name != "__init__.py"]
     lengths = [len(path.read_text().splitlines()) for path in files]
     assert 120 <= statistics.median(lengths) <= 200
@@ -60,7 +60,7 @@ def test_few_files_are_tiny():
 
 
 @pytest.mark.parametrize("path", TESTS, ids=relative)
-def test_a_test_stands_where_its_source_stands(path):
+def test_test_files_mirror_the_source_tree(path):
     package, *_ = path.relative_to(ROOT / "tests").parts
     if package not in WIDE:
         folder = SOURCE / path.relative_to(ROOT / "tests").parent
@@ -75,7 +75,7 @@ def test_a_test_stands_where_its_source_stands(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_a_backend_is_named_only_by_its_kernels_and_the_packages_of_tensorflow(path):
+def test_only_backend_files_and_backend_packages_import_a_backend(path):
     if path.relative_to(SOURCE).parts[0] in BACKEND_PACKAGES:
         return
     imported = set()
@@ -94,7 +94,7 @@ LAYER_NAMES = ("block_", "encoder_", "decoder_", "bridge_", "embedding", "pooler
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_only_models_parts_looks_layers_up_by_name(path):
+def test_only_models_parts_finds_layers_by_name(path):
     if path == SOURCE / "models" / "parts.py":
         return
     for node in ast.walk(ast.parse(path.read_text())):
@@ -122,8 +122,8 @@ def test_everything_public_has_a_docstring(path):
 
 
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
-def test_the_docstring_of_a_layer_has_its_sections(case):
-    """Every argument is an entry of its section, and a layer with masks says what they do."""
+def test_layer_docstrings_have_every_section(case):
+    """Every argument has an entry in its section; a layer with masks has a section on masking."""
     sections = sections_of(inspect.getdoc(case.layer))
     for name in ("Call arguments", "Returns", "Raises", "Source", "Example"):
         assert sections[name].strip(), name
@@ -155,7 +155,7 @@ def entries(section):
 
 
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
-def test_one_public_layer_a_file_named_for_it_or_a_family(case):
+def test_each_layer_file_holds_one_public_layer_or_one_family(case):
     module = importlib.import_module(case.layer.__module__)
     public = [
         name
@@ -170,16 +170,16 @@ def test_one_public_layer_a_file_named_for_it_or_a_family(case):
         assert name.replace("_", "") == case.layer.__name__.lower()
 
 
-def test_every_layer_is_saved_under_the_name_of_the_package():
+def test_layers_are_registered_under_the_package_name():
     for case in CASES:
         name = keras.saving.get_registered_name(case.layer)
         assert name == f"keras_attn>{case.layer.__name__}"
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_has_a_py_typed_marker():
     assert (SOURCE / "py.typed").is_file()
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_what_keras_does_not_export_is_named_in_one_file(path):
+def test_private_keras_names_are_used_in_one_file_only(path):
     assert path.name == "_keras.py" or "keras.src" not in path.read_text()

@@ -7,7 +7,7 @@ from keras import tree
 from tests.backend import BACKEND, arrays, call_with, compiled, is_float, loss_of, tensors
 from tests.cases import CALLED, built
 
-XLA = [False, True] if BACKEND == "tensorflow" else [True]  # JAX has no other way
+XLA = [False, True] if BACKEND == "tensorflow" else [True]  # JAX always compiles with XLA
 CALL = pytest.mark.parametrize("case", CALLED, ids=str)
 
 
@@ -28,7 +28,7 @@ def test_compiled_and_eager_agree(case, xla):
 
 @pytest.mark.backends("tensorflow", reason="a graph with unknown lengths is TensorFlow's")
 @CALL
-def test_a_graph_with_unknown_lengths_agrees(case):
+def test_a_graph_with_unknown_lengths_agrees_with_eager(case):
     import tensorflow as tf
 
     layer = built(case)

@@ -12,12 +12,12 @@ from tests.backend import arrays
 from tests.cases import CALLED, CASES, built, randomized
 
 
-def test_every_public_layer_is_registered():
+def test_every_public_layer_has_a_case():
     assert {case.layer for case in CASES} == {getattr(layers, name) for name in layers.__all__}
 
 
 @pytest.mark.parametrize("name", layers.__all__)
-def test_the_cases_of_a_layer_give_every_argument_a_value_of_its_own(name):
+def test_cases_cover_every_argument_with_a_non_default_value(name):
     cases = [case for case in CASES if case.layer is getattr(layers, name)]
     given = {
         argument
@@ -36,7 +36,7 @@ def test_every_argument_is_an_attribute_and_in_the_config(case):
     own = set(case.parameters())
     assert set(config) - (set(base) - own) == own
     for name, value in arguments.items():
-        # Keras' own attributes are in the way of two.
+        # Keras has attributes of its own with these two names.
         hidden = name in ("output_shape", "activity_regularizer")
         kept = config[name] if hidden else getattr(layer, name)
         assert described(kept) == described(as_attribute(name, value)), name
@@ -60,7 +60,7 @@ def described(value):
 
 
 def counts(case):
-    """Its arguments that count something."""
+    """The case's integer arguments, without the seed."""
     return {n: v for n, v in case.arguments().items() if type(v) is int and n != "seed"}
 
 
@@ -68,7 +68,7 @@ COUNTING = [case for case in CALLED if counts(case)]
 
 
 @pytest.mark.parametrize("case", COUNTING, ids=str)
-def test_numpys_integers_count_as_pythons(case):
+def test_numpy_integers_are_accepted_and_stored_as_int(case):
     layer = case.make(**{name: np.int64(value) for name, value in counts(case).items()})
     layer(**case.values())
     config = layer.get_config()
@@ -78,7 +78,7 @@ def test_numpys_integers_count_as_pythons(case):
 
 
 @pytest.mark.parametrize("case", COUNTING, ids=str)
-def test_a_count_that_is_no_integer_is_named(case):
+def test_a_count_that_is_not_an_integer_raises(case):
     for name in counts(case):
         optional = case.parameters()[name].default is None
         for wrong in (True, 2.0, "2", *([] if optional else [None])):
@@ -87,7 +87,7 @@ def test_a_count_that_is_no_integer_is_named(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_config_survives_the_journey_to_text_and_back(case):
+def test_serialization_round_trip_keeps_the_config(case):
     layer = case.make()
     text = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(text)
@@ -96,7 +96,7 @@ def test_a_config_survives_the_journey_to_text_and_back(case):
 
 
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_a_layer_rebuilt_from_its_config_with_the_same_weights_gives_the_same(case):
+def test_a_layer_rebuilt_from_its_config_computes_the_same(case):
     layer = built(case)
     again = case.layer.from_config(layer.get_config())
     again(**case.values())
@@ -111,19 +111,19 @@ def test_a_layer_rebuilt_from_its_config_with_the_same_weights_gives_the_same(ca
 @pytest.mark.parametrize(
     "case", [c for c in CALLED if c.arguments().get("seed") is not None], ids=str
 )
-def test_a_seed_gives_the_same_training_again(case):
+def test_the_seed_makes_dropout_reproducible(case):
     def train():
-        # The seed of the dropout counts, not the global one; a seed lost on reload is seen too.
+        # The dropout's own seed decides, not the global one; a seed lost on reload would show too.
         layer = randomized(case.layer.from_config(case.make().get_config()), case)
         return arrays(layer(**case.values(), training=True))
 
     first, second = tree.flatten(train()), tree.flatten(train())
-    at_rest = tree.flatten(arrays(built(case)(**case.values())))
+    at_inference = tree.flatten(arrays(built(case)(**case.values())))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert any(not np.allclose(a, b) for a, b in zip(first, at_rest, strict=True))
+    assert any(not np.allclose(a, b) for a, b in zip(first, at_inference, strict=True))
 
 
-def test_call_arguments_of_the_register_exist():
+def test_case_inputs_are_call_arguments():
     for case in CALLED:
         assert set(case.inputs) <= set(inspect.signature(case.layer.call).parameters), case

@@ -1,4 +1,4 @@
-"""A query that may attend to nothing: no weights, no context, no gradient, on every path."""
+"""A fully masked query has zero weights, zero context and zero gradient, on every path."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras_attn import layers
 from tests.backend import arrays, layer_gradients
 
 B, T, S, N, D, DV = 2, 5, 7, 3, 12, 11
-EMPTY = 3  # the row of queries that sees nothing
+EMPTY = 3  # the index of the fully masked query
 
 
 def _masks():
@@ -43,7 +43,7 @@ def _layer(**options):
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "dropout"])
 @pytest.mark.parametrize("scores", [False, True], ids=["output", "scores"])
 @pytest.mark.parametrize("mask", _masks())
-def test_an_empty_row_has_no_weights_no_context_and_no_gradient(mask, scores, training):
+def test_a_fully_masked_query_has_zero_weights_context_and_gradient(mask, scores, training):
     layer, inputs = _layer(dropout=0.5), {**_inputs(), **_masks()[mask]}
     options = {"training": training, "return_attention_scores": scores}
     outputs = layer(**inputs, **options)
@@ -58,7 +58,7 @@ def test_an_empty_row_has_no_weights_no_context_and_no_gradient(mask, scores, tr
 
 
 @pytest.mark.parametrize("scores", [False, True], ids=["output", "scores"])
-def test_a_batch_row_of_padding_alone_sends_no_gradient_anywhere(scores):
+def test_a_batch_row_of_only_padding_has_zero_gradients(scores):
     layer, inputs = _layer(), _inputs()
     inputs["value_mask"] = np.ones((B, S), bool)
     inputs["value_mask"][0] = False
@@ -70,7 +70,7 @@ def test_a_batch_row_of_padding_alone_sends_no_gradient_anywhere(scores):
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("mask", _masks())
-def test_an_empty_row_is_zero_in_half_precision(mask, policy):
+def test_a_fully_masked_query_has_zero_context_in_half_precision(mask, policy):
     keras.config.set_dtype_policy(policy)
     layer = _layer()
     outputs, weights = layer(**_inputs(), **_masks()[mask], return_attention_scores=True)

@@ -1,4 +1,4 @@
-"""Every weight learns, unless mathematics leaves it nothing to learn; nothing hidden learns."""
+"""Every weight has a gradient unless it is zero by mathematics; masked inputs have none."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.contract.test_invariance import HIDING, HIDING_IDS
 
 @pytest.mark.parametrize("case", LEARNING, ids=str)
 def test_every_weight_has_a_gradient(case):
-    # Zero is a difference of large numbers there, so it is measured by the largest gradient.
+    # A gradient that is zero by mathematics is a difference of large numbers, hence the tolerance.
     found = layer_gradients(built(case), case.values(), **case.training)
     weights = {name: g for name, g in found.items() if not name.startswith("input:")}
     assert len(weights) == len(built(case).trainable_variables)
@@ -23,9 +23,9 @@ def test_every_weight_has_a_gradient(case):
 
 
 def without_outputs(case, mask):
-    """Whether masked places have no outputs of their own, as those of the first input have.
+    """Whether masked positions have no outputs of their own, as those of the first input have.
 
-    A padded query is computed like any other: only an output at a visible place counts.
+    A padded query is computed like any other: only outputs at unmasked positions are compared.
     """
     values = case.values()
     first, name = next(iter(values)), case.hides[mask]
@@ -40,7 +40,7 @@ def without_outputs(case, mask):
         if without_outputs(*one)
     ],
 )
-def test_no_gradient_flows_into_a_masked_place(case, mask):
+def test_masked_positions_get_zero_gradient(case, mask):
     values = case.values()
     name, shown = case.hides[mask], values[mask]
     gradient = layer_gradients(built(case), values)[f"input:{name}"]

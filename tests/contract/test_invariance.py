@@ -1,4 +1,4 @@
-"""What must change nothing, and what must change something."""
+"""What must not change the output, and what must."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ def assert_same(one, other, **tolerance):
 
 
 def visible(outputs, mask):
-    """The outputs at the places that the mask leaves, where it speaks of the output's places."""
+    """The outputs at unmasked positions, where the mask has the output's leading axes."""
     return [
         output[mask] if output.shape[: mask.ndim] == mask.shape else output
         for output in tree.flatten(outputs)
@@ -33,13 +33,13 @@ def visible(outputs, mask):
 
 
 @pytest.mark.parametrize("case", [case for case in CALLED if case.scores], ids=str)
-def test_asking_for_scores_changes_no_output(case):
+def test_returning_attention_scores_does_not_change_the_output(case):
     values = case.values()
     assert_same(call(case, values, return_attention_scores=True)[0], call(case, values))
 
 
 @pytest.mark.parametrize("case", [c for c in CALLED if "dropout" in c.arguments()], ids=str)
-def test_dropout_changes_no_output_at_inference(case):
+def test_dropout_has_no_effect_at_inference(case):
     rates = {name: 0.0 for name in case.arguments() if name.endswith("dropout")}
     without, values = case.make(**rates), case.values()
     without(**values)
@@ -49,13 +49,13 @@ def test_dropout_changes_no_output_at_inference(case):
 
 
 def hidden_replaced(case, mask, values, by):
-    """The values with `by` at the places that the mask hides."""
+    """The values with `by` at the masked positions."""
     name, shown = case.hides[mask], values[mask]
     return {**values, name: np.where(shown[..., None], values[name], by).astype("float32")}
 
 
 @pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
-def test_what_stands_at_a_masked_place_changes_nothing_visible(case, mask):
+def test_values_at_masked_positions_do_not_change_the_output(case, mask):
     values, shown = case.values(), case.values()[mask]
     noise = 10 * np.random.default_rng(5).normal(size=values[case.hides[mask]].shape)
     for by in (noise, np.nan, np.inf):
@@ -63,7 +63,7 @@ def test_what_stands_at_a_masked_place_changes_nothing_visible(case, mask):
         assert_same(visible(outputs, shown), visible(call(case, values), shown), rtol=1e-4)
 
 
-# These hide a place as a key alone: it is computed like any other, and what stands there goes on.
+# These mask a position only as a key: as a query it is computed like any other.
 KEYS_ALONE = (
     layers.MultiHeadSelfAttention,
     layers.TransformerEncoderBlock,
@@ -73,12 +73,12 @@ CLEARED = [(c, mask) for c, mask in HIDING if mask != "mask" or c.layer not in K
 
 
 @pytest.mark.parametrize(("case", "mask"), CLEARED, ids=[f"{c}-{m}" for c, m in CLEARED])
-def test_what_stands_at_a_masked_place_reaches_no_gradient(case, mask):
+def test_values_at_masked_positions_do_not_change_gradients(case, mask):
     values = case.values()
     shown = keras.ops.convert_to_tensor(values[mask])
 
     class Visible(keras.layers.Layer):
-        """The outputs with zeros where the mask hides them."""
+        """The outputs, zeroed at masked positions."""
 
         def __init__(self):
             super().__init__()
@@ -98,18 +98,18 @@ def test_what_stands_at_a_masked_place_reaches_no_gradient(case, mask):
     for by in (np.nan, np.inf):
         found = layer_gradients(Visible(), hidden_replaced(case, mask, values, by))
         for name, gradient in expected.items():
-            if gradient is None:  # a choice of the best has none to its logits
+            if gradient is None:  # an argmax has no gradient to its logits
                 assert found[name] is None
                 continue
             np.testing.assert_allclose(found[name], gradient, 1e-4, 1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
-def test_more_padding_changes_nothing(case, mask):
+def test_extra_padding_does_not_change_the_output(case, mask):
     size = case.inputs[mask].shape[1]
 
     def longer(value):
-        # Every axis of that length, for it is a prime that nothing else has.
+        # Every axis of that length, which is a prime that no other axis has.
         widths = [(0, EXTRA if have == size else 0) for have in value.shape]
         return np.pad(value, widths, constant_values=value.dtype.type(value.dtype != "bool"))
 
@@ -123,7 +123,7 @@ def test_more_padding_changes_nothing(case, mask):
 
 
 @pytest.mark.parametrize("case", [case for case in CALLED if case.causal], ids=str)
-def test_the_future_changes_nothing(case):
+def test_later_positions_do_not_change_earlier_outputs(case):
     before, after = case.values(), case.values()
     first, cut = next(iter(before)), 2
     after[first][:, cut:] += 3.0
@@ -140,7 +140,7 @@ MASKS = [(case, mask) for case in CALLED for mask in _masks(case)]
 
 
 @pytest.mark.parametrize(("case", "mask"), MASKS, ids=[f"{c}-{m}" for c, m in MASKS])
-def test_no_mask_is_ignored(case, mask):
+def test_every_mask_changes_the_output(case, mask):
     others = {k: v for k, v in case.values().items() if k not in _masks(case)}
     with_mask, without = call(case, {**others, mask: case.values()[mask]}), call(case, others)
     pairs = zip(tree.flatten(with_mask), tree.flatten(without), strict=True)
@@ -158,7 +158,7 @@ KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(cas
 
 
 @pytest.mark.parametrize(("case", "mask"), KERAS_MASKS, ids=[f"{c}-{m}" for c, m in KERAS_MASKS])
-def test_the_mask_that_travels_with_a_tensor_counts_as_the_explicit_one(case, mask):
+def test_a_keras_mask_acts_like_the_explicit_mask(case, mask):
     values = case.values()
     explicit = call(case, values)
     travelling = tensors({k: v for k, v in values.items() if k != mask})
@@ -171,7 +171,7 @@ BATCHED = [c for c in CALLED if all(s.shape[:1] == (B,) for s in tree.flatten(c.
 
 
 @pytest.mark.parametrize("case", BATCHED, ids=str)
-def test_a_row_does_not_see_the_other_rows(case):
+def test_batch_rows_are_independent(case):
     values = case.values()
     swapped = tree.map_structure(lambda value: value[::-1].copy(), values)
     back = tree.map_structure(lambda output: output[::-1], call(case, swapped))

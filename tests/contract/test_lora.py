@@ -1,4 +1,4 @@
-"""Training with LoRA goes on from a file as if there had been none."""
+"""Training with LoRA continues from a saved file as if it had not been interrupted."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_attn.layers.sublayers import Projection
 from tests.backend import arrays
 from tests.cases import LEARNING, randomized
 
-# One of each way in which a layer holds its parts; the others are slow.
+# One for each way in which a layer holds its sublayers; the others are slow.
 FAST = ("TransformerDecoderBlock", "SpanHead", "AttentionDecoder-additive")
 
 
@@ -19,7 +19,7 @@ def parts_of(model):
 
 
 def adapt(model):
-    """Give every part adapters that count."""
+    """Give every sublayer adapters that are not zero."""
     rng = np.random.default_rng(2)
     for part in parts_of(model):
         part.enable_lora(2, lora_alpha=3)
@@ -28,7 +28,7 @@ def adapt(model):
 
 
 def adapted(case):
-    """A compiled model of the layer with LoRA in every part."""
+    """A compiled model of the layer with LoRA in every sublayer."""
     model = case.model(randomized(case.make(), case))
     adapt(model)
     model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -36,7 +36,7 @@ def adapted(case):
 
 
 def trained(model, case):
-    """What the model gives after two more steps without dropout."""
+    """The model's outputs after two more training steps without dropout."""
     for part in model._flatten_layers():
         if isinstance(part, keras.layers.Dropout):
             part.rate = 0.0
@@ -49,7 +49,7 @@ def trained(model, case):
     return tree.flatten(arrays(model(inputs)))
 
 
-# The drop-in is left out: it saves as Keras' layer does, with the adapters merged alone.
+# The drop-in is left out: it saves as Keras' layer does, with the adapters merged.
 KINDS = (
     layers.MultiHeadSelfAttention,
     layers.MultiHeadCrossAttention,
@@ -71,7 +71,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_goes_on_from_a_file(case, tmp_path):
+def test_training_continues_from_a_saved_file(case, tmp_path):
     model = adapted(case)
     before = trained(model, case)
     model.save(tmp_path / "model.keras")
@@ -83,7 +83,7 @@ def test_training_goes_on_from_a_file(case, tmp_path):
 
 
 @pytest.mark.parametrize("quantized_first", [True, False], ids=["quantized", "adapted"])
-def test_adapters_over_a_quantized_kernel_are_saved_as_they_are(quantized_first, tmp_path):
+def test_adapters_of_a_quantized_kernel_are_saved_unmerged(quantized_first, tmp_path):
     inputs = keras.Input((5, 8))
     block = layers.TransformerEncoderBlock(2, 11)
     model = keras.Model(inputs, block(inputs))
@@ -93,5 +93,5 @@ def test_adapters_over_a_quantized_kernel_are_saved_as_they_are(quantized_first,
     values = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
-    # Keras' own layer merges, rounds anew, and is off by a thousandth.
+    # Keras' own layer merges, quantizes again, and is off by a thousandth.
     np.testing.assert_allclose(arrays(again(values)), arrays(model(values)), rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Half precision is finite with any mask and near the float32 numbers; float64 is exact."""
+"""Half precision is finite with any mask and close to float32; float64 is exact."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from tests import oracles
 from tests.backend import BACKEND, arrays, gradients, layer_gradients
 from tests.cases import CALLED, LEARNING, built
 
-# The others take the same ways: one narrow exponent and one narrow fraction, one of them mixed.
-# JAX compiles for minutes here: it gets one of them for the outputs and one for the gradients.
+# The slow ones take the same code paths: one narrow exponent, one narrow fraction, one mixed.
+# JAX compiles for minutes here: its fast run has one policy for outputs and one for gradients.
 _SLOW = [pytest.mark.slow] * (BACKEND == "jax")
 POLICIES = (
     pytest.param("float16", marks=_SLOW),
@@ -40,7 +40,7 @@ def with_empty_rows(case):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_half_precision_is_finite_and_near(case, policy):
+def test_half_precision_outputs_are_finite_and_close_to_float32(case, policy):
     reference = built(case)
     layer = in_policy(case, policy)
     for values in (case.values(), with_empty_rows(case)):
@@ -72,7 +72,7 @@ def in_float64(case):
 
 @pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 unless a flag is set")
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_float64_gives_the_numbers_of_float32(case):
+def test_float64_outputs_agree_with_float32(case):
     expected = tree.flatten(arrays(built(case)(**case.values())))
     layer, values = in_float64(case)
     outputs = tree.flatten(layer(**values))
@@ -129,7 +129,7 @@ def exact(found, expected):
 def test_positions_are_exact_in_float64():
     rng = np.random.default_rng(0)
     inputs, heads = rng.normal(size=(2, 5, 6)), rng.normal(size=(2, 5, 3, 8))
-    places = 1e4 + np.arange(5.0)  # where float32 knows four digits of an angle
+    places = 1e4 + np.arange(5.0)  # where float32 keeps four digits of an angle
     angles = places[:, None] * 1e4 ** (-np.arange(0, 6, 2) / 6)
     expected = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(5, 6)
     encode = layers.SinusoidalPositionEncoding(dtype="float64")
@@ -211,7 +211,7 @@ def test_means_over_positions_are_exact_in_float64():
 
 
 @pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 unless a flag is set")
-def test_scores_and_walks_are_exact_in_float64():
+def test_cosine_scores_and_monotonic_attention_are_exact_in_float64():
     rng = np.random.default_rng(0)
     query, key = rng.normal(size=(2, 5, 3)), rng.normal(size=(2, 7, 3))
     one, other = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, key))

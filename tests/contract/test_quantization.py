@@ -1,4 +1,4 @@
-"""A layer whose parts were quantized comes back from a file, and as a clone, as it was."""
+"""A layer with quantized sublayers is the same after reloading and cloning."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from keras import tree
 from tests.backend import arrays
 from tests.cases import CALLED, randomized
 
-# One of each way in which a layer holds its parts; the others are slow.
+# One for each way in which a layer holds its sublayers; the others are slow.
 FAST = ("MultiHeadAttention", "TransformerDecoderBlock", "SpanHead", "AttentionDecoder-additive")
 MODES = ("int8", "int4", "float8")
 
@@ -25,10 +25,10 @@ def _cases():
 
 
 def quantized(case, mode, **options):
-    """A model of the layer with the parts that Keras can quantize, and how many those are."""
+    """A model of the quantized layer, and how many sublayers Keras quantized."""
     model = case.model(randomized(case.make(), case))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras tells of each layer that it cannot quantize
+        warnings.simplefilter("ignore")  # Keras warns of each layer that it cannot quantize
         model.quantize(mode, **options)
     parts = [part for part in model._flatten_layers() if part.quantization_mode == mode]
     return model, len(parts)
@@ -48,7 +48,7 @@ def assert_equal(model, expected, case):
 
 
 @pytest.mark.parametrize(("case", "mode"), [*_cases()])
-def test_a_quantized_layer_reloads_and_clones(case, mode, tmp_path):
+def test_a_quantized_layer_can_be_reloaded_and_cloned(case, mode, tmp_path):
     model, count = quantized(case, mode)
     dense = keras.layers.Dense, keras.layers.EinsumDense
     assert count == sum(isinstance(part, dense) for part in model._flatten_layers())
@@ -56,7 +56,7 @@ def test_a_quantized_layer_reloads_and_clones(case, mode, tmp_path):
     model.save(tmp_path / "model.keras")
     assert_equal(keras.models.load_model(tmp_path / "model.keras"), expected, case)
     clone = keras.models.clone_model(model)
-    # By name, for Keras gives the weights of a layer that is built quantized another order.
+    # By name: in a layer that is built quantized, Keras orders the weights differently.
     for part, other in zip(model._flatten_layers(), clone._flatten_layers(), strict=True):
         values = {weight.name: weight.value for weight in own_weights(part)}
         for weight in own_weights(other):
@@ -65,7 +65,7 @@ def test_a_quantized_layer_reloads_and_clones(case, mode, tmp_path):
 
 
 @pytest.mark.parametrize("case", [case for case in CALLED if str(case) in FAST[1:]], ids=str)
-def test_a_quantized_layer_reloads_inside_a_nested_model(case, tmp_path):
+def test_a_quantized_layer_in_a_nested_model_can_be_reloaded(case, tmp_path):
     model, _ = quantized(case, "int8")
     inputs = tree.flatten(case.symbols())
     keras.Model(inputs, model(inputs)).save(tmp_path / "model.keras")
@@ -74,7 +74,7 @@ def test_a_quantized_layer_reloads_inside_a_nested_model(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", [c for c in CALLED if str(c) in (*FAST[:1], FAST[2])], ids=str)
-def test_how_it_was_quantized_is_kept(case, tmp_path):
+def test_the_quantization_config_is_saved(case, tmp_path):
     model = case.model(randomized(case.make(), case))
     weights_only = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
     for part in model._flatten_layers():

@@ -1,4 +1,4 @@
-"""Saved models load in a fresh process after `import keras_attn` alone, and give equal outputs."""
+"""Saved models load in a new process after `import keras_attn` alone, with equal outputs."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ for path in sorted(glob.glob(os.path.join(sys.argv[1], "*.keras"))):
 
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory):
-    """The folder of what one child process made of all the models."""
+    """The folder with the outputs that one child process computed for all models."""
     folder = tmp_path_factory.mktemp("saved")
     for case in CALLED:
         case.model(built(case)).save(folder / f"{case}.keras")
@@ -50,7 +50,7 @@ def reloaded(tmp_path_factory):
 
 @pytest.mark.backends("tensorflow", reason="what a file registers is the same on every backend")
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_a_model_reloaded_in_a_fresh_process_gives_the_same(case, reloaded):
+def test_a_model_reloaded_in_a_new_process_computes_the_same(case, reloaded):
     found = np.load(reloaded / f"{case}.outputs.npz")
     expected = tree.flatten(arrays(built(case)(**case.values())))
     assert len(found.files) == len(expected)

@@ -1,4 +1,4 @@
-"""Symbolic shape and dtype are the real ones, with batch and lengths unknown."""
+"""Symbolic shapes and dtypes match the computed ones, with batch and lengths unknown."""
 
 import inspect
 
@@ -12,7 +12,7 @@ from tests.backend import arrays
 from tests.cases import CALLED, built
 
 
-def assert_fits(symbolic, real):
+def assert_matches(symbolic, real):
     tree.assert_same_structure(symbolic, real)
     for promised, given in zip(tree.flatten(symbolic), tree.flatten(real), strict=True):
         assert len(promised.shape) == len(given.shape)
@@ -22,21 +22,21 @@ def assert_fits(symbolic, real):
 
 
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_the_symbolic_output_is_the_real_one(case):
-    assert_fits(built(case)(**case.symbols()), built(case)(**case.values()))
+def test_symbolic_output_matches_the_computed_output(case):
+    assert_matches(built(case)(**case.symbols()), built(case)(**case.values()))
 
 
 @pytest.mark.parametrize("case", [case for case in CALLED if case.scores], ids=str)
-def test_the_symbolic_scores_are_the_real_ones(case):
+def test_symbolic_attention_scores_match_the_computed_scores(case):
     options = {"return_attention_scores": True}
     symbolic = built(case)(**case.symbols(), **options)
     real = built(case)(**case.values(), **options)
-    assert_fits(symbolic, real)
+    assert_matches(symbolic, real)
     assert len(real) > 1
 
 
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_a_symbolic_axis_is_unknown_only_where_the_inputs_are(case):
+def test_output_axes_are_unknown_only_where_input_axes_are(case):
     known = {size for spec in tree.flatten(case.inputs) for size in spec.shape}
     for symbol, real in zip(
         tree.flatten(built(case)(**case.symbols())),
@@ -48,15 +48,15 @@ def test_a_symbolic_axis_is_unknown_only_where_the_inputs_are(case):
 
 
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_a_policy_decides_the_output_dtype(case):
+def test_the_dtype_policy_sets_the_output_dtype(case):
     keras.config.set_dtype_policy("mixed_bfloat16")
     layer = case.make()
     real = layer(**case.values())
-    assert_fits(layer(**case.symbols()), real)
+    assert_matches(layer(**case.symbols()), real)
 
 
 @pytest.mark.parametrize("case", CALLED, ids=str)
-def test_the_shape_of_the_output_is_told_without_a_call(case):
+def test_compute_output_shape_matches_the_computed_output(case):
     shapes = tree.map_structure(lambda spec: spec.shape, case.inputs)
     names = list(inspect.signature(built(case).compute_output_shape).parameters)
     if len(names) == 1:  # Keras gives it the shape of the first input
@@ -85,17 +85,17 @@ def test_a_symbolic_call_does_not_run_the_layer(case, monkeypatch):
     tree.assert_same_structure(layer(**case.symbols()), built(case)(**case.symbols()))
 
 
-def _of_one_input(case):
+def _has_one_input(case):
     _, *others = inspect.signature(case.layer.call).parameters.values()
     first = next(iter(case.inputs.values()))
     alone = not {"value", "context"} & set(case.inputs) and not isinstance(first, list)
-    alone = alone and case.layer is not layers.SpanHead  # Keras wraps layers of one output
+    alone = alone and case.layer is not layers.SpanHead  # Keras wraps only layers with one output
     return alone and all(p.default is not p.empty for p in others[1:])
 
 
-@pytest.mark.parametrize("case", [case for case in CALLED if _of_one_input(case)], ids=str)
+@pytest.mark.parametrize("case", [case for case in CALLED if _has_one_input(case)], ids=str)
 @pytest.mark.parametrize("steps", [None, 3])
-def test_a_layer_runs_at_every_step_of_time_distributed(case, steps):
+def test_a_layer_runs_inside_time_distributed(case, steps):
     name, spec = next(iter(case.inputs.items()))
     layer, step = built(case), case.values()[name]
     expected = arrays(layer(step))

@@ -1,4 +1,4 @@
-"""An object inside several layers stays one object, saved and cloned, and what it gives stays."""
+"""An object shared by several layers stays shared after saving and cloning."""
 
 import keras
 import numpy as np
@@ -132,7 +132,7 @@ def assert_equal(one, other):
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_a_shared_object_is_one_after_loading(build, tmp_path):
+def test_a_shared_object_stays_shared_after_loading(build, tmp_path):
     model = model_of(build)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -143,7 +143,7 @@ def test_a_shared_object_is_one_after_loading(build, tmp_path):
 
 
 @pytest.mark.parametrize("build", MODELS)
-def test_a_shared_object_is_one_in_a_clone(build):
+def test_a_shared_object_stays_shared_in_a_clone(build):
     model = model_of(build)
     clone, other = keras.models.clone_model(model), keras.models.clone_model(model)
     assert len(clone.weights) == len(model.weights)
@@ -153,10 +153,10 @@ def test_a_shared_object_is_one_in_a_clone(build):
     assert len({id(weight) for weight in everything}) == len(everything)
 
 
-def test_objects_that_are_not_shared_stay_apart(tmp_path):
+def test_separate_objects_of_one_name_stay_separate(tmp_path):
     inputs = keras.Input((None, D))
     outputs = inputs
-    for _ in range(2):  # of one name
+    for _ in range(2):  # with the same name
         block = layers.TransformerEncoderBlock(N, 8, position=_relative(name="position"))
         outputs = block(outputs)
     model = keras.Model(inputs, outputs)

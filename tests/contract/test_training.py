@@ -20,7 +20,7 @@ def classifier():
 
 
 def examples():
-    """Whether token 3 is there."""
+    """Token ids; the label says whether token 3 is among them."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, V, (64, T))
     tokens[::2, 2] = 3
@@ -28,8 +28,8 @@ def examples():
     return tokens, (tokens == 3).any(axis=1).astype("int32")
 
 
-# Keras compiles nothing on torch, whose one mode is eager; on JAX everyone compiles.
-XLA = pytest.param(True, marks=pytest.mark.slow)  # tests/ops/test_remat.py has a fast one
+# Keras compiles nothing on torch and everything on JAX.
+XLA = pytest.param(True, marks=pytest.mark.slow)  # tests/ops/test_remat.py has a fast case
 MODES = {"tensorflow": [False, XLA], "jax": [True], "torch": [False]}[keras.backend.backend()]
 
 
@@ -55,7 +55,7 @@ def test_a_model_learns_saves_and_reloads(jit_compile, tmp_path):
     )
 
 
-def test_the_mask_of_padding_reaches_every_layer_of_a_functional_model():
+def test_the_padding_mask_reaches_every_layer_of_a_functional_model():
     model, (tokens, _) = classifier(), examples()
     longer = np.pad(tokens, [(0, 0), (0, 4)], constant_values=PADDING)
     np.testing.assert_allclose(
@@ -64,7 +64,7 @@ def test_the_mask_of_padding_reaches_every_layer_of_a_functional_model():
 
 
 @pytest.mark.parametrize("kind", ["token", "position"])
-def test_adam_squares_the_whole_gradient_of_a_row_that_occurs_twice(kind):
+def test_adam_sums_the_gradients_of_a_repeated_row_before_squaring(kind):
     ids = keras.Input((None,), dtype="int32")
     if kind == "token":
         outputs = layers.TokenEmbedding(3, 1)(ids)
@@ -76,5 +76,5 @@ def test_adam_squares_the_whole_gradient_of_a_row_that_occurs_twice(kind):
     model.compile(optimizer, lambda _, outputs: keras.ops.sum(outputs), jit_compile=False)
     model.train_on_batch(np.array([[1, 1, 2]]), np.zeros((1, 3, 1)))
     (velocity,) = (v for v in optimizer.variables if "velocity" in v.path)
-    # The loss is twice row 1 and once row 2.
+    # The gradient is 2 for row 1 and 1 for row 2.
     np.testing.assert_allclose(keras.ops.convert_to_numpy(velocity)[:, 0], [0, 0.5 * 4, 0.5 * 1])

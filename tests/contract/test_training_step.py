@@ -1,4 +1,4 @@
-"""The whole training step, optimizer and all, compiles for the machines that are not here."""
+"""The whole training step, with its optimizer, compiles for accelerators on a CPU."""
 
 import itertools
 import re
@@ -44,8 +44,8 @@ def cases(*fast):
     ("make", "options"),
     cases("bert_pretraining-mixed_bfloat16-window", "gpt_chunked_loss-float32"),
 )
-def test_it_lowers_for_tpu_and_cuda(make, options):
-    """For more logits than `auto` lets the reference hold, in each of several blocks."""
+def test_training_step_lowers_for_tpu_and_cuda(make, options):
+    """With more logits than `auto` gives to the reference kernel, in several blocks."""
     import jax
 
     _, x, y = given = make(1100, **{"kernel": "auto", **options})
@@ -60,17 +60,17 @@ def test_it_lowers_for_tpu_and_cuda(make, options):
     state = [[variable.value for variable in group] for group in variables]
     step = jax.export.export(jax.jit(model.train_step), platforms=["tpu", "cuda"])
     module = step(state, (x, y)).mlir_module()
-    assert "stablehlo.while" in module  # it is the module, with the loop over blocks
+    assert "stablehlo.while" in module  # the loop over blocks is there
     assert "callback" not in module
-    # Shapes and trip counts are numbers: no length is left to the machine.
+    # Shapes and trip counts are constants: no length is dynamic.
     assert not re.search(r"tensor<[^>]*\?", module)
     assert not re.search(r"stablehlo\.(real_)?dynamic_(?!slice|update_slice)", module)
 
 
 @pytest.mark.backends("tensorflow", reason="jit_compile is XLA of TensorFlow")
 @pytest.mark.parametrize(("make", "options"), cases("gpt_chunked_loss-mixed_bfloat16"))
-def test_it_compiles_with_xla(make, options):
-    """XLA's two steps are the eager ones, as far as the dtype is precise."""
+def test_training_step_compiles_with_xla(make, options):
+    """Two steps under XLA equal two eager steps within the precision of the dtype."""
     losses = []
     for how in ({"jit_compile": True}, {"run_eagerly": True, "jit_compile": False}):
         keras.utils.set_random_seed(0)

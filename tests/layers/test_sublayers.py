@@ -22,7 +22,7 @@ def lora_kernel(layer):
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-def test_it_is_the_dense_product(rank):
+def test_projection_equals_the_matrix_product(rank):
     layer = Projection(3, activation="relu")
     layer.build(INPUTS.shape)
     if rank is not None:
@@ -33,7 +33,7 @@ def test_it_is_the_dense_product(rank):
     np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lora_takes_part_in_the_layers_that_hold_it():
+def test_lora_is_applied_inside_a_feed_forward_layer():
     layer = layers.FeedForward(11, activation="relu")
     layer.build(INPUTS.shape)
     for part in (layer.hidden_projection, layer.output_projection):
@@ -46,7 +46,7 @@ def test_lora_takes_part_in_the_layers_that_hold_it():
     np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_adapters_still_learn_after_weights_of_a_layer_without_any(tmp_path):
+def test_adapters_are_trained_after_loading_weights_saved_without_lora(tmp_path):
     def model():
         inputs = keras.Input((5, 7))
         return keras.Model(inputs, Projection(3)(inputs))
@@ -66,7 +66,7 @@ def test_adapters_still_learn_after_weights_of_a_layer_without_any(tmp_path):
     np.testing.assert_allclose(arrays(plain(INPUTS)), arrays(adapted(INPUTS)), 1e-5, 1e-6)
 
 
-def test_float8_and_lora_refuse_each_other():
+def test_float8_and_lora_together_raise():
     message = "`enable_lora` and `quantize` must not meet in float8, for which Keras has no LoRA"
     layer = Projection(3)
     layer.build(INPUTS.shape)

@@ -55,7 +55,7 @@ def their_name(path):
 
 @pytest.fixture(scope="module")
 def twins():
-    """Our pre-training model and theirs, with the same weights."""
+    """Our pre-training model and transformers', with the same weights."""
     import torch
     import transformers
 
@@ -101,7 +101,7 @@ def of_theirs(theirs):
     }
 
 
-def test_it_is_the_model_of_transformers(twins):
+def test_outputs_equal_transformers(twins):
     ours, theirs = twins
     expected = of_theirs(theirs)
     outputs = arrays(ours({**INPUTS, "masked_positions": POSITIONS}))
@@ -120,7 +120,7 @@ def test_it_is_the_model_of_transformers(twins):
     )
 
 
-def test_hidden_states_are_theirs_on_request(twins):
+def test_hidden_states_equal_transformers(twins):
     ours, theirs = twins
     encoder = models.bert.encoder(SIZE, hidden_states=True)
     encoder.set_weights(models.bert.encoder_of(ours).get_weights())
@@ -138,15 +138,15 @@ def test_hidden_states_are_theirs_on_request(twins):
         pytest.param("bert_large", 335_141_888, marks=pytest.mark.slow),
     ],
 )
-def test_the_sizes_have_the_parameters_of_the_paper(size, count):
-    # A stateless scope defers the weights, which then are shapes without memory.
+def test_sizes_have_the_parameter_counts_of_the_paper(size, count):
+    # A stateless scope defers the weights, which then have shapes but no memory.
     with keras.StatelessScope():
         model = models.bert.encoder(size)
         found = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     assert found == count
 
 
-def test_the_embedding_and_the_output_are_one_matrix(twins):
+def test_the_output_matrix_is_tied_to_the_embedding(twins):
     ours, _ = twins
     encoder = models.bert.encoder_of(ours)
     head = sum(np.prod(w.shape) for w in ours.get_layer("head").weights)
@@ -154,8 +154,8 @@ def test_the_embedding_and_the_output_are_one_matrix(twins):
     assert head < V * D + V + D * D + 3 * D + 2 * D + 2
 
 
-def test_numpys_integers_count_as_pythons():
-    """Also where a layer of Keras takes them, which refuses numpy's."""
+def test_numpy_integers_are_accepted():
+    """Also where they are passed to a Keras layer, which would raise on them."""
     given = {"num_layers": 1, "hidden_dim": 12, "num_heads": 3, "intermediate_dim": 8}
     numpys = {name: np.int64(value) for name, value in given.items()}
     encoder = models.bert.encoder("bert_tiny", vocabulary_size=np.int64(V), **numpys)
@@ -167,7 +167,7 @@ def test_numpys_integers_count_as_pythons():
     assert recurrent.output["logits"].shape == (None, None, 5)
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="`num_layers` must be a positive integer, got 2.0"):
         models.bert.encoder("bert_tiny", num_layers=2.0)
     with pytest.raises(ValueError, match="`size` must be one of bert_tiny.*got 'bert_huge'"):
@@ -177,7 +177,7 @@ def test_bad_arguments_are_named():
 
 
 @pytest.mark.parametrize("dropped", ["dropout", "attention_dropout"])
-def test_each_dropout_acts_by_itself(dropped):
+def test_each_dropout_rate_is_applied_alone(dropped):
     rates = {"dropout": 0.0, "attention_dropout": 0.0}
     still = models.bert.encoder(SIZE, **rates)
     moved = models.bert.encoder(SIZE, **{**rates, dropped: 0.5})
@@ -188,8 +188,8 @@ def test_each_dropout_acts_by_itself(dropped):
         assert np.allclose(trained, rest, atol=1e-5) != differs
 
 
-def test_matrices_start_at_the_range_of_the_size():
-    """A normal distribution, cut off at twice its deviation: 0.8796 of it is left."""
+def test_initial_kernels_have_the_initializer_range_of_the_size():
+    """Truncating a normal distribution at two deviations leaves 0.8796 of its deviation."""
     model = models.bert.pretraining(SIZE, hidden_dim=48, vocabulary_size=97, initializer_range=0.1)
     for weight in model.trainable_weights:
         if weight.path.endswith(("kernel", "embeddings")) and np.prod(weight.shape) > 2000:

@@ -1,4 +1,4 @@
-"""The task models: shared weights, masks, training, and life as a .keras file."""
+"""The task models: shared weights, masks, training, and saving to a .keras file."""
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ def equal(first, second, atol=0.0):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_shapes_and_reload(name, encoder, tmp_path):
+def test_output_shapes_and_outputs_after_reloading(name, encoder, tmp_path):
     model = BUILDERS[name](encoder)
     outputs = run(model, batch(name))
     shapes = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape).shape, outputs)
@@ -77,25 +77,25 @@ def test_shapes_and_reload(name, encoder, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("tagger", "span")])
-def test_more_padding_changes_nothing(name, encoder):
+def test_extra_padding_does_not_change_the_output(name, encoder):
     model = BUILDERS[name](encoder)
     equal(run(model, batch(name, padding=3)), run(model, batch(name)), atol=1e-5)
 
 
-def test_span_and_tags_at_padding(encoder):
+def test_span_and_tagger_ignore_extra_padding(encoder):
     inputs, longer = batch("span"), batch("span", padding=3)
     seen = inputs["padding_mask"]
     model = bert_tasks.tagger(encoder, 5)
     equal(run(model, longer)[:, :T][seen], run(model, inputs)[seen], atol=1e-5)
     logits = run(bert_tasks.span(encoder), longer)["start"]
     allowed = longer["padding_mask"] & (longer["segment_ids"] == 1)
-    allowed[:, 0] = True  # [CLS]: no answer
+    allowed[:, 0] = True  # [CLS] means no answer
     np.testing.assert_array_equal(logits == -30000, ~allowed)
 
 
 @pytest.mark.parametrize("num_segments", [0, 1])
-def test_span_over_an_encoder_with_one_segment(num_segments):
-    """Ids may mark the context, though they change no vector; else all but padding is allowed."""
+def test_span_masks_by_segment_ids_over_an_encoder_with_one_segment(num_segments):
+    """Segment ids may mark the context, though they change no vector; else padding is masked."""
     encoder = bert.encoder("bert_tiny", vocabulary_size=V, num_segments=num_segments, **SIZE)
     inputs = batch("span")
     inputs["segment_ids"] = np.stack([np.arange(T) > 2, np.zeros(T)]).astype(int)
@@ -107,8 +107,8 @@ def test_span_over_an_encoder_with_one_segment(num_segments):
     equal(run(encoder, inputs), plain)
 
 
-def test_each_choice_is_scored_by_itself(encoder):
-    """One row of [B, C, T] equals the same sequences given one by one."""
+def test_choices_are_scored_independently(encoder):
+    """A batch [B, C, T] equals the same sequences computed one choice at a time."""
     model, inputs = bert_tasks.multiple_choice(encoder, C), batch("multiple_choice")
     kernel, bias = model.get_layer("multiple_choice").get_weights()
     expected = [
@@ -121,7 +121,7 @@ def test_each_choice_is_scored_by_itself(encoder):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_shares_the_encoder_and_gives_it_back(name, encoder):
+def test_encoder_of_returns_the_shared_encoder(name, encoder):
     model = BUILDERS[name](encoder)
     token = encoder.get_layer("embedding").token_embedding
     given = bert.encoder_of(model)
@@ -132,7 +132,7 @@ def test_shares_the_encoder_and_gives_it_back(name, encoder):
     equal(actual, {key: expected[key] for key in actual})
 
 
-def test_learns(encoder):
+def test_fit_lowers_the_loss(encoder):
     model, inputs = bert_tasks.classifier(encoder, 2, dropout=0.0), batch("classifier")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     losses = model.fit(inputs, np.array([0, 1]), epochs=5, verbose=0).history["loss"]
@@ -148,7 +148,7 @@ def test_masked_lm_uses_the_token_matrix(encoder):
     assert not any("head" in weight.path for weight in encoder.weights)
 
 
-def test_encoder_without_pooler(encoder):
+def test_an_encoder_without_pooler_raises_unless_pooling_is_given(encoder):
     bare = keras.Model(encoder.input, {"sequence_output": encoder.output["sequence_output"]})
     with pytest.raises(
         ValueError, match="must have an output 'pooled_output', got sequence_output"
@@ -157,6 +157,6 @@ def test_encoder_without_pooler(encoder):
     assert bert_tasks.classifier(bare, 5, pooling="mean").output.shape == (None, 5)
 
 
-def test_unknown_pooling(encoder):
+def test_an_unknown_pooling_raises(encoder):
     with pytest.raises(ValueError, match="`mode` must be one of first, mean, max, got 'last'"):
         bert_tasks.classifier(encoder, 5, pooling="last")

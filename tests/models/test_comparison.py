@@ -1,4 +1,4 @@
-"""Whether an upgraded model computes the same, and what happens where it does not."""
+"""The comparison of an upgraded model with the original, and what happens if they differ."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
 
 
 def classifier(name="attention", mask_zero=True):
-    """A tutorial's classifier: attention takes the mask off, and the pooling reads padding."""
+    """A tutorial's classifier: the attention drops the mask, and the pooling reads padding."""
     ids = keras.Input((None,), dtype="int32")
     hidden = kl.Embedding(V, D, mask_zero=mask_zero)(ids)
     attended = kl.MultiHeadAttention(N, H, name=name)(hidden, hidden)
@@ -27,7 +27,7 @@ def classifier(name="attention", mask_zero=True):
     return model
 
 
-def test_padding_that_is_pooled_without_a_mask_is_told_and_masks_of_keras_copy_it():
+def test_unmasked_pooling_is_reported_and_keras_masks_reproduce_it():
     model = classifier()
     expected = arrays(model(IDS))
     result = keras_attn.upgrade(model)
@@ -49,7 +49,7 @@ def test_padding_that_is_pooled_without_a_mask_is_told_and_masks_of_keras_copy_i
     "call", [{}, {"use_causal_mask": True}, {"return_attention_scores": True}], ids=str
 )
 @pytest.mark.parametrize("grouped", [False, True])
-def test_masks_of_keras(call, dropout, grouped):
+def test_keras_masks_reproduce_keras_exactly(call, dropout, grouped):
     query, value = (
         np.random.default_rng(0).normal(size=(2, n, D)).astype("float32") for n in (5, 7)
     )
@@ -70,7 +70,7 @@ def test_masks_of_keras(call, dropout, grouped):
 
 
 @pytest.mark.parametrize("kind", [kl.Attention, kl.AdditiveAttention])
-def test_masks_of_keras_leave_what_has_no_exact_copy(kind):
+def test_keras_masks_leave_layers_without_an_exact_copy(kind):
     inputs = keras.Input((5, D))
     model = keras.Model(inputs, kind(name="luong")([inputs, inputs]))
     result = keras_attn.upgrade(model, masks="keras")
@@ -81,7 +81,7 @@ def test_masks_of_keras_leave_what_has_no_exact_copy(kind):
 
 
 class Noisy(kl.Layer):
-    """A layer whose code looks at what it holds, so that ours changes its outputs."""
+    """A layer whose code depends on the class of its sublayer, so that ours changes its outputs."""
 
     def __init__(self):
         super().__init__()
@@ -95,7 +95,7 @@ class Noisy(kl.Layer):
         return factor * self.inner(x, x)
 
 
-def test_a_layer_that_changes_the_outputs_is_put_back_alone():
+def test_only_layers_that_change_the_outputs_are_restored():
     inputs = keras.Input((None, D))
     hidden = kl.MultiHeadAttention(N, H, name="good")(inputs, inputs)
     noisy = Noisy()
@@ -109,7 +109,7 @@ def test_a_layer_that_changes_the_outputs_is_put_back_alone():
     assert type(noisy.inner) is kl.MultiHeadAttention
 
 
-def test_inputs_are_made_of_what_the_model_says_of_them():
+def test_generated_inputs_match_the_model_inputs():
     ids, segments = (keras.Input((None,), dtype="int32", name=name) for name in ("ids", "segments"))
     mask = keras.Input((None,), dtype="bool", name="mask")
     image = keras.Input((None, None, 3), name="image")
@@ -126,7 +126,7 @@ def test_inputs_are_made_of_what_the_model_says_of_them():
     assert comparison.Comparison(model).differences(model) == [0.0, 0.0]
 
 
-def test_a_batch_that_does_not_fit_is_an_error_and_one_that_was_made_is_not():
+def test_an_invalid_batch_raises_but_a_generated_one_does_not():
     inputs = keras.Input((None, D))
     hidden = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
     model = keras.Model(inputs, kl.Reshape((4 * D,))(hidden))

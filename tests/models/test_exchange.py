@@ -1,4 +1,4 @@
-"""Attention inside layers and models with code of their own, and layers of all kinds."""
+"""Attention inside user layers and models, in keras-hub, and with LoRA or quantization."""
 
 import keras
 import numpy as np
@@ -105,7 +105,7 @@ def attending(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_user_layers_call_ours(kind):
+def test_attention_inside_user_layers_is_replaced(kind):
     inputs = keras.Input((T, D))
     model = keras.Model(inputs, kl.Dense(3)(kind()(inputs)))
     randomize(model)
@@ -144,7 +144,7 @@ def test_subclassed_models_are_compared_where_a_batch_is_given():
     assert keras_attn.upgrade(model).difference is None
 
 
-def test_a_compiled_model_forgets_what_it_has_traced():
+def test_a_compiled_model_is_traced_again_after_an_upgrade():
     inputs = keras.Input((T, D))
     model = keras.Model(inputs, kl.Dense(3)(InAttribute()(inputs)))
     model.compile("adam", "mse")
@@ -162,11 +162,11 @@ def test_a_compiled_model_forgets_what_it_has_traced():
     assert result.model is model
 
 
-def test_time_distributed_and_shared_layers():
+def test_shared_and_time_distributed_layers_are_replaced_once():
     inner = InAttribute()
     inputs = keras.Input((2, T, D))
     hidden = kl.TimeDistributed(inner)(inputs)
-    # The layer inside is in the graph, too.
+    # The inner layer is also called in the graph directly.
     first = hidden[:, 0]
     model = keras.Model(inputs, inner.inner(first, first))
     randomize(model)
@@ -180,7 +180,7 @@ def test_time_distributed_and_shared_layers():
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "int8", "frozen", "bfloat16"])
-def test_kinds(kind, inside):
+def test_lora_quantized_frozen_and_bfloat16_layers_are_replaced(kind, inside):
     if kind == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
     inputs = keras.Input((T, D))
@@ -207,9 +207,9 @@ def test_kinds(kind, inside):
 
 
 @pytest.mark.parametrize("kind", ["lora", "int8"])
-def test_a_twin_with_lora_or_quantized_is_saved_as_it_is(kind, tmp_path):
+def test_an_upgraded_layer_with_lora_or_quantization_can_be_reloaded(kind, tmp_path):
     inputs = keras.Input((T, D))
-    plain = attention(name="a")  # a name that stands inside others
+    plain = attention(name="a")  # a name that is part of other names
     model = keras.Model(inputs, plain(inputs, inputs))
     randomize(model)
     if kind == "lora":
@@ -225,7 +225,7 @@ def test_a_twin_with_lora_or_quantized_is_saved_as_it_is(kind, tmp_path):
     np.testing.assert_allclose(arrays(again(BATCH)), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_twin_casts_what_the_layer_casts():
+def test_an_upgraded_layer_keeps_autocast():
     inputs = keras.Input((T, D))
     plain = attention(name="plain", autocast=False)
     model = keras.Model(inputs, plain(inputs, inputs))
@@ -233,7 +233,7 @@ def test_a_twin_casts_what_the_layer_casts():
 
 
 class Values(kl.MultiHeadAttention):
-    """One whose heads are not what they seem: each call sees the queries twice as large."""
+    """A subclass whose call doubles the query."""
 
     def call(self, query, value, key=None, **kwargs):
         return super().call(query * 2, value, key, **kwargs)
@@ -320,7 +320,7 @@ def backbones(hub):
         ),
     ],
 )
-def test_backbones_of_keras_hub(hub, name, count):
+def test_keras_hub_backbones_are_upgraded(hub, name, count):
     model = backbones(hub)[name]()
     randomize(model)
     result = keras_attn.upgrade(model)
@@ -330,7 +330,7 @@ def test_backbones_of_keras_hub(hub, name, count):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
-def test_t5_is_named(hub):
+def test_t5_attention_is_left_with_a_reason(hub):
     model = hub.T5Backbone(num_heads=N, key_value_dim=H, **SIZES)
     result = keras_attn.upgrade(model)
     assert not result.replaced and len(result.left) == 6
@@ -338,7 +338,7 @@ def test_t5_is_named(hub):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.slow)])
-def test_a_task_stays_of_its_class_and_generates_with_our_kernels(hub, name, monkeypatch):
+def test_a_task_keeps_its_class_and_generates_with_our_kernels(hub, name, monkeypatch):
     backbone = backbones(hub)[name]()
     kind = {"gpt2": hub.GPT2CausalLM, "llama": hub.LlamaCausalLM, "qwen3": hub.Qwen3CausalLM}[name]
     model = kind(backbone=backbone, preprocessor=None)

@@ -1,4 +1,4 @@
-"""GPT's size; its logits are held to transformers' GPT-2 in tests/weights/formats/test_gpt2.py."""
+"""GPT's sizes and masks; tests/weights/formats/test_gpt2.py compares logits with transformers."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ B, T, V = 2, 7, 23
 SIZE = models.sizes.GptSize(2, 12, 3, 31, vocabulary_size=V, max_length=11)
 
 
-def test_parameters_of_gpt2_small():
+def test_gpt2_small_has_the_parameter_count_of_transformers():
     """124,439,808, as transformers counts GPT2Model (Radford et al. say 117 million)."""
     size, d, f = models.sizes.GPT_SMALL, 768, 3072
     block = 4 * (d * d + d) + d * f + f + f * d + d + 4 * d
@@ -21,7 +21,7 @@ def test_parameters_of_gpt2_small():
     assert model.count_params() == expected - 50_157 * d - 11 * block
 
 
-def test_padding_on_the_right_and_later_tokens_change_nothing():
+def test_right_padding_and_later_tokens_do_not_change_the_logits():
     model = models.gpt.decoder(SIZE)
     ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
     whole = arrays(model({"token_ids": ids, "padding_mask": np.ones((B, T), bool)}))
@@ -29,7 +29,7 @@ def test_padding_on_the_right_and_later_tokens_change_nothing():
     np.testing.assert_allclose(arrays(model(padded))[:, :4], whole[:, :4], rtol=1e-5, atol=1e-6)
 
 
-def test_the_window_restricts_what_is_seen():
+def test_the_window_limits_attention():
     model = models.gpt.decoder(SIZE, window=2, num_layers=1)
     ids = np.random.default_rng(0).integers(0, V, (B, T)).astype("int32")
     mask = np.ones((B, T), bool)
@@ -40,7 +40,7 @@ def test_the_window_restricts_what_is_seen():
 
 
 def test_training_drops_the_embeddings():
-    """Where the blocks add nothing, the embeddings come out of the last one."""
+    """With blocks that add zero, the last block returns the embeddings."""
     model = models.gpt.decoder(SIZE, embedding_dropout=0.3)
     for weight in model.weights:
         if "block" in weight.path and "seed_generator" not in weight.path:
@@ -52,6 +52,6 @@ def test_training_drops_the_embeddings():
     assert_dropped(hidden(inputs, training=True), hidden(inputs), 0.3)
 
 
-def test_bad_sizes_are_named():
+def test_an_unknown_size_raises():
     with pytest.raises(ValueError, match="`size` must be one of gpt_tiny, .* got 'gpt'"):
         models.gpt.decoder("gpt")

@@ -1,4 +1,4 @@
-"""keras.layers.MultiHeadAttention's weights in our layers."""
+"""Weights of keras.layers.MultiHeadAttention copied into our layers."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def randomize(layer, rng):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("value_dim", [None, 2])
-def test_same_outputs(use_bias, value_dim, rng):
+def test_copied_weights_give_the_same_outputs(use_bias, value_dim, rng):
     options = {"value_dim": value_dim, "use_bias": use_bias, "output_shape": 13}
     theirs = keras.layers.MultiHeadAttention(N, H, **options)
     ours = layers.MultiHeadCrossAttention(N, H, **options)
@@ -39,7 +39,7 @@ def test_same_outputs(use_bias, value_dim, rng):
     )
 
 
-def test_self_attention_inside_models(rng):
+def test_weights_are_copied_between_layers_inside_models(rng):
     inputs = keras.Input((T, D))
     theirs = keras.layers.MultiHeadAttention(N, H, name="theirs")
     first = keras.Model(inputs, theirs(inputs, inputs))
@@ -66,28 +66,28 @@ THEIRS = keras.layers.MultiHeadAttention
 OURS = layers.MultiHeadCrossAttention
 
 
-def test_wrong_class():
+def test_a_source_of_another_class_raises():
     with pytest.raises(TypeError, match="must be a keras.layers.MultiHeadAttention, got Dense"):
         weights.copy_keras_attention(keras.layers.Dense(1), OURS(N, H))
 
 
-def test_not_built():
+def test_an_unbuilt_target_raises():
     with pytest.raises(ValueError, match="`target` must be built, got 'fresh' without weights"):
         weights.copy_keras_attention(built(THEIRS, N, H), OURS(N, H, name="fresh"))
 
 
-def test_unequal_heads():
+def test_unequal_head_counts_raise():
     with pytest.raises(ValueError, match="`target` must have 3 heads as `source`, got 4"):
         weights.copy_keras_attention(built(THEIRS, 3, 4), built(OURS, 4, 3))
 
 
-def test_unequal_widths():
+def test_unequal_widths_raise():
     text = r"got key {'kernel': \(11, 12\), .* for {'kernel': \(6, 12\), .*, value {'kernel': "
     with pytest.raises(ValueError, match=text):
         weights.copy_keras_attention(built(THEIRS, N, H), built(OURS, N, H, width=DV))
 
 
-def test_biases_on_one_side_only():
+def test_biases_on_one_side_only_raise():
     with pytest.raises(
         ValueError, match="got query {'kernel': .6, 12.} for {'kernel': .6, 12., 'bias'"
     ):

@@ -1,6 +1,6 @@
-"""ModernBERT: its sizes, masks and padding, and life as a model of the package.
+"""ModernBERT: its sizes, masks, padding, saving, and task models.
 
-That its numbers are those of transformers is in tests/weights.
+tests/weights compares its outputs with transformers.
 """
 
 import keras
@@ -32,23 +32,23 @@ def encoder(**changes):
         pytest.param("modern_bert_large", 394_781_696, marks=pytest.mark.slow),
     ],
 )
-def test_the_sizes_have_the_parameters_of_transformers(size, count):
-    """`ModernBertModel` of answerdotai/ModernBERT-base and -large has as many."""
+def test_sizes_have_the_parameter_counts_of_transformers(size, count):
+    """The counts of `ModernBertModel` for answerdotai/ModernBERT-base and -large."""
     with keras.StatelessScope():  # weights without memory
         model = models.modern_bert.encoder(size)
         found = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     assert found == count
 
 
-def test_what_each_block_is():
+def test_global_and_local_blocks_alternate():
     blocks = models.parts.of(encoder(num_layers=5, global_every=4)).encoder.blocks
     assert [block.window for block in blocks] == [None, 3, 3, 3, None]
     assert [block.position.max_wavelength for block in blocks] == [160e3, 1e4, 1e4, 1e4, 160e3]
     assert [block.attention_norm for block in blocks] == [False, True, True, True, True]
 
 
-def test_a_local_block_sees_as_far_as_its_window():
-    model = encoder(num_layers=2)  # of which the second is local
+def test_a_local_block_attends_within_its_window():
+    model = encoder(num_layers=2)  # the second is local
     block = models.parts.of(model).encoder.blocks[1]
     hidden = RNG.normal(size=(1, T, 12)).astype("float32")
     changed = hidden.copy()
@@ -67,7 +67,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_its_file_its_parts_and_its_padding(task, tmp_path):
+def test_task_models_ignore_padding_and_can_be_reloaded(task, tmp_path):
     build, shape = TASKS[task]
     bare = encoder(hidden_states=True)
     model = randomize(build(bare))
@@ -101,13 +101,13 @@ def test_a_task_its_file_its_parts_and_its_padding(task, tmp_path):
         np.testing.assert_allclose(state, want, rtol=1e-5, atol=1e-5)
 
 
-def test_no_pooler_for_the_pretraining_heads():
+def test_pretraining_heads_without_a_pooler_raise():
     with pytest.raises(ValueError, match="output 'pooled_output', got sequence_output"):
         models.bert.with_pretraining_heads(encoder())
 
 
 @pytest.mark.parametrize("dropped", ["embedding", "attention", "feed_forward"])
-def test_each_dropout_acts_by_itself(dropped):
+def test_each_dropout_rate_is_applied_alone(dropped):
     still, moved = encoder(), encoder(**{f"{dropped}_dropout": 0.5})
     for model, differs in ((still, False), (moved, True)):
         trained, rest = (
@@ -116,7 +116,7 @@ def test_each_dropout_acts_by_itself(dropped):
         assert np.allclose(trained, rest, atol=1e-5) != differs
 
 
-def test_mixed_precision():
+def test_mixed_precision_outputs_are_close_to_float32():
     half = encoder(dtype="mixed_bfloat16")
     full = encoder()
     full.set_weights(half.get_weights())

@@ -1,4 +1,4 @@
-"""Packed rows against the same sequences padded one a row."""
+"""Packed rows against the same sequences padded, one per row."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def ones_and_zeros(*shape):
     return RNG.integers(0, 2, shape).astype("int32")
 
 
-PADDED = {  # a sequence a row
+PADDED = {  # one sequence per row
     "token_ids": RNG.integers(0, V, (len(SIZES), L)).astype("int32"),
     "segment_ids": ones_and_zeros(len(SIZES), L),
     "padding_mask": np.arange(L) < np.array(SIZES)[:, None],
@@ -50,7 +50,7 @@ PACKED = {key: in_rows(values) for key, values in PADDED.items()}
 PACKED["sequence_ids"] = in_rows(np.tile(np.arange(1, 6, dtype="int32")[:, None], (1, L)))
 PACKED["positions"] = in_rows(np.tile(np.arange(L, dtype="int32"), (5, 1)))
 PACKED["first_positions"] = np.array([[0, 3, 8], [0, 7, 0]], "int32")
-# One masked position in each sequence, and where it is in the row.
+# One masked position in each sequence, and its position in the packed row.
 MASKED = np.array([[1], [4], [0], [6], [2]], "int32")
 MASKED_IN_ROWS = in_slots(MASKED)[..., 0] + PACKED["first_positions"]
 
@@ -76,7 +76,7 @@ def inputs_of(model, values):
     return {key: values[key] for key in model.input}
 
 
-def test_outputs_loss_and_gradients_are_those_of_padded_rows():
+def test_outputs_loss_and_gradients_equal_those_of_padded_rows():
     model = models.bert_tasks.classifier(encoder(num_layers=1), C, dropout=0.0)
     rows = packed(model)
     labels = np.arange(len(SIZES)) % C
@@ -91,11 +91,11 @@ def test_outputs_loss_and_gradients_are_those_of_padded_rows():
     close(arrays(packed_loss(*weights)), arrays(padded_loss(*weights)))
     pairs = zip(gradients(packed_loss, *weights), gradients(padded_loss, *weights), strict=True)
     for actual, expected in pairs:
-        assert np.abs(expected).max() > 1e-4 or expected.size == D  # a key's bias has none
+        assert np.abs(expected).max() > 1e-4 or expected.size == D  # a key's bias has no gradient
         close(actual, expected)
 
 
-def test_a_step_of_fit_teaches_the_model_the_same():
+def test_fit_gives_the_same_weights_as_on_padded_rows():
     model = models.bert_tasks.classifier(encoder(), C, dropout=0.0)
     start = model.get_weights()
     labels = np.arange(len(SIZES)) % C
@@ -118,7 +118,7 @@ def test_a_step_of_fit_teaches_the_model_the_same():
         close(actual, expected)
 
 
-def test_pretraining_heads_and_saving(tmp_path):
+def test_a_packed_pretraining_model_equals_padded_rows_and_can_be_reloaded(tmp_path):
     model = models.bert.with_pretraining_heads(encoder())
     expected = arrays(model({**PADDED, "masked_positions": MASKED}))
     rows = packed(model)
@@ -165,7 +165,7 @@ PER_SEQUENCE = {
 
 
 def on_top(make):
-    """A model of a user's own."""
+    """A model that a user builds on an encoder."""
     inside = encoder()
     return keras.Model(inside.input, keras.layers.Dense(C)(make(inside.output)))
 
@@ -180,18 +180,18 @@ def both_ways(model):
 
 
 @pytest.mark.parametrize("build", PER_TOKEN.values(), ids=PER_TOKEN)
-def test_outputs_for_each_token(build):
+def test_outputs_per_token_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[PACKED["padding_mask"]], expected[SHOWN])
 
 
 @pytest.mark.parametrize("build", PER_SEQUENCE.values(), ids=PER_SEQUENCE)
-def test_outputs_for_each_sequence(build):
+def test_outputs_per_sequence_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[REAL], expected.reshape(len(SIZES), -1))
 
 
-def test_an_encoder_gives_vectors_of_both():
+def test_encoder_outputs_equal_those_of_padded_rows():
     expected, actual = both_ways(encoder())
     close(actual["sequence_output"][PACKED["padding_mask"]], expected["sequence_output"][SHOWN])
     close(actual["pooled_output"][REAL], expected["pooled_output"])
@@ -232,6 +232,6 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_would_mix_sequences_is_refused(build, message):
+def test_a_model_that_would_mix_sequences_raises(build, message):
     with pytest.raises(ValueError, match=message):
         packed(build())

@@ -1,4 +1,4 @@
-"""The parts of every model of the package, new, saved, extended; another model is refused."""
+"""The parts of every model of the package: new, reloaded, extended; other models raise."""
 
 import keras
 import pytest
@@ -31,7 +31,7 @@ def names(items):
 
 
 @pytest.mark.parametrize("task", HEADS)
-def test_bert_and_its_tasks(task, tmp_path):
+def test_parts_of_bert_and_its_task_models(task, tmp_path):
     encoder = bert.encoder("bert_tiny", **BERT)
     whole = parts.of(encoder)
     build, head = HEADS[task]
@@ -54,7 +54,7 @@ def test_more_than_ten_blocks_keep_their_order():
     assert names(parts.of(model).encoder.blocks) == [f"block_{index}" for index in range(11)]
 
 
-def test_gpt_packed_too():
+def test_parts_of_gpt_also_when_packed():
     model = gpt.decoder("gpt_tiny", **BERT)
     found = parts.of(model)
     assert found == parts.of(packing.packed(model))
@@ -65,7 +65,7 @@ def test_gpt_packed_too():
 
 
 @pytest.mark.parametrize("normalize_first", [False, True])
-def test_a_transformer(normalize_first):
+def test_parts_of_a_transformer(normalize_first):
     model = transformer.encoder_decoder("transformer_tiny", **BERT, normalize_first=normalize_first)
     found = parts.of(model)
     assert found.encoder.embedding is found.decoder.embedding
@@ -75,7 +75,7 @@ def test_a_transformer(normalize_first):
     assert (found.encoder.norm is not None) is normalize_first
 
 
-def test_a_recurrent_model():
+def test_parts_of_a_recurrent_model():
     cell = keras.layers.LSTMCell(7)
     model = rnn_attention.encoder_decoder(17, 19, embedding_dim=5, units=7, cell=cell)
     found = parts.of(model)
@@ -86,7 +86,7 @@ def test_a_recurrent_model():
     assert found.head.units == 19 and found.readout.units == 5
 
 
-def test_a_model_that_a_user_built_on_the_encoder():
+def test_parts_of_a_user_model_built_on_an_encoder():
     encoder = bert.encoder("bert_tiny", **BERT)
     inside = keras.Model(encoder.input, keras.layers.Dense(3)(encoder.output["pooled_output"]))
     around = keras.Model(
@@ -96,7 +96,7 @@ def test_a_model_that_a_user_built_on_the_encoder():
         assert parts.of(model) == parts.of(encoder)
 
 
-def test_another_model_is_refused():
+def test_a_model_of_another_kind_raises():
     inputs = keras.Input((3, 4))
     block = layers.TransformerEncoderBlock(2, 5, name="block_0")
     model = keras.Model(inputs, block(inputs), name="other")
@@ -110,7 +110,7 @@ def test_another_model_is_refused():
         parts.of(keras.layers.Dense(3, name="x"))
 
 
-def test_two_encoders_have_no_parts_in_common():
+def test_two_encoders_in_one_model_raise():
     first, second = bert.encoder("bert_tiny", **BERT), bert.encoder("bert_tiny", **BERT, name="b")
     both = [first(first.input)["pooled_output"], second(first.input)["pooled_output"]]
     siamese = keras.Model(first.input, both)
@@ -119,7 +119,7 @@ def test_two_encoders_have_no_parts_in_common():
         parts.of(siamese)
 
 
-def test_names_of_ours_in_another_model_are_not_enough():
+def test_layer_names_alone_do_not_make_parts():
     ids = keras.Input((3,), dtype="int32")
     vectors = layers.TokenEmbedding(5, 4, name="token_embedding")(ids)
     decoder = layers.TransformerEncoderBlock(2, 5, name="block_0")(vectors)
@@ -132,7 +132,7 @@ def test_names_of_ours_in_another_model_are_not_enough():
     assert parts.find(keras.Model(ids, recurrent)) is None
 
 
-def test_outputs_are_those_of_this_model_not_of_the_one_that_called_first():
+def test_outputs_belong_to_the_given_model():
     model = bert_tasks.tagger(bert.encoder("bert_tiny", **BERT), 5)
     rows = packing.packed(model)
     head = parts.of(model).head
@@ -141,12 +141,12 @@ def test_outputs_are_those_of_this_model_not_of_the_one_that_called_first():
         parts.outputs(rows, keras.layers.Dense(3, name="x"))
 
 
-def test_packed_rows_have_no_encoder_of_their_own():
+def test_encoder_of_a_packed_model_raises():
     rows = packing.packed(bert_tasks.tagger(bert.encoder("bert_tiny", **BERT), 5))
     with pytest.raises(ValueError, match="one sequence a row, got 'bert_tagger_packed'"):
         bert.encoder_of(rows)
 
 
-def test_no_encoder_of_a_gpt():
+def test_encoder_of_a_gpt_raises():
     with pytest.raises(ValueError, match="must hold a BERT encoder, got 'gpt'"):
         bert.encoder_of(gpt.decoder("gpt_tiny", **BERT))

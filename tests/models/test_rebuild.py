@@ -1,4 +1,4 @@
-"""Models that are built anew go on as they were."""
+"""A rebuilt model keeps its training state."""
 
 import keras
 import numpy as np
@@ -20,8 +20,8 @@ B, T, D = 4, 5, 12
     ],
 )
 @pytest.mark.parametrize("block", [False, True])
-def test_training_goes_on_from_the_state_of_the_optimizer(block, optimizer):
-    """Three epochs at once, or one, an upgrade, and two."""
+def test_an_upgrade_keeps_the_optimizer_state(block, optimizer):
+    """Four epochs at once equal two, an upgrade, and two more."""
     rng = np.random.default_rng(0)
     batch = rng.normal(size=(B, T, D)).astype("float32")
     target = rng.normal(size=(B, T, D)).astype("float32")

@@ -1,4 +1,4 @@
-"""The recurrent encoder and decoder: steps equal the whole, padding, saving."""
+"""The recurrent encoder-decoder: single steps, padding, saving."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def call(model, source=SOURCE, target=TARGET):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_step_by_step_is_the_whole(attention, cell):
+def test_step_by_step_equals_the_full_model(attention, cell):
     model = make(attention, cell)
     whole = call(model)
     state, step = rnn_attention.start(model)(SOURCE), rnn_attention.step(model)
@@ -58,7 +58,7 @@ def test_step_by_step_is_the_whole(attention, cell):
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "local_p"])
-def test_more_padding_changes_nothing_and_padding_gets_no_weight(attention):
+def test_extra_padding_does_not_change_the_logits_and_gets_zero_weight(attention):
     model = make(attention)
     whole = call(model)
     longer = call(model, np.pad(SOURCE, ((0, 0), (0, 3))), np.pad(TARGET, ((0, 0), (0, 2))))
@@ -67,7 +67,7 @@ def test_more_padding_changes_nothing_and_padding_gets_no_weight(attention):
     assert not longer["attention_scores"][:, 4:].any()
 
 
-def test_the_future_is_not_seen():
+def test_later_tokens_do_not_change_earlier_logits():
     model, other = make("luong"), TARGET.copy()
     other[:, 2:] = 3
     np.testing.assert_array_equal(
@@ -75,7 +75,7 @@ def test_the_future_is_not_seen():
     )
 
 
-def test_it_survives_the_file_with_its_steps(tmp_path):
+def test_a_reloaded_model_and_its_step_compute_the_same(tmp_path):
     model = make()
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
@@ -86,7 +86,7 @@ def test_it_survives_the_file_with_its_steps(tmp_path):
 
 
 @pytest.mark.backends("tensorflow", reason="a SavedModel")
-def test_the_step_is_served(tmp_path):
+def test_the_step_runs_as_a_saved_model(tmp_path):
     import tensorflow as tf
 
     model = make("luong")
@@ -99,6 +99,6 @@ def test_the_step_is_served(tmp_path):
     )
 
 
-def test_an_unknown_attention():
+def test_an_unknown_attention_raises():
     with pytest.raises(ValueError, match="one of bahdanau, luong, local_p, got 'self'"):
         make("self")

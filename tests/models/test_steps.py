@@ -1,4 +1,4 @@
-"""The step of a trained decoder: cached decoding equals the full forward at every step."""
+"""The step of a trained decoder: cached decoding equals the full model at every step."""
 
 import functools
 
@@ -31,7 +31,7 @@ def gpt(**options):
 
 
 def whole(model, tokens):
-    """Logits of the full forward."""
+    """Logits of the full model."""
     if "source_ids" in model.input:
         own = {"source_ids": SOURCE, "source_padding_mask": SOURCE_MASK, "target_ids": tokens}
     else:
@@ -61,21 +61,21 @@ def stepwise(model, spans):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_gpt_from_the_cache_is_gpt(position):
+def test_cached_gpt_steps_equal_the_full_model(position):
     model = gpt(position=POSITIONS[position]())
     found = stepwise(model, [(0, 2), *((i, i + 1) for i in range(2, T))])
     np.testing.assert_allclose(found, whole(model, TOKENS)[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_transformer_from_the_cache_is_the_transformer(position):
+def test_cached_transformer_steps_equal_the_full_model(position):
     model = models.transformer.encoder_decoder(TRANSFORMER, position=POSITIONS[position]())
     found = stepwise(model, [(i, i + 1) for i in range(T)])
     np.testing.assert_allclose(found, whole(model, TOKENS), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"window": 2}, {"dtype": "mixed_bfloat16"}])
-def test_other_settings(options):
+def test_cached_steps_with_a_window_or_bfloat16_equal_the_full_model(options):
     model = gpt(**options)
     loose = "dtype" in options
     found = stepwise(model, [(i, i + 1) for i in range(T)])
@@ -100,7 +100,7 @@ def test_the_step_shares_the_weights_and_can_be_saved(tmp_path):
 
 
 def greedily(model, tokens, new):
-    """Greedy search with the full forward."""
+    """Greedy search with the full model."""
     for _ in range(new):
         last = whole(model, tokens)[:, -1].argmax(-1)
         tokens = np.concatenate([tokens, last[:, None].astype("int32")], axis=1)
@@ -114,20 +114,20 @@ def greedy_generator(model, **options):
 
 
 @pytest.mark.parametrize("xla", [False, True] if BACKEND == "tensorflow" else [False])
-def test_gpt_generates_what_the_full_forward_would(xla):
+def test_gpt_generation_equals_greedy_search_with_the_full_model(xla):
     model = gpt()
     found = arrays(greedy_generator(model, xla=xla)(TOKENS)["token_ids"])
     np.testing.assert_array_equal(found, greedily(model, TOKENS, 4))
 
 
-def test_a_transformer_generates_what_the_full_forward_would():
+def test_transformer_generation_equals_greedy_search_with_the_full_model():
     model = models.transformer.encoder_decoder(TRANSFORMER)
     generate = greedy_generator(model)
     found = arrays(generate(TOKENS[:, :1], None, SOURCE, SOURCE_MASK)["token_ids"])
     np.testing.assert_array_equal(found, greedily(model, TOKENS[:, :1], 4))
 
 
-def test_beams_score_as_the_full_forward_does():
+def test_beam_scores_equal_those_of_the_full_model():
     model = models.transformer.encoder_decoder(TRANSFORMER)
     search = functools.partial(decoding.beam_search, beams=3, max_new_tokens=4)
     generate = decoding.compiled(models.steps.generator(model, search, L), model.variables)
@@ -165,7 +165,7 @@ SEARCHES = {
 @pytest.mark.parametrize(
     ("search", "attention"), [("greedy", "bahdanau"), ("sample", "luong"), ("beam", "local_p")]
 )
-def test_a_recurrent_translator_goes_through_the_same_loops(search, attention):
+def test_a_recurrent_translator_runs_in_every_decoding_loop(search, attention):
     """Prompts of unequal length, though a recurrent step takes one token at a time."""
     model, lengths = recurrent(attention), np.array([3, 1])
     prompt = np.array([[2, 9, 4], [7, 0, 0]], "int32")
@@ -180,7 +180,7 @@ def test_a_recurrent_translator_goes_through_the_same_loops(search, attention):
         np.testing.assert_array_equal(logits.argmax(-1)[length - 1 :], tokens[0, length:])
 
 
-def test_beams_of_a_recurrent_translator_score_as_the_whole_model_does():
+def test_beam_scores_of_a_recurrent_translator_equal_those_of_the_full_model():
     model = recurrent()
     search = functools.partial(decoding.beam_search, beams=3, max_new_tokens=4)
     generate = decoding.compiled(models.steps.generator(model, search, L), model.variables)
@@ -193,13 +193,13 @@ def test_beams_of_a_recurrent_translator_score_as_the_whole_model_does():
         np.testing.assert_allclose(found["scores"][:, beam], expected, rtol=1e-4)
 
 
-def test_an_encoder_has_no_step():
+def test_the_step_of_an_encoder_raises():
     model = models.bert.encoder("bert_tiny", vocabulary_size=V)
     with pytest.raises(ValueError, match="`model` must have a decoder, got 'bert"):
         models.steps.starter(model, L)
 
 
-def test_training_on_changes_what_a_compiled_generator_gives():
+def test_a_compiled_generator_uses_updated_weights():
     model = gpt()
     generate = greedy_generator(model)
     before = arrays(generate(TOKENS)["token_ids"])
@@ -209,7 +209,7 @@ def test_training_on_changes_what_a_compiled_generator_gives():
     assert (before != after).any()
 
 
-def test_a_cache_longer_than_the_positions_is_refused():
+def test_a_cache_longer_than_the_position_table_raises():
     message = "`length` must be at most the model's 11 positions, got 12"
     with pytest.raises(ValueError, match=message):
         models.steps.empty_cache(gpt(), B, 12)

@@ -1,4 +1,4 @@
-"""The Transformer's sizes against the paper, and what its decoder may see."""
+"""The Transformer against the paper: sizes, equations, and what the logits depend on."""
 
 import keras
 import numpy as np
@@ -21,8 +21,8 @@ SIZE = models.sizes.TransformerSize(2, 12, 3, 31, vocabulary_size=V)
 @pytest.mark.parametrize(
     ("size", "millions"), [("transformer_base", 63.1), ("transformer_big", 214.2)]
 )
-def test_parameters(size, millions):
-    """Table 3 of the paper, 65 and 213 million, rounds and counts its 37,000 tokens."""
+def test_sizes_have_the_parameter_counts_of_the_paper(size, millions):
+    """Table 3 of the paper says 65 and 213 million, rounded, with 37,000 tokens."""
     record = models.sizes.TRANSFORMER_SIZES[size]
     d, f = record.hidden_dim, record.intermediate_dim
     attention, norm, feed_forward = 4 * (d * d + d), 2 * d, d * f + f + f * d + d
@@ -35,19 +35,19 @@ def test_parameters(size, millions):
     assert model.count_params() == expected - 36_900 * d - 5 * (encoder + decoder)
 
 
-def test_one_matrix_serves_source_target_and_output():
+def test_source_target_and_output_share_one_matrix():
     model = models.transformer.encoder_decoder(SIZE)
     assert [w.path for w in model.weights if V in w.shape] == ["token_embedding/embeddings"]
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_what_the_logits_depend_on(normalize_first):
+def test_logits_depend_on_unmasked_source_and_earlier_target_tokens(normalize_first):
     model = models.transformer.encoder_decoder(SIZE, normalize_first=normalize_first)
     logits = arrays(model(INPUTS))
     assert logits.shape == (B, T, V)
 
     def changed(name, place):
-        """Where the logits change with the token at that place of each row."""
+        """Where the logits change with the token at that position of each row."""
         ids = INPUTS[name].copy()
         ids[:, place] = (ids[:, place] + 1) % V
         return abs(arrays(model({**INPUTS, name: ids})) - logits).max(-1) > 1e-6
@@ -62,8 +62,8 @@ def test_what_the_logits_depend_on(normalize_first):
     ids=["sinusoidal", "learned", "rotary"],
 )
 @pytest.mark.parametrize("name", ["source_ids", "target_ids"])
-def test_each_kind_of_position_tells_the_order_of_source_and_target(name, position):
-    """With one layer, swapped tokens before the last leave its logits alone but for positions."""
+def test_every_kind_of_position_makes_logits_depend_on_token_order(name, position):
+    """With one layer, only positions let swapped earlier tokens change the last logits."""
     model = models.transformer.encoder_decoder(SIZE, num_layers=1, position=position and position())
     swapped = {**INPUTS, name: INPUTS[name][:, [1, 0, *range(2, INPUTS[name].shape[1])]]}
     assert (INPUTS[name] != swapped[name]).any(axis=1).all()
@@ -72,8 +72,8 @@ def test_each_kind_of_position_tells_the_order_of_source_and_target(name, positi
 
 
 @pytest.mark.parametrize("name", ["source_ids", "target_ids"])
-def test_without_positions_the_order_is_lost(name):
-    """What the test above would see of a model that leaves its positions out."""
+def test_without_positions_logits_ignore_token_order(name):
+    """The test above would fail for a model that ignores its positions."""
     position = layers.LearnedPositionEmbedding(11, initializer="zeros")
     model = models.transformer.encoder_decoder(SIZE, num_layers=1, position=position)
     swapped = {**INPUTS, name: INPUTS[name][:, [1, 0, *range(2, INPUTS[name].shape[1])]]}
@@ -82,7 +82,7 @@ def test_without_positions_the_order_is_lost(name):
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_paper(normalize_first):
+def test_logits_follow_the_equations_of_the_paper(normalize_first):
     model = models.transformer.encoder_decoder(SIZE, normalize_first=normalize_first)
     weights = {w.path: arrays(w.value).astype("float64") for w in randomize(model).weights}
     width = SIZE.hidden_dim
@@ -97,7 +97,7 @@ def test_it_is_the_paper(normalize_first):
         return oracles.layer_norm(x, weights[f"{name}/gamma"], weights[f"{name}/beta"], 1e-6)
 
     def around(x, name, function):
-        """The residual connection and the norm, where the paper or `normalize_first` has it."""
+        """The residual connection and the norm, placed as `normalize_first` says."""
         inputs = norm(x, f"{name}_norm") if normalize_first else x
         total = x + function(inputs, within(weights, name))
         return total if normalize_first else norm(total, f"{name}_norm")
@@ -130,7 +130,7 @@ def test_it_is_the_paper(normalize_first):
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
 def test_training_drops_the_embeddings(side):
-    """Where the blocks add nothing, the embeddings come out of the last one."""
+    """With blocks that add zero, the last block returns the embeddings."""
     model = models.transformer.encoder_decoder(SIZE, normalize_first=True, dropout=0.3)
     for weight in model.weights:
         if "block" in weight.path and "seed_generator" not in weight.path:
@@ -140,7 +140,7 @@ def test_training_drops_the_embeddings(side):
     assert_dropped(hidden(INPUTS, training=True), hidden(INPUTS), 0.3)
 
 
-def test_bad_sizes_are_named():
+def test_an_unknown_size_raises():
     with pytest.raises(ValueError, match="`size` must be one of transformer_tiny, .*'large'"):
         models.transformer.encoder_decoder("large")
     with pytest.raises(ValueError, match="a size has the fields num_layers, .* got 'layers'"):

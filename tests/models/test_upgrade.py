@@ -1,4 +1,4 @@
-"""Models of Keras and keras-hub with our attention in them."""
+"""Keras and keras-hub models, upgraded to our attention."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
 CONTEXT = np.array([[8, 9, 7, 9, 3], [2, 3, 0, 0, 0]], "int32")
 REAL = IDS > 0
 
-DROPS_MASKS = pytest.mark.filterwarnings("ignore:(?s).*of type EinsumDense")  # in the original
+DROPS_MASKS = pytest.mark.filterwarnings("ignore:(?s).*of type EinsumDense")  # keras-hub's own
 
 
 def randomize(model):
@@ -38,7 +38,7 @@ def model_of(inputs, outputs, **options):
 
 
 def check(model, *inputs, real=None, replaced=None, left=None):
-    """Upgrade; equal outputs, also after reload."""
+    """Upgrade and compare: equal outputs, expected entries; returns the upgraded model."""
     expected = arrays(model(*inputs))
     result = keras_attn.upgrade(model)
     if replaced is not None:
@@ -67,9 +67,9 @@ def reload(model, path):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_self_attention_with_padding(causal, dropout, tmp_path):
+def test_self_attention_with_padding_is_replaced(causal, dropout, tmp_path):
     ids, hidden = embed()
-    value_dim = H if BACKEND == "jax" else 3  # Keras can do no other there
+    value_dim = H if BACKEND == "jax" else 3  # Keras supports no other there
     attention = kl.MultiHeadAttention(N, H, value_dim, dropout, name="attention")
     model = model_of(ids, attention(hidden, hidden, use_causal_mask=causal))
     upgraded = check(model, IDS, real=REAL, replaced=("attention",))
@@ -80,7 +80,7 @@ def test_self_attention_with_padding(causal, dropout, tmp_path):
     assert_equal(reload(upgraded, tmp_path / "m.keras"), (IDS,), arrays(upgraded(IDS)), None)
 
 
-def test_cross_attention_with_key_and_scores():
+def test_cross_attention_with_key_and_scores_is_replaced():
     ids, hidden = embed()
     context_ids, context = embed("context")
     attention = kl.MultiHeadAttention(N, H, output_shape=11, use_bias=False)
@@ -94,14 +94,14 @@ def test_cross_attention_with_key_and_scores():
     )
 
 
-def test_scores():
+def test_returned_scores_stay_equal():
     inputs = keras.Input((T, D))
     outputs = kl.MultiHeadAttention(N, H)(inputs, inputs, return_attention_scores=True)
     check(model_of(inputs, outputs), np.random.default_rng(0).normal(size=(B, T, D)))
 
 
 @pytest.mark.parametrize("shape", [(T, T), (1, T, T), (1, N, T, T)])
-def test_constant_attention_mask(shape):
+def test_a_constant_attention_mask_is_kept(shape):
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 2, size=shape) | np.eye(T, dtype=int)
     inputs = keras.Input((T, D))
@@ -110,7 +110,7 @@ def test_constant_attention_mask(shape):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
-def test_attention_mask(dtype):
+def test_an_attention_mask_input_is_kept(dtype):
     rng = np.random.default_rng(0)
     mask = (rng.integers(0, 2, size=(B, T, T)) | np.eye(T, dtype=int)).astype(dtype)
     inputs, masks = keras.Input((T, D)), keras.Input((T, T), dtype=dtype)
@@ -121,7 +121,7 @@ def test_attention_mask(dtype):
 @DROPS_MASKS
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [2, 3, None])
-def test_grouped_query_attention_and_window(causal, window):
+def test_grouped_query_attention_with_a_window_is_replaced(causal, window):
     ids, hidden = embed()
     attention = kl.GroupQueryAttention(H, N, K, sliding_window=window)
     model = model_of(ids, attention(hidden, hidden, use_causal_mask=causal))
@@ -141,28 +141,28 @@ def test_grouped_query_attention_and_window(causal, window):
     ],
     ids=str,
 )
-def test_options_of_multi_head_attention(options):
+def test_options_of_multi_head_attention_are_kept(options):
     inputs = keras.Input((T, D))
     attention = kl.MultiHeadAttention(N, H, name="attention", **options)
     model = model_of(inputs, attention(inputs, inputs))
     check(model, np.random.default_rng(0).normal(size=(B, T, D)), replaced=("attention",))
 
 
-def test_other_axes():
+def test_attention_axes_are_kept():
     inputs = keras.Input((4, T, D))
     attention = kl.MultiHeadAttention(N, H, attention_axes=2, name="attention")
     model = model_of(inputs, attention(inputs, inputs))
     check(model, np.random.default_rng(0).normal(size=(B, 4, T, D)), replaced=("attention",))
 
 
-def test_window_of_multi_head_attention():
+def test_the_window_of_multi_head_attention_is_kept():
     ids, hidden = embed()
     outputs = kl.MultiHeadAttention(N, H, sliding_window=3)(hidden, hidden)
     check(model_of(ids, outputs), IDS, real=REAL)
 
 
-def test_masks_that_keras_loses_stay():
-    """Keras' second attention reads padding: the mask of what the first has read is gone."""
+def test_masks_that_keras_loses_are_applied():
+    """Keras' second attention reads padding, since the first one dropped the mask."""
     ids, hidden = embed()
     context_ids, context = embed("context")
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_masks_that_keras_loses_stay():
 # Models
 
 
-def test_sequential_and_nested_models_share_layers():
+def test_sequential_and_nested_models_keep_shared_layers():
     inputs = keras.Input((None, D))
     attention = kl.MultiHeadAttention(N, H, name="attention")
     inner = keras.Model(inputs, inputs + attention(inputs, inputs), name="inner")
@@ -195,7 +195,7 @@ def test_sequential_and_nested_models_share_layers():
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_nested_model_reloads(twice, tmp_path):
+def test_an_upgraded_nested_model_can_be_reloaded(twice, tmp_path):
     inputs = keras.Input((None, D))
     outputs = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
     inner = keras.Model(inputs, outputs, name="inner")
@@ -207,7 +207,7 @@ def test_nested_model_reloads(twice, tmp_path):
     assert_equal(loaded, (batch,), arrays(upgraded(batch)), None)
 
 
-def test_compiled_and_frozen():
+def test_a_compiled_model_stays_compiled_and_frozen_layers_stay_frozen():
     ids, hidden = embed()
     attention = kl.MultiHeadAttention(N, H, name="attention")
     model = model_of(ids, kl.GlobalAveragePooling1D()(attention(hidden, hidden)))
@@ -218,7 +218,7 @@ def test_compiled_and_frozen():
     upgraded.fit(IDS, np.zeros((B, D)), verbose=0)
 
 
-def test_mixed_precision():
+def test_mixed_precision_is_kept():
     keras.config.set_dtype_policy("mixed_bfloat16")
     ids, hidden = embed()
     model = model_of(ids, kl.MultiHeadAttention(N, H)(hidden, hidden))
@@ -230,7 +230,7 @@ def test_mixed_precision():
 
 
 @pytest.mark.backends("tensorflow", reason="a SavedModel is TensorFlow's")
-def test_saved_model(tmp_path):
+def test_an_upgraded_model_runs_as_a_saved_model(tmp_path):
     import tensorflow as tf
 
     ids, hidden = embed()
@@ -287,7 +287,7 @@ def penalty_gradients(model, batch, unknown):
 
 
 def plain_attention():
-    """Where torch can differentiate twice: its fused attention, which both call, cannot."""
+    """Use torch's plain attention: its fused attention has no second derivatives."""
     if BACKEND != "torch":
         return contextlib.nullcontext()
     from torch.nn import attention
@@ -297,7 +297,7 @@ def plain_attention():
 
 @pytest.mark.parametrize("unknown", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
-def test_the_gradient_penalty_of_a_critic(unknown, inside):
+def test_gradients_of_a_gradient_penalty_stay_equal(unknown, inside):
     inputs = keras.Input((None if unknown else T, D))
     hidden = kl.MultiHeadAttention(N, H)(inputs, inputs, use_causal_mask=True)
     hidden = Custom()(hidden) if inside else hidden
@@ -314,15 +314,15 @@ def test_the_gradient_penalty_of_a_critic(unknown, inside):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-# What stays, and why
+# What is left unchanged, and why
 
 
 class Subclass(kl.MultiHeadAttention):
-    """One that could compute anything."""
+    """A subclass that changes nothing."""
 
 
 class Custom(kl.Layer):
-    """Attention behind code that no graph shows."""
+    """Attention inside a user layer, which the model's graph does not show."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -337,7 +337,7 @@ class Custom(kl.Layer):
 
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_of_a_list(name, causal):
+def test_attention_with_list_inputs_is_replaced(name, causal):
     ids, hidden = embed()
     context_ids, context = embed("context")
     attention = getattr(kl, name)(name="attention", use_scale=True)
@@ -352,7 +352,7 @@ def test_attention_of_a_list(name, causal):
     [{"use_gate": True}, {"kernel_regularizer": "l2", "bias_constraint": "non_neg"}],
     ids=str,
 )
-def test_options_of_grouped_attention(options):
+def test_options_of_grouped_query_attention_are_kept(options):
     inputs = keras.Input((T, D))
     attention = kl.GroupQueryAttention(H, N, K, name="attention", **options)
     hidden = attention(inputs, inputs, use_causal_mask=True)
@@ -361,13 +361,13 @@ def test_options_of_grouped_attention(options):
 
 
 class OwnMathematics(kl.MultiHeadAttention):
-    """One that changes what attention is."""
+    """A subclass that replaces the attention computation."""
 
     def _compute_attention(self, query, key, value, *args, **kwargs):
         return value, None
 
 
-def test_what_is_beside_is_changed_in_place_and_own_mathematics_stay():
+def test_subclasses_are_changed_in_place_and_own_computations_are_left():
     inputs = keras.Input((T, D))
     hidden = Subclass(N, H, name="subclass")(inputs, inputs)
     hidden = Custom(name="custom")(hidden)
@@ -393,7 +393,7 @@ def test_what_is_beside_is_changed_in_place_and_own_mathematics_stay():
     assert_equal(model, (batch,), expected, None)
 
 
-def test_unbuilt_layers_stay():
+def test_unbuilt_layers_are_left():
     inputs = keras.Input((T, D))
     inner = keras.Model(inputs, kl.MultiHeadAttention(N, H, name="a")(inputs, inputs))
     late = keras.Sequential([kl.Dense(D), inner, Custom(name="custom")], name="late")
@@ -405,14 +405,14 @@ def test_unbuilt_layers_stay():
 
 
 class LikeLlamaAttention(kl.Layer):
-    """An attention of a class that nobody knows."""
+    """An attention class that the upgrade does not know."""
 
     def call(self, inputs):
         return inputs
 
 
 class Tower(kl.Layer):
-    """Three layers with equal inner names, in a list, and an attention of its own kind."""
+    """Three layers with equal inner names, in a list, and an unknown attention class."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -425,7 +425,7 @@ class Tower(kl.Layer):
         return self.own(inputs)
 
 
-def test_each_layer_has_an_entry_and_the_table_shows_it():
+def test_the_result_lists_every_attention_layer():
     inputs = keras.Input((T, D))
     hidden = kl.MultiHeadAttention(N, H, name="plain")(inputs, inputs)
     hidden = Tower(name="tower")(hidden)
@@ -448,7 +448,7 @@ def test_each_layer_has_an_entry_and_the_table_shows_it():
     assert str(nothing) == "'plain' has no layer of Keras that attends"
 
 
-def test_wrong_type():
+def test_an_argument_that_is_not_a_model_raises():
     with pytest.raises(TypeError, match="`model` must be a keras.Model, got Dense"):
         keras_attn.upgrade(kl.Dense(1))
 
@@ -463,7 +463,7 @@ def hub():
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("explicit", [False, True])
-def test_encoder(hub, first, explicit, tmp_path):
+def test_a_keras_hub_encoder_block_is_replaced(hub, first, explicit, tmp_path):
     ids, hidden = embed(mask_zero=not explicit)
     masks = {"padding_mask": keras.ops.not_equal(ids, 0)} if explicit else {}
     for index in range(2):
@@ -471,7 +471,7 @@ def test_encoder(hub, first, explicit, tmp_path):
             17, 3, activation="gelu", normalize_first=first, name=f"block_{index}"
         )
         hidden = block(hidden, **masks)
-    pooled = kl.GlobalAveragePooling1D()(hidden)  # reads the mask, if one comes
+    pooled = kl.GlobalAveragePooling1D()(hidden)  # uses the mask if there is one
     model = model_of(ids, [hidden, kl.Dense(2)(pooled)])
     expected = arrays(model(IDS))
     result = keras_attn.upgrade(model)
@@ -486,7 +486,7 @@ def test_encoder(hub, first, explicit, tmp_path):
 
 @pytest.mark.parametrize("causal", [False, True])
 @DROPS_MASKS
-def test_decoder_without_context(hub, causal):
+def test_a_keras_hub_decoder_block_without_context_is_replaced(hub, causal):
     ids, hidden = embed()
     for index in range(2):
         block = hub.TransformerDecoder(17, 3, normalize_first=bool(index), name=f"block_{index}")
@@ -496,7 +496,7 @@ def test_decoder_without_context(hub, causal):
 
 @pytest.mark.parametrize("explicit", [False, True])
 @DROPS_MASKS
-def test_decoder_with_context(hub, explicit, tmp_path):
+def test_a_keras_hub_decoder_block_with_context_is_replaced(hub, explicit, tmp_path):
     ids, hidden = embed()
     context_ids, context = embed("context", mask_zero=not explicit)
     masks = {"encoder_padding_mask": keras.ops.not_equal(context_ids, 0)} if explicit else {}
@@ -509,7 +509,7 @@ def test_decoder_with_context(hub, explicit, tmp_path):
 
 
 @DROPS_MASKS
-def test_blocks_in_a_sequential_model(hub):
+def test_a_block_in_a_sequential_model_is_replaced(hub):
     model = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
@@ -521,7 +521,7 @@ def test_blocks_in_a_sequential_model(hub):
     check(model, IDS, real=REAL, replaced=("block",))
 
 
-def test_backbone(hub, tmp_path):
+def test_a_keras_hub_backbone_is_upgraded_and_can_be_reloaded(hub, tmp_path):
     import keras_hub
 
     model = keras_hub.models.BertBackbone(V, 2, 3, D, 17, max_sequence_length=11)
@@ -546,7 +546,7 @@ def test_backbone(hub, tmp_path):
     ],
     ids=["causal", "encoder_attention_mask", "heads"],
 )
-def test_blocks_without_a_counterpart_keep_their_code_around_our_attention(hub, heads, call):
+def test_blocks_without_a_counterpart_keep_their_code_and_get_our_attention(hub, heads, call):
     inputs, context = keras.Input((T, D)), keras.Input((S, D))
     block = hub.TransformerDecoder(17, heads, name="block")
     model = model_of([inputs, context], block(inputs, context, **call))

@@ -68,7 +68,7 @@ def data():
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_asking_for_weights_changes_nothing(name):
+def test_returning_attention_weights_does_not_change_the_output(name):
     layer = make(name)
     plain = array(call(layer))
     outputs, weights = call(layer, return_attention_scores=True)
@@ -87,13 +87,13 @@ def test_masked_steps_change_no_state_and_repeat_the_output():
     np.testing.assert_allclose(outputs[:, :3], short, atol=1e-6)
 
 
-def test_a_hidden_place_changes_nothing():
+def test_masked_memory_positions_do_not_change_the_output():
     layer, other = make(), MEMORY.copy()
     other[0, 4:] = 9.0
     np.testing.assert_array_equal(array(call(layer)), array(call(layer, memory=other)))
 
 
-def test_an_initial_state_starts_the_cell():
+def test_the_initial_state_is_used():
     layer = make()
     states = [RNG.normal(size=(B, n)) for n in (5, U, U)]
     state = [tensor(states[0]), [tensor(states[1]), tensor(states[2])]]
@@ -106,7 +106,7 @@ def test_an_initial_state_starts_the_cell():
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_a_functional_model_keeps_masks_and_survives_the_file(name, tmp_path):
+def test_a_functional_model_uses_masks_and_can_be_reloaded(name, tmp_path):
     layer = make(name)
     functional = model(layer)
     assert functional.output["outputs"].shape == (None, None, layer.cell.output_size)
@@ -127,7 +127,7 @@ MODES = [False, True] if keras.backend.backend() == "tensorflow" else ["auto"]
 
 @pytest.mark.parametrize("name", ["bahdanau", pytest.param("local_p", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("jit", MODES)
-def test_it_trains_in_fit_with_dropout_and_every_weight_moves(jit, name):
+def test_fit_with_dropout_updates_every_weight(jit, name):
     attention, query = ATTENTIONS[name]
     cell = keras.layers.GRUCell(U, dropout=0.2, recurrent_dropout=0.2)
     decoder = AttentionDecoder(AttentionDecoderCell(cell, attention(), query))
@@ -140,7 +140,7 @@ def test_it_trains_in_fit_with_dropout_and_every_weight_moves(jit, name):
         assert not np.array_equal(array(weight), old), weight.path
 
 
-def test_hard_attention_draws_anew_at_every_step_of_a_trained_loop():
+def test_hard_attention_samples_at_every_step():
     layer = make("hard")
     same = np.repeat(INPUTS[:, :1], 40, axis=1)
     memory = RNG.normal(size=(B, S, DM)) * 1e-3
@@ -152,7 +152,7 @@ def test_hard_attention_draws_anew_at_every_step_of_a_trained_loop():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_low_precision_is_finite(policy):
+def test_half_precision_outputs_are_finite(policy):
     layer = make("local_p", dtype=policy)
     outputs, weights = call(layer, return_attention_scores=True)
     assert np.isfinite(array(outputs)).all()
@@ -178,6 +178,6 @@ def test_eager_graph_xla_and_saved_model_agree(name, tmp_path):
     np.testing.assert_allclose(array(served.serve(tensors)["outputs"]), want, atol=1e-5)
 
 
-def test_the_cell_must_be_one():
+def test_the_cell_must_be_an_attention_decoder_cell():
     with pytest.raises(ValueError, match="`cell` must be an AttentionDecoderCell, got"):
         AttentionDecoder(keras.layers.GRUCell(3))

@@ -55,7 +55,7 @@ def start(cell, **kwargs):
 
 
 def numpy_decode(cell):
-    """The recurrence of each paper, the sublayers taken as given."""
+    """The recurrence of each paper, with the layer's own sublayers."""
     attention, inner = cell.attention, cell.cell
     mask = tensor(MEMORY_MASK, "bool")
 
@@ -86,7 +86,7 @@ def numpy_decode(cell):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_recurrence_of_the_paper(kind):
+def test_outputs_follow_the_recurrence_of_the_paper(kind):
     cell = built(kind)
     outputs, weights = AttentionDecoder(cell)(
         tensor(INPUTS),
@@ -111,7 +111,7 @@ def test_keras_rnn_and_the_decoder_agree(kind, inner):
     np.testing.assert_allclose(array(by_rnn), array(by_decoder), atol=1e-6)
 
 
-def test_keras_rnn_under_a_mask():
+def test_keras_rnn_and_the_decoder_agree_with_an_inputs_mask():
     cell, mask = built(), np.ones((B, T), bool)
     mask[0, 3:] = False
     unroll = keras.backend.backend() == "jax"
@@ -126,7 +126,7 @@ def test_keras_rnn_under_a_mask():
     np.testing.assert_allclose(array(by_rnn), array(by_decoder), atol=1e-6)
 
 
-def test_no_input_feeding_leaves_the_cell_alone():
+def test_without_input_feeding_the_cell_ignores_the_attention():
     cell = AttentionDecoderCell(
         keras.layers.GRUCell(U), LuongAttention(combine="concatenate"), "current", False
     )
@@ -135,7 +135,7 @@ def test_no_input_feeding_leaves_the_cell_alone():
     np.testing.assert_allclose(array(outputs)[..., DM:], array(alone), atol=1e-6)
 
 
-def test_dropout_of_the_cell_is_one_mask_for_all_steps_and_forgotten_after():
+def test_the_dropout_mask_of_the_cell_is_reset_after_each_call():
     cell = AttentionDecoderCell(
         keras.layers.GRUCell(U, dropout=0.5, recurrent_dropout=0.5, seed=1), BahdanauAttention(17)
     )
@@ -163,12 +163,12 @@ def test_dropout_of_the_cell_is_one_mask_for_all_steps_and_forgotten_after():
         ),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         AttentionDecoderCell(*arguments)
 
 
-def test_a_memory_is_asked_for():
+def test_a_missing_memory_raises():
     cell = AttentionDecoderCell(keras.layers.GRUCell(3), BahdanauAttention(3))
     with pytest.raises(ValueError, match="`memory_shape` must be given"):
         keras.layers.RNN(cell)(tensor(INPUTS))
@@ -176,7 +176,7 @@ def test_a_memory_is_asked_for():
         keras.layers.RNN(built())(tensor(INPUTS))
 
 
-def test_the_earlier_name_of_the_query_state():
+def test_the_argument_query_is_deprecated():
     message = "`query` is deprecated: use `query_state`"
     with pytest.warns(DeprecationWarning, match=message):
         cell = AttentionDecoderCell(keras.layers.GRUCell(U), LuongAttention(), query="current")

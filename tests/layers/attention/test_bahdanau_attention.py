@@ -39,7 +39,7 @@ def expected(layer, memory_mask, query_mask):
     return np.einsum("bts,bsd->btd", weights, MEMORY), weights
 
 
-def test_it_is_the_network_of_the_paper():
+def test_outputs_follow_the_equations_of_the_paper():
     layer = make()
     context, weights = layer(
         tensor(QUERY),
@@ -54,7 +54,7 @@ def test_it_is_the_network_of_the_paper():
     assert not ops.convert_to_numpy(context)[0, 2].any()
 
 
-def test_keys_projected_before_change_nothing():
+def test_precomputed_keys_do_not_change_the_output():
     layer, query, memory = make(), tensor(QUERY), tensor(MEMORY)
     projected = layer(query, memory, keys=layer.project_memory(memory))
     np.testing.assert_array_equal(

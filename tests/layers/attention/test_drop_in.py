@@ -1,4 +1,4 @@
-"""Our drop-ins for the other attention layers of Keras, beside theirs with the same weights.
+"""Our drop-in replacements for Keras' attention layers against theirs, with the same weights.
 
 Letters: B batch, T query length, S key length, D width, N query heads, K key/value heads, H head
 width.
@@ -24,7 +24,7 @@ VALUE_MASK = np.array([[1, 1, 1, 1, 0, 1, 1], [1, 0, 1, 0, 0, 0, 0]], "bool")
 
 
 def pair(name, shapes, *args, **options):
-    """A layer of theirs and one of ours, built, with the same random weights."""
+    """Keras' layer and ours, built, with the same random weights."""
     found = [getattr(home, name)(*args, **options) for home in (keras.layers, layers)]
     for layer in found:
         layer.build(*shapes)
@@ -52,7 +52,7 @@ def assert_same(ours, theirs):
     ],
     ids=lambda call: "-".join(call),
 )
-def test_grouped_heads(options, scores, call):
+def test_group_query_attention_equals_keras(options, scores, call):
     shapes = (QUERY.shape, VALUE.shape)
     theirs, ours = pair("GroupQueryAttention", shapes, H, N, K, **options)
     call = call | {"return_attention_scores": scores}
@@ -82,7 +82,7 @@ def test_grouped_heads(options, scores, call):
     ],
     ids=str,
 )
-def test_attention_of_a_list(name, options, keys, masks, causal, scores):
+def test_list_inputs_equal_keras(name, options, keys, masks, causal, scores):
     inputs = [QUERY, VALUE, KEY] if keys else [QUERY, VALUE]
     theirs, ours = pair(name, ([x.shape for x in inputs],), **options)
     call = {"mask": masks, "use_causal_mask": causal, "return_attention_scores": scores}
@@ -90,7 +90,7 @@ def test_attention_of_a_list(name, options, keys, masks, causal, scores):
 
 
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
-def test_a_list_with_more_axes_or_fewer(name):
+def test_list_inputs_of_other_ranks_equal_keras(name):
     for shape in ((2, 3, T, D), (T, D)):
         query, value = RNG.normal(size=shape), RNG.normal(size=(*shape[:-2], S, D))
         theirs, ours = pair(name, ([query.shape, value.shape],))
@@ -99,7 +99,7 @@ def test_a_list_with_more_axes_or_fewer(name):
 
 
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
-def test_a_query_of_a_list_that_may_attend_to_nothing_gets_zeros(name):
+def test_list_inputs_with_a_fully_masked_query_give_zeros(name):
     _, ours = pair(name, ([QUERY.shape, VALUE.shape],))
     mask = [None, np.zeros((B, S), "bool")]
     context, scores = ours([QUERY, VALUE], mask=mask, return_attention_scores=True)
@@ -108,7 +108,7 @@ def test_a_query_of_a_list_that_may_attend_to_nothing_gets_zeros(name):
 
 
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
-def test_nan_at_a_hidden_value_of_a_list_reaches_no_gradient(name):
+def test_list_inputs_with_nan_at_masked_values_keep_their_gradients(name):
     _, ours = pair(name, ([x.shape for x in (QUERY, VALUE, KEY)],), use_scale=True)
 
     def found(by):
@@ -121,7 +121,7 @@ def test_nan_at_a_hidden_value_of_a_list_reaches_no_gradient(name):
         np.testing.assert_allclose(gradient, expected[label], 1e-5, 1e-6, err_msg=label)
 
 
-def test_the_masks_of_the_tensors_count_and_go_on():
+def test_keras_masks_are_applied_and_propagated():
     ids = np.array([[3, 1, 4, 1, 0], [2, 7, 0, 0, 0]])
     hidden = keras.layers.Embedding(9, D, mask_zero=True)(ids)
     for layer, inputs in (
@@ -137,7 +137,7 @@ def test_the_masks_of_the_tensors_count_and_go_on():
         np.testing.assert_allclose(pooled, expected, rtol=1e-5, atol=1e-5)
 
 
-# Keras' own tests, which lie inside its wheel, with our classes in place of theirs.
+# Keras' own tests, which are in its wheel, with our classes in place of theirs.
 
 OWN = {
     "multi_head_attention_test": ("MultiHeadAttention", layers.MultiHeadAttention),
@@ -146,14 +146,14 @@ OWN = {
     "additive_attention_test": ("AdditiveAttention", layers.AdditiveAttention),
 }
 EXCLUDED = {
-    "test_flash_attention_with_errors": "wants flash_attention=True refused beside dropout and "
-    "beside scores, and on backends without a kernel; ours computes all three",
+    "test_flash_attention_with_errors": "expects flash_attention=True to raise with dropout, with "
+    "scores, and on backends without a kernel; ours computes all three",
 }
 FAST = ("test_masking", "test_sliding", "test_causal", "test_query_mask", "test_attention_with")
 
 
 class Substituted:
-    """`keras.src.layers` with one class exchanged."""
+    """`keras.src.layers` with one class replaced."""
 
     def __init__(self, home, name, ours):
         self._home = home
@@ -166,7 +166,7 @@ class Substituted:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("names", [FAST, pytest.param(("test_",), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", OWN)
-def test_the_tests_of_keras_pass_with_our_classes(file, names, monkeypatch, pytestconfig):
+def test_keras_own_tests_pass_with_our_classes(file, names, monkeypatch, pytestconfig):
     pytestconfig.addinivalue_line("markers", "requires_trainable_backend: of Keras' own tests")
     module = importlib.import_module(f"keras.src.layers.attention.{file}")
     monkeypatch.setattr(module, "layers", Substituted(module.layers, *OWN[file]))
@@ -192,7 +192,7 @@ def test_the_tests_of_keras_pass_with_our_classes(file, names, monkeypatch, pyte
         ("AdditiveAttention", ()),
     ],
 )
-def test_files_of_weights_are_those_of_keras(name, arguments, tmp_path):
+def test_weight_files_are_interchangeable_with_keras(name, arguments, tmp_path):
     inputs = keras.Input((4, D)), keras.Input((3, D))
     many = name in ("MultiHeadAttention", "GroupQueryAttention")
     found = []

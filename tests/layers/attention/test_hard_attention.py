@@ -1,4 +1,4 @@
-"""HardAttention: draws in training, the best place at inference, a log-probability to learn by."""
+"""HardAttention: samples in training, the largest logit at inference, the log-probability."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def log_softmax(layer):
 
 
 @pytest.mark.parametrize("estimator", ["straight_through", "gumbel", "reinforce"])
-def test_inference_takes_the_best_place(estimator):
+def test_inference_selects_the_position_of_the_largest_logit(estimator):
     layer = HardAttention(estimator)
     context, weights, log_probability = call(layer)
     best = log_softmax(layer).argmax(-1)
@@ -47,7 +47,7 @@ def test_inference_takes_the_best_place(estimator):
 
 
 @pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
-def test_training_draws_one_place_and_says_how_probable_it_was(estimator):
+def test_training_samples_one_position_and_returns_its_log_probability(estimator):
     layer = HardAttention(estimator, seed=3)
     _, weights, log_probability = call(layer, training=True)
     np.testing.assert_array_equal(weights.sum(-1), np.ones((B, T)))
@@ -71,6 +71,6 @@ def test_gumbel_is_soft_in_training():
         ({"temperature": 0}, "`temperature` must be positive, got 0"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         HardAttention(**arguments)

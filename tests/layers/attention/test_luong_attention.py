@@ -41,7 +41,7 @@ def general(layer):
     return np.einsum("btq,qd,bsd->bts", QUERY, array(layer.kernel), MEMORY)
 
 
-def test_global_general_concat():
+def test_global_general_attention_equals_numpy():
     layer = LuongAttention(units=13)
     outputs, weights = call(layer)
     want = softmax(general(layer), MEMORY_MASK[:, None])
@@ -51,7 +51,7 @@ def test_global_general_concat():
     np.testing.assert_allclose(outputs, np.tanh(joined @ array(layer.output_kernel)), atol=1e-5)
 
 
-def test_local_m_moves_with_the_query_and_its_offset():
+def test_local_m_is_centered_at_the_query_position():
     layer = LuongAttention(locality="local_m", window=1)
     for offset in (0, 2):
         _, weights = call(layer, query_offset=offset)
@@ -61,7 +61,7 @@ def test_local_m_moves_with_the_query_and_its_offset():
         np.testing.assert_allclose(weights, want, atol=1e-5)
 
 
-def test_local_p_centres_by_the_real_length():
+def test_local_p_is_centered_within_the_unpadded_length():
     layer = LuongAttention(locality="local_p", window=2)
     _, weights = call(layer)
     hidden = np.tanh(QUERY @ array(layer.center_kernel))
@@ -74,7 +74,7 @@ def test_local_p_centres_by_the_real_length():
 
 
 @pytest.mark.parametrize("locality", ["global", "local_m", "local_p"])
-def test_more_padding_changes_nothing(locality):
+def test_extra_padding_does_not_change_the_output(locality):
     layer = LuongAttention(locality=locality, window=2)
     outputs, weights = call(layer)
     longer = np.concatenate([MEMORY, RNG.normal(size=(B, 4, DM))], axis=1)
@@ -85,7 +85,7 @@ def test_more_padding_changes_nothing(locality):
 
 
 @pytest.mark.parametrize("score", ["dot", "scaled_dot", "cosine", "general", "additive", "concat"])
-def test_every_score_weighs_and_trains(score):
+def test_every_score_gives_normalized_weights(score):
     memory = MEMORY[..., :DQ]
     layer = LuongAttention(score=score)
     _, weights = call(layer, memory)
@@ -93,14 +93,14 @@ def test_every_score_weighs_and_trains(score):
     assert not weights[0, :, 4:].any()
 
 
-def test_location_ignores_what_stands_in_the_memory():
+def test_the_location_score_does_not_read_the_memory():
     layer = LuongAttention(score="location", max_length=S + 2, combine="concatenate")
     _, weights = call(layer)
     want = softmax((QUERY @ array(layer.kernel))[..., :S], MEMORY_MASK[:, None])
     np.testing.assert_allclose(weights, want, atol=1e-5)
 
 
-def test_combinations():
+def test_each_combination_of_context_and_query_equals_numpy():
     memory = MEMORY[..., :DQ]
     context = np.einsum("bts,bsd->btd", call(LuongAttention(score="dot"), memory)[1], memory)
     want = {
@@ -116,7 +116,7 @@ def test_combinations():
         assert tuple(shape) == (None, None, expected.shape[-1])
 
 
-def test_the_earlier_name_of_the_projection():
+def test_combine_concat_is_deprecated():
     with pytest.warns(DeprecationWarning, match='`combine="concat"` is deprecated: use "projec'):
         layer = LuongAttention(score="dot", combine="concat")
     memory = MEMORY[..., :DQ]
@@ -129,7 +129,7 @@ def test_the_earlier_name_of_the_projection():
     assert again.combine == "projection"
 
 
-def test_a_layer_of_the_users_comes_back_from_the_config():
+def test_a_user_layer_as_combination_is_restored_from_the_config():
     layer = LuongAttention(score="dot", combine=keras.layers.Maximum())
     again = LuongAttention.from_config(layer.get_config())
     memory = MEMORY[..., :DQ]
@@ -145,11 +145,11 @@ def test_a_layer_of_the_users_comes_back_from_the_config():
         ({"combine": "add"}, "`combine` must be a layer or one of projection, .*, got 'add'"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         LuongAttention(**arguments)
 
 
-def test_widths_that_do_not_add():
+def test_unequal_widths_raise_for_the_sum():
     with pytest.raises(ValueError, match='the same width for combine="sum", got 5 and 11'):
         call(LuongAttention(combine="sum"))

@@ -1,4 +1,4 @@
-"""Our drop-in beside keras.layers.MultiHeadAttention with the same weights, and where they differ.
+"""Our drop-in against keras.layers.MultiHeadAttention with the same weights, and differences.
 
 Letters: B batch, F a free axis, T query length, S key length, D, E widths, N heads, H head width.
 """
@@ -21,7 +21,7 @@ MASK[..., 0] = True
 
 
 def pair(*inputs, **options):
-    """A layer of theirs and one of ours with the same random weights."""
+    """Keras' layer and ours with the same random weights."""
     options.setdefault("kernel_initializer", "normal")
     options.setdefault("bias_initializer", "normal")
     theirs, ours = THEIRS(N, H, **options), OURS(N, H, **options)
@@ -62,9 +62,9 @@ def assert_same(ours, theirs, tolerance=1e-5):
     ],
     ids=["plain", "causal", "causal_TS", "BTS", "causal_BNTS"],
 )
-def test_options_masks_and_scores_are_those_of_keras(options, causal, mask):
+def test_options_masks_and_scores_equal_keras(options, causal, mask):
     if "value_dim" in options and BACKEND == "jax":
-        options = {**options, "value_dim": H}  # Keras can do no other there
+        options = {**options, "value_dim": H}  # Keras supports no other there
     theirs, ours = pair(QUERY, VALUE, **options)
     given = {"attention_mask": mask, "use_causal_mask": causal}
     scores = {**given, "return_attention_scores": True}
@@ -83,7 +83,7 @@ def test_options_masks_and_scores_are_those_of_keras(options, causal, mask):
         ((2,), (T, S)),
     ],
 )
-def test_attention_axes_are_those_of_keras(axes, shape):
+def test_attention_axes_equal_keras(axes, shape):
     theirs, ours = pair(GRID, OTHER_GRID, attention_axes=axes)
     mask = np.random.default_rng(1).random(shape) < 0.6
     mask[..., 0] = True
@@ -92,7 +92,7 @@ def test_attention_axes_are_those_of_keras(axes, shape):
         assert_same(ours(GRID, OTHER_GRID, **given), theirs(GRID, OTHER_GRID, **given))
 
 
-def test_training_without_dropout_has_the_same_gradients():
+def test_training_without_dropout_equals_keras():
     theirs, ours = pair(QUERY, QUERY)
     found = []
     for layer in (theirs, ours):
@@ -104,7 +104,7 @@ def test_training_without_dropout_has_the_same_gradients():
     assert_same(*found)
 
 
-def test_configurations_and_weight_files_go_both_ways(tmp_path):
+def test_configs_and_weight_files_are_interchangeable_with_keras(tmp_path):
     options = {"value_dim": 9, "dropout": 0.2, "sliding_window": 3, "use_gate": True, "seed": 3}
     theirs, ours = pair(QUERY, VALUE, **options)
     config = ours.get_config()
@@ -133,7 +133,7 @@ def test_lora_and_quantization(tmp_path):
     parts = (ours.query_dense, ours.key_dense, ours.value_dense, ours.output_dense)
     for part in parts:
         part.enable_lora(2)
-    assert_same(model([QUERY, VALUE]), expected)  # B of the new A B is zero
+    assert_same(model([QUERY, VALUE]), expected)  # a new adapter's B is zero
     assert len(ours.trainable_weights) == 12
     ours.query_dense.lora_kernel_b.assign(ours.query_dense.lora_kernel_b + 1.0)
     tuned = arrays(model([QUERY, VALUE]))
@@ -145,13 +145,15 @@ def test_lora_and_quantization(tmp_path):
     assert ours.query_dense.quantization_mode == "int8"
     model.save(tmp_path / "quantized.keras")
     again = keras.models.load_model(tmp_path / "quantized.keras")
-    assert_same(again([QUERY, VALUE]), quantized, 2e-3)  # a file has A B merged, and rounded anew
+    assert_same(
+        again([QUERY, VALUE]), quantized, 2e-3
+    )  # the file has the adapter merged and quantized again
 
 
-# Where Keras is wrong, by the docstring's list
+# Where Keras is wrong, as the docstring lists
 
 
-def test_an_explicit_query_mask_counts():
+def test_an_explicit_query_mask_is_applied():
     _, ours = pair(QUERY, VALUE)
     mask = np.arange(T) < [[3], [5]]
     outputs, scores = ours(QUERY, VALUE, query_mask=mask, return_attention_scores=True)
@@ -163,7 +165,7 @@ def test_an_explicit_query_mask_counts():
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"flash_attention": False}], ids=str)
 @pytest.mark.parametrize("scores", [False, True])
-def test_a_query_that_may_attend_to_nothing_has_no_context(options, scores):
+def test_a_fully_masked_query_has_zero_context(options, scores):
     _, ours = pair(QUERY, VALUE, **options)
     mask = MASK[:, 0].copy()
     mask[:, 2] = False
@@ -173,7 +175,7 @@ def test_a_query_that_may_attend_to_nothing_has_no_context(options, scores):
     np.testing.assert_allclose(outputs[:, 2], bias, rtol=1e-5, atol=1e-6)
 
 
-def test_causal_and_window_go_along_the_attended_axis():
+def test_causal_mask_and_window_follow_the_attention_axis():
     _, ours = pair(GRID, GRID, attention_axes=(2,), sliding_window=2)
     plain = OURS(N, H, sliding_window=2)
     plain.build(GRID[:, 0].shape, GRID[:, 0].shape)
@@ -182,7 +184,7 @@ def test_causal_and_window_go_along_the_attended_axis():
     assert_same(ours(GRID, GRID, use_causal_mask=True), np.stack(rows, 1))
 
 
-def test_the_inputs_keep_their_masks_and_the_query_s_goes_on():
+def test_inputs_keep_their_masks_and_the_query_mask_is_propagated():
     ids = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(9, D, mask_zero=True)(ids)
     outputs = OURS(N, H)(hidden, hidden)
@@ -190,7 +192,7 @@ def test_the_inputs_keep_their_masks_and_the_query_s_goes_on():
 
 
 @pytest.mark.parametrize("flash", [True, False, None])
-def test_flash_attention_is_saved_and_goes_with_dropout_and_scores(flash):
+def test_flash_attention_is_saved_and_works_with_dropout_and_scores(flash):
     layer = OURS(N, H, dropout=0.1, flash_attention=flash)
     assert OURS.from_config(layer.get_config()).flash_attention is flash
     plain = OURS(N, H)
@@ -224,7 +226,7 @@ def test_flash_attention_chooses_the_kernel(given, configured, kernel, monkeypat
     assert asked == [kernel]
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     for options, message in (
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
         ({"sliding_window": 0}, "`sliding_window` must be a positive integer, got 0"),
@@ -245,7 +247,7 @@ def test_bad_input_is_named():
 
 @pytest.mark.backends("tensorflow", reason="LiteRT converts TensorFlow's graphs")
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_it_runs_in_litert_with_unknown_length(tmp_path):
+def test_a_model_of_unknown_length_runs_in_litert(tmp_path):
     import tensorflow as tf
 
     inputs, mask = keras.Input((None, 4)), keras.Input((None,), dtype="bool")
@@ -257,7 +259,7 @@ def test_it_runs_in_litert_with_unknown_length(tmp_path):
     given = {"float32": values, "bool": np.arange(T) < [[2], [4]]}
     runtime = tf.lite.Interpreter(model_path=path)
     names = {operation["op_name"] for operation in runtime._get_ops_details()}
-    assert not names & {"IF", "WHILE"}  # one kernel, without a branch or a loop
+    assert not names & {"IF", "WHILE"}  # no branch and no loop
     assert b"Flex" not in (tmp_path / "model.tflite").read_bytes()  # nor TensorFlow's operations
     for place in runtime.get_input_details():
         runtime.resize_tensor_input(place["index"], given[np.dtype(place["dtype"]).name].shape)

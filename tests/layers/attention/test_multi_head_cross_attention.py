@@ -33,7 +33,7 @@ def attention(**options):
     ],
     ids=str,
 )
-def test_it_is_the_paper(options):
+def test_outputs_follow_the_equations_of_the_paper(options):
     layer = attention(**options)
     outputs, scores = layer(QUERY, VALUE, KEY, attention_mask=ALLOWED, return_attention_scores=True)
     expected, expected_scores = oracles.attention(
@@ -43,7 +43,7 @@ def test_it_is_the_paper(options):
     np.testing.assert_allclose(arrays(scores), expected_scores, rtol=1e-5, atol=1e-6)
 
 
-def test_the_worked_example_of_a_softmax():
+def test_attention_scores_of_a_worked_softmax_example():
     logits = np.array([3.2, 5.1, -1.7])
     layer = layers.MultiHeadCrossAttention(1, key_dim=1, use_bias=False, kernel_initializer="ones")
     _, scores = layer(np.ones((1, 1, 1)), logits.reshape(1, 3, 1), return_attention_scores=True)
@@ -51,7 +51,7 @@ def test_the_worked_example_of_a_softmax():
 
 
 @pytest.mark.parametrize("key_heads", [None, K])
-def test_it_is_the_layer_of_keras_with_the_same_weights(key_heads):
+def test_outputs_equal_keras_with_the_same_weights(key_heads):
     ours = attention(key_dim=4, num_kv_heads=key_heads)
     if key_heads is None:
         theirs = keras.layers.MultiHeadAttention(N, 4)
@@ -94,19 +94,19 @@ BAD_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("options", "text"), BAD_ARGUMENTS, ids=str)
-def test_bad_arguments_are_named(options, text):
+def test_invalid_arguments_raise(options, text):
     with pytest.raises(ValueError, match=text):
         attention(**options)
 
 
-def test_a_position_that_does_not_fit_is_named():
+def test_an_invalid_position_raises():
     with pytest.raises(TypeError, match="`position` must be a RotaryEmbedding, ALiBi.*'rotary'"):
         attention(position="rotary")
     with pytest.raises(ValueError, match="`position` must have 6 heads as the layer, got 4"):
         attention(position=layers.ALiBi(4))
 
 
-def test_bad_inputs_are_named():
+def test_invalid_inputs_raise():
     with pytest.raises(ValueError, match=r"`query` must have shape .*, got shape \(2, 12\)"):
         layers.MultiHeadCrossAttention(N)(QUERY[:, 0], VALUE)
     with pytest.raises(ValueError, match=r"`attention_mask` must have shape .*got shape \(5,\)"):

@@ -1,4 +1,4 @@
-"""Decoding with a cache, windows and packed rows are the one full call seen in parts."""
+"""Cached calls, windows and packed rows against one full call."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("kind", POSITIONS)
-def test_cached_calls_are_the_full_call(kind, window):
+def test_cached_calls_equal_the_full_call(kind, window):
     layer = layers.MultiHeadSelfAttention(
         N,
         key_dim=4,
@@ -53,7 +53,7 @@ def _normalized(kind, heads, weights, name):
 
 @pytest.mark.parametrize("kernel", ["reference", "chunked"])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
-def test_norm_of_query_and_key_and_soft_cap(kind, kernel):
+def test_query_key_norm_and_soft_cap_equal_numpy(kind, kernel):
     layer = layers.MultiHeadSelfAttention(
         N,
         num_kv_heads=K,
@@ -77,7 +77,7 @@ def test_norm_of_query_and_key_and_soft_cap(kind, kernel):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_packed_sequences_are_the_sequences_by_themselves(causal):
+def test_packed_sequences_equal_separate_sequences(causal):
     layer = layers.MultiHeadSelfAttention(N, causal=causal)
     ids = np.repeat([[0, 1]], B, 0).repeat([3, 4], axis=1)
     whole = arrays(layer(INPUTS, sequence_ids=ids))
@@ -86,7 +86,7 @@ def test_packed_sequences_are_the_sequences_by_themselves(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_window_is_the_band_of_that_width(causal):
+def test_a_window_is_a_band_mask_of_that_width(causal):
     layer = layers.MultiHeadSelfAttention(N, causal=causal, window=2)
     layer.build(INPUTS.shape)
     randomize(layer)
@@ -97,8 +97,8 @@ def test_a_window_is_the_band_of_that_width(causal):
     np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_training_drops_weights_and_scales_the_rest():
-    """With unit matrices and unit vectors as values, a row of the output is a row of weights."""
+def test_training_drops_attention_weights_and_scales_the_others():
+    """With identity kernels and one-hot inputs, the output equals the attention weights."""
     length, rate = 31, 0.3
     layer = layers.MultiHeadSelfAttention(
         1, use_bias=False, dropout=rate, kernel_initializer="identity", seed=3
@@ -109,7 +109,7 @@ def test_training_drops_weights_and_scales_the_rest():
     assert_dropped(layer(rows, training=True), outputs, rate)
 
 
-def test_rotary_logits_depend_on_the_distance_alone():
+def test_rotary_logits_depend_only_on_the_distance():
     layer = layers.MultiHeadSelfAttention(N, key_dim=4, position=layers.RotaryEmbedding())
     same = np.repeat(INPUTS[:, :1], T, axis=1)
     _, scores = layer(same, return_attention_scores=True)

@@ -13,7 +13,7 @@ INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 @pytest.mark.parametrize(
     ("activation", "function"), [("relu", lambda x: np.maximum(x, 0)), ("gelu", oracles.gelu)]
 )
-def test_it_is_the_paper(activation, function):
+def test_outputs_follow_the_equation_of_the_paper(activation, function):
     layer = layers.FeedForward(11, activation=activation)
     layer.build(INPUTS.shape)
     randomize(layer)
@@ -26,7 +26,7 @@ def test_it_is_the_paper(activation, function):
 @pytest.mark.parametrize(
     ("activation", "function"), [("gelu", oracles.gelu), ("silu", lambda x: x / (1 + np.exp(-x)))]
 )
-def test_gated_it_is_the_paper(activation, function, use_bias):
+def test_gated_outputs_follow_the_equation_of_the_paper(activation, function, use_bias):
     layer = layers.FeedForward(11, activation=activation, gated=True, use_bias=use_bias)
     layer.build(INPUTS.shape)
     randomize(layer)
@@ -40,7 +40,7 @@ def test_gated_it_is_the_paper(activation, function, use_bias):
 
 
 def test_training_drops_hidden_units():
-    """Hidden units of one and a unit matrix behind them show which are dropped."""
+    """Hidden units of one, followed by an identity matrix, show which are dropped."""
     layer = layers.FeedForward(7, activation="relu", dropout=0.3, seed=1)
     layer.build(INPUTS.shape)
     layer.set_weights([np.zeros((7, 7)), np.ones(7), np.eye(7), np.zeros(7)])
@@ -54,6 +54,6 @@ def test_training_drops_hidden_units():
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
     ],
 )
-def test_bad_arguments_are_named(options, text):
+def test_invalid_arguments_raise(options, text):
     with pytest.raises(ValueError, match=text):
         layers.FeedForward(**{"intermediate_dim": 11, **options})

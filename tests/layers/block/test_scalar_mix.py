@@ -1,4 +1,4 @@
-"""ScalarMix against numpy written from ELMo's equation 1."""
+"""ScalarMix against equation 1 of the ELMo paper in numpy."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def array(x):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_against_numpy(normalize):
+def test_outputs_equal_numpy(normalize):
     layer = ScalarMix(normalize=normalize)
     layer.build([(B, T, D)] * L)
     scalars, gamma = RNG.normal(size=L), np.array(1.7)
@@ -32,11 +32,11 @@ def test_against_numpy(normalize):
     np.testing.assert_allclose(array(layer(STATES)), expected, atol=1e-5)
 
 
-def test_starts_as_the_mean():
+def test_a_new_layer_gives_the_mean():
     np.testing.assert_allclose(array(ScalarMix()(STATES)), np.mean(STATES, 0), atol=1e-6)
 
 
-def test_on_the_hidden_states_of_an_encoder():
+def test_mixes_the_hidden_states_of_an_encoder():
     size = {"vocabulary_size": 11, "hidden_dim": 6, "num_heads": 2, "intermediate_dim": 13}
     encoder = bert.encoder("bert_tiny", hidden_states=True, **size)
     mix = ScalarMix(name="mix")
@@ -48,13 +48,13 @@ def test_on_the_hidden_states_of_an_encoder():
     np.testing.assert_allclose(array(model(inputs)), np.mean(states, 0), atol=1e-6)
 
 
-def test_no_list():
+def test_an_input_that_is_not_a_list_raises():
     text = r"`inputs` must be a list of tensors \[batch, length, width\], got shape \(2, 5, 7\)"
     with pytest.raises(ValueError, match=text):
         ScalarMix()(STATES[0])
 
 
-def test_unequal_shapes():
+def test_unequal_shapes_raise():
     text = r"`inputs` must all have the same shape, got \(2, 5, 7\), \(2, 4, 7\)"
     with pytest.raises(ValueError, match=text):
         ScalarMix()([STATES[0], STATES[1][:, :4]])

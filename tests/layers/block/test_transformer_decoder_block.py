@@ -22,10 +22,10 @@ def block(context=CONTEXT, **options):
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
+def test_outputs_equal_torch_with_the_same_weights(normalize_first):
     import torch
 
-    context = CONTEXT[..., :D]  # torch's has one width for both
+    context = CONTEXT[..., :D]  # torch's layer has one width for both
     layer = block(context, normalize_first=normalize_first, activation="relu")
     weights = {name: torch.tensor(value) for name, value in weights_of(layer).items()}
     theirs = torch.nn.TransformerDecoderLayer(
@@ -66,7 +66,7 @@ def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
     ],
     ids=["window", "rotary", "alibi", "t5"],
 )
-def test_a_step_from_the_cache_is_the_row_of_the_whole(position, window):
+def test_cached_steps_equal_the_full_call(position, window):
     layer = block(position=position, window=window)
     whole = arrays(layer(INPUTS, CONTEXT, context_mask=CONTEXT_MASK))
     cache = {"self": caches.create(B, L, N, D // N)}
@@ -79,11 +79,11 @@ def test_a_step_from_the_cache_is_the_row_of_the_whole(position, window):
             cache=cache,
             cache_index=tensors(np.array(start, "int32")),
         )
-        context = None  # from now on its keys and values come from the cache
+        context = None  # its keys and values now come from the cache
         np.testing.assert_allclose(arrays(outputs), whole[:, start:stop], rtol=1e-4, atol=1e-5)
 
 
-def test_it_returns_both_weights_and_the_cache():
+def test_self_and_cross_attention_weights_and_the_cache_are_returned():
     outputs, own, context, cache = block()(
         INPUTS,
         CONTEXT,
@@ -100,7 +100,7 @@ def test_it_returns_both_weights_and_the_cache():
     assert cache["context"]["key"].shape == (B, N, S, D // N)
 
 
-def test_the_context_has_to_come_from_somewhere():
+def test_a_missing_context_raises():
     with pytest.raises(ValueError, match="`context` must be given in the first call, got None"):
         layers.TransformerDecoderBlock(N, F)(INPUTS)
     with pytest.raises(ValueError, match="where the cache has none, got a cache with self"):
@@ -109,7 +109,7 @@ def test_the_context_has_to_come_from_somewhere():
         block()(INPUTS)
 
 
-def test_a_mask_that_the_inputs_carry_counts_beside_a_context():
+def test_the_keras_mask_of_the_inputs_is_applied_with_a_context():
     layer = block()
     ids = np.array([[1, 2, 3, 0, 0], [1, 2, 0, 0, 0]])
     embedded = keras.layers.Embedding(5, D, mask_zero=True)(ids)
@@ -121,7 +121,7 @@ def test_a_mask_that_the_inputs_carry_counts_beside_a_context():
 
 @pytest.mark.parametrize("name", ["self_attention", "cross_attention", "feed_forward"])
 def test_training_drops_the_output_of_each_sublayer(name):
-    """With all other weights at zero, a sublayer adds its output's bias of one to the inputs."""
+    """With all other weights zero, a sublayer adds its output bias of one to the inputs."""
     layer = block(dropout=0.3, normalize_first=True, seed=1)
     for weight in layer.weights:
         if "seed_generator" not in weight.path:

@@ -22,7 +22,7 @@ def block(**options):
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_paper(normalize_first):
+def test_outputs_follow_the_equations_of_the_paper(normalize_first):
     layer = block(normalize_first=normalize_first, layer_norm_epsilon=1e-3)
     weights = weights_of(layer)
 
@@ -47,8 +47,8 @@ def test_it_is_the_paper(normalize_first):
     np.testing.assert_allclose(arrays(layer(INPUTS, mask=MASK)), x, rtol=1e-4, atol=1e-5)
 
 
-def test_each_sublayer_has_its_rate_of_dropout():
-    almost_all = 1 - 1e-7  # what is left of the output is zeros
+def test_each_sublayer_has_its_own_dropout_rate():
+    almost_all = 1 - 1e-7  # the sublayer's output becomes zero
     rates = {"dropout": almost_all, "attention_output_dropout": 0.0}
     layer = block(**rates)
     kept = arrays(layer.self_attention_norm(INPUTS + arrays(layer.self_attention(INPUTS))))
@@ -61,7 +61,7 @@ def test_each_sublayer_has_its_rate_of_dropout():
 
 
 @pytest.mark.parametrize("normalize_first", [False, True], ids=["post_norm", "pre_norm"])
-def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
+def test_outputs_equal_torch_with_the_same_weights(normalize_first):
     import torch
 
     layer = block(normalize_first=normalize_first, activation="relu")
@@ -87,7 +87,7 @@ def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
         }
     )
     with torch.no_grad():
-        expected = theirs.train()(  # in training mode it takes the plain path
+        expected = theirs.train()(  # in training mode torch takes its plain path
             torch.tensor(INPUTS), src_key_padding_mask=torch.tensor(~MASK)
         )
     found = arrays(layer(INPUTS, mask=MASK))
@@ -96,7 +96,7 @@ def test_it_is_the_layer_of_torch_with_the_same_weights(normalize_first):
 
 @pytest.mark.parametrize("name", ["self_attention", "feed_forward"])
 def test_training_drops_the_output_of_each_sublayer(name):
-    """With all other weights at zero, a sublayer adds its output's bias of one to the inputs."""
+    """With all other weights zero, a sublayer adds its output bias of one to the inputs."""
     layer = block(dropout=0.3, normalize_first=True, seed=1)
     for weight in layer.weights:
         if "seed_generator" not in weight.path:
@@ -106,7 +106,7 @@ def test_training_drops_the_output_of_each_sublayer(name):
     assert_dropped(trained, arrays(layer(INPUTS)) - INPUTS, 0.3)
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     with pytest.raises(
         ValueError, match="`norm` must be one of layer, layer_no_bias, rms, got 'batch'"
     ):
@@ -119,8 +119,8 @@ def test_bad_arguments_are_named():
         layers.TransformerEncoderBlock(N, F, attention_dropout=1.5)
 
 
-def test_with_options_it_is_a_layer_of_qwen3():
-    """Grouped heads without biases, a norm of query and key, a gated feed-forward network."""
+def test_attention_and_feed_forward_options_make_a_qwen3_layer():
+    """Grouped heads without biases, query and key norms, a gated feed-forward network."""
     torch = pytest.importorskip("torch")
     from transformers import Qwen3Config, Qwen3Model
 
@@ -183,7 +183,7 @@ def test_with_options_it_is_a_layer_of_qwen3():
         ({"attention_options": {"norm_epsilon": -1.0}}, "`norm_epsilon` must be positive, got -1"),
     ],
 )
-def test_an_option_that_is_none_is_named(options, message):
+def test_an_invalid_option_raises(options, message):
     with pytest.raises(ValueError, match=message):
         layers.TransformerEncoderBlock(N, F, **options)
 

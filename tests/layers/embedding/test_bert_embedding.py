@@ -11,7 +11,7 @@ IDS = np.array([[3, 1, 10, 2, 0], [5, 7, 7, 0, 0]], "int32")
 SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
 
 
-def test_it_is_the_norm_of_the_sum():
+def test_outputs_are_the_normalized_sum_of_the_tables():
     layer = layers.BertEmbedding(11, 4, max_length=7, mask_zero=True, layer_norm_epsilon=1e-3)
     layer.build(IDS.shape)
     randomize(layer)
@@ -40,7 +40,7 @@ def test_positions_may_be_sinusoids():
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_positions_segments_and_bias():
+def test_positions_segments_and_bias_can_be_omitted():
     layer = layers.BertEmbedding(11, 4, max_length=0, num_segments=0, use_bias=False)
     layer.build(IDS.shape)
     randomize(layer)
@@ -57,7 +57,7 @@ def test_training_drops_the_output():
     assert_dropped(layer(IDS, training=True), layer(IDS), 0.3)
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     layer = layers.BertEmbedding(11, 4, max_length=4)
     with pytest.raises(ValueError, match="position table's 4 rows, got length 5 at offset 0"):
         layer(IDS, SEGMENTS)

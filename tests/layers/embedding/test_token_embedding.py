@@ -10,7 +10,7 @@ from tests.backend import arrays, layer_gradients
 IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
 
 
-def test_it_is_the_embedding_of_keras():
+def test_outputs_equal_keras_embedding():
     ours, theirs = layers.TokenEmbedding(11, 4, mask_zero=True), keras.layers.Embedding(11, 4)
     theirs.build()
     vectors, matrix = ours(IDS, return_matrix=True)
@@ -20,16 +20,16 @@ def test_it_is_the_embedding_of_keras():
     assert layers.TokenEmbedding(11, 4).compute_mask(IDS) is None
 
 
-def test_the_scale_is_of_the_vectors_and_not_of_the_matrix():
+def test_the_scale_applies_to_the_vectors_and_not_to_the_matrix():
     layer = layers.TokenEmbedding(11, 4, scale=3.0)
     vectors, matrix = arrays(layer(IDS, return_matrix=True))
     np.testing.assert_allclose(vectors, 3 * matrix[IDS], rtol=1e-6)
 
 
-def test_a_tied_matrix_learns_from_both_its_uses():
+def test_a_tied_matrix_gets_the_gradients_of_both_uses():
     layer = layers.TokenEmbedding(11, 4, scale=3.0)
     layer.build()
-    # What `loss_of` multiplies the vectors and the matrix with.
+    # The weights that `loss_of` multiplies the vectors and the matrix by.
     seen, tied = (
         np.random.default_rng(i).normal(size=s) for i, s in ((0, (2, 3, 4)), (1, (11, 4)))
     )
@@ -38,7 +38,7 @@ def test_a_tied_matrix_learns_from_both_its_uses():
     np.testing.assert_allclose(found, tied, rtol=1e-5, atol=1e-5)
 
 
-def test_a_tied_matrix_stays_tied(tmp_path):
+def test_a_tied_matrix_stays_tied_after_reloading(tmp_path):
     tokens = keras.Input((None,), dtype="int32")
     vectors, matrix = layers.TokenEmbedding(11, 4)(tokens, return_matrix=True)
     model = keras.Model(tokens, layers.LanguageModelHead()(vectors, matrix))
@@ -50,7 +50,7 @@ def test_a_tied_matrix_stays_tied(tmp_path):
     np.testing.assert_allclose(arrays(again(IDS)), 4 * arrays(model(IDS)), rtol=1e-5)
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match="`input_dim` must be a positive integer, got 0"):
         layers.TokenEmbedding(0, 4)
     with pytest.raises(ValueError, match=r"`token_ids` must be in \[0, 11\), got 11"):

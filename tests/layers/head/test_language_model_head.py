@@ -24,7 +24,7 @@ NORMS = {
 
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_is_the_product_with_the_embeddings(norm, use_bias):
+def test_logits_are_the_product_with_the_embedding_matrix(norm, use_bias):
     head = layers.LanguageModelHead(norm, layer_norm_epsilon=1e-3, use_bias=use_bias)
     head.build(INPUTS.shape, MATRIX.shape)
     weights = weights_of(randomize(head))
@@ -32,7 +32,7 @@ def test_it_is_the_product_with_the_embeddings(norm, use_bias):
     np.testing.assert_allclose(arrays(head(INPUTS, MATRIX)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     with pytest.raises(
         ValueError, match="`norm` must be one of layer, layer_no_bias, rms, got 'batch'"
     ):

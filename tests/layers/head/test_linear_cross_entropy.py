@@ -1,4 +1,4 @@
-"""Training on chunked losses is training on logits."""
+"""Training on chunked losses equals training on logits."""
 
 import re
 
@@ -36,7 +36,7 @@ def with_loss(model, smoothing=0.0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_fit_gives_the_losses_and_the_weights_of_a_loss_on_logits(smoothing):
+def test_fit_gives_the_same_losses_and_weights_as_a_loss_on_logits(smoothing):
     plain, other = gpt(), gpt()
     trained = with_loss(other, smoothing)
     plain.compile(keras.optimizers.SGD(0.5), SmoothedCrossEntropy(smoothing, ignore_class=-1))
@@ -61,7 +61,7 @@ def test_a_saved_model_has_the_same_losses(tmp_path):
     )
 
 
-def test_masked_positions_have_the_losses_of_their_logits():
+def test_losses_at_masked_positions_equal_those_of_their_logits():
     rng = np.random.default_rng(0)
     inputs, matrix = rng.normal(size=(B, T, 6)), rng.normal(size=(V, 7))
     labels, places = rng.integers(0, V, (B, 3)), rng.integers(0, T, (B, 3))
@@ -90,7 +90,7 @@ def test_ranks_of_labels_and_weights_are_squeezed():
             np.testing.assert_allclose(arrays(layer.losses[0]), mean, rtol=1e-6)
 
 
-def test_no_position_that_counts_is_no_loss():
+def test_the_loss_is_zero_when_every_label_is_ignored():
     layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
     ones = np.ones((B, T, 6), "float32")
     losses = layer(ones, np.ones((V, 6), "float32"), labels=np.full((B, T), -1))
@@ -99,7 +99,7 @@ def test_no_position_that_counts_is_no_loss():
 
 @pytest.mark.parametrize("name", ["labels", "label_weights"])
 @pytest.mark.parametrize("shape", [(T, B), (B * T, 1), (B, 1), (1, 1), (B,), (B, T, 2)], ids=str)
-def test_another_shape_of_labels_or_weights_is_refused(name, shape):
+def test_labels_or_weights_of_the_wrong_shape_raise(name, shape):
     layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
     given = {"labels": LABELS[:B], "label_weights": WEIGHTS[:B], name: np.ones(shape, "int32")}
     wanted = f"`{name}` must have shape [batch, length] = (4, 5), got shape {shape}"
@@ -107,7 +107,7 @@ def test_another_shape_of_labels_or_weights_is_refused(name, shape):
         layer(np.ones((B, T, 6), "float32"), np.ones((V, 6), "float32"), **given)
 
 
-def test_a_model_refuses_labels_of_another_length():
+def test_symbolic_labels_of_the_wrong_length_raise():
     layer = layers.LinearCrossEntropy(layers.MaskedLMHead())
     inputs, matrix = keras.Input((T, 6)), np.ones((V, 6), "float32")
     labels, places = keras.Input((T,), dtype="int32"), keras.Input((3,), dtype="int32")
@@ -116,7 +116,7 @@ def test_a_model_refuses_labels_of_another_length():
         layer(inputs, matrix, labels=labels, masked_positions=places)
 
 
-def test_a_weight_where_the_label_does_not_count_may_be_nan():
+def test_the_weight_of_an_ignored_label_may_be_nan():
     layer = layers.LinearCrossEntropy(layers.LanguageModelHead())
     inputs = np.ones((B, T, 6), "float32"), np.ones((V, 6), "float32")
     weights = np.where(LABELS[:B] < 0, np.nan, WEIGHTS[:B])

@@ -1,4 +1,4 @@
-"""MaskedLMHead and its kin against numpy."""
+"""MaskedLMHead against numpy."""
 
 import re
 
@@ -14,7 +14,7 @@ INPUTS, MATRIX = (RNG.normal(size=s).astype("float32") for s in ((2, 5, 7), (13,
 PLACES = np.array([[4, 0, 2], [1, 1, 3]], "int32")
 
 
-def test_it_is_the_paper():
+def test_outputs_follow_the_equations_of_the_paper():
     head = layers.MaskedLMHead(layer_norm_epsilon=1e-3)
     head.build(INPUTS.shape, MATRIX.shape)
     randomize(head)
@@ -29,7 +29,7 @@ def test_it_is_the_paper():
     np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_place_outside_is_the_nearest_inside():
+def test_a_masked_position_out_of_range_is_clipped():
     head = layers.MaskedLMHead()
     outside, inside = np.array([[-3, 99]] * 2), np.array([[0, 4]] * 2)
     np.testing.assert_array_equal(
@@ -38,14 +38,14 @@ def test_a_place_outside_is_the_nearest_inside():
     )
 
 
-def test_bad_input_is_named():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match=r"`embedding_matrix` must have shape .*got shape \(13,\)"):
         layers.MaskedLMHead()(INPUTS, MATRIX[:, 0])
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 2), (2, 3, 1)], ids=str)
 @pytest.mark.parametrize("losses", [False, True], ids=["logits", "losses"])
-def test_positions_of_another_shape_are_refused(shape, losses):
+def test_masked_positions_of_the_wrong_shape_raise(shape, losses):
     layer, given = layers.MaskedLMHead(), {"masked_positions": np.ones(shape, "int32")}
     if losses:
         layer, given["labels"] = layers.LinearCrossEntropy(layer), np.ones(shape, "int32")

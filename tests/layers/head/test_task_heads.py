@@ -30,31 +30,31 @@ def randomized(layer, shape):
 
 
 @pytest.mark.parametrize("shape", [(B, D), (B, C, D)])
-def test_classification(shape):
+def test_classification_logits_equal_numpy(shape):
     layer = ClassificationHead(K)
     inputs, expected = randomized(layer, shape)
     np.testing.assert_allclose(array(layer(inputs)), expected, atol=1e-5)
 
 
-def test_tagging():
+def test_tagging_logits_equal_numpy():
     layer = TokenTaggingHead(K)
     inputs, expected = randomized(layer, (B, T, D))
     np.testing.assert_allclose(array(layer(inputs)), expected, atol=1e-5)
 
 
-def test_tagging_keeps_the_mask_for_the_loss():
+def test_tagging_propagates_the_mask_to_the_loss():
     masked = keras.layers.Masking()(np.array([[[1.0] * D, [0.0] * D]]))
     mask = keras.src.backend.get_keras_mask(TokenTaggingHead(K)(masked))
     assert array(mask).tolist() == [[True, False]]
 
 
-def test_multiple_choice():
+def test_multiple_choice_logits_equal_numpy():
     layer = MultipleChoiceHead()
     inputs, expected = randomized(layer, (B, C, D))
     np.testing.assert_allclose(array(layer(inputs)), expected[..., 0], atol=1e-5)
 
 
-def test_span():
+def test_span_logits_equal_numpy():
     layer = SpanHead()
     inputs, expected = randomized(layer, (B, T, D))
     outputs = layer(inputs)
@@ -63,7 +63,7 @@ def test_span():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "mixed_float16"])
-def test_excluded_positions_get_no_probability_and_no_gradient(dtype):
+def test_masked_positions_get_zero_probability(dtype):
     layer = SpanHead(dtype=dtype)
     inputs, expected = randomized(layer, (B, T, D))
     mask = np.arange(T)[None] >= np.array([[2], [6]])
@@ -79,7 +79,7 @@ def test_excluded_positions_get_no_probability_and_no_gradient(dtype):
 
 
 @pytest.mark.parametrize("make", [lambda **k: ClassificationHead(K, **k), MultipleChoiceHead])
-def test_dropout_acts_in_training_only(make):
+def test_dropout_is_applied_only_in_training(make):
     layer, inputs = make(dropout=0.5, seed=1), np.ones((B, C, D), "float32")
     first, second = array(layer(inputs)), array(layer(inputs))
     np.testing.assert_array_equal(first, second)
@@ -87,7 +87,7 @@ def test_dropout_acts_in_training_only(make):
     assert not np.allclose(first, trained)
 
 
-def test_span_and_tagging_are_trained_with_the_losses_of_keras():
+def test_span_and_tagging_heads_train_with_keras_losses():
     inputs = keras.Input((T, D))
     outputs = {"tags": TokenTaggingHead(3, dropout=0.0)(inputs), **SpanHead()(inputs)}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -111,12 +111,12 @@ def test_span_and_tagging_are_trained_with_the_losses_of_keras():
         (MultipleChoiceHead(), (B, D), r"`inputs` must have shape \[batch, choices, width\], got "),
     ],
 )
-def test_wrong_rank(layer, shape, text):
+def test_inputs_of_the_wrong_rank_raise(layer, shape, text):
     with pytest.raises(ValueError, match=text):
         layer(np.ones(shape, "float32"))
 
 
 @pytest.mark.parametrize("kind", [ClassificationHead, TokenTaggingHead])
-def test_no_classes(kind):
+def test_zero_classes_raise(kind):
     with pytest.raises(ValueError, match="`num_classes` must be a positive integer, got 0"):
         kind(num_classes=0)

@@ -9,7 +9,7 @@ from tests.backend import arrays
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
 
 
-def test_each_position_gets_its_row():
+def test_each_position_adds_its_row_of_the_table():
     layer = layers.LearnedPositionEmbedding(11)
     outputs, table = arrays(layer(INPUTS)), arrays(layer.table.value)
     np.testing.assert_allclose(outputs, INPUTS + table[:5], rtol=1e-6)
@@ -20,7 +20,7 @@ def test_each_position_gets_its_row():
     )
 
 
-def test_concatenated_rows_stand_behind():
+def test_rows_are_concatenated_after_the_inputs():
     layer = layers.LearnedPositionEmbedding(11, combination="concatenate", dim=3)
     outputs, table = arrays(layer(INPUTS)), arrays(layer.table.value)
     np.testing.assert_allclose(outputs[..., :4], INPUTS)
@@ -36,6 +36,6 @@ def test_concatenated_rows_stand_behind():
         ({"max_length": 4}, "`inputs` must not be longer than the position table's 4 rows.*5 at"),
     ],
 )
-def test_bad_arguments_are_named(options, text):
+def test_invalid_arguments_raise(options, text):
     with pytest.raises(ValueError, match=text):
         layers.LearnedPositionEmbedding(**{"max_length": 11, **options})(INPUTS)

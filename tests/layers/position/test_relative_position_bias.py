@@ -9,7 +9,7 @@ from tests.backend import arrays, tensors
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20)])
-def test_the_buckets_are_those_of_transformers(bidirectional, buckets, distance):
+def test_buckets_equal_transformers(bidirectional, buckets, distance):
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -35,6 +35,6 @@ def test_the_buckets_are_those_of_transformers(bidirectional, buckets, distance)
         ({"num_buckets": 7}, "`num_buckets` must be even where `bidirectional` is True, got 7"),
     ],
 )
-def test_bad_arguments_are_named(options, text):
+def test_invalid_arguments_raise(options, text):
     with pytest.raises(ValueError, match=text):
         layers.RelativePositionBias(**{"num_heads": 3, **options})

@@ -10,7 +10,7 @@ from tests.backend import arrays
 INPUTS = np.random.default_rng(0).normal(size=(2, 7, 3, 8)).astype("float32")
 
 
-def test_an_offset_goes_on_where_the_row_ended():
+def test_an_offset_continues_a_shorter_row():
     layer = layers.RotaryEmbedding()
     parts = [arrays(layer(INPUTS[:, :3])), arrays(layer(INPUTS[:, 3:], offset=3))]
     np.testing.assert_allclose(
@@ -18,7 +18,7 @@ def test_an_offset_goes_on_where_the_row_ended():
     )
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     for fraction in (0, 1.5):
         message = rf"`rotary_fraction` must be in \(0, 1\], got {fraction}"
         with pytest.raises(ValueError, match=message):
@@ -38,7 +38,7 @@ def test_bad_arguments_are_named():
     ],
     ids=["self-attention", "block", "drop-in"],
 )
-def test_heads_of_odd_width_are_refused_before_any_call(make):
+def test_an_odd_head_width_raises_in_a_symbolic_call(make):
     inputs = keras.Input((5, 12))
     layer = make(position=layers.RotaryEmbedding())
     values = [inputs] * (1 + isinstance(layer, layers.MultiHeadAttention))
@@ -46,7 +46,7 @@ def test_heads_of_odd_width_are_refused_before_any_call(make):
         layer(*values)
 
 
-def test_the_earlier_name_of_the_fraction():
+def test_the_argument_share_is_deprecated():
     with pytest.warns(DeprecationWarning, match="`share` is deprecated: use `rotary_fraction`"):
         layer = layers.RotaryEmbedding(share=0.5)
     assert layer.rotary_fraction == 0.5 and "share" not in layer.get_config()

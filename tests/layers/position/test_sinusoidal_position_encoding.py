@@ -10,7 +10,7 @@ from tests.backend import arrays, tensors
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
 
 
-def test_it_adds_or_concatenates_the_table():
+def test_the_table_is_added_or_concatenated():
     table = arrays(sinusoids(tensors(np.arange(3, 8)), 6))
     added = layers.SinusoidalPositionEncoding()(INPUTS, offset=3)
     np.testing.assert_allclose(arrays(added), INPUTS + table, atol=1e-6)
@@ -20,7 +20,7 @@ def test_it_adds_or_concatenates_the_table():
     np.testing.assert_allclose(arrays(joined)[..., :6], INPUTS)
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="`combination` must be one of add, concatenate, got 'x'"):
         layers.SinusoidalPositionEncoding(combination="x")
     with pytest.raises(ValueError, match="`dim` must be a positive even number, got 5"):
