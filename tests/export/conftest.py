@@ -1,4 +1,4 @@
-"""Small published servables, each made once for all tests of a process."""
+"""Small published servables, each made once per test session."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def servable(model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(servable):
-    """A stand-in for ModelServer that has it."""
+    """A stand-in for ModelServer that serves it."""
     pytest.importorskip("tensorflow_serving")
     from tests.export.serving_double import Double
 
@@ -34,11 +34,11 @@ def server(servable):
 
 @pytest.fixture(scope="session")
 def loader(tmp_path_factory):
-    """The C++ program that loads as ModelServer does."""
+    """The C++ program that loads a SavedModel as ModelServer does."""
     return cpp_loader.build(tmp_path_factory.mktemp("cpp"))
 
 
 @pytest.fixture
 def checked_here(monkeypatch):
-    """`publish` checks in this process, which spares seconds; for tests of something else."""
+    """Let `publish` check in this process, which is seconds faster; for tests of other things."""
     monkeypatch.setattr(isolation, "FreshProcess", small.ThisProcess)

@@ -1,4 +1,4 @@
-"""Builds and runs load_saved_model.cc: what ModelServer does when it loads a version."""
+"""Builds and runs load_saved_model.cc, which loads a version as ModelServer does."""
 
 import glob
 import importlib.util
@@ -17,7 +17,7 @@ _TYPES = {"float32": "float", "int32": "int32", "int64": "int64", "bool": "bool"
 
 
 def build(folder: Path) -> Path:
-    """The program, against the C++ library in the tensorflow wheel."""
+    """The program, built against the C++ library in the tensorflow wheel."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ to build the C++ loader with")
     library = Path(importlib.util.find_spec("tensorflow").origin).parent

@@ -1,8 +1,8 @@
 """A stand-in for ModelServer: PredictionService over gRPC and REST, on TF Serving's own messages.
 
 It loads the newest version in a session, replays the warm-up file as ModelServer does before it
-says that it is ready, and writes JSON as ModelServer does: a single output without its name, rows
-as "predictions", columns as "outputs".
+reports that it is ready, and writes JSON as ModelServer does: a single output without its name,
+rows as "predictions", columns as "outputs".
 """
 
 import base64
@@ -29,15 +29,15 @@ from tensorflow_serving.apis import (
 
 
 class Double(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Serves the newest version in a folder, as a context."""
+    """Serves the newest version in a folder; use it as a context manager."""
 
     def __init__(self, base_dir):
         self.name = Path(base_dir).name
         versions = [int(p.name) for p in Path(base_dir).iterdir() if p.name.isdecimal()]
         folder = Path(base_dir, str(max(versions)))
         self.version = max(versions)
-        self.busy = 0  # how many requests to turn away
-        self.slow = threading.Event()  # while it is set, answers wait
+        self.busy = 0  # how many requests to reject
+        self.slow = threading.Event()  # while it is set, responses wait
         with tf.Graph().as_default():
             self.session = tf.compat.v1.Session()
             loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
@@ -181,7 +181,7 @@ class _Rest(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_):
-        """Nothing on the test's output."""
+        """Keep the test's output quiet."""
 
 
 def _types(tensors):

@@ -1,4 +1,4 @@
-"""A model that is quick to publish."""
+"""Small models and layers that are quick to publish."""
 
 import os
 
@@ -26,14 +26,14 @@ def masked_lm_layers():
 
 
 def sharp_gpt():
-    """A decoder whose choices are clear."""
+    """A decoder with large weights, so that its logits differ clearly."""
     model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY), num_layers=1)
     model.set_weights([2.5 * weight for weight in model.get_weights()])
     return model
 
 
 class ThisProcess:
-    """Stands in for `isolation.FreshProcess`, and spares its start."""
+    """Replaces `isolation.FreshProcess` without starting a process."""
 
     def __enter__(self):
         return self
@@ -46,13 +46,13 @@ class ThisProcess:
 
 
 def ask_here(path, signature="serving_default", **inputs):
-    """The answer of a session in this process, or an error's text."""
+    """The outputs of a session in this process, or the text of an error."""
     (answer,) = ask_all(path, [(signature, inputs)])
     return answer
 
 
 def ask_all(path, requests):
-    """The answer to each `(signature, inputs)`, as `ask_here`."""
+    """The outputs for each `(signature, inputs)`, as `ask_here` returns them."""
     requests = [
         (signature, {name: as_array(value) for name, value in inputs.items()}, True)
         for signature, inputs in requests

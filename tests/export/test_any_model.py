@@ -1,4 +1,4 @@
-"""Models of random shapes, of Keras' layers and ours, answer in a fresh process as in Keras."""
+"""Random models of Keras' layers and ours give the same outputs in a new process as in Keras."""
 
 import random
 
@@ -36,7 +36,7 @@ def process():
 
 @pytest.fixture
 def one_process(process, monkeypatch):
-    """`publish` checks in the same fresh process, for all models."""
+    """Let `publish` check all models in the same child process."""
 
     class Shared:
         def __enter__(self):
@@ -49,12 +49,12 @@ def one_process(process, monkeypatch):
 
 
 class RandomModel:
-    """A model by its seed, with a batch for it."""
+    """A random model, determined by its seed, and a batch for it."""
 
     def __init__(self, seed):
         self.rng, self.numbers = random.Random(seed), np.random.default_rng(seed)
         keras.utils.set_random_seed(seed)
-        self.rows = self.rng.choice([None, None, None, 2])  # None: any number
+        self.rows = self.rng.choice([None, None, None, 2])  # None means any number
         if self.rng.random() < 0.1:
             self.model, self.batch = self.sequential()
             return
@@ -80,7 +80,7 @@ class RandomModel:
         if dtype == "bool":
             return self.numbers.random(shape) < 0.5
         if dtype in FLOATS:
-            # Values that half precision holds, as the batch is sent in float32.
+            # Values that half precision represents exactly, since the batch is sent in float32.
             return self.numbers.integers(-8, 8, shape).astype("float32") / 4
         return self.numbers.integers(0, 100, shape).astype(dtype)
 
@@ -160,7 +160,7 @@ class RandomModel:
 
 
 def matched(expected, got):
-    """Whether each expected array is one of the others, each once."""
+    """Whether the two lists hold the same arrays in any order."""
     left = list(got)
     for array in expected:
         same = [
@@ -175,7 +175,7 @@ def matched(expected, got):
 
 
 def served_names(inputs, names):
-    """For each of the model's names the one that the server has."""
+    """The server's name for each of the model's input names."""
     if names[0] not in SERVED:  # Keras named the input of a Sequential
         return list(inputs)
     assert {SERVED[name] for name in names} == set(inputs)
@@ -185,7 +185,7 @@ def served_names(inputs, names):
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=[] if s < 8 else pytest.mark.slow) for s in range(100)]
 )
-def test_the_answers_are_keras_own(seed, tmp_path, process, one_process):
+def test_served_outputs_equal_keras(seed, tmp_path, process, one_process):
     made = RandomModel(seed)
     if any(" " in layer.name for layer in made.model.layers if layer.weights):
         with pytest.raises(ValueError, match="`model` has the layer 'the head', .* rename it"):

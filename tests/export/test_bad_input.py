@@ -1,4 +1,4 @@
-"""What publish refuses, and that nothing is left behind then."""
+"""Invalid input of `publish` raises and leaves no files."""
 
 import json
 import re
@@ -23,11 +23,11 @@ class Trimmed(data.MaskedLMPreprocessor):
     """Packs with an operation that servers up to 2.19 lack."""
 
     def call(self, text):
-        pieces = tensorflow_text.RoundRobinTrimmer(self.length - 2).trim([self.tokenizer(text)])
-        return self._pack(pieces)
+        tokens = tensorflow_text.RoundRobinTrimmer(self.length - 2).trim([self.tokenizer(text)])
+        return self._pack(tokens)
 
 
-def test_an_operation_that_the_server_lacks_is_named(model, tmp_path):
+def test_an_operation_missing_on_the_server_raises(model, tmp_path):
     layers = masked_lm_layers()
     layers["preprocessor"] = Trimmed(VOCABULARY, length=LENGTH)
     with pytest.raises(ValueError, match="2.19 cannot run .* no operation TFText>RoundRobin") as e:
@@ -39,22 +39,22 @@ def test_an_operation_that_the_server_lacks_is_named(model, tmp_path):
     assert "TFText>RoundRobinTrim" in compatibility.operations_of("2.20")
 
 
-def test_what_differs_from_keras_is_refused(tmp_path, checked_here):
+def test_outputs_that_differ_from_keras_raise(tmp_path, checked_here):
     state = {"calls": 0}
 
-    def moody(numbers):
+    def unstable(numbers):
         state["calls"] += 1
         return {"out": numbers + state["calls"]}
 
     own = export.Signature(
-        moody, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
+        unstable, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
     )
-    with pytest.raises(ValueError, match="'moody', output 'out' differs from Keras by"):
-        export.publish(small.tiny(), tmp_path / "moody", functions={"moody": own})
-    assert not (tmp_path / "moody").exists()
+    with pytest.raises(ValueError, match="'unstable', output 'out' differs from Keras by"):
+        export.publish(small.tiny(), tmp_path / "unstable", functions={"unstable": own})
+    assert not (tmp_path / "unstable").exists()
 
 
-def test_outputs_without_the_batch_are_refused(tmp_path, checked_here):
+def test_an_output_without_a_batch_axis_raises(tmp_path, checked_here):
     own = export.Signature(
         lambda numbers: {"sum": tf.reduce_sum(numbers)},
         {"numbers": tf.TensorSpec([None], tf.float32)},
@@ -64,10 +64,10 @@ def test_outputs_without_the_batch_are_refused(tmp_path, checked_here):
         export.publish(small.tiny(), tmp_path / "total", functions={"total": own})
 
 
-def test_an_untracked_variable_is_refused(tmp_path, checked_here):
-    stray = tf.Variable(2.0)
+def test_an_untracked_resource_raises(tmp_path, checked_here):
+    variable = tf.Variable(2.0)
     own = export.Signature(
-        lambda numbers: {"out": numbers * stray},
+        lambda numbers: {"out": numbers * variable},
         {"numbers": tf.TensorSpec([None], tf.float32)},
         [{"numbers": [1.0]}],
     )
@@ -77,7 +77,7 @@ def test_an_untracked_variable_is_refused(tmp_path, checked_here):
         {"text": tf.TensorSpec([None], tf.string)},
         [{"text": ["a"]}],
     )
-    export.publish(small.tiny(), tmp_path / "tracked", functions={"stray": own})
+    export.publish(small.tiny(), tmp_path / "tracked", functions={"variable": own})
     with pytest.raises(ValueError, match="uses what `model` does not track"):
         export.publish(small.tiny(), tmp_path / "untracked", functions={"table": untracked})
 
@@ -120,25 +120,25 @@ def warmup(batches):
         ({"sample": {"numbers": 1}}, r"`sample`, input 'numbers' must be float32 \[\?, 3\], got"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path, arguments, message):
+def test_invalid_arguments_raise(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export.publish(small.tiny(), tmp_path / "bad", **arguments)
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_version_that_exists_is_refused(servable):
+def test_an_existing_version_raises(servable):
     with pytest.raises(ValueError, match="`version` must be new, got 1, which"):
         export.publish(small.tiny(), servable.path.parent, version=1)
 
 
-def test_another_vocabulary_is_refused(tmp_path):
+def test_a_tokenizer_of_another_vocabulary_size_raises(tmp_path):
     layers = masked_lm_layers()
     other = models.bert.pretraining(SIZE, vocabulary_size=11)
     with pytest.raises(ValueError, match="model's vocabulary of 11 tokens, got 15"):
         export.publish(other, tmp_path / "other", **layers)
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+def test_a_base_dir_that_is_not_writable_raises(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ValueError, match="`base_dir` must be a writable folder with space left, got .*file"
@@ -147,12 +147,12 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("base_dir", [None, 3, ""])
-def test_what_is_no_path_is_refused(base_dir):
+def test_a_base_dir_that_is_not_a_path_raises(base_dir):
     with pytest.raises(ValueError, match=f"`base_dir` must be a path, got {base_dir!r}"):
         export.publish(small.tiny(), base_dir)
 
 
-def test_a_readme_of_the_users_stays(tmp_path, checked_here):
+def test_files_of_the_user_are_kept(tmp_path, checked_here):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "request.json").write_text("mine too")
     inputs = keras.Input((900,), name="numbers")  # too many for one line
@@ -167,12 +167,12 @@ def test_a_readme_of_the_users_stays(tmp_path, checked_here):
     assert path == (tmp_path / body).parents[1]
 
 
-def test_an_unbuilt_model_is_refused(tmp_path):
+def test_an_unbuilt_model_raises(tmp_path):
     with pytest.raises(ValueError, match="`model` must be functional, or sequential and built"):
         export.publish(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "unbuilt")
 
 
-def test_ask_names_what_is_wrong(servable, tmp_path):
+def test_ask_reports_unknown_signatures_and_inputs(servable, tmp_path):
     text = {"text": as_array(["a"])}
     requests = [("nothing", text, True), ("serving_default", {"words": [1]}, True)]
     with isolation.FreshProcess() as process:
@@ -184,7 +184,7 @@ def test_ask_names_what_is_wrong(servable, tmp_path):
         export.ask(tmp_path, text=["a"])
 
 
-def test_nothing_is_pruned_for_a_version_that_is_refused(tmp_path, monkeypatch):
+def test_a_failed_publish_removes_no_version(tmp_path, monkeypatch):
     export.publish(small.tiny(), tmp_path)
     monkeypatch.setattr(isolation.FreshProcess, "run", lambda *_: ["it is broken"])
     with pytest.raises(ValueError, match="'serving_default' fails in a fresh process.*: it is bro"):
@@ -192,7 +192,7 @@ def test_nothing_is_pruned_for_a_version_that_is_refused(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["1"]
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+def test_a_full_disk_raises_and_leaves_no_files(tmp_path):
     size = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, size[1]))
     try:
@@ -205,7 +205,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
     assert not (tmp_path / "full").exists()
 
 
-def test_a_warm_up_batch_that_fails_is_refused(tmp_path, checked_here):
+def test_a_failing_warm_up_batch_raises(tmp_path, checked_here):
     def picky(numbers):
         with tf.control_dependencies([tf.debugging.assert_less(numbers, 9.0, "too large")]):
             return {"same": tf.identity(numbers)}
@@ -222,7 +222,7 @@ def test_a_warm_up_batch_that_fails_is_refused(tmp_path, checked_here):
     assert not (tmp_path / "m").exists()
 
 
-def test_versions_end_where_a_server_reads_no_more(tmp_path, checked_here):
+def test_a_version_above_the_limit_of_the_server_raises(tmp_path, checked_here):
     last = export.publish(small.tiny(), tmp_path, version=2**63 - 1)
     with pytest.raises(ValueError, match="from 0 to 9223372036854775807, got 92233720368547758"):
         export.publish(small.tiny(), tmp_path)
@@ -239,7 +239,7 @@ def test_versions_end_where_a_server_reads_no_more(tmp_path, checked_here):
     ],
     ids=["scalar", "two tensors", "layer name", "subclass"],
 )
-def test_models_are_published_or_refused_by_name(build, message, tmp_path, checked_here):
+def test_models_are_published_or_raise(build, message, tmp_path, checked_here):
     inputs = keras.Input((4,), name="numbers")
     outputs = build(inputs)
     model = outputs if isinstance(outputs, keras.Model) else keras.Model(inputs, outputs)
@@ -260,7 +260,7 @@ def tf_only(_):
     return model
 
 
-def test_old_forms_of_signatures_still_work(tmp_path, checked_here):
+def test_deprecated_forms_of_signatures_still_work(tmp_path, checked_here):
     own = export.Signature(
         lambda numbers: {"twice": numbers * 2},
         {"numbers": tf.TensorSpec([None], tf.float32)},
@@ -276,7 +276,7 @@ def test_old_forms_of_signatures_still_work(tmp_path, checked_here):
 
 
 @pytest.mark.parametrize("name", ["preprocessor", "postprocessor"])
-def test_layers_that_do_not_follow_the_protocol_are_named(name, tmp_path):
+def test_layers_that_do_not_follow_the_protocol_raise(name, tmp_path):
     layer = keras.layers.Dense(2) if name == "preprocessor" else "a string"
     with pytest.raises(TypeError, match=f"`{name}` must follow the protocol keras_attn.data.P"):
         export.publish(small.tiny(), tmp_path / "m", **{name: layer})

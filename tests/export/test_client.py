@@ -47,26 +47,26 @@ def expected(servable):
     return ask_here(servable.path, text=TEXTS)
 
 
-def test_the_warm_up_file_has_every_signature_and_length(server, servable):
+def test_the_warm_up_file_covers_every_signature_and_length(server, servable):
     # three rows of 11 tokens, then one row each of 16 and of the whole length, 19
     assert server.warmed == 3 * len(servable.signatures)
 
 
-def test_the_client_gets_what_the_graph_gives(ask, expected):
+def test_client_outputs_equal_those_of_the_graph(ask, expected):
     got = ask(text=TEXTS)
     assert got["pieces"] == [
-        [[piece.decode() for piece in mask] for mask in row] for row in expected["pieces"].tolist()
+        [[token.decode() for token in mask] for mask in row] for row in expected["pieces"].tolist()
     ]
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_the_client_knows_the_signatures(ask):
+def test_the_client_lists_the_signatures(ask):
     inputs, outputs = ask.signatures()["tokens"]
     assert inputs == {"token_ids": "int32", "lengths": "int32"}
     assert outputs == {"pieces": "string", "probabilities": "float32"}
 
 
-def test_numbers_go_and_come_back(ask):
+def test_numeric_inputs_and_outputs_are_transferred(ask):
     got = ask("tokens", token_ids=[[2, 4, 3], [2, 3, 0]], lengths=[3, 2])
     assert len(got["pieces"]) == 2
     assert got["pieces"][1] == [["", ""]]
@@ -74,7 +74,7 @@ def test_numbers_go_and_come_back(ask):
     assert np.shape(weights) == (1, 3, 4, 4)
 
 
-def test_errors_come_in_the_servers_words(ask):
+def test_server_errors_are_raised_with_their_message(ask):
     with pytest.raises(client.ServingError, match="vocabulary of 15"):
         ask("tokens", token_ids=[[2, 99]], lengths=[2])
     with pytest.raises(client.ServingError, match=r"takes \['text'\], got \['words'\]"):
@@ -83,13 +83,13 @@ def test_errors_come_in_the_servers_words(ask):
         ask("nothing", text=["a"])
 
 
-def test_a_busy_server_is_asked_again(ask, server):
+def test_a_busy_server_is_retried(ask, server):
     server.busy = 2
     assert ask(text=["a"])["pieces"] == [[]]
     assert server.busy == 0
 
 
-def test_a_server_that_stays_busy_is_an_error(ask, server):
+def test_a_server_that_stays_busy_raises(ask, server):
     hurried = client.Client(ask.address, server.name, retries=1)
     hurried.signatures()
     server.busy = 5
@@ -99,7 +99,7 @@ def test_a_server_that_stays_busy_is_an_error(ask, server):
     server.busy = 0
 
 
-def test_a_server_that_is_too_slow_is_an_error(ask, server):
+def test_a_slow_server_raises_after_the_timeout(ask, server):
     hurried = client.Client(ask.address, server.name, timeout=0.3)
     hurried.signatures()
     server.slow.set()
@@ -122,7 +122,7 @@ def test_a_server_that_is_too_slow_is_an_error(ask, server):
         ),
     ],
 )
-def test_odd_answers_are_errors_that_say_so(answer, message):
+def test_malformed_responses_raise(answer, message):
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             self.rfile.readline()
@@ -136,11 +136,11 @@ def test_odd_answers_are_errors_that_say_so(answer, message):
         odd.shutdown()
 
 
-def test_a_server_that_is_not_there_is_an_error_in_time():
+def test_a_missing_server_raises_within_the_timeout():
     for scheme in ("grpc", "http"):
-        nobody = client.Client(f"{scheme}://127.0.0.1:9", "bert", timeout=1.0, retries=1)
+        missing = client.Client(f"{scheme}://127.0.0.1:9", "bert", timeout=1.0, retries=1)
         with pytest.raises(client.ServingError, match="no answer"):
-            nobody(text=["a"])
+            missing(text=["a"])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_server_that_is_not_there_is_an_error_in_time():
     ],
     ids=["empty", "long", "not UTF-8", "other scripts", "controls", "masks"],
 )
-def test_odd_texts_get_an_answer(ask, text):
+def test_unusual_texts_are_served(ask, text):
     alone = ask(text=[text])
     beside = ask(text=[text, "the [MASK] sat"])
     (alone,) = alone["probabilities"]
@@ -164,7 +164,7 @@ def test_odd_texts_get_an_answer(ask, text):
     np.testing.assert_allclose(np.ravel(beside), np.ravel(alone), atol=1e-4)
 
 
-def test_eight_threads_get_their_own_answers(ask, expected):
+def test_concurrent_requests_get_their_own_outputs(ask, expected):
     wrong = []
 
     def work(seed):
@@ -184,7 +184,7 @@ def test_eight_threads_get_their_own_answers(ask, expected):
     assert not wrong
 
 
-def test_rows_and_columns_of_rest_agree_over_plain_curl(server):
+def test_rest_rows_and_columns_agree(server):
     if shutil.which("curl") is None:
         pytest.skip("no curl")
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/{server.name}:predict"
@@ -199,7 +199,7 @@ def test_rows_and_columns_of_rest_agree_over_plain_curl(server):
     assert curl({"instances": TEXTS})["predictions"] == rows
 
 
-def test_the_readmes_curl_line_works(server, servable):
+def test_the_curl_command_of_the_readme_works(server, servable):
     readme = (servable.path.parent / "README.md").read_text()
     (body,) = re.findall(r"curl .* -d '(.*)'", readme)
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/{server.name}:predict"
@@ -208,7 +208,7 @@ def test_the_readmes_curl_line_works(server, servable):
     assert "tensorflow/serving:2.19.0" in readme
 
 
-def test_the_readmes_grpc_lines_work(server, servable, tmp_path):
+def test_the_grpc_example_of_the_readme_works(server, servable, tmp_path):
     readme = (servable.path.parent / "README.md").read_text()
     (lines,) = re.findall(r"\n    from client import Client\n    (.*)\n", readme)
     shutil.copytree(Path(client.__file__).parent, tmp_path / "client")
@@ -220,13 +220,13 @@ def test_the_readmes_grpc_lines_work(server, servable, tmp_path):
 
 
 def resident():
-    """MiB that this process holds."""
+    """The resident memory of this process in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_ten_thousand_requests_do_not_grow(server):
+def test_ten_thousand_requests_do_not_leak_memory(server):
     rng, held = random.Random(0), []
     grpc_client = client.Client(f"grpc://127.0.0.1:{server.grpc_port}", server.name)
     for number in range(10_001):
@@ -239,7 +239,7 @@ def test_ten_thousand_requests_do_not_grow(server):
     assert held[-1] - held[1] < 8, held
 
 
-def test_requests_are_read_by_the_real_messages():
+def test_requests_can_be_parsed_by_tensorflow_serving():
     ours = client.predict_request(
         {"name": "bert", "version": {"value": 7}, "signature_name": "s"},
         {"t": ["a", b"\xff"], "n": [[1, -2, 3]], "f": [0.5], "b": [True]},
@@ -266,13 +266,13 @@ def test_requests_are_read_by_the_real_messages():
     ],
     ids=["matrix", "rank 3", "strings", "empty", "scalar", "equal values"],
 )
-def test_real_tensors_are_read_back(array):
+def test_tensors_of_tensorflow_can_be_parsed(array):
     wire = tf.make_tensor_proto(array).SerializeToString()
     got = client.from_tensor(client.message("Tensor").FromString(wire))
     assert got == [["a"], [b"\xff"]] if array.dtype == object else got == array.tolist()
 
 
-def test_what_cannot_be_sent_is_named():
+def test_values_that_cannot_be_sent_raise():
     with pytest.raises(client.ServingError, match="rows of one length"):
         client.to_tensor([[1, 2], [3]], "int32")
     with pytest.raises(client.ServingError, match="`value` must be of type int32, got 'a'"):
@@ -281,7 +281,7 @@ def test_what_cannot_be_sent_is_named():
         client.Client("localhost:8500", "bert")
 
 
-def test_the_client_is_a_folder_that_stands_alone(tmp_path, server):
+def test_the_client_folder_works_without_the_package(tmp_path, server):
     shutil.copytree(Path(client.__file__).parent, tmp_path / "client")
     script = f"""
 import sys
@@ -297,7 +297,7 @@ for address in ("grpc://127.0.0.1:{server.grpc_port}", "http://127.0.0.1:{server
     assert first == second
 
 
-def test_a_server_that_trickles_does_not_hold_a_call():
+def test_a_trickling_response_raises_after_the_timeout():
     class Handler(socketserver.StreamRequestHandler):
         def handle(self):
             self.rfile.readline()
@@ -339,19 +339,19 @@ def test_a_server_that_trickles_does_not_hold_a_call():
         ),
     ],
 )
-def test_both_transports_refuse_the_same(ask, signature, inputs, message):
+def test_both_transports_raise_the_same_errors(ask, signature, inputs, message):
     with pytest.raises(client.ServingError, match=message):
         ask(signature, **inputs)
 
 
-def test_status_and_coroutines(ask, server):
+def test_status_and_async_calls_work(ask, server):
     assert ask.status() == {server.version: "AVAILABLE"}
     assert ask.ready()
     assert not client.Client(ask.address, server.name, version=9).ready()
     assert asyncio.run(ask.call_async(text=["a"])) == ask(text=["a"])
 
 
-def test_nobody_is_not_ready_and_a_closed_client_says_so(ask, server):
+def test_a_missing_server_is_not_ready_and_a_closed_client_raises(ask, server):
     scheme = ask.address.partition(":")[0]
     assert not client.Client(f"{scheme}://127.0.0.1:9", "bert", timeout=0.5, retries=0).ready()
     with client.Client(ask.address, server.name) as closed:
@@ -388,13 +388,13 @@ def test_nobody_is_not_ready_and_a_closed_client_says_so(ask, server):
         ({"version": 1, "label": "stable"}, "`version` must be None where a `label` is given"),
     ],
 )
-def test_bad_arguments_of_the_client_are_named(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         client.Client(**{"address": "http://localhost:8501", "model": "bert", **arguments})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "int8", "int16", "uint32"])
-def test_all_number_types_go_and_come_back(dtype):
+def test_every_numeric_dtype_is_transferred(dtype):
     values = tf.cast(tf.constant([0.0, 1.0, 3.0, 100.0, 1.0, 1.0]), dtype)
     real = tensor_pb2.TensorProto.FromString(
         client.to_tensor(
@@ -424,7 +424,7 @@ def certificate(tmp_path_factory):
     return certificate, key
 
 
-def test_tls_is_checked(certificate):
+def test_tls_certificates_are_verified(certificate):
     certificate, key = certificate
     seen = {}
 
@@ -437,7 +437,7 @@ def test_tls_is_checked(certificate):
             self.wfile.write(body)
 
         def log_message(self, *_):
-            """Nothing on the test's output."""
+            """Keep the test's output quiet."""
 
     with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as secure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -456,14 +456,14 @@ def test_tls_is_checked(certificate):
         secure.shutdown()
 
 
-def test_tls_is_checked_over_grpc_on_both_sides(server, certificate):
+def test_grpc_tls_verifies_server_and_client(server, certificate):
     grpc = pytest.importorskip("grpc")
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     chain, key = (path.read_bytes() for path in certificate)
     secure = grpc.server(futures.ThreadPoolExecutor(1))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(server, secure)
-    # The server too asks for a certificate, and trusts this one alone.
+    # The server also requires a certificate and trusts only this one.
     credentials = grpc.ssl_server_credentials([(key, chain)], chain, require_client_auth=True)
     address = f"grpcs://localhost:{secure.add_secure_port('localhost:0', credentials)}"
     secure.start()

@@ -38,7 +38,7 @@ def counts(rows, value):
     return np.full(rows, value, "int32")
 
 
-def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer, loader):
+def test_served_greedy_text_equals_the_search(served, gpt, tokenizer, loader):
     texts, most = ["the cat", "playing"], [7, 2]
     inputs = {"text": texts, "max_new_tokens": np.array(most, "int32")}
     got = cpp_loader.run(loader, served, "serving_default", inputs)["text"]
@@ -52,7 +52,7 @@ def test_greedy_text_is_what_the_search_gives(served, gpt, tokenizer, loader):
         assert got[row] == tokenizer.detokenize(found).numpy()[0]
 
 
-def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
+def test_sampled_text_depends_only_on_its_own_seed(served):
     def request(texts, seeds):
         rows = len(texts)
         options = {"max_new_tokens": counts(rows, 7), "top_k": counts(rows, 50)}
@@ -65,7 +65,7 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(served):
     assert both[0] != both[1]
 
 
-def test_beams_come_best_first_and_bounded(served):
+def test_beams_are_sorted_by_score_and_limited(served):
     def beam(most, beams):
         options = {"max_new_tokens": counts(1, most), "beams": counts(1, beams)}
         return "beam", {"text": ["the cat"], "length_penalty": np.zeros(1, "float32"), **options}
@@ -81,7 +81,7 @@ def test_beams_come_best_first_and_bounded(served):
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["beam", "compiled greedy"])
-def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compiled, checked_here):
+def test_served_translations_equal_the_search(tokenizer, tmp_path, loader, compiled, checked_here):
     model = models.transformer.encoder_decoder(
         "transformer_tiny", vocabulary_size=len(VOCABULARY), num_layers=1
     )
@@ -109,7 +109,7 @@ def test_translation_from_strings_to_strings(tokenizer, tmp_path, loader, compil
         assert best[row] == tokenizer.detokenize(found).numpy()[0]
 
 
-def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
+def test_bfloat16_computation_returns_float32_scores(gpt, tokenizer, tmp_path, checked_here):
     generation = export.Generation(tokenizer, **LIMITS, beams=2, searches=["beam"])
     made = export.publish(gpt, tmp_path, generation=generation, compute_dtype="bfloat16")
     options = {"max_new_tokens": counts(1, 7), "beams": counts(1, 2)}
@@ -137,13 +137,13 @@ def test_half_precision_inside(gpt, tokenizer, tmp_path, checked_here):
         ({"searches": []}, "`searches` must be among"),
     ],
 )
-def test_bad_arguments_are_named(tokenizer, options, message):
+def test_invalid_arguments_raise(tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         export.Generation(tokenizer, **{**LIMITS, **options})
 
 
-def test_more_rows_than_tokens(tokenizer, tmp_path, checked_here):
-    """A row without a token is written as [UNK]."""
+def test_ids_beyond_the_vocabulary_are_written_as_unknown_tokens(tokenizer, tmp_path, checked_here):
+    """An id without a token is written as [UNK]."""
     model = models.gpt.decoder("gpt_tiny", vocabulary_size=len(VOCABULARY) + 9, num_layers=1)
     matrix = model.get_layer("token_embedding").embeddings
     matrix.assign(
@@ -157,7 +157,7 @@ def test_more_rows_than_tokens(tokenizer, tmp_path, checked_here):
 
 @pytest.mark.parametrize("token", [-1, 15, 1.5, "[CLS]"])
 @pytest.mark.parametrize("name", ["start_id", "stop_id"])
-def test_a_start_or_stop_that_is_no_token_is_named(gpt, tokenizer, tmp_path, name, token):
+def test_a_start_or_stop_id_outside_the_vocabulary_raises(gpt, tokenizer, tmp_path, name, token):
     generation = export.Generation(tokenizer, **LIMITS, searches="greedy", **{name: token})
     with pytest.raises(
         ValueError, match=rf"`{name}` must be an integer in \[0, 15\), got {re.escape(repr(token))}"
@@ -165,13 +165,13 @@ def test_a_start_or_stop_that_is_no_token_is_named(gpt, tokenizer, tmp_path, nam
         export.publish(gpt, tmp_path / "gpt", generation=generation)
 
 
-def test_another_vocabulary_is_refused(gpt, tmp_path):
+def test_a_tokenizer_of_another_vocabulary_size_raises(gpt, tmp_path):
     generation = export.Generation(data.BertTokenizer([*VOCABULARY, "more"]), **LIMITS)
     with pytest.raises(ValueError, match="`generation` must have the model's vocabulary of 15"):
         export.publish(gpt, tmp_path / "gpt", generation=generation)
 
 
-def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
+def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
     texts, rows = ["the cat", "the cat"], 2
     asked = {"max_new_tokens": counts(rows, 7), "beams": counts(rows, 3)}
     penalty = np.array([0.0, 1.5], "float32")
@@ -194,7 +194,7 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
         options |= {"top_p": np.full(9, top_p, "float32"), "top_k": counts(9, top_k)}
         return "sample", {"text": ["a"] * 9, "max_new_tokens": counts(9, 7), **options}
 
-    # Of the likeliest token alone there is one text, of all tokens there are several.
+    # With only the likeliest token there is one text, with all tokens there are several.
     requests = [sample(1e-6), sample(), sample(top_k=1)]
     requests += [sample(top_k=0), sample(seeds=[1]), sample(1.5), sample(0.0)]
     endless = {"text": texts, "length_penalty": np.array([0.0, np.inf], "float32"), **asked}
@@ -208,7 +208,7 @@ def test_options_of_a_request_are_those_of_the_search(served, gpt, tokenizer):
     assert "top_p must be above 0" in none
 
 
-def test_a_request_asks_for_less_repetition_row_by_row(tokenizer, tmp_path, checked_here):
+def test_repetition_options_apply_to_each_row(tokenizer, tmp_path, checked_here):
     gpt, stop = sharp_gpt(), 1
     most = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
     generation = export.Generation(tokenizer, **LIMITS, beams=2, stop_id=stop, **most)
@@ -272,13 +272,15 @@ def test_a_request_asks_for_less_repetition_row_by_row(tokenizer, tmp_path, chec
     ],
     ids=["bert", "too long", "too long a target"],
 )
-def test_models_that_cannot_are_refused_in_the_users_words(tokenizer, tmp_path, build, message):
+def test_models_that_cannot_generate_raise(tokenizer, tmp_path, build, message):
     with pytest.raises(ValueError, match=message):
         export.publish(build(), tmp_path / "m", generation=export.Generation(tokenizer, **LIMITS))
     assert not (tmp_path / "m").exists()
 
 
-def test_the_recurrent_translator_writes_as_its_steps_do(tokenizer, tmp_path, checked_here):
+def test_served_text_of_the_recurrent_translator_equals_the_search(
+    tokenizer, tmp_path, checked_here
+):
     model = models.rnn_attention.encoder_decoder(len(VOCABULARY), embedding_dim=4, units=6)
     model.set_weights([3 * weight for weight in model.get_weights()])
     generation = export.Generation(tokenizer, **LIMITS, searches=["greedy"])

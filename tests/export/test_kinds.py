@@ -1,4 +1,4 @@
-"""Every kind of model, from strings, in the C++ loader."""
+"""Every kind of model, served from strings, in the C++ loader."""
 
 import dataclasses
 
@@ -71,7 +71,7 @@ KINDS = {
     "kind",
     [pytest.param(kind, marks=[] if kind == "span" else [pytest.mark.slow]) for kind in KINDS],
 )
-def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_here):
+def test_outputs_in_the_cpp_loader_equal_keras(kind, loader, tmp_path, checked_here):
     build, preprocessor, postprocessor, texts = KINDS[kind]
     model = build(models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)))
     made = export.publish(
@@ -85,7 +85,7 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_he
     got = cpp_loader.run(loader, made.path, "serving_default", texts)
     tensors = {name: tf.constant(value) for name, value in texts.items()}
     features = preprocessor(*tensors.values())
-    # One row at a time, and one window of a context at a time, put together by hand.
+    # The expected outputs: one row, and one window of a context, at a time.
     rank = len(next(iter(model.input.values())).shape)
     inputs = {name: features[name].numpy() for name in model.input}
     lead = next(iter(inputs.values())).shape[:-1] if rank == 2 else (2,)
@@ -103,7 +103,7 @@ def test_the_cpp_loader_answers_as_keras_does(kind, loader, tmp_path, checked_he
             np.testing.assert_allclose(got[name], value, atol=1e-5)
 
 
-def test_a_model_without_text(loader, tmp_path, checked_here):
+def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):
     numbers = keras.Input((None, 12), name="numbers")
     real = keras.Input((None,), dtype="bool", name="real")
     block = layers.TransformerEncoderBlock(3, 7, position=layers.RotaryEmbedding(), window=2)

@@ -10,7 +10,7 @@ from tests.export import small
 pytestmark = pytest.mark.backends("jax", "torch", reason="on TensorFlow there is no other backend")
 
 
-def test_the_servable_answers_as_the_backend_it_was_trained_on(model, tmp_path):
+def test_served_outputs_equal_the_training_backend(model, tmp_path):
     made = export.publish(
         model, tmp_path / "bert", **small.masked_lm_layers(), signatures=["serving_default"]
     )
@@ -24,13 +24,13 @@ def test_the_servable_answers_as_the_backend_it_was_trained_on(model, tmp_path):
     np.testing.assert_allclose(export.ask(made.path, text=texts)["probabilities"], best, atol=1e-5)
 
 
-def test_errors_come_through(model, tmp_path):
+def test_errors_of_the_child_process_are_raised(model, tmp_path):
     with pytest.raises(ValueError, match="`signatures` must be among serving_default"):
         export.publish(model, tmp_path / "bert", signatures=["nothing"])
 
 
 @pytest.mark.slow
-def test_text_is_written_as_on_the_backend_it_was_trained_on(tmp_path):
+def test_served_text_equals_the_training_backend(tmp_path):
     model, tokenizer = small.sharp_gpt(), data.BertTokenizer(small.VOCABULARY)
     generation = export.Generation(tokenizer, 5, 7, searches=["greedy"])
     made = export.publish(model, tmp_path / "gpt", generation=generation)

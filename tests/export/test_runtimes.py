@@ -1,4 +1,4 @@
-"""A file runs in its runtime as the model does in Keras, or there is none."""
+"""A file gives the same outputs in its runtime as the model in Keras, or it is not written."""
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(params=EXPORT)
 def runtime(request, monkeypatch):
     """The name of a runtime whose packages are installed."""
-    # OpenVINO's converter would tell its makers of each conversion, from a process of its own.
+    # OpenVINO's converter would send telemetry of each conversion from a process of its own.
     monkeypatch.setitem(sys.modules, "openvino_telemetry", None)
     for package in {
         "onnx": ("tf2onnx", "onnxruntime"),
@@ -61,7 +61,7 @@ def ask(runtime, path, batch):
 
 
 class Failing(keras.layers.Layer):
-    """Fails in each call but the symbolic one."""
+    """Raises in every call except the symbolic one."""
 
     def call(self, inputs):
         raise ValueError("`width` must be even, got 3")
@@ -71,14 +71,14 @@ class Failing(keras.layers.Layer):
 
 
 class Drifting(keras.layers.Layer):
-    """Gives another number in a graph."""
+    """Returns other numbers in a graph than eagerly."""
 
     def call(self, inputs):
         return inputs if tf.executing_eagerly() else inputs + 1e-3
 
 
 def write(runtime, model, folder):
-    """Write it, and look at what lies in the folder then."""
+    """Export the model and check which files the folder holds."""
     function, name, files = EXPORT[runtime]
     assert function(model, folder / name) == folder / name
     assert sorted(path.name for path in folder.iterdir()) == files
@@ -86,7 +86,7 @@ def write(runtime, model, folder):
 
 
 def assert_runs(runtime, model, folder, batch):
-    """The file gives what Keras gives, and no output more."""
+    """Assert that the file has Keras' outputs and no others."""
     answer = ask(runtime, write(runtime, model, folder), batch)
     outputs = keras.tree.map_structure(ops.convert_to_numpy, model(batch))
     states = outputs.pop("hidden_states", ())
@@ -97,7 +97,7 @@ def assert_runs(runtime, model, folder, batch):
 
 
 def padded(rows, length):
-    """A batch of BERT's, with one row that is all padding."""
+    """A batch for BERT with one row of only padding."""
     places = np.arange(length)[None]
     return {
         "token_ids": RNG.integers(1, 15, (rows, length)).astype("int32"),
@@ -107,8 +107,8 @@ def padded(rows, length):
 
 
 @on_tensorflow
-def test_a_bert_runs_with_any_batch_length_and_padding(runtime, tmp_path):
-    # Exact gelu, masks that may leave a query without a key, nested outputs, open lengths.
+def test_a_bert_encoder_runs_with_unknown_lengths_and_padding(runtime, tmp_path):
+    # Exact gelu, masks that may hide every key, nested outputs, unknown lengths.
     size = models.sizes.BertSize(1, 12, 3, 20, vocabulary_size=15, max_length=19)
     model = models.bert.encoder(size, hidden_states=True)
     assert_runs(runtime, model, tmp_path, padded(4, 13))
@@ -116,7 +116,7 @@ def test_a_bert_runs_with_any_batch_length_and_padding(runtime, tmp_path):
 
 @on_tensorflow
 @pytest.mark.parametrize("runtime", ["litert"], indirect=True)
-def test_a_kernel_with_a_loop_that_is_asked_for_becomes_the_reference(runtime, tmp_path):
+def test_the_chunked_kernel_is_exported_as_the_reference_kernel(runtime, tmp_path):
     inputs = keras.Input((None, 4), name="inputs")
     attention = layers.MultiHeadSelfAttention(2, 2, causal=True, kernel="chunked")
     model = keras.Model({"inputs": inputs}, {"outputs": attention(inputs)})
@@ -126,7 +126,7 @@ def test_a_kernel_with_a_loop_that_is_asked_for_becomes_the_reference(runtime, t
 
 @on_tensorflow
 @pytest.mark.parametrize("runtime", ["onnx"], indirect=True)
-def test_one_id_a_row_and_a_name_that_is_no_word(runtime, tmp_path):
+def test_a_scalar_input_with_an_unusual_name_is_exported(runtime, tmp_path):
     ids = keras.Input((), dtype="int32", name="token-id")
     model = keras.Model(ids, keras.layers.Embedding(5, 3, name="table")(ids))
     answer = ask(runtime, write(runtime, model, tmp_path), {"token_id": np.array([4, 2], "int32")})
@@ -134,7 +134,7 @@ def test_one_id_a_row_and_a_name_that_is_no_word(runtime, tmp_path):
 
 
 @on_tensorflow
-def test_an_operation_that_is_lacking_is_named(runtime, tmp_path):
+def test_a_missing_operation_raises(runtime, tmp_path):
     inputs = keras.Input((3, 3))
     with pytest.raises(ValueError, match="`model` cannot go to .*: it does not have Cholesky$"):
         EXPORT[runtime][0](keras.Model(inputs, ops.cholesky(inputs)), tmp_path / EXPORT[runtime][1])
@@ -142,8 +142,8 @@ def test_an_operation_that_is_lacking_is_named(runtime, tmp_path):
 
 
 @on_tensorflow
-def test_keras_own_export_of_a_mask_to_onnx_makes_no_nan(tmp_path):
-    """Its converter multiplies both sides of a `where` by 0 and 1, but where one is a constant."""
+def test_keras_onnx_export_of_masked_attention_has_no_nan(tmp_path):
+    """Its converter multiplies both sides of a `where` by 0 and 1 unless one is a constant."""
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
     x = keras.Input((None, 12), name="x")
@@ -158,7 +158,7 @@ def test_keras_own_export_of_a_mask_to_onnx_makes_no_nan(tmp_path):
 
 
 @on_tensorflow
-def test_an_error_of_a_layer_is_told(tmp_path):
+def test_an_error_of_a_layer_is_reported(tmp_path):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
     inputs = keras.Input((None, 12))
@@ -167,7 +167,7 @@ def test_an_error_of_a_layer_is_told(tmp_path):
 
 
 @on_tensorflow
-def test_a_file_that_differs_is_not_given_out(runtime, tmp_path, monkeypatch):
+def test_a_differing_file_does_not_replace_the_existing_one(runtime, tmp_path, monkeypatch):
     path = write(runtime, small.tiny(), tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     inputs = keras.Input((3,), name="numbers")
@@ -178,7 +178,7 @@ def test_a_file_that_differs_is_not_given_out(runtime, tmp_path, monkeypatch):
 
 
 @on_tensorflow
-def test_what_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_export_leaves_no_files(tmp_path, monkeypatch):
     def interrupted(model, path, *_, **options):
         pathlib.Path(path).write_text("half of it")
         raise KeyboardInterrupt
@@ -192,7 +192,7 @@ def test_what_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
 
 @on_tensorflow
 @pytest.mark.parametrize("package", ["onnxruntime", "ai_edge_litert", "openvino"])
-def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
+def test_a_missing_package_raises(package, tmp_path, monkeypatch):
     name = {"onnxruntime": "onnx", "ai_edge_litert": "litert", "openvino": "openvino"}[package]
     for module in ("tf2onnx", "tf2onnx.onnx_opset", package):
         monkeypatch.setitem(sys.modules, module, None)
@@ -205,14 +205,14 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
 
 @on_tensorflow
 @pytest.mark.parametrize("name", EXPORT)
-def test_an_ending_that_is_wrong_is_named(name, tmp_path):
+def test_a_wrong_file_ending_raises(name, tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end with \.\w+, got '.*model\.bin'"):
         EXPORT[name][0](small.tiny(), tmp_path / "model.bin")
 
 
 @on_tensorflow
 @pytest.mark.parametrize("name", EXPORT)
-def test_what_is_no_model_or_no_file_is_named(name, tmp_path):
+def test_an_invalid_model_or_path_raises(name, tmp_path):
     function, file, _ = EXPORT[name]
     with pytest.raises(ValueError, match="`model` must be functional, .* Got None"):
         function(None, tmp_path / file)
@@ -226,7 +226,7 @@ def test_what_is_no_model_or_no_file_is_named(name, tmp_path):
 
 @on_tensorflow
 @pytest.mark.slow
-def test_openvino_sends_no_statistics_and_writes_nothing_into_the_home(tmp_path):
+def test_openvino_sends_no_telemetry_and_writes_no_files_to_home(tmp_path):
     pytest.importorskip("openvino_telemetry")
     script = """
 import sys
@@ -248,7 +248,7 @@ assert not openvino_telemetry.Telemetry().consent
 
 
 @on_tensorflow
-def test_the_guide_says_what_was_measured():
+def test_the_guide_shows_the_measured_results():
     assert benchmark.table() in benchmark.GUIDE.read_text()
 
 
@@ -266,7 +266,7 @@ def test_the_guide_says_what_was_measured():
         "Keras' MultiHeadAttention, upgraded",
     ],
 )
-def test_a_model_runs_where_the_guide_says_so(name, runtime):
+def test_models_run_where_the_guide_says(name, runtime):
     (record,) = [
         record
         for record in benchmark.newest()

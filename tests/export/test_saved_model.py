@@ -21,14 +21,14 @@ TEXTS = ["the [MASK] sat on a [MASK].", "", "Playing!", "[MASK]"]
 
 
 def answers(model, texts):
-    """What Keras computes, put together by hand."""
+    """The outputs in Keras: preprocessor, model and postprocessor."""
     layers = masked_lm_layers()
     features = layers["preprocessor"](texts)
     outputs = model({key: features[key] for key in model.input})
     return layers["postprocessor"](outputs, features)
 
 
-def test_names_types_and_shapes_are_told(servable):
+def test_the_servable_lists_names_dtypes_and_shapes(servable):
     assert servable.version == 1
     assert servable.path.name == "1"
     assert list(servable.signatures) == ["serving_default", "tokens", "attention", "embed"]
@@ -38,7 +38,7 @@ def test_names_types_and_shapes_are_told(servable):
     assert outputs["probabilities"] == export.Tensor("float32", (None, None, 2))
 
 
-def test_a_fresh_process_answers_as_keras_does(servable, model):
+def test_outputs_in_a_new_process_equal_keras(servable, model):
     expected = answers(model, TEXTS)
     got = export.ask(servable.path, text=TEXTS)
     assert [[[p.encode() for p in m] for m in row] for row in got["pieces"].tolist()] == expected[
@@ -47,7 +47,7 @@ def test_a_fresh_process_answers_as_keras_does(servable, model):
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_keras_cannot_be_imported_there():
+def test_the_checking_process_cannot_import_keras():
     folder = os.path.dirname(fresh_process.__file__)
     script = "import sys, fresh_process; sys.meta_path.insert(0, fresh_process._Blocker); "
     for module in ("keras", "keras_attn", "keras_attn.export"):
@@ -60,7 +60,7 @@ def test_keras_cannot_be_imported_there():
         assert f"{module.partition('.')[0]} cannot be imported here" in done.stderr
 
 
-def test_the_cpp_loader_answers_as_keras_does(servable, model, loader, tmp_path):
+def test_outputs_in_the_cpp_loader_equal_keras(servable, model, loader, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(servable.path, moved)
     expected = answers(model, TEXTS)
@@ -69,7 +69,7 @@ def test_the_cpp_loader_answers_as_keras_does(servable, model, loader, tmp_path)
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_tokens_take_ids_and_lengths_whatever_stands_behind(servable, model, loader):
+def test_the_tokens_signature_ignores_ids_beyond_the_length(servable, model, loader):
     row = data.MaskedLMPreprocessor(VOCABULARY, LENGTH)(["a [MASK] cat"])["token_ids"].numpy()
     padded = np.concatenate([row, [[9, 4, 3]]], axis=1)
     inputs = {"token_ids": padded.astype("int32"), "lengths": np.array([row.shape[1]], "int32")}
@@ -79,7 +79,9 @@ def test_tokens_take_ids_and_lengths_whatever_stands_behind(servable, model, loa
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_attention_gives_every_layer_and_head_with_the_pieces(servable, model, loader):
+def test_the_attention_signature_returns_weights_of_every_block_and_the_tokens(
+    servable, model, loader
+):
     got = cpp_loader.run(loader, servable.path, "attention", {"text": ["the cat sat", "a"]})
     assert got["pieces"].tolist()[1] == [b"[CLS]", b"a", b"[SEP]", b"", b""]
     features = masked_lm_layers()["preprocessor"](["the cat sat", "a"])
@@ -95,7 +97,7 @@ def test_attention_gives_every_layer_and_head_with_the_pieces(servable, model, l
     assert not got["block_1"][1, :, :, 3:].any()
 
 
-def test_embed_gives_the_mean_of_the_tokens_and_the_pooled_vector(server, model):
+def test_the_embed_signature_returns_mean_and_pooled_vectors(server, model):
     got = server.run("embed", {"text": as_array(["the cat sat", "a"])})
     features = masked_lm_layers()["preprocessor"](["a"])
     encoder = models.bert.encoder_of(model)
@@ -105,7 +107,7 @@ def test_embed_gives_the_mean_of_the_tokens_and_the_pooled_vector(server, model)
     np.testing.assert_allclose(got["pooled"][1], outputs["pooled_output"][0], atol=1e-5)
 
 
-def test_an_answer_is_the_same_alone_and_in_a_batch(server):
+def test_outputs_do_not_depend_on_the_rest_of_the_batch(server):
     together, alone = (
         server.run("serving_default", {"text": as_array(texts)})
         for texts in ([*TEXTS, "the cat sat on a mat. " * 9], TEXTS[:1])
@@ -115,12 +117,12 @@ def test_an_answer_is_the_same_alone_and_in_a_batch(server):
     )
 
 
-def test_ids_outside_the_vocabulary_are_an_error_that_says_so(servable):
+def test_ids_outside_the_vocabulary_raise(servable):
     ids = {"token_ids": np.array([[2, 99]], "int32"), "lengths": np.array([2], "int32")}
     assert f"vocabulary of {len(VOCABULARY)}" in ask_here(servable.path, "tokens", **ids)
 
 
-def test_versions_follow_each_other_and_old_ones_stay(tmp_path, checked_here):
+def test_a_new_version_keeps_the_old_ones(tmp_path, checked_here):
     base_dir = tmp_path / "numbers"
     first = export.publish(small.tiny(), base_dir)
     before = {file: file.read_bytes() for file in first.path.rglob("*") if file.is_file()}
@@ -135,7 +137,7 @@ def test_versions_follow_each_other_and_old_ones_stay(tmp_path, checked_here):
     assert sorted(p.name for p in base_dir.iterdir() if p.is_dir()) == ["7", "8"]
 
 
-def test_half_precision_inside_float32_outside(model, tmp_path, checked_here):
+def test_bfloat16_computation_returns_float32_outputs(model, tmp_path, checked_here):
     made = export.publish(
         model,
         tmp_path / "half",
@@ -150,7 +152,7 @@ def test_half_precision_inside_float32_outside(model, tmp_path, checked_here):
     )
 
 
-def test_a_compiled_core_answers_the_same(model, tmp_path, loader, checked_here):
+def test_an_xla_compiled_model_gives_the_same_outputs(model, tmp_path, loader, checked_here):
     made = export.publish(
         model,
         tmp_path / "compiled",
@@ -165,7 +167,7 @@ def test_a_compiled_core_answers_the_same(model, tmp_path, loader, checked_here)
     )
 
 
-def test_a_signature_of_ones_own(tmp_path, checked_here):
+def test_a_user_signature_is_served(tmp_path, checked_here):
     model = small.tiny()
     own = export.Signature(
         function=lambda numbers: {"best": tf.argmax(model(numbers), axis=-1)},
@@ -177,7 +179,7 @@ def test_a_signature_of_ones_own(tmp_path, checked_here):
     assert ask_here(made.path, "best", numbers=np.ones((2, 3), "float32"))["best"].shape == (2,)
 
 
-def test_variables_have_nothing_that_an_old_server_refuses(servable, tmp_path):
+def test_attributes_unknown_to_old_servers_are_removed(servable, tmp_path):
     stripped = (servable.path / "saved_model.pb").read_bytes()
     compatibility.check_operations(servable.path, "2.12")
     model = saved_model_pb2.SavedModel.FromString(stripped)
@@ -191,7 +193,7 @@ def test_variables_have_nothing_that_an_old_server_refuses(servable, tmp_path):
 def test_weights_and_graphs_are_stored_once(servable, model):
     stored = (servable.path / "variables" / "variables.data-00000-of-00001").stat().st_size
     weights = sum(np.prod(weight.shape) * 4 for weight in model.weights)
-    assert stored < 1.01 * weights + 20_000  # the object graph and the names besides
+    assert stored < 1.01 * weights + 20_000  # plus the object graph and the names
     saved = saved_model_pb2.SavedModel.FromString((servable.path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
     products = [
@@ -216,7 +218,7 @@ def test_weights_and_graphs_are_stored_once(servable, model):
     assert len(products) // 2 <= 3 * once
 
 
-def test_loading_is_quiet(servable):
+def test_loading_logs_no_gradient_warnings(servable):
     script = f"import tensorflow as tf; tf.saved_model.load({str(servable.path)!r})"
     done = subprocess.run(
         [sys.executable, "-c", f"import tensorflow_text; {script}"],
@@ -228,7 +230,7 @@ def test_loading_is_quiet(servable):
     assert "gradient" not in done.stderr
 
 
-def test_a_batch_of_no_rows_gives_no_rows(servable):
+def test_an_empty_batch_gives_empty_outputs(servable):
     for name in ("serving_default", "tokens", "attention"):
         _, outputs = servable.signatures[name]
         if name == "tokens":
@@ -240,7 +242,7 @@ def test_a_batch_of_no_rows_gives_no_rows(servable):
         assert {key: len(value) for key, value in got.items()} == dict.fromkeys(outputs, 0)
 
 
-def test_equal_infinities_and_nan_are_no_difference(tmp_path, checked_here):
+def test_equal_infinities_and_nans_are_accepted(tmp_path, checked_here):
     inputs = keras.Input((2,), name="numbers")
     log, root = keras.ops.log(inputs * 0), keras.ops.sqrt(-1 - inputs**2)
     outputs = {"log": log, "root": root, "same": inputs}
@@ -251,7 +253,7 @@ def test_equal_infinities_and_nan_are_no_difference(tmp_path, checked_here):
     assert (got["same"] == 1).all()
 
 
-def test_every_output_has_a_name_of_its_own(tmp_path, checked_here):
+def test_every_output_has_a_unique_name(tmp_path, checked_here):
     inputs = keras.Input((None, 6), name="numbers")
     states = keras.layers.LSTM(4, return_state=True, name="lstm")(inputs)
     context, weights = keras.layers.MultiHeadAttention(2, 3, name="attention")(
@@ -268,7 +270,7 @@ def test_every_output_has_a_name_of_its_own(tmp_path, checked_here):
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "embed"])
-def test_no_texts_have_no_answers(server, signature):
+def test_no_texts_give_empty_outputs_on_the_server(server, signature):
     got = server.run(signature, {"text": np.array([], object)})
     assert got
     assert all(value.shape[0] == 0 for value in got.values())

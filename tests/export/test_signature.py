@@ -19,7 +19,7 @@ pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a Tens
         ([0, "class"], ["arg_0", "class"]),
     ],
 )
-def test_names_are_plain_and_each_once(names, plain):
+def test_names_are_valid_and_unique(names, plain):
     assert signature.plain_names(names) == plain
 
 
@@ -28,7 +28,7 @@ def test_nested_outputs_are_named_by_their_paths():
     assert signature.flattened(nested) == {"a_b_0": 1, "a_c_0": 2, "a_c_1": 3, "a_b_1": 4}
 
 
-def test_an_input_that_no_request_could_name_is_refused():
+def test_an_invalid_input_name_raises():
     with pytest.raises(ValueError, match=r"names such as \['my_input', 'arg_class'\], got"):
         export.Signature(
             lambda **_: {}, dict.fromkeys(["my input", "class"], tf.TensorSpec([None])), []
@@ -36,7 +36,7 @@ def test_an_input_that_no_request_could_name_is_refused():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16", "uint8", "int8", "uint32"])
-def test_types_that_json_lacks_are_sent_in_wider_ones(dtype):
+def test_dtypes_missing_in_json_are_sent_in_wider_dtypes(dtype):
     got = export.Signature(lambda x: {"y": x + x}, {"x": tf.TensorSpec([None], dtype)}, [])
     wire = got.wire()["x"].dtype
     wider = {"float16": "float32", "bfloat16": "float32", "uint16": "int32"}
@@ -57,14 +57,14 @@ def test_types_that_json_lacks_are_sent_in_wider_ones(dtype):
         (lambda x: {"y": tf.sparse.from_dense(x)}, "'y' must be a dense tensor, got a SparseTe"),
     ],
 )
-def test_outputs_that_no_server_gives_are_refused(output, message):
+def test_outputs_that_no_server_supports_raise(output, message):
     made = export.Signature(output, {"x": tf.TensorSpec([None], tf.float32)}, [])
     with pytest.raises(ValueError, match=message):
         made({"x": np.ones(2, "float32")})
 
 
 @pytest.mark.parametrize("option", ["sparse", "ragged"])
-def test_inputs_that_no_request_can_hold_are_refused(option, tmp_path):
+def test_sparse_and_ragged_inputs_raise(option, tmp_path):
     inputs = keras.Input((5,), name="numbers", **{option: True})
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     with pytest.raises(ValueError, match="`model` must have dense inputs, got 'numbers'"):

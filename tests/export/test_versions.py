@@ -1,4 +1,4 @@
-"""A version is there whole or not at all, whenever its writer is killed."""
+"""A version is complete or absent, whenever its writer is killed."""
 
 import random
 import subprocess
@@ -13,8 +13,8 @@ from keras_attn.export import versions
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
-# Writes versions without end, each of 12 files in two folders; loads the module by its path, so
-# that a process starts in milliseconds.
+# Writes versions endlessly, each of 12 files in two folders; loads the module by its path, so that
+# a process starts in milliseconds.
 WRITER = """
 import importlib.util, pathlib, sys
 spec = importlib.util.spec_from_file_location("versions", sys.argv[1])
@@ -44,7 +44,7 @@ while True:
 
 
 def kill_after(arguments, seconds):
-    """Starts Python, waits for its first line and that long, and kills it."""
+    """Start Python, wait for its first line and then `seconds`, and kill it."""
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"started\n"
         time.sleep(seconds)
@@ -61,7 +61,7 @@ def complete(version):
     return sizes == [1000] * 12
 
 
-def test_killed_at_any_moment_no_version_is_half_written(tmp_path):
+def test_killed_writers_leave_no_incomplete_version(tmp_path):
     rng, left = random.Random(0), []
     for _ in range(40):
         kill_after(["-c", WRITER, versions.__file__, str(tmp_path)], rng.uniform(0, 0.1))
@@ -69,7 +69,7 @@ def test_killed_at_any_moment_no_version_is_half_written(tmp_path):
         assert all(complete(tmp_path / str(number)) for number in found)
         left.append(len([p for p in tmp_path.iterdir() if not p.name.isdecimal()]))
     assert found
-    assert max(left) == 1  # a kill in the middle of writing; the next writer tidies up
+    assert max(left) == 1  # killed while writing; the next writer removes the leftovers
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_killed_publish_leaves_only_versions_that_load(tmp_path):
     assert not [p for p in tmp_path.glob(".*") if p.is_dir()]
 
 
-def test_only_what_killed_writers_left_is_removed(tmp_path):
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path):
     for name in (".unfinished-dead", ".removed-dead", ".hidden", "notes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
@@ -95,7 +95,7 @@ def test_only_what_killed_writers_left_is_removed(tmp_path):
     assert found == {".hidden", "notes", alive.name, mine.name}
 
 
-def test_a_folder_without_locks_is_not_tidied(tmp_path, monkeypatch):
+def test_leftovers_are_kept_on_a_file_system_without_locks(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no locks available")
 
@@ -106,7 +106,7 @@ def test_a_folder_without_locks_is_not_tidied(tmp_path, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == {".unfinished-someones", path.name}
 
 
-def test_two_writers_get_two_numbers(tmp_path):
+def test_two_concurrent_writers_get_different_versions(tmp_path):
     arguments = ["-c", WRITER, versions.__file__, str(tmp_path)]
     processes = [subprocess.Popen([sys.executable, *arguments]) for _ in range(2)]
     time.sleep(0.6)
@@ -115,17 +115,17 @@ def test_two_writers_get_two_numbers(tmp_path):
         process.kill()
         process.wait()
     assert running == [None, None]
-    assert versions.versions(tmp_path)[-1] > 10  # they did write, not only start
+    assert versions.versions(tmp_path)[-1] > 10  # both wrote versions and did not only start
 
 
-def test_an_error_leaves_nothing_behind(tmp_path):
+def test_an_error_leaves_no_files(tmp_path):
     with pytest.raises(RuntimeError), versions.written_beside(tmp_path / "new") as folder:
         (folder / "file").write_text("half")
         raise RuntimeError
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+def test_a_full_disk_raises_and_leaves_no_files(tmp_path):
     with (
         pytest.raises(
             ValueError, match="`base_dir` must be a writable folder with space left, got"

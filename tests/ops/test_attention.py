@@ -1,4 +1,4 @@
-"""The door: bad input, and the weights; that the kernels agree is held in kernels/."""
+"""`ops.attention`: invalid input and returned weights; tests/ops/kernels compares the kernels."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def _fails(message, query=None, key=None, value=None, **options):
         ops.attention(*given, **options)
 
 
-def test_shapes_that_do_not_fit():
+def test_incompatible_shapes_raise():
     ones = np.ones
     _fails(r"`query` must have shape \[batch, length, heads, width\]", query=ones((2, 13, 5)))
     _fails("same head width, got 4 and 5", query=ones((2, 13, 6, 4)))
@@ -38,19 +38,19 @@ def test_shapes_that_do_not_fit():
     _fails("`attention_mask` must have rank 4 and be broadcastable", mask=mask)
 
 
-def test_only_floats_are_attended_with():
+def test_inputs_that_are_not_floats_raise():
     _fails(
         "`query` must have a floating-point dtype, got int32", query=np.ones((2, 13, 6, 5), "int32")
     )
     _fails("`bias` must have a floating-point dtype, got bool", bias=np.ones((1, 1, 13, 17), bool))
 
 
-def test_a_matrix_is_no_mask():
+def test_a_matrix_as_mask_raises():
     _fails("`mask` must be an AttentionMask, which takes a matrix", mask=np.ones((13, 17), bool))
 
 
 @pytest.mark.parametrize("kernel", ["auto", "chunked", "reference"])
-def test_parts_of_a_mask_may_be_arrays_and_lists(kernel):
+def test_mask_arguments_may_be_arrays_or_lists(kernel):
     tensors = [x.astype("float32") for x in draw(SHAPE)]
     rng = np.random.default_rng(1)
     parts = {
@@ -71,7 +71,7 @@ def test_parts_of_a_mask_may_be_arrays_and_lists(kernel):
 
 @pytest.mark.parametrize("kernel", ["auto", "chunked", "reference"])
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)])
-def test_without_a_query_or_a_key_there_is_no_context(sizes, kernel):
+def test_empty_inputs_give_empty_or_zero_context(sizes, kernel):
     batch, length, keys = sizes
     query, key, value = draw(Shape(batch=batch, length=length, keys=keys))
     options = {} if kernel == "reference" else {"block_size": 2}
@@ -81,12 +81,12 @@ def test_without_a_query_or_a_key_there_is_no_context(sizes, kernel):
         np.testing.assert_array_equal(context, np.zeros((batch, length, *value.shape[2:])))
 
 
-def test_dropout_needs_a_seed_and_a_rate():
+def test_an_invalid_dropout_rate_or_missing_seed_raises():
     _fails(r"`dropout` must be in \[0, 1\), got 1.0", dropout=1.0)
     _fails("`seed` must be given where dropout is not zero", dropout=0.5)
 
 
-def test_weights_are_those_of_the_context():
+def test_returned_weights_equal_those_behind_the_context():
     query, key, value = (x.astype("float32") for x in draw(SHAPE))
     mask = AttentionMask(causal=True)
     context, weights = ops.attention(query, key, value, mask=mask, return_scores=True)

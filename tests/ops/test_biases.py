@@ -8,7 +8,7 @@ from keras_attn.ops.biases import PositionBias, alibi, alibi_slopes, relative_bu
 from tests.backend import arrays
 
 
-def test_alibi_slopes_of_the_paper():
+def test_alibi_slopes_equal_the_paper():
     np.testing.assert_allclose(alibi_slopes(8), [2.0**-i for i in range(1, 9)])
     sixteen = [2.0 ** (-i / 2) for i in range(1, 17)]
     np.testing.assert_allclose(alibi_slopes(16), sixteen)
@@ -22,7 +22,7 @@ def test_alibi_is_minus_slope_times_distance():
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_buckets_of_transformers(bidirectional):
+def test_relative_buckets_equal_transformers(bidirectional):
     torch = pytest.importorskip("torch")
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
     distances = np.arange(-300, 301)

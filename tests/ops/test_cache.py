@@ -15,7 +15,7 @@ def filled():
     return cache.append(empty, *tensors([KEY, VALUE]), tensors(np.array(3, "int32")))
 
 
-def test_what_is_appended_is_read_at_its_place():
+def test_appended_keys_and_values_are_read_at_their_index():
     key, value = arrays(cache.read(filled()))
     for found, given in ((key, KEY), (value, VALUE)):
         assert found.shape == (B, L, K, H)
@@ -23,6 +23,6 @@ def test_what_is_appended_is_read_at_its_place():
         np.testing.assert_array_equal(np.delete(found, [3, 4], axis=1), 0)
 
 
-def test_rows_follow_the_beams():
+def test_reorder_gathers_rows_by_beam():
     key, _ = arrays(cache.read(cache.reorder(filled(), tensors(np.array([2, 0, 0])))))
     np.testing.assert_array_equal(key[:, 3:5], KEY[[2, 0, 0]])

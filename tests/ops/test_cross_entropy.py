@@ -1,4 +1,4 @@
-"""Chunked cross entropy against float64 numpy, Keras' own, and the memory that it takes."""
+"""Chunked cross entropy against float64 numpy and Keras, and its memory."""
 
 import os
 import re
@@ -32,12 +32,12 @@ def expected(smoothing, bias=BIAS):
     """Losses, and gradients of `UPSTREAM @ losses`, in float64."""
     hidden, matrix = HIDDEN.astype("float64"), MATRIX.astype("float64")
     logits = hidden @ matrix.T + bias
-    log_shares = logits - logsumexp(logits, axis=1, keepdims=True)
+    log_probabilities = logits - logsumexp(logits, axis=1, keepdims=True)
     target = np.full((R, V), smoothing / V)
     target[np.arange(R), LABELS] += 1 - smoothing
     factor = np.where(COUNTS, WEIGHTS, 0.0)
-    losses = -factor * (target * log_shares).sum(1)
-    d_logits = (UPSTREAM * factor)[:, None] * (np.exp(log_shares) - target)
+    losses = -factor * (target * log_probabilities).sum(1)
+    d_logits = (UPSTREAM * factor)[:, None] * (np.exp(log_probabilities) - target)
     return losses, [d_logits @ matrix, d_logits.T @ hidden, d_logits.sum(0)]
 
 
@@ -55,7 +55,7 @@ def total(hidden, matrix, bias, **options):
 
 @CHUNKS
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
-def test_losses_and_gradients_are_those_of_numpy(label_smoothing, chunk_size):
+def test_losses_and_gradients_equal_numpy(label_smoothing, chunk_size):
     options = {"label_smoothing": label_smoothing, "chunk_size": chunk_size}
     losses, wanted = expected(label_smoothing)
     np.testing.assert_allclose(arrays(chunked(**options)), losses, rtol=1e-5, atol=1e-5)
@@ -64,7 +64,7 @@ def test_losses_and_gradients_are_those_of_numpy(label_smoothing, chunk_size):
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
 
 
-def test_second_derivatives_are_those_of_plain_operations():
+def test_second_derivatives_equal_those_of_plain_operations():
     labels, smoothing = np.maximum(LABELS, 0)[:11], 0.3
     inputs = HIDDEN[:11], MATRIX, BIAS
 
@@ -87,7 +87,7 @@ def test_second_derivatives_are_those_of_plain_operations():
         np.testing.assert_allclose(one, other, atol=1e-5 * max(1, np.abs(other).max()))
 
 
-def test_it_is_the_loss_of_keras_where_every_row_counts():
+def test_losses_equal_keras_when_every_label_is_valid():
     labels = np.abs(LABELS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
     want = loss(labels, HIDDEN @ MATRIX.T)
@@ -95,14 +95,14 @@ def test_it_is_the_loss_of_keras_where_every_row_counts():
     np.testing.assert_allclose(arrays(have), arrays(want), rtol=1e-5, atol=1e-5)
 
 
-def test_no_bias_is_a_bias_of_zero():
+def test_omitting_the_bias_equals_a_zero_bias():
     found = gradients(lambda h, m: total(h, m, None, chunk_size=8), HIDDEN, MATRIX)
     _, wanted = expected(0.0, bias=0.0)
     for have, want in zip(found, wanted, strict=False):
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_that_does_not_count_may_hold_anything():
+def test_an_ignored_row_may_hold_nan():
     hidden = np.where(COUNTS[:, None], HIDDEN, np.nan)
     losses = arrays(chunked(hidden, chunk_size=8))
     np.testing.assert_allclose(losses, expected(0.0)[0], rtol=1e-5, atol=1e-5)
@@ -114,7 +114,7 @@ def test_a_row_that_does_not_count_may_hold_anything():
 
 
 @pytest.mark.parametrize("kinds", [("bfloat16", "bfloat16"), ("float16", "float32")], ids=str)
-def test_half_precision_gives_float32_losses_and_gradients_of_each_dtype(kinds):
+def test_half_precision_inputs_give_float32_losses(kinds):
     hidden, matrix = (ops.cast(x, kind) for x, kind in zip((HIDDEN, MATRIX), kinds, strict=True))
     losses = linear_cross_entropy(
         hidden, matrix, tensors(BIAS), tensors(LABELS), tensors(WEIGHTS), chunk_size=8
@@ -122,18 +122,18 @@ def test_half_precision_gives_float32_losses_and_gradients_of_each_dtype(kinds):
     assert keras.backend.standardize_dtype(losses.dtype) == "float32"
     np.testing.assert_allclose(arrays(losses), expected(0.0)[0], rtol=0.02, atol=0.05)
 
-    def of_halves(h, m, b):
+    def half_precision_total(h, m, b):
         return total(ops.cast(h, kinds[0]), ops.cast(m, kinds[1]), b, chunk_size=8)
 
     for have, want in zip(
-        gradients(of_halves, HIDDEN, MATRIX, BIAS), expected(0.0)[1], strict=True
+        gradients(half_precision_total, HIDDEN, MATRIX, BIAS), expected(0.0)[1], strict=True
     ):
         assert np.linalg.norm(have - want) < 0.02 * np.linalg.norm(want)
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="Keras compiles nothing on torch")
 @pytest.mark.parametrize("mode", ["xla", "dynamic"])
-def test_compiled_with_gradients_it_is_the_same(mode):
+def test_compiled_losses_and_gradients_equal_numpy(mode):
     losses, wanted = expected(0.3)
     if keras.backend.backend() == "jax":
         import jax
@@ -163,7 +163,7 @@ def test_compiled_with_gradients_it_is_the_same(mode):
     np.testing.assert_allclose(d_matrix, wanted[1], rtol=1e-4, atol=1e-5)
 
 
-def test_bad_arguments_are_named():
+def test_invalid_arguments_raise():
     for message, arguments in {
         r"`hidden` must have shape \[rows, width\], got shape \(37,\)": {"hidden": HIDDEN[:, 0]},
         r"`matrix` must have shape \[vocabulary, width\] = \(None, 7\), got shape \(29, 6\)": {
@@ -181,13 +181,13 @@ def test_bad_arguments_are_named():
 
 @pytest.mark.parametrize("name", ["labels", "weights"])
 @pytest.mark.parametrize("shape", [(), (1,), (R + 1,), (R, 1), (R - 1, 2)], ids=str)
-def test_labels_and_weights_have_one_entry_for_each_row(name, shape):
+def test_labels_and_weights_of_the_wrong_shape_raise(name, shape):
     wanted = rf"`{name}` must have shape [rows] = (37,), got shape {shape}"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         chunked(**{name: np.ones(shape, "int32")})
 
 
-def test_lists_are_converted():
+def test_lists_are_accepted():
     found = linear_cross_entropy(*(x.tolist() for x in (HIDDEN, MATRIX, BIAS, LABELS, WEIGHTS)))
     np.testing.assert_allclose(arrays(found), expected(0.0)[0], rtol=1e-5, atol=1e-5)
 
@@ -224,7 +224,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def peak(name):
-    """Megabytes that the losses and gradients of a large case take beyond those of a small one."""
+    """Additional megabytes for the losses and gradients of a large case, after a small one."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, name],
         env=os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": os.getcwd()},
@@ -237,12 +237,12 @@ def peak(name):
 
 
 @pytest.mark.slow
-def test_the_peak_is_a_small_share_of_that_with_all_logits():
+def test_peak_memory_is_far_below_that_of_all_logits():
     assert peak("chunked") < peak("whole") / 3
 
 
 @pytest.mark.backends("jax", reason="symbolic lengths are JAX's")
-def test_a_length_that_is_a_symbol_is_cut_into_chunks():
+def test_a_symbolic_number_of_rows_is_accepted():
     import jax
 
     def losses(hidden, labels):

@@ -1,4 +1,4 @@
-"""Keras' function by our kernels: its numbers, in a saved model, and in the place of Keras' own."""
+"""Keras' function with our kernels: its outputs, in a saved model, and in place of Keras' own."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def draw(key_heads=N):
 
 def mask_of(shape):
     mask = RNG.random(shape) < 0.6
-    mask[..., 0] = True  # a query without a key is where the two differ
+    mask[..., 0] = True  # the two differ only for fully masked queries
     return mask
 
 
@@ -38,12 +38,12 @@ MASKS = {
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("key_heads", [N, 3])
-def test_the_numbers_are_those_of_keras(mask, key_heads, dtype):
+def test_outputs_equal_keras(mask, key_heads, dtype):
     query, key, value = (keras.ops.cast(x, dtype) for x in draw(key_heads))
     bias = keras.ops.cast(RNG.normal(size=(1, N, T, S)), dtype)
     for causal, with_bias, scale in itertools.product((False, True), (False, True), (None, 0.3)):
         if BACKEND == "torch" and with_bias and (causal or mask != "none"):
-            continue  # Keras refuses these on torch
+            continue  # Keras raises for these on torch
         options = {
             "mask": None if mask == "none" else tensors(mask_of(MASKS[mask])),
             "bias": bias if with_bias else None,
@@ -56,7 +56,7 @@ def test_the_numbers_are_those_of_keras(mask, key_heads, dtype):
         np.testing.assert_allclose(arrays(have), arrays(want), atol=TOLERANCE[dtype])
 
 
-def test_gradients_are_those_of_keras():
+def test_gradients_equal_keras():
     inputs, mask = draw(3), tensors(mask_of((B, 1, T, S)))
 
     def loss(function):
@@ -70,8 +70,8 @@ def test_gradients_are_those_of_keras():
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_what_keras_takes_only_on_some_machines():
-    """Bias and mask of other ranks together, and a soft cap: by the formula."""
+def test_options_that_keras_supports_on_some_devices_equal_numpy():
+    """Bias and mask of other ranks together with a soft cap, against numpy."""
     query, key, value = draw()
     bias, mask, cap = RNG.normal(size=(T, S)), mask_of((N, 1, S)), 0.7
     found = ops.dot_product_attention(
@@ -83,7 +83,7 @@ def test_what_keras_takes_only_on_some_machines():
     np.testing.assert_allclose(arrays(found), expected, atol=2e-6)
 
 
-def test_a_query_without_a_key_gives_zeros():
+def test_a_fully_masked_query_gives_zeros():
     mask = np.ones((B, 1, T, S), bool)
     mask[0, 0, 2] = False
     found = arrays(ops.dot_product_attention(*draw(), mask=mask))
@@ -92,12 +92,12 @@ def test_a_query_without_a_key_gives_zeros():
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")
-def test_flash_attention_is_the_fused_kernel_or_an_error():
+def test_flash_attention_without_a_fused_kernel_raises():
     with pytest.raises(ValueError, match="`kernel` 'fused' cannot run here"):
         ops.dot_product_attention(*draw(), flash_attention=True)
 
 
-def test_it_is_a_node_of_a_model_that_is_saved(tmp_path):
+def test_it_can_be_called_on_symbolic_inputs_and_saved(tmp_path):
     inputs = [keras.Input((None, N, H)) for _ in range(3)]
     mask = keras.Input((1, None, None), dtype="bool")
     context = ops.dot_product_attention(*inputs, mask=mask, scale=0.3, attn_logits_soft_cap=2.0)
@@ -132,7 +132,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_enabled_the_layers_of_keras_run_through_ours(name, caplog):
+def test_keras_layers_use_our_kernels_when_enabled(name, caplog):
     calls, layer = Calls(caplog), LAYERS[name]()
     query, value = RNG.normal(size=(2, B, T, 8)).astype("float32")
     options = ({}, {"attention_mask": mask_of((B, T, T))}, {"use_causal_mask": True})
@@ -146,7 +146,7 @@ def test_enabled_the_layers_of_keras_run_through_ours(name, caplog):
         assert calls.of(layer, query, value, **given)[0] == 0
 
 
-def test_enabled_the_function_runs_through_ours_under_each_of_its_names(caplog):
+def test_every_name_of_the_keras_function_uses_our_kernels_when_enabled(caplog):
     calls, inputs = Calls(caplog), draw()
     functions = (
         imported_by_name,
@@ -162,20 +162,20 @@ def test_enabled_the_function_runs_through_ours_under_each_of_its_names(caplog):
     assert [calls.of(function, *inputs)[0] for function in functions] == [0, 0, 0]
 
 
-def test_what_nobody_kept_stays_enabled(caplog):
+def test_it_stays_enabled_when_the_handle_is_dropped(caplog):
     calls, inputs = Calls(caplog), draw()
     keras_attn.enable()
     with keras_attn.enable():
         pass
     try:
         assert calls.of(keras.ops.dot_product_attention, *inputs)[0] == 1
-    finally:  # nothing else can end what nobody kept
+    finally:  # there is no handle left to disable
         for enabled in list(type(keras_attn.enable())._active):
             enabled.disable()
     assert calls.of(keras.ops.dot_product_attention, *inputs)[0] == 0
 
 
-def test_the_last_to_disable_gives_it_back(caplog):
+def test_the_last_disable_restores_keras(caplog):
     calls, inputs = Calls(caplog), draw()
     first, second = keras_attn.enable(), keras_attn.enable()
     first.disable()
@@ -189,7 +189,7 @@ def test_the_last_to_disable_gives_it_back(caplog):
 
 
 @pytest.mark.backends("tensorflow", reason="keras-hub's import takes its time; one is enough")
-def test_enabled_a_layer_of_keras_hub_runs_through_ours(caplog):
+def test_keras_hub_layers_use_our_kernels_when_enabled(caplog):
     import keras_hub
 
     model = keras_hub.models.RoformerV2Backbone(

@@ -1,4 +1,4 @@
-"""AttentionMask: what it allows is its definition; structure, blocks, errors."""
+"""AttentionMask against its definition; structure, blocks, errors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ WHOLE = (SHAPE.batch, SHAPE.heads, SHAPE.length, SHAPE.keys)
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_the_matrix_is_that_of_the_definition(name):
+def test_the_materialized_mask_equals_its_definition(name):
     parts = mask_parts(name, SHAPE)
     matrix = mask_from(parts).materialize(SHAPE.length, SHAPE.keys)
     if name == "none":
@@ -25,22 +25,24 @@ def test_the_matrix_is_that_of_the_definition(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(MASKS) - {"none"}))
-def test_a_block_is_a_part_of_the_matrix(name):
+def test_a_block_equals_the_slice_of_the_whole_mask(name):
     parts = mask_parts(name, SHAPE)
     block = mask_from(parts).block((1, 1), (2, 3), (4, 5), (6, 7)).materialize(5, 7)
     expected = allowed(parts, SHAPE)[1:2, 2:5, 4:9, 6:13]
     np.testing.assert_array_equal(np.broadcast_to(arrays(block), expected.shape), expected)
 
 
-def test_structure_names_the_parts_in_use():
+def test_structure_names_the_arguments_in_use():
     assert AttentionMask().empty and not AttentionMask().may_empty_rows
     causal = AttentionMask(causal=True, query_offset=3)
     assert causal.structure == {"causal"} and causal.shifted and not causal.may_empty_rows
     assert AttentionMask(window=2).structure == {"window"}
-    assert AttentionMask(window=2).may_empty_rows  # of a query 2 or more beyond the keys
+    assert AttentionMask(
+        window=2
+    ).may_empty_rows  # a query that is 2 or more positions after the last key
 
 
-def test_bad_parts_are_named():
+def test_invalid_mask_arguments_raise():
     for window in (0, -1, 1.5, 2.0, float("nan"), "2", True):
         with pytest.raises(ValueError, match="`window` must be a positive integer or None"):
             AttentionMask(window=window)

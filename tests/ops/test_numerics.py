@@ -12,7 +12,7 @@ KERNEL, BIAS = (RNG.normal(size=s).astype("float32") for s in ((7, 11), (11,)))
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 5, 7), (2, 3, 5, 7)], ids=str)
-def test_it_is_the_product_over_the_last_axis(shape):
+def test_dense_equals_the_product_over_the_last_axis(shape):
     inputs = RNG.normal(size=shape).astype("float32")
     for bias, activation in ((None, None), (BIAS, None), (BIAS, keras.ops.relu)):
         found = ops.dense(*tensors([inputs, KERNEL]), bias, activation)

@@ -11,7 +11,7 @@ INPUTS = np.random.default_rng(0).normal(size=(B, T, N, H)).astype("float32")
 
 
 @pytest.mark.parametrize("wavelength", [10_000.0, 100.0])
-def test_sinusoids_are_the_paper(wavelength):
+def test_sinusoids_equal_the_paper(wavelength):
     where, dim = np.array([[0, 1, 5], [2, 300, 7]]), 6
     found = arrays(positions.sinusoids(tensors(where), dim, wavelength))
     for column in range(dim):
@@ -21,13 +21,13 @@ def test_sinusoids_are_the_paper(wavelength):
 
 
 @pytest.mark.parametrize("dim", [0, 5, -2])
-def test_an_odd_width_is_named(dim):
+def test_an_odd_width_raises(dim):
     with pytest.raises(ValueError, match=f"`dim` must be a positive even number, got {dim}"):
         positions.sinusoids(tensors(np.arange(3)), dim)
 
 
 @pytest.mark.parametrize("width", [14, 6])
-def test_a_rotation_is_a_product_of_complex_numbers(width):
+def test_rotation_equals_a_product_of_complex_numbers(width):
     half, where = width // 2, np.arange(3, 3 + T)
     found = arrays(
         positions.rotate(
@@ -41,7 +41,7 @@ def test_a_rotation_is_a_product_of_complex_numbers(width):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_the_rotation_of_transformers():
+def test_rotation_equals_transformers():
     import torch
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -55,7 +55,7 @@ def test_it_is_the_rotation_of_transformers():
     np.testing.assert_allclose(found, expected.cpu().numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_positions_of_each_row_by_itself():
+def test_each_row_may_have_its_own_positions():
     where = np.array([[0, 1, 2, 0, 1], [4, 3, 2, 1, 0]])
     rows = arrays(positions.rotate(tensors(INPUTS), positions.rotary_angles(tensors(where), H)))
     for row in range(B):

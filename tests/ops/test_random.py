@@ -1,4 +1,4 @@
-"""Draws come from the seed alone."""
+"""Random numbers depend only on the seed."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def seed(number):
     ],
     ids=["uniform", "dropout"],
 )
-def test_a_seed_gives_one_draw(draw):
+def test_draws_depend_only_on_the_seed(draw):
     first = arrays(draw(seed(1)))
     np.testing.assert_array_equal(first, arrays(draw(seed(1))))
     assert not np.array_equal(first, arrays(draw(seed(2))))
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean():
+def test_dropout_zeroes_at_its_rate_and_scales_the_others():
     found = arrays(random.dropout(tensors(np.ones((331, 307), "float32")), 0.3, seed(3)))
     np.testing.assert_allclose(np.unique(found), [0, 1 / 0.7], rtol=1e-6)
     np.testing.assert_allclose((found == 0).mean(), 0.3, atol=0.01)

@@ -1,4 +1,4 @@
-"""Recomputed blocks: the same numbers, bit for bit where the backend allows, for less memory."""
+"""Recomputed blocks: the same numbers, bit for bit where possible, with less memory."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ DROPOUTS = {"dropout": 0.3, "attention_dropout": 0.2, "seed": 5}
 
 
 def pair(kind, inputs, **options):
-    """Two blocks of the same weights and seeds, the second with `remat`."""
+    """Two blocks with the same weights and seeds, the second with `remat`."""
     blocks = [kind(N, F, remat=remat, **DROPOUTS, **options) for remat in (False, True)]
     for block in blocks:
         block(**inputs)
@@ -59,7 +59,7 @@ def test_outputs_and_gradients_are_the_same_with_dropout(kind, inputs, policy):
     assert all(np.abs(gradient).max() > 0 for gradient in want.values())
 
 
-def test_every_call_draws_anew_and_moves_the_seeds():
+def test_every_call_draws_new_dropout_masks_and_updates_the_seeds():
     plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
     before = seeds(again)
     first, second = (arrays(again(**INPUTS, training=True)) for _ in range(2))
@@ -70,14 +70,14 @@ def test_every_call_draws_anew_and_moves_the_seeds():
     assert not np.array_equal(before, seeds(again))
 
 
-def test_what_the_block_returns_beside_its_outputs_stays():
+def test_attention_scores_are_returned_unchanged():
     plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
     options = {"return_attention_scores": True, "training": True}
     for have, want in zip(again(**INPUTS, **options), plain(**INPUTS, **options), strict=True):
         np.testing.assert_array_equal(arrays(have), arrays(want))
 
 
-def test_the_mask_that_the_inputs_carry_goes_in():
+def test_the_keras_mask_of_the_inputs_is_used():
     plain, again = pair(layers.TransformerEncoderBlock, INPUTS)
     padded = np.where(INPUTS["mask"][..., None], INPUTS["inputs"], 0.0)
     ids = np.zeros((B, T), "int32")
@@ -101,7 +101,7 @@ def test_the_function_is_run_again_in_the_backward_pass():
     assert len(calls) == 2
 
 
-def test_second_derivatives_are_those_without_recomputation():
+def test_second_derivatives_equal_those_without_recomputation():
     weight = keras.Variable([2.0, 3.0])
 
     def function(x):
@@ -122,7 +122,7 @@ def test_second_derivatives_are_those_without_recomputation():
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_weights_are_cast_in_the_recomputation_as_in_the_layer_that_asked():
+def test_recomputation_casts_weights_as_the_layer_does():
     class Scale(keras.layers.Layer):
         def build(self, _):
             self.factor = self.add_weight(name="factor", shape=(2,), initializer="ones")
@@ -168,7 +168,7 @@ MODES += [pytest.param({"run_eagerly": True}, marks=pytest.mark.slow)] * (BACKEN
 
 
 @pytest.mark.parametrize("compiling", MODES, ids=str)
-def test_training_is_the_same_step_by_step(compiling):
+def test_training_losses_equal_those_without_recomputation(compiling):
     x, y = RNG.normal(size=(12, T, D)), RNG.normal(size=(12, T, 1))
     losses = []
     for again in (False, True):
@@ -182,7 +182,7 @@ def test_training_is_the_same_step_by_step(compiling):
 
 
 @pytest.mark.backends("tensorflow", reason="a graph is TensorFlow's")
-def test_inference_is_without_the_machinery():
+def test_the_inference_graph_is_the_same_without_recomputation():
     import tensorflow as tf
 
     graphs = []
@@ -235,7 +235,7 @@ def child(code, *arguments):
 
 
 @pytest.mark.backends("tensorflow", reason="the strategy is TensorFlow's")
-def test_training_on_two_devices_is_the_same():
+def test_training_on_two_devices_equals_training_without_recomputation():
     plain, again = child(MIRRORED)
     assert len(plain) == 6
     np.testing.assert_allclose(again, plain, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Selections against float64 numpy written from the papers."""
+"""Selections against the equations of the papers in float64 numpy."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(1)
 LOGITS = RNG.normal(size=(B, T, S)) * 2
 MASK = np.ones((B, T, S), bool)
 MASK[0, :, 5:] = False
-MASK[1, 1] = False  # a query that may take nothing
+MASK[1, 1] = False  # a fully masked query
 SEED = np.array([3, 5], "uint32")
 
 
@@ -35,26 +35,26 @@ def array(x):
     return ops.convert_to_numpy(x)
 
 
-def test_the_worked_example_of_the_notes():
+def test_soft_attention_of_the_worked_example():
     weights = selection.soft(tensor([[[3.2, 5.1, -1.7]]]))
     np.testing.assert_array_equal(np.round(array(weights)[0, 0], 2), np.float32([0.13, 0.87, 0]))
 
 
-def test_soft():
+def test_soft_equals_a_masked_softmax():
     np.testing.assert_allclose(array(run("soft")), numpy_softmax(LOGITS, MASK), atol=1e-6)
     np.testing.assert_allclose(
         array(run("soft", mask=None)), numpy_softmax(LOGITS, np.ones_like(MASK)), atol=1e-6
     )
 
 
-def test_greedy_takes_the_best_allowed_key():
+def test_greedy_selects_the_unmasked_key_of_the_largest_logit():
     weights = array(run("greedy"))
     best = np.where(MASK, LOGITS, -np.inf).argmax(-1)
     np.testing.assert_array_equal(weights.argmax(-1)[MASK.any(-1)], best[MASK.any(-1)])
     np.testing.assert_array_equal(weights.sum(-1), MASK.any(-1))
 
 
-def test_hard_draws_as_often_as_the_softmax_says():
+def test_hard_samples_with_the_softmax_probabilities():
     rows = 4000
     logits, mask = LOGITS[:1, :1], MASK[:1, :1]
     many = tensor(np.repeat(logits, rows, axis=1))
@@ -65,7 +65,7 @@ def test_hard_draws_as_often_as_the_softmax_says():
     np.testing.assert_allclose(array(log_probability)[0], chosen, atol=1e-5)
 
 
-def test_the_same_seed_draws_the_same_and_another_draws_anew():
+def test_samples_depend_on_the_seed():
     draws = [array(run("hard", tensor(s, "uint32"))[0]) for s in (SEED, SEED, SEED + 1)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
@@ -98,7 +98,7 @@ def test_gumbel_sharpens_with_the_temperature_and_sums_to_one():
 
 
 @pytest.mark.parametrize("offset", [0, 2, [[1], [4]]])
-def test_local_monotonic(offset):
+def test_local_monotonic_equals_numpy(offset):
     near = np.zeros((B, T, S), bool)
     for b in range(B):
         for t in range(T):
@@ -108,7 +108,7 @@ def test_local_monotonic(offset):
     np.testing.assert_allclose(array(weights), numpy_softmax(LOGITS, MASK & near), atol=1e-6)
 
 
-def test_local_predictive():
+def test_local_predictive_equals_numpy():
     width, units, window = 5, 11, 3
     query, kernel = RNG.normal(size=(B, T, width)), RNG.normal(size=(width, units))
     scale, length = RNG.normal(size=units), np.array([5, 7])
@@ -128,7 +128,7 @@ def test_local_predictive():
 
 
 def numpy_monotonic(logits, mask):
-    """Algorithm of the paper in probabilities: q(j) arrives, p(j) stops."""
+    """The paper's algorithm: the probability to reach key j times the one to stop there."""
     weights = np.zeros_like(logits)
     for b in range(B):
         previous = np.eye(S)[0]
@@ -143,12 +143,12 @@ def numpy_monotonic(logits, mask):
 
 
 @pytest.mark.parametrize("mode", ["parallel", "recursive"])
-def test_monotonic_expectation(mode):
+def test_monotonic_expectation_equals_numpy(mode):
     weights = array(run("monotonic", mode=mode))
     np.testing.assert_allclose(weights, numpy_monotonic(LOGITS, MASK), atol=1e-5)
 
 
-def test_monotonic_step_by_step_is_the_whole():
+def test_monotonic_steps_equal_the_whole_sequence():
     whole = array(run("monotonic", mask=None))
     previous = None
     for t in range(T):
@@ -157,7 +157,7 @@ def test_monotonic_step_by_step_is_the_whole():
         previous = row[:, 0]
 
 
-def test_monotonic_hard_never_goes_back():
+def test_hard_monotonic_never_moves_backwards():
     logits = [[[-1, 2, 3, -1, 5], [4, -2, -1, 1, 1], [9, 9, 9, -1, -1], [9, 9, 9, 9, 9]]]
     weights = array(selection.monotonic(tensor(logits), mode="hard"))[0]
     expected = [[0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
@@ -177,7 +177,7 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_masked_keys_get_nothing_and_an_empty_row_no_gradient(name):
+def test_masked_keys_get_zero_weight_and_fully_masked_rows_zero_gradient(name):
     own = {
         n for n, f in vars(selection).items() if getattr(f, "__module__", "") == selection.__name__
     }
@@ -195,7 +195,7 @@ def test_masked_keys_get_nothing_and_an_empty_row_no_gradient(name):
 
 @pytest.mark.parametrize("name", SELECTIONS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_low_precision_is_finite_and_selects_in_float32(name, dtype):
+def test_half_precision_logits_give_finite_float32_weights(name, dtype):
     huge = tensor(LOGITS * 1e4, dtype)
     weights = SELECTIONS[name](huge, tensor(MASK, "bool"))
     assert keras.backend.standardize_dtype(weights.dtype) == "float32"
@@ -204,9 +204,9 @@ def test_low_precision_is_finite_and_selects_in_float32(name, dtype):
 
 @pytest.mark.parametrize("name", SELECTIONS)
 @pytest.mark.parametrize("low", [-np.inf, -1e9, float(np.finfo("float32").min)])
-def test_what_a_mask_hides_stays_hidden_whatever_the_logits_say(name, low):
+def test_masked_keys_get_zero_weight_for_any_logits(name, low):
     logits = np.where(MASK, low, 5.0)
-    logits[0, :, 6] = np.nan  # hidden
+    logits[0, :, 6] = np.nan  # masked
     weights = array(SELECTIONS[name](tensor(logits), tensor(MASK, "bool")))
     assert np.isfinite(weights).all()
     assert not weights[~MASK].any()
@@ -233,13 +233,13 @@ def test_float64_is_computed_in_float64(name):
         np.testing.assert_allclose(weights, expected, atol=1e-15)
 
 
-def test_an_unknown_mode():
+def test_an_unknown_mode_raises():
     with pytest.raises(ValueError, match="`mode` must be one of parallel, recursive, hard, got"):
         run("monotonic", mode="soft")
 
 
 def gradient(function, at=LOGITS):
-    """Gradient of the sum of what `function` gives."""
+    """Gradient of the sum of the outputs of `function`."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

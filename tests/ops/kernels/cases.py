@@ -1,4 +1,4 @@
-"""The grid on which every kernel is held to float64 numpy: masks, biases, shapes, and the oracle.
+"""The grid on which every kernel is compared with float64 numpy: masks, biases, shapes, oracle.
 
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
 Hv value width.
@@ -41,7 +41,7 @@ def draw(shape, seed=0):
 
 def _padding(shape, rng):
     padding = rng.random((shape.batch, shape.keys)) < 0.7
-    padding[-1] = False  # a row of the batch with nothing in it
+    padding[-1] = False  # a batch row of only padding
     return padding
 
 
@@ -89,7 +89,7 @@ def _buckets(query_positions, key_positions, table):
     return kops.take(table, distance, axis=1)
 
 
-# Each bias: the arrays it is made of, and how it is made from them.
+# Each bias: a function that draws its arrays, and one that makes the bias from them.
 BIASES = {
     "none": (lambda s, rng: (), lambda: None),
     "dense": (lambda s, rng: (rng.normal(size=(s.batch, s.heads, s.length, s.keys)),), lambda b: b),
@@ -104,7 +104,7 @@ BIASES = {
 
 
 def _hiding_table(shape, rng):
-    """A bias table that hides some distances, and everything from the first head."""
+    """A bias table that masks some distances, and every key for the first head."""
     table = rng.normal(size=(shape.heads, 5))
     table[:, 1], table[0] = -np.inf, -np.inf
     return table
@@ -117,7 +117,7 @@ BIASES["hiding_buckets"] = (
 
 
 def hiding_bias(seen, rng):
-    """A bias that hides, in several ways, what the mask allows; `seen` is from `allowed`."""
+    """A bias that masks, in several ways, what the mask allows; `seen` is from `allowed`."""
     bias = rng.normal(size=seen.shape)
     half = rng.random(seen.shape) < 0.5
     lowest = float(np.finfo("float32").min)
@@ -125,7 +125,7 @@ def hiding_bias(seen, rng):
         low = (None, -np.inf, -1e9, lowest, np.where(half[:, :, row], -np.inf, 0.0))[row % 5]
         if low is not None:
             bias[:, :, row] = np.where(seen[:, :, row], low, bias[:, :, row])
-    for number, value in enumerate((np.inf, np.nan, lowest, -np.inf)):  # what is hidden anyway
+    for number, value in enumerate((np.inf, np.nan, lowest, -np.inf)):  # masked already
         some = ~seen & (np.arange(seen.shape[3]) % 5 == number)
         bias = np.where(some, value, bias)
     return bias
@@ -137,18 +137,18 @@ def mask_parts(name, shape):
 
 
 def bias_arrays(name, shape):
-    """The arrays with a gradient that a bias is made of, float64."""
+    """The float64 arrays of a bias, which get gradients."""
     return BIASES[name][0](shape, np.random.default_rng(2))
 
 
 def bias_from(name, shape, arrays):
-    """The bias as `ops.attention` takes it."""
+    """The bias as `ops.attention` accepts it."""
     make = BIASES[name][1]
     return make(shape.heads) if name == "alibi" else make(*arrays)
 
 
 def mask_from(parts):
-    """The AttentionMask of some parts in numpy."""
+    """The AttentionMask with numpy arguments."""
     tensors = {
         n: kops.convert_to_tensor(p) if isinstance(p, np.ndarray) else p for n, p in parts.items()
     }
@@ -156,7 +156,7 @@ def mask_from(parts):
 
 
 def allowed(parts, shape):
-    """Who may attend to whom, written pair by pair from the definition."""
+    """Which query may attend to which key, pair by pair, by definition."""
     s = shape
     matrix = np.ones((s.batch, s.heads, s.length, s.keys), bool)
     dense = parts.get("dense")
@@ -183,7 +183,7 @@ def oracle(
 ):
     """Context and gradients (query, key, value, bias arrays) in float64, from the formulas.
 
-    The logits are rounded to `precision`: beside a bias of -1e9 they keep no digit in float32.
+    The logits are rounded to `precision`: added to a bias of -1e9 they lose every digit in float32.
     """
     s = shape
     group = s.heads // s.key_heads

@@ -1,4 +1,4 @@
-"""Where the chunked kernel runs on TensorFlow: graphs, XLA, SavedModels, strategies."""
+"""The chunked kernel on TensorFlow: graphs, XLA, SavedModels, strategies."""
 
 import functools
 import subprocess
@@ -23,7 +23,7 @@ from tests.ops.kernels.cases import (
     mask_parts,
 )
 
-pytestmark = pytest.mark.backends("tensorflow", reason="it is TensorFlow's kernel")
+pytestmark = pytest.mark.backends("tensorflow", reason="the kernel is TensorFlow's")
 
 
 def _gradients(shape, mask, bias, inputs, extra, **options):
@@ -49,7 +49,7 @@ def _gradients(shape, mask, bias, inputs, extra, **options):
         *(("causal_window", bias, True) for bias in ("dense", "buckets")),
     ],
 )
-def test_compiled(mask, bias, xla):
+def test_compiled_gradients_equal_the_reference_kernel(mask, bias, xla):
     import tensorflow as tf
 
     shape = Shape(key_heads=3)
@@ -64,7 +64,7 @@ def test_compiled(mask, bias, xla):
         np.testing.assert_allclose(have, want, atol=5e-5)
 
 
-def test_the_tiles_of_a_gpu_give_the_same(monkeypatch):
+def test_gpu_tile_sizes_equal_the_reference_kernel(monkeypatch):
     import tensorflow as tf
 
     from keras_attn.ops.kernels import plan_tf
@@ -125,7 +125,7 @@ def _penalty_gradients(inputs, **options):
     ("how", "cap"),
     [("eager", None), ("eager", 0.8), ("graph", None), ("graph", 0.8), ("xla", None)],
 )
-def test_second_derivatives(how, cap):
+def test_second_derivatives_equal_the_reference_kernel(how, cap):
     import tensorflow as tf
 
     shape = Shape(key_heads=3)
@@ -142,7 +142,7 @@ def test_second_derivatives(how, cap):
         np.testing.assert_allclose(have, want, atol=2e-5)
 
 
-def test_second_derivatives_where_the_length_shows_at_run_time():
+def test_second_derivatives_with_an_unknown_length():
     import tensorflow as tf
 
     inputs = [tf.constant(x, "float32") for x in draw(Shape(key_heads=3))]
@@ -153,8 +153,8 @@ def test_second_derivatives_where_the_length_shows_at_run_time():
         np.testing.assert_allclose(have, want, atol=2e-5)
 
 
-def test_second_derivatives_under_dropout_draw_the_same_again():
-    """By differences of the first gradients."""
+def test_second_derivatives_under_dropout_reuse_the_dropout_mask():
+    """Against finite differences of the first gradients."""
     import tensorflow as tf
 
     inputs = [tf.constant(x, "float32") for x in draw(Shape(length=5, heads=2, key_heads=2))]
@@ -177,7 +177,7 @@ def test_second_derivatives_under_dropout_draw_the_same_again():
         np.testing.assert_allclose(slope, np.sum(gradient * step), rtol=0.02, atol=1e-3)
 
 
-def test_layers_that_call_alike_share_one_graph():
+def test_equal_calls_share_one_graph_function():
     import tensorflow as tf
 
     spec = tf.TensorSpec((None, None, 2, 4), "float32")
@@ -196,10 +196,10 @@ def test_layers_that_call_alike_share_one_graph():
     assert nodes(9) - nodes(1) < nodes(1) / 5
     masks = [AttentionMask(causal=True), AttentionMask(window=3)]
     other = [nodes(1, mask=mask) for mask in masks]
-    assert abs(other[0] - other[1]) > 10  # another request has another graph
+    assert abs(other[0] - other[1]) > 10  # another mask has another graph
 
 
-def test_fit_under_a_mirrored_strategy():
+def test_fit_under_a_mirrored_strategy_equals_one_device():
     script = """
         import keras, numpy as np, tensorflow as tf
         from keras_attn import layers
@@ -231,8 +231,8 @@ def test_fit_under_a_mirrored_strategy():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tiles_of_many_sizes(dtype):
-    """Lengths at which several heads, one head, or part of the rows make a tile."""
+def test_tiles_of_every_size_equal_the_reference_kernel(dtype):
+    """Lengths at which a tile holds several heads, one head, or some of the rows."""
     rng = np.random.default_rng(0)
     for length, window in ((700, None), (1500, None), (1500, 40)):
         inputs = [kops.cast(rng.normal(size=(1, length, 4, 8)), dtype) for _ in range(3)]
@@ -245,7 +245,7 @@ def test_tiles_of_many_sizes(dtype):
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_gradients_where_the_length_shows_at_run_time(xla):
+def test_gradients_with_an_unknown_length(xla):
     import tensorflow as tf
 
     spec = tf.TensorSpec((None, None, 2, 4), "float32")
@@ -268,7 +268,7 @@ def test_gradients_where_the_length_shows_at_run_time(xla):
 
 
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5), (2, 3, 0)], ids=str)
-def test_a_call_without_logits(sizes, tmp_path):
+def test_empty_inputs_give_empty_or_zero_outputs(sizes, tmp_path):
     import tensorflow as tf
 
     batch, length, keys = sizes
@@ -297,18 +297,18 @@ def test_a_call_without_logits(sizes, tmp_path):
     assert served(tf.ones((2, 3, 4, 3)), tf.ones((2, 5, 2, 3))).shape == (2, 3, 4, 3)
 
 
-def test_an_eager_tape_keeps_no_tile():
+def test_an_eager_tape_does_not_store_tiles():
     import gc
 
     import tensorflow as tf
 
     def tiles():
-        # Not isinstance, which asks every object for its class and makes some warn.
+        # Not isinstance, which reads `__class__` of every object and makes some warn.
         found = (x for x in gc.get_objects() if issubclass(type(x), tf.Tensor))
         return sum(x.shape == (1, 10, 40) for x in found)
 
     rows = tf.ones((1, 40, 1, 3))
-    before = tiles()  # another test's
+    before = tiles()  # those of other tests
     with tf.GradientTape() as tape:
         tape.watch(rows)
         context = ops.attention(rows, rows, rows, kernel="chunked", block_size=10)

@@ -1,7 +1,7 @@
-"""What cuDNN is asked for, without a GPU.
+"""The arguments of cuDNN's attention, without a GPU.
 
-JAX gives the meaning of its call in plain operations (`implementation="xla"`), which is held to the
-reference; lowering shows that the call itself is made.
+JAX's plain implementation (`implementation="xla"`) of the same call is compared with the reference;
+lowering shows that cuDNN itself is called.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ MASKS = {
 
 @pytest.fixture
 def cudnn(monkeypatch):
-    """JAX as on a machine with a GPU; gives the names of the implementations that are called."""
+    """JAX as on a GPU; a list of the implementations that were called."""
     import jax
 
     called, attend = [], jax.nn.dot_product_attention
@@ -46,8 +46,8 @@ def cudnn(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MASKS)
-def test_it_asks_for_what_the_mask_says(name, cudnn):
-    """Contexts and gradients are those of the reference, and NaN at padding reaches nothing."""
+def test_cudnn_gets_the_arguments_of_the_mask(name, cudnn):
+    """Context and gradients equal the reference, with NaN at padding."""
     import jax
 
     from keras_attn.ops.kernels import fused_jax
@@ -79,7 +79,7 @@ def test_it_asks_for_what_the_mask_says(name, cudnn):
 
 
 def lowered(monkeypatch, mask, heads=(N, K, K)):
-    """A call and its gradient for a GPU, as text."""
+    """A call and its gradient, lowered for a GPU, as text."""
     import jax
     from jax._src.cudnn import fused_attention_stablehlo
 
@@ -123,7 +123,7 @@ def test_on_a_gpu_auto_calls_cudnn_forward_and_backward(name, kind, monkeypatch)
         ({"dense": np.ones((1, 1, T, T), bool)}, "the mask as a whole matrix"),
     ],
 )
-def test_on_a_gpu_it_says_what_it_cannot_do(parts, reason, monkeypatch):
+def test_on_a_gpu_explain_names_unsupported_masks(parts, reason, monkeypatch):
     import jax
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -29,13 +29,13 @@ from tests.ops.kernels.cases import (
 
 KEY_HEADS = (6, 3, 1)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 4e-2, "float16": 4e-3}
-if BACKEND != "jax":  # which has no float64 here
+if BACKEND != "jax":  # JAX has no float64 unless a flag is set
     TOLERANCE["float64"] = 1e-13
 KERNELS = [k.name for k in kernels.KERNELS if k.backend in (None, BACKEND)]
 
 
 def pairwise():
-    """Each pair of two values of the grid's axes at least once, and little more."""
+    """A small subset of the grid with each pair of values of two axes at least once."""
     axes = (tuple(MASKS), tuple(BIASES), KEY_HEADS, tuple(TOLERANCE))
     wanted = {
         ((a, x), (b, y))
@@ -52,17 +52,17 @@ def pairwise():
 
 
 def check(kernel, mask, bias, dtype, shape, block_size=None):
-    """Hold one case of the grid to the oracle."""
+    """Compare one case of the grid with the oracle."""
     compare(
         kernel, mask_parts(mask, shape), bias, bias_arrays(bias, shape), dtype, shape, block_size
     )
 
 
 def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=(), cap=None):
-    """Hold one call to the oracle.
+    """Compare one call with the oracle.
 
-    `spoil` are `(index of the input, places)` at which the kernel gets NaN and infinity where the
-    oracle gets zeros.
+    `spoil` holds `(index of the input, positions)` where the kernel gets NaN and infinity and the
+    oracle zeros.
     """
     precision = "float64" if dtype == "float64" else "float32"
     keras.config.set_floatx(precision)  # or numpy's float64 becomes float32 on torch
@@ -130,7 +130,7 @@ def _can(kernel, mask, bias, dtype, shape, cap=None):
 
 
 def _shape(kernel, key_heads):
-    # torch's fused kernel wants one head width for query, key and value.
+    # torch's fused kernel needs one head width for query, key and value.
     return Shape(key_heads=key_heads, value_width=5 if kernel == "fused" else 7)
 
 
@@ -142,14 +142,14 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kernel", "mask", "bias", "key_heads", "dtype"), PAIRS)
-def test_pairs(kernel, mask, bias, key_heads, dtype):
+def test_kernels_equal_the_oracle_on_pairs_of_options(kernel, mask, bias, key_heads, dtype):
     shape = _shape(kernel, key_heads)
     check(kernel, mask, bias, dtype, shape, block_size=4 if kernel == "chunked" else None)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_hidden_key_has_no_weight_whatever_the_bias_says(kernel, mask):
+def test_a_masked_key_has_zero_weight_for_any_bias(kernel, mask):
     shape, parts = _shape(kernel, 3), mask_parts(mask, _shape(kernel, 3))
     bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
     for dtype in TOLERANCE:
@@ -161,7 +161,7 @@ def test_a_hidden_key_has_no_weight_whatever_the_bias_says(kernel, mask):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("bias", ["none", "dense"])
 @pytest.mark.parametrize("where", ["key_padding", "query_padding", "dense"])
-def test_what_stands_at_padding_reaches_nothing(kernel, bias, where):
+def test_values_at_padding_do_not_change_outputs_or_gradients(kernel, bias, where):
     shape, parts = _shape(kernel, 3), mask_parts(where, _shape(kernel, 3))
     if where == "dense":
         parts["dense"][:, :, :, 5] = parts["dense"][:, :, 3] = False
@@ -190,21 +190,21 @@ CAPPED = [
 
 @pytest.mark.parametrize("kernel", ["chunked", "reference"])
 @pytest.mark.parametrize(("mask", "bias", "dtype"), CAPPED)
-def test_soft_cap(kernel, mask, bias, dtype):
+def test_a_soft_cap_equals_the_oracle(kernel, mask, bias, dtype):
     shape, blocks = _shape(kernel, 3), 4 if kernel == "chunked" else None
     parts, extra = mask_parts(mask, shape), bias_arrays(bias, shape)
     compare(kernel, parts, bias, extra, dtype, shape, blocks, cap=CAP)
 
 
 @pytest.mark.parametrize("kernel", ["chunked", "reference"])
-def test_a_soft_cap_shows_nothing_that_is_hidden(kernel):
+def test_masked_keys_stay_masked_under_a_soft_cap(kernel):
     shape, blocks = _shape(kernel, 3), 4 if kernel == "chunked" else None
     parts = mask_parts("causal_padding", shape)
     bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
     compare(kernel, parts, "dense", (bias,), "float32", shape, blocks, cap=CAP)
 
 
-def test_the_fused_kernel_takes_no_soft_cap():
+def test_the_fused_kernel_refuses_a_soft_cap():
     assert _can("reference", "none", "none", "float32", _shape("fused", 3), cap=CAP)
     assert not _can("fused", "none", "none", "float32", _shape("fused", 3), cap=CAP)
 
@@ -213,7 +213,7 @@ def test_the_fused_kernel_takes_no_soft_cap():
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("bias", BIASES)
-def test_whole_grid(kernel, mask, bias):
+def test_kernels_equal_the_oracle_on_the_whole_grid(kernel, mask, bias):
     for key_heads, dtype in itertools.product(KEY_HEADS, TOLERANCE):
         shape = _shape(kernel, key_heads)
         if _can(kernel, mask, bias, dtype, shape):
@@ -231,12 +231,14 @@ def test_whole_grid(kernel, mask, bias):
     mask=st.sampled_from(sorted(set(MASKS))),
     bias=st.sampled_from(sorted(BIASES)),
 )
-def test_any_shape(length, keys, width, block_size, key_heads, mask, bias):
+def test_the_chunked_kernel_equals_the_oracle_for_any_shape(
+    length, keys, width, block_size, key_heads, mask, bias
+):
     shape = Shape(length=length, keys=keys, width=width, key_heads=key_heads)
     check("chunked", mask, bias, "float32", shape, block_size)
 
 
-def test_the_grid_has_rows_that_see_nothing():
+def test_the_grid_has_fully_masked_rows():
     shape = dataclasses.replace(Shape(), keys=3)
     empty = [m for m in MASKS if not allowed(mask_parts(m, shape), shape).any(-1).all()]
     assert {"key_padding", "query_padding", "dense", "window", "sequence_ids"} <= set(empty)

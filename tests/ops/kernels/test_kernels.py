@@ -1,4 +1,4 @@
-"""The kernels behind the one door: dropout, choice, bad input, and where they run."""
+"""The kernels behind `ops.attention`: dropout, choice, invalid input, lowering, memory."""
 
 import numpy as np
 import pytest
@@ -26,21 +26,21 @@ def _seed(number=7):
 
 
 @pytest.mark.parametrize("kernel", WITH_DROPOUT)
-def test_dropout_keeps_the_expectation(kernel):
+def test_dropout_keeps_the_mean(kernel):
     query, key, value = _inputs(heads=1)
-    value = np.ones_like(value)  # then the context is the sum of the weights that are kept
+    value = np.ones_like(value)  # the context is then the sum of the remaining weights
 
     def attend(seed):
         return ops.attention(query, key, value, dropout=RATE, seed=seed, kernel=kernel)
 
-    attend = compiled(attend)  # sixty calls
+    attend = compiled(attend)  # for sixty calls
     sums = [arrays(attend(_seed(i))) for i in range(60)]
     assert np.std(sums) > 0.05
     np.testing.assert_allclose(np.mean(sums), 1, atol=0.02)
 
 
 @pytest.mark.parametrize("kernel", WITH_DROPOUT)
-def test_dropout_depends_on_the_seed_alone(kernel):
+def test_dropout_depends_only_on_the_seed(kernel):
     def run(number):
         return arrays(ops.attention(*_inputs(), dropout=RATE, seed=_seed(number), kernel=kernel))
 
@@ -48,7 +48,7 @@ def test_dropout_depends_on_the_seed_alone(kernel):
     assert np.abs(run(1) - run(2)).max() > 0.1
 
 
-def test_blocks_draw_different_numbers():
+def test_blocks_draw_different_dropout_masks():
     key = np.ones((1, 60, 1, H), "float32")
     value = np.random.default_rng(0).normal(size=key.shape).astype("float32")
     context = ops.attention(
@@ -59,7 +59,7 @@ def test_blocks_draw_different_numbers():
 
 
 @pytest.mark.parametrize("kernel", WITH_DROPOUT)
-def test_dropout_gradients_by_finite_differences(kernel):
+def test_dropout_gradients_equal_finite_differences(kernel):
     inputs = _inputs(length=5, heads=1, width=3)
     weights = kops.convert_to_tensor(_inputs(length=5, heads=1, width=3)[0])
     blocks = {"block_size": 2} if kernel == "chunked" else {}
@@ -79,9 +79,9 @@ def test_dropout_gradients_by_finite_differences(kernel):
         np.testing.assert_allclose(slope, (gradient * step).sum(), rtol=0.02, atol=2e-4)
 
 
-@pytest.mark.backends("jax", "torch", reason="test_chunked_tf holds TensorFlow's, compiled too")
+@pytest.mark.backends("jax", "torch", reason="test_chunked_tf covers TensorFlow")
 @pytest.mark.parametrize("cap", [None, 0.8])
-def test_second_derivatives_of_the_chunked_kernel(cap):
+def test_second_derivatives_of_the_chunked_kernel_equal_the_reference(cap):
     shape = Shape(key_heads=3)
     inputs = [x.astype("float32") for x in (*draw(shape), *bias_arrays("keys", shape))]
     mask = mask_from(mask_parts("window_padding", shape))
@@ -116,13 +116,13 @@ def _request(length, dtype="float32", **options):
     return kernels.Request.of(*tensors, **{**given, "block_size": None, **options})
 
 
-def test_auto_takes_the_reference_kernel_for_the_weights_and_for_short_rows():
+def test_auto_chooses_the_reference_kernel_for_weights_and_short_rows():
     assert _chosen(4096, weights=True) == "reference"
     if BACKEND != "torch":
         assert _chosen(16) == "reference"
 
 
-def test_auto_takes_the_chunked_kernel_for_long_rows():
+def test_auto_chooses_the_chunked_kernel_for_long_rows():
     name = {"tensorflow": "chunked_tf", "jax": "chunked_jax", "torch": "chunked_torch"}[BACKEND]
     assert _chosen(4096, dropout=0.1) == name
     assert _chosen(4096, mask=AttentionMask(window=3)) == name
@@ -130,7 +130,7 @@ def test_auto_takes_the_chunked_kernel_for_long_rows():
 
 
 @pytest.mark.backends("torch", reason="the fused kernel of torch")
-def test_auto_takes_the_fused_kernel_on_torch():
+def test_auto_chooses_the_fused_kernel_on_torch():
     assert _chosen(16) == _chosen(4096, mask=AttentionMask(causal=True)) == "fused_torch"
 
 
@@ -139,7 +139,7 @@ def _explained(length, **options):
     return ops.explain(rows, rows, rows, **options)
 
 
-def test_explain_names_the_kernel_and_why_none_of_the_others():
+def test_explain_names_the_kernel_and_the_reasons_against_the_others():
     choice = _explained(2048, mask=AttentionMask(window=3))
     fused = {
         "tensorflow": "it runs on jax, not on tensorflow",
@@ -176,7 +176,7 @@ def _fails(message, **options):
         ops.attention(*_inputs(), **options)
 
 
-def test_errors_name_the_argument():
+def test_invalid_arguments_raise():
     _fails("`kernel` must be one of auto, fused, chunked, reference, got 'fast'", kernel="fast")
     message = "'chunked' cannot run here: .*it does not return the attention weights"
     _fails(message, kernel="chunked", return_scores=True)
@@ -187,28 +187,28 @@ def test_errors_name_the_argument():
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")
-def test_the_fused_kernel_says_why_it_cannot_run():
+def test_an_unavailable_fused_kernel_raises_with_its_reason():
     reason = {"tensorflow": "it runs on jax, not on tensorflow", "jax": "cuDNN needs a GPU"}
     _fails(f"`kernel` 'fused' cannot run here: {reason[BACKEND]}$", kernel="fused")
 
 
 @pytest.mark.backends("torch", reason="the fused kernel of torch")
-def test_the_fused_kernel_of_torch_says_why_it_cannot_run():
+def test_the_fused_kernel_of_torch_raises_for_unsupported_options():
     _fails("cannot run here: its dropout takes no seed", kernel="fused", dropout=0.1, seed=_seed())
     _fails("whole mask for window", kernel="fused", mask=AttentionMask(window=2))
     bias = PositionBias(alibi, (np.ones(N, "float32"),))
     _fails("bias of all positions", kernel="fused", bias=bias)
 
 
-def test_a_position_bias_has_the_heads_first():
+def test_a_position_bias_with_another_number_of_heads_raises():
     bias = PositionBias(alibi, (np.ones(N + 1, "float32"),))
     _fails("must have the query's 3 heads as its first axis", bias=bias)
 
 
-@pytest.mark.backends("jax", reason="lowering for machines that are not here")
+@pytest.mark.backends("jax", reason="jax.export lowers without the device")
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("mask", [AttentionMask(causal=True), AttentionMask(window=100)])
-def test_chunked_lowers_for_other_machines(platform, mask):
+def test_the_chunked_kernel_lowers_for_tpu_and_cuda(platform, mask):
     import jax
 
     def loss(query, key, value, seed):
@@ -223,7 +223,7 @@ def test_chunked_lowers_for_other_machines(platform, mask):
 
 
 @pytest.mark.backends("jax", reason="symbolic shapes are JAX's")
-def test_chunked_takes_a_batch_that_is_a_symbol():
+def test_the_chunked_kernel_accepts_a_symbolic_batch_size():
     import jax
 
     def attend(*given):
@@ -236,9 +236,9 @@ def test_chunked_takes_a_batch_that_is_a_symbol():
     np.testing.assert_allclose(exported.call(rows, rows, rows), attend(rows, rows, rows), atol=1e-6)
 
 
-@pytest.mark.backends("jax", reason="XLA tells how much memory a program takes")
+@pytest.mark.backends("jax", reason="XLA reports the memory of a program")
 @pytest.mark.parametrize("window", [None, 64])
-def test_memory_is_linear_on_jax(window):
+def test_memory_grows_linearly_with_length_on_jax(window):
     import jax
 
     def peak(length):

@@ -1,4 +1,4 @@
-"""How calls are cut: every pair that the mask allows lies in its block's range of keys."""
+"""Block and tile sizes; every unmasked key is in the key range of its block."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def allowed(mask, length, keys):
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_the_range_of_a_block_starts_and_ends_with_what_it_may_see(mask):
+def test_the_key_range_of_a_block_spans_its_unmasked_keys(mask):
     length, keys = 23, 31
     visible = allowed(mask, length, keys)
     for rows in (1, 3, 23):
@@ -43,7 +43,7 @@ def test_the_range_of_a_block_starts_and_ends_with_what_it_may_see(mask):
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-def test_the_stages_hold_all_blocks_with_all_that_they_may_see(mask):
+def test_stages_cover_all_blocks_and_their_unmasked_keys(mask):
     length, keys = 23, 31
     visible = allowed(mask, length, keys)
     for rows in (1, 3, 23):
@@ -55,7 +55,7 @@ def test_the_stages_hold_all_blocks_with_all_that_they_may_see(mask):
 
 
 @pytest.mark.parametrize("device", schedule.TILES)
-def test_rows_and_heads_follow_the_number_of_logits(device):
+def test_tiles_stay_within_the_number_of_logits(device):
     tile = schedule.TILES[device]
     for length in (1, 7, 700, 5000, 90_000):
         for mask in MASKS:
@@ -65,18 +65,18 @@ def test_rows_and_heads_follow_the_number_of_logits(device):
             logits = rows * 2 * schedule.band(mask, rows, length)
             heads = schedule.heads_of_tile(12, logits, tile)
             assert heads in (1, 2, 3, 4, 6, 12)
-            # No more than asked for, but for the fewest rows of very long sequences.
+            # Within the limit, except for the fewest rows of very long sequences.
             assert heads * logits <= max(tile.logits, tile.rows[0] * length)
 
 
-def test_rows_and_heads_of_some_calls():
+def test_tile_sizes_of_some_calls():
     plain, causal = AttentionMask(), AttentionMask(causal=True)
     cpu, gpu = schedule.TILES["cpu"], schedule.TILES["gpu"]
     assert schedule.rows_of_tile(plain, 4096, 4096, 1, None, cpu) == 512
     assert schedule.rows_of_tile(causal, 4096, 4096, 1, None, cpu) == 256
     assert schedule.rows_of_tile(plain, 2048, 2048, 1, None, gpu) == 2048
     assert schedule.heads_of_tile(12, 2**19, cpu) == 4
-    assert schedule.heads_of_tile(8, 2**22, gpu) == 8  # all heads of 2048 places
+    assert schedule.heads_of_tile(8, 2**22, gpu) == 8  # all heads, with 2048 positions
     assert schedule.rows_of_block(plain, np.empty((2, 4096, 8, 1)), 4096, None) == 128
     assert schedule.rows_of_block(plain, np.empty((2, 100, 8, 1)), 100, None) == 100
     assert schedule.rows_of_block(plain, np.empty((2, 100, 8, 1)), 100, 33) == 33
