@@ -1,4 +1,4 @@
-"""A step function with a memory: its logits depend on every token so far, by way of the cache."""
+"""A step function whose logits depend on every token so far, through the cache."""
 
 import numpy as np
 from keras import ops
@@ -13,8 +13,8 @@ def step(token_ids, index, cache, context):
     """Logits are the sum over positions j of TABLE[j, token at j]; the cache keeps the tokens."""
     tokens = ops.cast(token_ids, "float32")[:, None, :, None]
     cache = {name: ops.slice_update(cache[name], (0, 0, index, 0), tokens) for name in cache}
-    kept = ops.cast(cache["key"][:, 0, :, 0], "int32")  # [B, L]
-    rows = ops.take(ops.reshape(TABLE, (-1, V)), kept + V * ops.arange(L), axis=0)  # [B, L, V]
+    cached = ops.cast(cache["key"][:, 0, :, 0], "int32")  # [B, L]
+    rows = ops.take(ops.reshape(TABLE, (-1, V)), cached + V * ops.arange(L), axis=0)  # [B, L, V]
     written = ops.arange(L) < ops.cast(index, "int32") + ops.shape(token_ids)[1]
     return ops.sum(ops.where(written[None, :, None], rows, 0.0), axis=1), cache
 

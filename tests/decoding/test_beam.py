@@ -47,7 +47,7 @@ def test_one_beam_is_greedy_search(stops):
 
 @pytest.mark.parametrize("exponent", [0.0, 0.6])
 @pytest.mark.parametrize("stops", [(), (0, 4)])
-def test_every_score_is_that_of_the_tokens(exponent, stops):
+def test_scores_are_the_log_probabilities_of_the_tokens(exponent, stops):
     found = search(stop_token_ids=stops, length_penalty=exponent)
     for row, start in enumerate(STARTS):
         beams = hypotheses(found, row)
@@ -62,7 +62,7 @@ def test_every_score_is_that_of_the_tokens(exponent, stops):
 
 
 def never_stopping(start, beams, exponent, stops, new=6):
-    """Beam search in numpy that runs every hypothesis to the limit: the W best that it meets."""
+    """Beam search in numpy that runs every hypothesis to the limit and returns the best ones."""
     running, finished = [(0.0, start)], []
     for count in range(1, new + 1):
         longer = [
@@ -90,7 +90,7 @@ def never_stopping(start, beams, exponent, stops, new=6):
         (3, 3.0, (0,)),
     ],
 )
-def test_it_goes_on_while_a_running_hypothesis_can_win(beams, exponent, stops):
+def test_search_continues_while_a_running_hypothesis_can_win(beams, exponent, stops):
     found = search(beams=beams, stop_token_ids=stops, length_penalty=exponent)
     for row, start in enumerate(STARTS):
         expected = never_stopping(start, beams, exponent, stops)
@@ -99,14 +99,14 @@ def test_it_goes_on_while_a_running_hypothesis_can_win(beams, exponent, stops):
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
-def test_enough_beams_are_an_exhaustive_search(exponent):
+def test_enough_beams_equal_an_exhaustive_search(exponent):
     found = search(beams=V**2, max_new_tokens=3, stop_token_ids=(2,), length_penalty=exponent)
-    goes_on = [token for token in range(V) if token != 2]
+    others = [token for token in range(V) if token != 2]
     for row, start in enumerate(STARTS):
         every = [
             [*start, *tokens, last]
             for new in range(3)
-            for tokens in itertools.product(goes_on, repeat=new)
+            for tokens in itertools.product(others, repeat=new)
             for last in (range(V) if new == 2 else [2])
         ]
         scored = sorted(
@@ -121,13 +121,13 @@ def test_enough_beams_are_an_exhaustive_search(exponent):
 
 
 def likelier_later(token_ids, index, cache, context):
-    """0 ends at once with 0.4; 1, 2, 0 has 0.54 in all, as 1 is 0.6 and then 2 is 0.9."""
+    """Token 0 ends at once with probability 0.4; tokens 1, 2, 0 have 0.6 * 0.9 = 0.54."""
     rows = np.array([[1, 1, 1], [0.1, 0, 0.9], [1, 0, 0], [0.4, 0.6, 0]], "float32")
     return ops.log(ops.take(rows, token_ids[:, 0], axis=0) + 1e-30), cache
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_more_beams_do_not_end_worse_than_greedy_search_unless_told_to_stop_early(early):
+def test_more_beams_score_no_worse_than_greedy_search_unless_stopped_early(early):
     found = arrays(
         decoding.beam_search(
             likelier_later,
@@ -147,7 +147,7 @@ def test_more_beams_do_not_end_worse_than_greedy_search_unless_told_to_stop_earl
 
 
 @pytest.mark.parametrize("stops", [(), (2,)])
-def test_as_many_beams_as_tokens_and_two_steps_are_exhaustive(stops):
+def test_two_steps_with_a_beam_per_token_equal_an_exhaustive_search(stops):
     found = search(beams=V, max_new_tokens=2, stop_token_ids=stops)
     for row, start in enumerate(STARTS):
         every = [[*start, stop] for stop in stops]
@@ -160,7 +160,7 @@ def test_as_many_beams_as_tokens_and_two_steps_are_exhaustive(stops):
         np.testing.assert_allclose([value for _, value in beams], expected, rtol=1e-5)
 
 
-def test_each_row_is_what_it_is_alone():
+def test_rows_are_independent():
     together = search(stop_token_ids=(0,), length_penalty=0.6)
     for row, start in enumerate(STARTS):
         alone = search(np.array([start]), None, stop_token_ids=(0,), length_penalty=0.6)
@@ -179,7 +179,7 @@ def test_a_row_may_use_fewer_beams():
     assert [t for t, _ in hypotheses(found, 2)[:2]] == [t for t, _ in hypotheses(two, 2)]
 
 
-def test_a_larger_penalty_gives_longer_answers():
+def test_a_larger_length_penalty_gives_longer_outputs():
     def length(exponent):
         found = search(stop_token_ids=(0,), length_penalty=exponent)
         return (found["lengths"][:, 0] - LENGTHS).sum()
@@ -187,7 +187,7 @@ def test_a_larger_penalty_gives_longer_answers():
     assert length(0.0) < length(2.0)
 
 
-def test_compiled_as_a_whole():
+def test_compiled_and_eager_search_agree():
     def run(prompts, lengths):
         return decoding.beam_search(
             step,
@@ -223,6 +223,6 @@ def test_compiled_as_a_whole():
         ({"prompts": PROMPTS[:, :0]}, "at least one token in each row"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_invalid_input_raises(options, message):
     with pytest.raises(ValueError, match=message):
         search(**options)

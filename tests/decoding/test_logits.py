@@ -16,7 +16,7 @@ ROWS, SEEN, V = 5, 13, 7
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(ROWS, V)).astype("float32")
 TOKENS = RNG.integers(0, V, (ROWS, SEEN)).astype("int32")
-# What stands behind the tokens so far counts for nothing, and need not be a token.
+# Padding after the tokens so far is ignored and need not hold valid ids.
 PADDED = np.concatenate([TOKENS, [[3, 1, -1, V, 99]] * ROWS], axis=1).astype("int32")
 
 
@@ -26,7 +26,7 @@ def theirs(processor, tokens=TOKENS, logits=LOGITS):
 
 
 @pytest.mark.parametrize("penalty", [1.7, 0.6, 1.0])
-def test_penalty(penalty):
+def test_repetition_penalty_equals_transformers(penalty):
     found = penalize_repetition(tensors(LOGITS), tensors(PADDED), 6, penalty)
     expected = theirs(process.RepetitionPenaltyLogitsProcessor(penalty), TOKENS[:, :6])
     np.testing.assert_allclose(arrays(found), expected, rtol=1e-6)
@@ -34,8 +34,8 @@ def test_penalty(penalty):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, SEEN + 1])
-def test_ngrams(size):
-    tokens = TOKENS % 2  # so that longer n-grams come again
+def test_ngram_ban_equals_transformers(size):
+    tokens = TOKENS % 2  # so that longer n-grams repeat
     padded = np.concatenate([tokens, PADDED[:, SEEN:]], axis=1)
     found = ban_repeated_ngrams(tensors(LOGITS), tensors(padded), SEEN, size)
     expected = theirs(process.NoRepeatNGramLogitsProcessor(size), tokens)
@@ -44,7 +44,7 @@ def test_ngrams(size):
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_fewer_tokens_than_an_ngram_though_padding_would_fill_it(length):
+def test_padding_does_not_complete_an_ngram(length):
     same = np.full_like(PADDED, 3)
     found = ban_repeated_ngrams(tensors(LOGITS), tensors(same), length, 4)
     expected = theirs(process.NoRepeatNGramLogitsProcessor(4), same[:, :length])
@@ -52,8 +52,8 @@ def test_fewer_tokens_than_an_ngram_though_padding_would_fill_it(length):
 
 
 @pytest.mark.parametrize("xla", [False, True] if BACKEND == "tensorflow" else [False])
-def test_values_of_each_row_and_beam(xla):
-    """Axes [B, W, ...], a position that only the run knows."""
+def test_options_of_each_row_apply_to_its_beams(xla):
+    """Axes [B, W, ...], and a length that is known only at run time."""
     logits = RNG.normal(size=(3, 2, V)).astype("float32")
     tokens = RNG.integers(0, 3, (3, 2, SEEN)).astype("int32")
     penalties, sizes = np.array([1.5, 0.7, 2.0], "float32"), np.array([0, 1, 3], "int32")
@@ -93,7 +93,7 @@ def follow(tokens, new):
 
 
 def normalized(token_ids, index, cache, context):
-    """The step whose logits are log-probabilities, so that beams change the same numbers."""
+    """The step with log-probabilities as logits, so that beams change the same numbers."""
     logits, cache = step(token_ids, index, cache, context)
     return ops.log_softmax(logits), cache
 
@@ -113,15 +113,15 @@ def searched(search, **options):
     ],
     ids=["greedy", "sample", "beam", "active beam"],
 )
-def test_every_search_of_prompts_of_unequal_length(search, options):
+def test_every_search_applies_the_options_to_prompts_of_unequal_length(search, options):
     found = arrays(decoding.compiled(lambda: searched(search, padding_id=-1, **options))())
     for row, length in enumerate(LENGTHS):
         tokens = found["token_ids"][row].reshape(-1, 10)[0, : length + 6]
         assert tokens.tolist() == follow(PROMPTS[row, :length].tolist(), 6)
 
 
-def test_where_every_token_is_banned_no_hypothesis_is_left():
-    """Rows that hold three, two and two of seven tokens may add each other one once."""
+def test_no_hypothesis_is_left_when_every_token_is_banned():
+    """A row may add each of the seven tokens that it does not hold once; the first has too few."""
     options = {"max_new_tokens": 5, "no_repeat_ngram_size": 1, "repetition_penalty": None}
     found = arrays(searched(decoding.beam_search, beams=3, **options))
     assert np.isinf(found["scores"]).all(1).tolist() == [True, False, False]
@@ -149,7 +149,7 @@ def test_where_every_token_is_banned_no_hypothesis_is_left():
         ),
     ],
 )
-def test_bad_input_is_named(search, options, message):
+def test_invalid_input_raises(search, options, message):
     own = {"sample": {"seeds": [1, 2, 3]}, "beam_search": {"beams": 2}}.get(search, {})
     with pytest.raises(ValueError, match=message):
         searched(getattr(decoding, search), **{**own, **options})

@@ -20,21 +20,21 @@ def greedy(prompts=PROMPTS, lengths=LENGTHS, cache=None, **options):
 
 
 def rows(found):
-    """The tokens of each row up to its end; behind it there is nothing but padding."""
+    """The tokens of each row up to its end, after which there must be only padding."""
     for row, end in zip(found["token_ids"], found["lengths"], strict=True):
         assert (row[end:] == 0).all()
     pairs = zip(found["token_ids"], found["lengths"], strict=True)
     return [row[:end].tolist() for row, end in pairs]
 
 
-def test_each_row_is_what_it_is_alone():
+def test_rows_are_independent():
     expected = [follow(row[:end], 6) for row, end in zip(PROMPTS, LENGTHS, strict=True)]
     found = greedy()
     assert found["token_ids"].shape == (3, 11)
     assert rows(found) == expected
 
 
-def test_integers_of_numpy_are_integers():
+def test_numpy_integers_are_accepted():
     assert greedy(max_new_tokens=np.int64(4))["token_ids"].shape == (3, 9)
     found = arrays(
         decoding.beam_search(
@@ -45,7 +45,7 @@ def test_integers_of_numpy_are_integers():
 
 
 def recurrent(token_ids, index, cache, context):
-    """As `step`, with a sum for a state, which no token may enter twice."""
+    """`step` as a recurrence: the state is a running sum, so each token must enter once."""
     assert token_ids.shape[1] == 1
     total, (count,) = cache["total"], cache["counts"]
     rows = ops.take(ops.reshape(TABLE, (-1, V)), token_ids[:, 0] + V * count, axis=0)
@@ -53,7 +53,7 @@ def recurrent(token_ids, index, cache, context):
     return total, {"total": total, "counts": [count + 1]}
 
 
-def test_a_recurrent_step_gets_each_token_once_and_its_state_is_opaque():
+def test_a_recurrent_step_gets_each_token_once_and_any_state_structure():
     state = {"total": ops.zeros((3, V)), "counts": [ops.zeros((3,), "int32")]}
     options = {"cache": state, "prompt_lengths": LENGTHS, "prefill": False, "max_new_tokens": 6}
     found = arrays(decoding.greedy(recurrent, PROMPTS, **options))
@@ -69,33 +69,33 @@ def test_a_recurrent_step_gets_each_token_once_and_its_state_is_opaque():
     np.testing.assert_allclose(best["scores"], same["scores"], rtol=1e-5)
 
 
-def test_a_tensor_of_new_tokens_needs_a_length():
+def test_a_tensor_of_max_new_tokens_without_max_length_raises():
     options = {"cache": {"total": ops.zeros((3, V))}, "max_new_tokens": tensors(np.array(2))}
     with pytest.raises(ValueError, match="`max_length` must be given where `max_new_tokens` is"):
         decoding.greedy(recurrent, PROMPTS, prefill=False, **options)
 
 
-def test_prompts_of_one_token():
+def test_prompts_may_have_one_token():
     assert rows(greedy(PROMPTS[:, :1], None)) == [follow(row[:1], 6) for row in PROMPTS]
 
 
 def test_a_row_ends_with_the_first_stop_token_that_it_adds():
     free = [follow(row[:end], 6) for row, end in zip(PROMPTS, LENGTHS, strict=True)]
-    stops = (free[0][6], free[1][4])  # one also stands in a prompt: there it stops nothing
+    stops = (free[0][6], free[1][4])  # one is also in a prompt, where it does not stop the row
     assert any(stop in row[:end] for stop in stops for row, end in zip(free, LENGTHS, strict=True))
     expected = [follow(r[:end], 6, stops) for r, end in zip(PROMPTS, LENGTHS, strict=True)]
     assert len({len(row) for row in expected}) > 1
     assert rows(greedy(stop_token_ids=stops)) == expected
 
 
-def test_each_row_has_a_limit_of_its_own():
+def test_each_row_may_have_its_own_limit():
     found = greedy(max_new_tokens=tensors(np.array([1, 9, 4], "int32")))
     assert found["token_ids"].shape == (3, 11)  # the cache's length
     limits = zip(PROMPTS, LENGTHS, (1, 9, 4), strict=True)
     assert rows(found) == [follow(row[:end], new) for row, end, new in limits]
 
 
-def test_compiled_as_a_whole():
+def test_compiled_and_eager_search_agree():
     def run(prompts, lengths):
         return decoding.greedy(
             step, prompts, prompt_lengths=lengths, cache=empty(3), max_new_tokens=6
@@ -105,8 +105,8 @@ def test_compiled_as_a_whole():
     assert rows(found) == rows(greedy())
 
 
-@pytest.mark.backends("tensorflow", reason="lengths that a graph does not know")
-def test_unknown_batch_and_length():
+@pytest.mark.backends("tensorflow", reason="unknown lengths are TensorFlow's")
+def test_batch_and_length_may_be_unknown():
     import tensorflow as tf
 
     unknown = [tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.int32)]
@@ -120,7 +120,7 @@ def test_unknown_batch_and_length():
 
 
 @pytest.mark.backends("tensorflow", "torch", reason="keras-hub's samplers keep state of their own")
-def test_a_sampler_of_keras_hub_serves():
+def test_a_keras_hub_sampler_can_choose_tokens():
     import keras_hub
 
     sampler = keras_hub.samplers.TopKSampler(k=1)
@@ -162,12 +162,12 @@ def test_a_sampler_of_keras_hub_serves():
         ({"stop_token_ids": (-1,)}, rf"`stop_token_ids` must be in \[0, {V}\), got -1"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_invalid_input_raises(options, message):
     with pytest.raises(ValueError, match=message):
         greedy(**{**options, "cache": empty(3)})
 
 
-def test_a_compiled_function_sees_new_weights():
+def test_a_compiled_function_uses_updated_weights():
     variable = keras.Variable([1.0, 2.0])
     double = decoding.compiled(lambda factor: variable * factor, [variable])
     np.testing.assert_allclose(arrays(double(ops.ones(()) * 2)), [2, 4])

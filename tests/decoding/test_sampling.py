@@ -1,4 +1,4 @@
-"""Sampling: its draws, its limits, and that a row's text is the row's own."""
+"""Sampling: token frequencies, limits, and independence of rows."""
 
 import numpy as np
 import pytest
@@ -47,14 +47,14 @@ def drawn(**options):
         ({"top_k": 3, "top_p": 0.7}, np.array([0, 40, 0, 25, 0]) / 65),
     ],
 )
-def test_tokens_come_as_often_as_they_should(options, expected):
+def test_token_frequencies_match_the_probabilities(options, expected):
     found, expected = drawn(**options), np.array(expected)
     deviation = np.sqrt(expected * (1 - expected) / MANY)
     assert (abs(found - expected) <= 4 * deviation).all(), found
 
 
 @pytest.mark.parametrize("p", [0.3, 0.6, 1.0])
-def test_min_p_comes_last_as_in_transformers(p):
+def test_min_p_is_applied_last_as_in_transformers(p):
     torch = pytest.importorskip("torch")
     process = pytest.importorskip("transformers.generation.logits_process")
     scores = torch.tensor(LOGITS)[None]
@@ -71,15 +71,17 @@ def test_min_p_comes_last_as_in_transformers(p):
     assert (abs(found - expected) <= 4 * deviation + 1e-6).all(), (found, expected)
 
 
-def test_min_p_of_each_row():
-    """A third of the rows draws from all, one from the two likeliest, one from the likeliest."""
+def test_each_row_may_have_its_own_min_p():
+    """The rows draw from all tokens, from the two likeliest, and from the likeliest."""
     p = np.repeat(np.array([0.0, 0.6, 1.0], "float32"), [MANY - 2000, 1000, 1000])
-    shares = np.array([[0.05, 0.4, 0.1, 0.25, 0.2], [0, 40 / 65, 0, 25 / 65, 0], [0, 1, 0, 0, 0]])
-    expected = np.array([MANY - 2000, 1000, 1000]) / MANY @ shares
+    probabilities = np.array(
+        [[0.05, 0.4, 0.1, 0.25, 0.2], [0, 40 / 65, 0, 25 / 65, 0], [0, 1, 0, 0, 0]]
+    )
+    expected = np.array([MANY - 2000, 1000, 1000]) / MANY @ probabilities
     np.testing.assert_allclose(drawn(min_p=tensors(p)), expected, atol=0.03)
 
 
-def test_the_same_seed_gives_the_same_text_whatever_else_is_in_the_batch():
+def test_tokens_of_a_row_depend_only_on_its_own_seed():
     def sample(prompts, lengths, seeds):
         found = decoding.sample(
             histories.step,
@@ -99,7 +101,7 @@ def test_the_same_seed_gives_the_same_text_whatever_else_is_in_the_batch():
     assert (batch[0] != batch[2]).any()
 
 
-def test_temperature_and_p_of_each_row():
+def test_each_row_may_have_its_own_temperature_and_top_p():
     found = decoding.sample(
         histories.step,
         np.array([[1], [1]], "int32"),
@@ -114,7 +116,7 @@ def test_temperature_and_p_of_each_row():
     assert (rows[0] != rows[1]).any()
 
 
-def test_the_numbers_behind_the_draws_are_murmur_hashes():
+def test_uniform_numbers_are_murmur_hashes_of_the_seed():
     def mix(bits):
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
             bits = (bits ^ (bits >> shift)) * factor % 2**32
@@ -126,7 +128,7 @@ def test_the_numbers_behind_the_draws_are_murmur_hashes():
     np.testing.assert_array_equal(found, np.array(expected, "float32"))
 
 
-def test_no_draw_falls_on_an_impossible_token():
+def test_tokens_of_zero_probability_are_never_drawn():
     probabilities = tensors(np.array([[0.0, 0.3, 0.0, 0.7, 0.0]] * 3, "float32"))
     found = draw(probabilities, tensors(np.array([0.0, 0.3, 1.0], "float32")))
     np.testing.assert_array_equal(arrays(found), [1, 3, 3])
@@ -152,6 +154,6 @@ def test_no_draw_falls_on_an_impossible_token():
         ({"top_p": np.array([0.5, 1.5])}, r"`top_p` must be in \(0, 1\], got 1.5"),
     ],
 )
-def test_bad_input_is_named(options, message):
+def test_invalid_input_raises(options, message):
     with pytest.raises(ValueError, match=message):
         drawn(**options)

@@ -1,4 +1,4 @@
-"""Runs an example as a user does, in a process of its own."""
+"""Runs an example in a child process, as a user does."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(name, *arguments, cwd=ROOT):
-    """The exit status, and all that it printed."""
+    """The exit status and the output."""
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{name}.py", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -26,7 +26,7 @@ def run(name, *arguments, cwd=ROOT):
 
 
 def refusal(monkeypatch, name, *arguments, cwd):
-    """What the example ends with that will not run, in this process, which is quicker."""
+    """The error message of an example that must fail, run in this process, which is faster."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     monkeypatch.chdir(cwd)
@@ -36,7 +36,7 @@ def refusal(monkeypatch, name, *arguments, cwd):
 
 
 def printed_by(name, *arguments, cwd=ROOT):
-    """What it printed; it must have reached its end."""
+    """The output of an example, which must succeed."""
     status, printed = run(name, *arguments, cwd=cwd)
     assert status == 0, printed
     return printed

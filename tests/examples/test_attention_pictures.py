@@ -1,4 +1,4 @@
-"""The examples that look into an encoder, with a tiny one of random weights."""
+"""The examples that show attention in an encoder, with a tiny random one."""
 
 import importlib
 import pathlib
@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def test_where_it_looks(checkpoint, tmp_path):
+def test_attention_it_writes_pictures_and_a_page(checkpoint, tmp_path):
     printed = printed_by("attention_it", "--checkpoint", checkpoint, "--output", tmp_path)
     assert "of 4 heads are right in both sentences" in printed
     pictures = {path.name for path in tmp_path.glob("*.png")}
@@ -50,7 +50,7 @@ def test_where_it_looks(checkpoint, tmp_path):
     assert "narrow" in (tmp_path / "street.html").read_text(encoding="utf-8")
 
 
-def test_one_word_has_many_vectors(checkpoint, tmp_path):
+def test_contextual_words_compares_the_senses_of_a_word(checkpoint, tmp_path):
     printed = printed_by("contextual_words", "--checkpoint", checkpoint, "--output", tmp_path)
     assert "have the same sense" in printed
     assert (tmp_path / "words_en.png").stat().st_size > 10_000
@@ -61,8 +61,8 @@ CUT = ["an", "##im", "##al", "street", "it", "the", "spr", "##ing", "is", "wet"]
 
 
 @pytest.fixture
-def cutting(monkeypatch):
-    """An encoder whose vocabulary cuts "animal" into three tokens and "spring" into two."""
+def splitting(monkeypatch):
+    """An encoder whose vocabulary splits "animal" into three tokens and "spring" into two."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     vocabulary = SPECIAL + CUT
     encoder = bert.encoder("bert_tiny", vocabulary_size=len(vocabulary), max_length=32)
@@ -71,9 +71,9 @@ def cutting(monkeypatch):
     return encoder, data.BertTokenizer(vocabulary)
 
 
-def test_attention_to_a_word_is_the_sum_over_its_tokens_and_from_it_the_mean(cutting):
+def test_attention_between_words_sums_over_keys_and_averages_over_queries(splitting):
     module = importlib.import_module("attention_it")
-    tokens, places, layers = module.attend(*cutting, "The animal is it")
+    tokens, places, layers = module.attend(*splitting, "The animal is it")
     assert [tokens[place] for place in places["animal"]] == ["an", "##im", "##al"]
     heads = layers["block_1"]["weights"].astype("float64")
     to_it = sum(heads[:, places["it"][0], place] for place in (2, 3, 4))
@@ -82,19 +82,19 @@ def test_attention_to_a_word_is_the_sum_over_its_tokens_and_from_it_the_mean(cut
     np.testing.assert_allclose(module.between(heads, places["animal"], places["it"]), from_it)
 
 
-def test_the_vector_of_a_word_is_the_mean_over_its_tokens(cutting):
+def test_the_vector_of_a_word_is_the_mean_over_its_tokens(splitting):
     module = importlib.import_module("contextual_words")
-    found = module.vectors(*cutting, "spring", ["the spring is wet", "spring"])
+    found = module.vectors(*splitting, "spring", ["the spring is wet", "spring"])
     assert found.shape[:2] == (3, 2)
     ids = np.array([[2, 10, 11, 12, 13, 14, 3]])  # [CLS] the spr ##ing is wet [SEP]
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0}
-    last = keras.ops.convert_to_numpy(cutting[0](inputs)["sequence_output"])[0]
+    last = keras.ops.convert_to_numpy(splitting[0](inputs)["sequence_output"])[0]
     np.testing.assert_allclose(found[-1, 0], (last[2] + last[3]) / 2, atol=1e-5)
     with pytest.raises(SystemExit, match="'spring' does not stand in 'the spr is' as a word"):
-        module.vectors(*cutting, "spring", ["the spr is"])
+        module.vectors(*splitting, "spring", ["the spr is"])
 
 
 @pytest.mark.parametrize("name", ["attention_it", "contextual_words"])
-def test_without_a_model_the_message_says_how_to_get_one(name, tmp_path, monkeypatch):
+def test_a_missing_model_raises_with_instructions(name, tmp_path, monkeypatch):
     message = refusal(monkeypatch, name, cwd=tmp_path)
     assert "give --checkpoint DIR, or run examples/bert_pretrain.py" in message

@@ -1,4 +1,4 @@
-"""The main example, run small: it reaches its end, and a killed run resumes bit by bit."""
+"""The main example, run small: it finishes, and a killed run resumes exactly."""
 
 import json
 import os
@@ -60,12 +60,12 @@ def finish(process):
 
 
 @pytest.mark.slow  # four runs
-def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
+def test_a_killed_run_resumes_to_the_same_weights(text, tmp_path):
     whole = finish(start(text, tmp_path / "whole", "--save-every", "4"))
     assert "-> " in whole and "held-out masked accuracy" in whole
     curves, model = (tmp_path / "whole" / name for name in ("curves.png", "model.keras"))
     assert curves.stat().st_size > 10_000
-    assert model.stat().st_mtime < curves.stat().st_mtime  # saved before it is measured
+    assert model.stat().st_mtime < curves.stat().st_mtime  # saved before it is evaluated
     lines = whole.splitlines()
     assert f"served folder: {tmp_path / 'whole' / 'servable'} (version 1" in whole
     asked = json.loads(shlex.split(next(line for line in lines if "curl" in line))[-1])
@@ -101,7 +101,7 @@ def test_killed_run_resumes_to_the_same_weights(text, tmp_path):
     ("content", "message"),
     [(b"", "without any"), (b"good\n\xff\xfe bad\n", "line 2 is not")],
 )
-def test_unreadable_text_is_named(tmp_path, content, message, monkeypatch):
+def test_an_unreadable_text_file_raises(tmp_path, content, message, monkeypatch):
     path = tmp_path / "broken.txt"
     path.write_bytes(content)
     options = "--text", path, "--output", tmp_path / "output"

@@ -1,4 +1,4 @@
-"""Pre-training from records: a run reaches its end, and a resumed one its same weights."""
+"""Pre-training from records: a run finishes, and a resumed run gives the same weights."""
 
 import subprocess
 import sys

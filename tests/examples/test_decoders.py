@@ -1,4 +1,4 @@
-"""The examples that write text, run small on a file of a user's."""
+"""The examples that generate text, run small on a user's file."""
 
 import re
 
@@ -42,7 +42,7 @@ def weights(output):
         ("translate_rnn_attention", 150, "32"),
     ],
 )
-def test_a_small_language_is_learned_and_a_run_goes_on(table, tmp_path, name, steps, size):
+def test_translators_learn_a_small_language_and_resume(table, tmp_path, name, steps, size):
     options = ["--data", table, "--size", size, "--output", tmp_path / "run"]
     printed = printed_by(name, *options, "--steps", steps)
     bleu, copied = map(float, re.search(r"BLEU ([\d.]+) .* source ([\d.]+)", printed).groups())
@@ -55,7 +55,7 @@ def test_a_small_language_is_learned_and_a_run_goes_on(table, tmp_path, name, st
         np.testing.assert_array_equal(after, before)
 
 
-def test_a_model_of_text_writes(table, tmp_path):
+def test_generate_text_beats_unigram_perplexity_and_writes_known_words(table, tmp_path):
     text = tmp_path / "text.txt"
     pairs = [line.split("\t") for line in table.read_text().splitlines()[1:]]
     text.write_text("\n".join(f"{english}\n\n" for _, english, _ in pairs))

@@ -1,4 +1,4 @@
-"""Several processes on this machine train as one does, and go on after one of them was killed."""
+"""Several processes on one machine train as one process, and resume after one was killed."""
 
 import json
 import os
@@ -16,16 +16,16 @@ import pytest
 from tests.examples.runner import ROOT, printed_by, run
 
 WORDS = ["open", "the", "table", "row", "cell", "sheet", "chart", "value", "menu", "file", "page"]
-# What the parts of a sum are rounded to differs with the number of devices: 5e-7 were seen.
+# Rounding of partial sums depends on the number of devices: errors of 5e-7 were observed.
 TOLERANCE = {"rtol": 1e-5, "atol": 5e-6}
-LIMIT = 150  # seconds for anything to end, on a machine that does other things too
+LIMIT = 150  # seconds for any process to end, on a busy machine
 
 pytestmark = pytest.mark.backends("tensorflow", "jax", reason="Keras trains on one torch process")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_device_each():
-    """Not the eight devices of tests/test_distribution.py, and a port where it is read."""
+    """Without the eight devices of tests/test_distribution.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XLA_FLAGS", raising=False)
         yield
@@ -41,7 +41,7 @@ def options(tmp_path_factory):
 
 
 def start(output, options, *more, other=(), only=(0, 1)):
-    """Two workers, as on two machines; the second may have options of its own."""
+    """Start two workers, as on two machines; the second may have other options."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
         addresses = ",".join(f"127.0.0.1:{free.getsockname()[1]}" for free in (one, two))
     script = ROOT / "examples" / "distributed.py"
@@ -59,7 +59,7 @@ def start(output, options, *more, other=(), only=(0, 1)):
 
 
 def end(processes):
-    """What they printed; all must have reached their end."""
+    """The output of each process; all must succeed."""
     printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
     for process, text in zip(processes, printed, strict=True):
         assert process.returncode == 0, text[-3000:]
@@ -67,7 +67,7 @@ def end(processes):
 
 
 def killed(output, options, victim, step=4):
-    """A run of two workers, one of which is killed when the file of a step is there."""
+    """Run two workers and kill one when the file of a step exists."""
     processes = start(output, options)
     ends = time.monotonic() + LIMIT
     while not (output / "checkpoints" / f"step-{step:010d}.npz").exists():
@@ -81,7 +81,7 @@ def killed(output, options, victim, step=4):
 
 
 def state(output):
-    """All that the last file holds, and the losses of the epochs."""
+    """All variables of the last file, and the losses of the epochs."""
     with np.load(max((output / "checkpoints").glob("step-*.npz"))) as file:
         header = json.loads(file["header"].tobytes())
         values = [file[f"variable_{i}"] for i in range(len(header["variables"]))]
@@ -92,13 +92,13 @@ def state(output):
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory):
-    """What two workers come to."""
+    """The final state of two workers."""
     output = tmp_path_factory.mktemp("whole")
     end(start(output, options))
     return state(output)
 
 
-def test_two_workers_train_as_one_process_does(options, whole, tmp_path):
+def test_two_workers_train_as_one_process(options, whole, tmp_path):
     printed_by("distributed", *options, "--output", tmp_path)
     values, logs = state(tmp_path)
     for value, expected in zip(whole[0], values, strict=True):
@@ -109,9 +109,9 @@ def test_two_workers_train_as_one_process_does(options, whole, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
-def test_after_a_kill_all_go_on_as_if_there_had_been_none(options, whole, tmp_path, victim):
+def test_workers_resume_exactly_after_one_was_killed(options, whole, tmp_path, victim):
     killed(tmp_path, options, victim)
-    end(start(tmp_path, [], "--resume"))  # with the options of the run before
+    end(start(tmp_path, [], "--resume"))  # with the options of the first run
     values, logs = state(tmp_path)
     assert logs == whole[1]
     for value, expected in zip(values, whole[0], strict=True):
@@ -120,7 +120,7 @@ def test_after_a_kill_all_go_on_as_if_there_had_been_none(options, whole, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("differs", ["directory", "data"])
-def test_workers_that_do_not_fit_together_are_told(options, tmp_path, differs):
+def test_workers_with_different_directories_or_data_raise(options, tmp_path, differs):
     killed(tmp_path / "run", options, 1, step=2)
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "run", copy, ignore=shutil.ignore_patterns("*.npz"))
@@ -135,7 +135,7 @@ def test_workers_that_do_not_fit_together_are_told(options, tmp_path, differs):
 
 
 @pytest.mark.slow
-def test_other_data_than_the_run_had_is_told(options, tmp_path):
+def test_resuming_with_other_data_raises(options, tmp_path):
     given = [*options, "--output", tmp_path]
     printed_by("distributed", *given, "--steps", 5)
     status, printed = run("distributed", *given, "--resume", "--steps", 10, "--seed", 2)
@@ -147,14 +147,14 @@ def test_other_data_than_the_run_had_is_told(options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", [["--workers", 2], ["--split-cpu", 4]])
-def test_a_trial_on_one_machine(options, whole, tmp_path, given):
+def test_several_workers_on_one_machine_train_as_one_process(options, whole, tmp_path, given):
     printed_by("distributed", *options, "--output", tmp_path, *given)
     for value, expected in zip(state(tmp_path)[0], whole[0], strict=True):
         np.testing.assert_allclose(value, expected, **TOLERANCE)
 
 
 @pytest.mark.slow
-def test_a_worker_that_does_not_come_up_is_named(options, tmp_path):
+def test_a_missing_worker_raises(options, tmp_path):
     (alone,) = start(tmp_path, options, "--wait", 0.5, only=[0])
     printed = alone.communicate(timeout=LIMIT)[0]
     assert alone.returncode == 1

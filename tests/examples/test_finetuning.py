@@ -1,4 +1,4 @@
-"""The fine-tuning examples, run small, and the pieces of logic in them."""
+"""The fine-tuning examples, run small, and their functions."""
 
 import importlib
 import json
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    """A file of a user's for each example: 40 rows, which a glance at one word solves."""
+    """A user's file for each example: 40 rows, which one word decides."""
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 7)) for _ in range(40)]
     words = [WORDS[n % 3] for n in range(40)]
@@ -87,7 +87,7 @@ def run(example, name, monkeypatch, *arguments):
     example("_shared").run(module.main, module.options())
 
 
-def test_classify_learns_and_saves_what_can_be_served(
+def test_bert_classify_trains_and_saves_a_servable_model(
     example, checkpoint, files, tmp_path, monkeypatch, capsys
 ):
     options = ["--checkpoint", checkpoint, "--data", files["bert_classify"], "--steps", 12]
@@ -106,7 +106,9 @@ def test_classify_learns_and_saves_what_can_be_served(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_each_runs_and_publishes(name, example, checkpoint, files, tmp_path, monkeypatch, capsys):
+def test_every_example_trains_and_its_model_can_be_published(
+    name, example, checkpoint, files, tmp_path, monkeypatch, capsys
+):
     options = ["--checkpoint", checkpoint, "--data", files[name], files[name], "--steps", 12]
     run(example, name, monkeypatch, *options, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
@@ -122,7 +124,9 @@ def test_each_runs_and_publishes(name, example, checkpoint, files, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_lora_leaves_the_encoder_alone(example, checkpoint, files, tmp_path, monkeypatch):
+def test_lora_changes_only_the_query_and_value_kernels_of_the_encoder(
+    example, checkpoint, files, tmp_path, monkeypatch
+):
     options = ["--checkpoint", checkpoint, "--data", files["bert_tag"], "--steps", 8, "--lora", 2]
     run(example, "bert_tag", monkeypatch, *options, "--output", tmp_path / "out")
     model, _ = example("_shared").load(tmp_path / "out")
@@ -138,7 +142,7 @@ def test_lora_leaves_the_encoder_alone(example, checkpoint, files, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_an_interrupted_choice_resumes_to_the_same_weights(
+def test_an_interrupted_run_of_bert_choice_resumes_to_the_same_weights(
     example, checkpoint, files, tmp_path, monkeypatch, capsys
 ):
     def interrupt(*_, **__):
@@ -162,16 +166,16 @@ def test_an_interrupted_choice_resumes_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_without_an_encoder_it_makes_one(example, files, tmp_path, monkeypatch, capsys):
+def test_a_missing_encoder_is_pretrained_once(example, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(example("_shared"), "SHORT_STEPS", 2)
     options = ["--data", files["bert_classify"], "--steps", 6, "--overwrite"]
-    for count in (1, 0):  # the second time it is there
+    for count in (1, 0):  # the second time it exists
         run(example, "bert_classify", monkeypatch, *options)
         assert capsys.readouterr().out.count("training bert_pretrain.py for 2 steps") == count
 
 
-def test_lower_layers_take_smaller_steps(example):
+def test_lower_layers_have_lower_learning_rates(example):
     encoder = bert.encoder("bert_tiny", vocabulary_size=11, hidden_dim=8, dropout=0.0)
     optimizer = example("bert_pairs").layer_wise(1.0, 10, encoder)
     optimizer.build(encoder.trainable_variables)
@@ -183,13 +187,13 @@ def test_lower_layers_take_smaller_steps(example):
         assert peak == pytest.approx(decay ** expected[variable.path.split("/")[0]])
 
 
-def test_case_and_marks(example):
+def test_tags_encode_case_and_punctuation(example):
     words, tags = example("bert_tag").case_and_marks("Click OK, then LibreOffice: ... starts A.")
     assert words == ["click", "ok", "then", "libreoffice", "starts", "a"]
     assert tags == ["B-Capital", "B-UPPER,", "O", "B-miXed:", "O", "B-Capital."]
 
 
-def test_words_that_did_not_fit_are_missed(example):
+def test_truncated_words_lower_the_recall(example):
     logits = np.array([[[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]])
     first = np.array([[0.0, 1.0, 0.0]])
     scores = example("bert_tag").score(logits, first, [(["a", "b"], ["B-X", "B-X"])], ["O", "B-X"])
@@ -201,7 +205,7 @@ OTHER = [f"what stands here is number {n} there" for n in "efg"]
 PAGES = {"swriter/one": PAGE, "swriter/two": OTHER, "scalc/three": ["a lonely page with six words"]}
 
 
-def test_pairs_stand_on_one_page_or_on_two_of_one_part(example):
+def test_pairs_come_from_one_page_or_from_two_pages_of_one_module(example):
     module = example("bert_pairs")
     found = module.pairs(PAGES)
     together = [(first, second) for first, second, label in found if label == module.LABELS[0]]
@@ -219,7 +223,7 @@ def test_the_right_choice_is_the_next_paragraph(example):
         assert sum(choice in page for choice in choices) == 1 < len(choices)
 
 
-def test_masked_names_stand_where_they_should(example):
+def test_masked_names_are_answers_at_their_position_in_the_context(example):
     page = [
         "Choose Insert - Table to open the Table dialog.",
         "A Table has rows. See Insert - Table.",
@@ -263,9 +267,7 @@ TABLE = "prompt\tchoice_0\tchoice_1\tanswer\np\ta\tb\t0\nq\tc\td\t1\ns\tg\th\t1\
         ("bert_span", {"a.json": squad(*SQUAD, (1, "e", "chart", 16))}, "must be where 'chart'"),
     ],
 )
-def test_rows_that_cannot_be_used_are_skipped_before_the_training(
-    name, files, skipped, example, tmp_path, capsys
-):
+def test_invalid_rows_are_skipped_before_training(name, files, skipped, example, tmp_path, capsys):
     paths = [tmp_path / file for file in files]
     for path, text in zip(paths, files.values(), strict=True):
         path.write_text(text, encoding="utf-8-sig")
@@ -297,9 +299,7 @@ def test_rows_that_cannot_be_used_are_skipped_before_the_training(
         ("bert_span", {}, "No such file"),
     ],
 )
-def test_files_that_cannot_be_used_are_named_before_the_training(
-    name, files, message, example, tmp_path
-):
+def test_invalid_files_raise_before_training(name, files, message, example, tmp_path):
     for file, text in files.items():
         (tmp_path / file).write_text(text, encoding="utf-8-sig")
     paths = [tmp_path / file for file in files or ["missing.json"]]
@@ -307,7 +307,7 @@ def test_files_that_cannot_be_used_are_named_before_the_training(
         example(name).read(paths)
 
 
-def test_a_label_that_only_the_validation_set_has_counts_as_a_class(example):
+def test_a_label_found_only_in_the_validation_set_is_a_class(example):
     train = [("one", "x"), ("two", "x"), ("three", "y")]
     assert example("bert_classify").class_weights(train, ["x", "y", "z"]) == {0: 0.5, 1: 1, 2: 1}
     found = example("bert_classify").naive_bayes(train, train, ["x", "y", "z"])

@@ -1,7 +1,7 @@
-"""What the examples measure on is cached, and every pass over it sees every batch.
+"""The evaluation data of the examples is cached, and every pass over it has every batch.
 
-TensorFlow may complete a cache that stands behind a prefetch with one element, silently, when an
-iterator over it is dropped after its first element: about once in a hundred times.
+TensorFlow may silently complete a cache after a prefetch with only one element when an iterator
+over it is dropped after its first element: about once in a hundred times.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def choices(example):
     return example("bert_choice").dataset(data.ChoicePreprocessor(VOCABULARY, 16), examples)
 
 
-PIPELINES = {  # what an example measures on, from small data
+PIPELINES = {  # the evaluation data of an example, made small
     "bert_choice": choices,
     "bert_pretrain": lambda example: data.pretraining_dataset(
         tf.ragged.constant([[row[1:-1] * 2, row[1:-1]] for row in IDS], dtype=tf.int32),
@@ -57,7 +57,7 @@ PIPELINES = {  # what an example measures on, from small data
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_pipelines_end_without_a_prefetch(name, example):
+def test_evaluation_pipelines_do_not_end_with_a_prefetch(name, example):
     assert "Prefetch" not in type(PIPELINES[name](example)).__name__
 
 
@@ -69,7 +69,7 @@ def test_the_pipelines_end_without_a_prefetch(name, example):
         pytest.param("translate_transformer", marks=pytest.mark.slow),
     ],
 )
-def test_three_hundred_caches_begun_and_dropped_are_whole(name, example, monkeypatch):
+def test_caches_are_complete_after_a_dropped_iterator(name, example, monkeypatch):
     if name == "translate_transformer":
         monkeypatch.setattr(example(name), "BATCH_TOKENS", 320)
     dataset = PIPELINES[name](example)
@@ -81,14 +81,14 @@ def test_three_hundred_caches_begun_and_dropped_are_whole(name, example, monkeyp
         assert sum(1 for _ in cached) == expected
 
 
-def test_no_example_reads_a_part_of_a_cache_or_caches_what_was_prefetched():
+def test_no_example_caches_after_a_prefetch_or_drops_an_iterator():
     for path in EXAMPLES.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "next(iter(" not in text, path.name
         assert not re.search(r"\.prefetch\([^)]*\)\s*\.", text), path.name
 
 
-STREAMS = {  # what an example trains on
+STREAMS = {  # the training data of an example
     "bert_choice": lambda example: example("bert_choice").dataset(
         data.ChoicePreprocessor(VOCABULARY, 16),
         [("table row", ["cell", "row"][:: 1 - 2 * (n % 2)], n % 2) for n in range(100)],
@@ -105,14 +105,14 @@ STREAMS = {  # what an example trains on
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_is_the_same_each_time_that_it_is_iterated(name, example):
+def test_a_training_stream_is_the_same_in_each_iteration(name, example):
     stream = STREAMS[name](example).take(5)
     first, again = (list(stream.as_numpy_iterator()) for _ in range(2))
     for here, there in zip(tf.nest.flatten(first), tf.nest.flatten(again), strict=True):
         np.testing.assert_array_equal(here, there)
 
 
-def test_an_endless_stream_has_every_row_in_each_round_in_another_order(example):
+def test_an_endless_stream_reshuffles_all_rows_in_each_round(example):
     rows = example("_shared").endless(tf.data.Dataset.range(20), seed=7)
     rounds = np.array(list(rows.take(60).as_numpy_iterator())).reshape(3, 20)
     np.testing.assert_array_equal(np.sort(rounds), np.tile(np.arange(20), (3, 1)))

@@ -1,4 +1,4 @@
-"""The folder of a run: nothing that is not the example's own is ever removed or written over."""
+"""The output folder of a run: files of others are never removed or overwritten."""
 
 import argparse
 import importlib
@@ -43,7 +43,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def start(example, tmp_path):
-    """A function: the options given -> those of the run, in tmp_path / "run"."""
+    """A function: the given options -> the options of the run, in tmp_path / "run"."""
     shared = example("_shared")
     parser = shared.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
@@ -55,11 +55,11 @@ def start(example, tmp_path):
 
 
 def main(arguments):
-    """What this file would run, if it were an example."""
+    """The main function of a fake example."""
 
 
 def finish(folder):
-    """What a run leaves."""
+    """Write the files that a run leaves."""
     for name in (
         "model.keras",
         "vocab.txt",
@@ -91,7 +91,7 @@ def files(folder):
         ({"run.json": '{"example": "other.py", "options": []}'}, "a run of other.py"),
     ],
 )
-def test_a_folder_of_somebody_else_is_refused_and_left_alone(
+def test_a_folder_with_other_files_raises_and_is_not_changed(
     start, tmp_path, option, content, found
 ):
     folder = tmp_path / "run"
@@ -108,16 +108,16 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(
     assert files(folder) == before
 
 
-def test_a_file_is_no_folder(start, tmp_path):
+def test_a_file_as_output_folder_raises(start, tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(SystemExit, match=r"got .*run \(a file\)"):
         start("--overwrite")
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_a_second_run_asks(start, tmp_path):
+def test_a_second_run_in_the_same_folder_raises(start, tmp_path):
     start()
-    start("--steps", "6")  # the first one failed before it wrote anything
+    start("--steps", "6")  # allowed, since the first run wrote nothing
     finish(tmp_path / "run")
     before = files(tmp_path / "run")
     with pytest.raises(SystemExit, match=r"holds an earlier run .* --resume .* --overwrite"):
@@ -125,7 +125,7 @@ def test_a_second_run_asks(start, tmp_path):
     assert files(tmp_path / "run") == before
 
 
-def test_overwriting_leaves_served_versions_and_other_files(start, tmp_path):
+def test_overwriting_keeps_served_versions_and_other_files(start, tmp_path):
     folder = tmp_path / "run"
     start()
     finish(folder)
@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_its_files_and_its_options(start, tmp_path):
     assert start("--resume", folder=moved).steps == 9
 
 
-def test_the_folder_belongs_to_the_first_worker(example, tmp_path):
+def test_only_the_first_worker_writes_to_the_folder(example, tmp_path):
     shared, folder = example("_shared"), tmp_path / "run"
     parser = shared.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
@@ -178,7 +178,7 @@ def test_the_folder_belongs_to_the_first_worker(example, tmp_path):
     assert files(folder) == before
 
 
-def test_there_must_be_a_run_to_resume(start, tmp_path):
+def test_resuming_without_a_run_raises(start, tmp_path):
     with pytest.raises(SystemExit, match="which holds none: leave --resume out to begin one"):
         start("--resume")
     assert not (tmp_path / "run").exists()
@@ -196,10 +196,14 @@ def test_every_example_has_the_options_that_it_needs(example):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_an_interrupt_ends_in_one_line(example, tmp_path, monkeypatch, capsys, resume):
+def test_an_interrupt_prints_one_line_with_the_resume_command(
+    example, tmp_path, monkeypatch, capsys, resume
+):
     shared, folder = example("_shared"), tmp_path / "a run"
     monkeypatch.setattr(sys, "argv", ["examples/it.py", "--output", str(folder)])
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job may ignore it
 
     def interrupted(arguments: argparse.Namespace) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The serving examples from nothing, trained for a few steps; each makes what it needs."""
+"""The serving examples from scratch: each trains its models for a few steps."""
 
 import pytest
 
@@ -14,11 +14,11 @@ pytestmark = [
 
 
 def answers(printed):
-    """What is printed from the first answer on."""
+    """The output from the first answer on."""
     return printed.partition("--server http://localhost:8501")[2] or printed
 
 
-def test_a_translator_is_published_and_asked(tmp_path):
+def test_serve_translation_publishes_and_queries_a_translator(tmp_path):
     printed = printed_by("serve_translation", "--steps", "6", cwd=tmp_path)
     servable = tmp_path / "runs" / "serve_translation" / "servables" / "translate"
     with Double(servable) as double:
@@ -27,7 +27,7 @@ def test_a_translator_is_published_and_asked(tmp_path):
     assert answers(again).split() == answers(printed).split()
 
 
-def test_three_berts_are_published_and_asked(tmp_path):
+def test_serve_bert_publishes_and_queries_three_models(tmp_path):
     printed = printed_by("serve_bert", "--steps", "12", cwd=tmp_path)
     assert printed.count("    -> ") == 5
     config = tmp_path / "runs" / "serve_bert" / "servables" / "models.config"

@@ -1,4 +1,4 @@
-"""What the page of claims says, beside the theory."""
+"""The claims of examples/why_attention.py against the theory."""
 
 import importlib
 import pathlib
@@ -25,20 +25,20 @@ def axes(count):
     return plt.subplots(1, count, squeeze=False)[1][0]
 
 
-def test_without_positions_the_output_is_permuted_and_with_them_it_is_not(why, capsys):
+def test_only_without_positions_permuted_inputs_permute_the_output(why, capsys):
     why.order(*axes(1))
     moved = dict(re.findall(r"positions (.+?) +(\S+) +theory", capsys.readouterr().out))
     assert float(moved.pop("none")) < 1e-5
     assert len(moved) == 5 and all(float(distance) > 1e-3 for distance in moved.values())
 
 
-def test_sinusoids_move_on_by_one_matrix(why, capsys):
+def test_shifted_sinusoids_are_a_linear_map_of_sinusoids(why, capsys):
     why.sinusoids(*axes(2))
     errors = re.findall(r"(\S+) with the rotations of theory, (\S+) with", capsys.readouterr().out)
     assert np.array(errors, "float64").max() < 1e-3 and len(errors) == 3
 
 
-def test_scaling_keeps_entropy_and_gradient(why, capsys):
+def test_scaling_keeps_entropy_and_gradients_at_large_widths(why, capsys):
     why.scaling(*axes(2))
     number = r"([\d.]+)"
     row = rf"d = +(\d+): entropy {number}, scaled {number}; gradient {number}, scaled {number}"

@@ -1,4 +1,4 @@
-"""Writes what the version at hand saves: run once per version, and kept under that version's name.
+"""Writes saved files of the installed version: run it once per version and keep the result.
 
     python -m tests.saved.make tests/saved/0.1.0
 
@@ -85,7 +85,7 @@ def whole_models() -> dict:
 
 
 def cached_block() -> tuple:
-    """A block with its cache, as the steps of decoding held it."""
+    """A block with its cache, as decoding steps of 0.1.0 used it."""
     block = layers.CachedBlock(layers.TransformerEncoderBlock(2, 16, causal=True), name="step")
     inputs = {
         "inputs": keras.Input((None, 8), name="inputs"),
@@ -124,7 +124,7 @@ def trained(folder: pathlib.Path) -> tuple:
 
 
 def write(folder: pathlib.Path, name: str, model: keras.Model, inputs: object) -> None:
-    """The model, and what it computes."""
+    """Save the model, its inputs and its outputs."""
     model.save(folder / f"{name}.keras")
     outputs = tree.flatten(tree.map_structure(ops.convert_to_numpy, model(inputs)))
     arrays = {

@@ -1,4 +1,4 @@
-"""Files that earlier versions saved load, and give what that version computed."""
+"""Files saved by earlier versions load and compute the same outputs."""
 
 import pathlib
 import tarfile
@@ -49,7 +49,7 @@ def test_a_saved_file_loads_and_computes_the_same(version, name, folders):
     inputs = tree.pack_sequence_as(model.input, leaves)
     outputs = tree.flatten(arrays(model(inputs)))
     assert len(outputs) == sum(key.startswith("out_") for key in stored) > 0
-    # Version 0.1.0 combined a masked query with its empty context; now the query is zeros there.
+    # Version 0.1.0 combined a masked query with its zero context; now the output is zero there.
     masks = [leaf for leaf in leaves if leaf.dtype == bool and leaf.shape == outputs[0].shape[:2]]
     counts = masks[0] if "LuongAttention" in name else ...
     for index, output in enumerate(outputs):
@@ -57,9 +57,9 @@ def test_a_saved_file_loads_and_computes_the_same(version, name, folders):
         np.testing.assert_allclose(output[counts], expected[counts], rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.backends("tensorflow", reason="it holds seeds of the backend")
+@pytest.mark.backends("tensorflow", reason="the file holds seeds of the backend")
 @pytest.mark.parametrize("version", [v for v, name in names() if name == "trained.keras"])
-def test_a_training_goes_on_from_a_saved_checkpoint(version, folders):
+def test_training_resumes_from_a_saved_checkpoint(version, folders):
     model = keras.models.load_model(folders[version] / "trained.keras")
     trained = arrays(model.weights)
     for weight in model.weights:
@@ -74,6 +74,6 @@ def test_a_training_goes_on_from_a_saved_checkpoint(version, folders):
         np.testing.assert_array_equal(arrays(weight), value)
 
 
-def test_a_block_with_a_cache_is_still_there_with_a_warning():
+def test_cached_block_is_importable_with_a_deprecation_warning():
     with pytest.warns(DeprecationWarning, match="CachedBlock is deprecated: call a block with"):
         assert keras_attn.layers.CachedBlock.__name__ == "CachedBlock"

@@ -1,4 +1,4 @@
-"""What the tests of checkpoints start from."""
+"""A finished run with checkpoints, for the tests of checkpoints."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""A training that can be cut anywhere, in this process or in one of its own that is killed."""
+"""A training run that can be interrupted anywhere, in this process or in a killed child."""
 
 import contextlib
 import json
@@ -71,7 +71,7 @@ KINDS = {
 
 
 def two_devices_and_all():
-    """All of these at once, without what Keras does not do under tf.distribute."""
+    """All options at once, except those that Keras does not support under tf.distribute."""
     if keras.backend.backend() == "tensorflow":
         return make_model(dtype="mixed_bfloat16")
     optimizer = scaled(adam(**ema, **accumulation))
@@ -79,10 +79,10 @@ def two_devices_and_all():
 
 
 def devices(kind):
-    """Where a kind of run trains."""
+    """The distribution scope of a kind of run."""
     if not kind.startswith("two_devices"):
         return contextlib.nullcontext()
-    if keras.backend.backend() == "jax":  # of eight, see tests/conftest.py
+    if keras.backend.backend() == "jax":  # two of eight, see tests/conftest.py
         return keras.distribution.DataParallel(
             devices=keras.distribution.list_devices()[:2]
         ).scope()
@@ -98,7 +98,7 @@ class KilledError(Exception):
 
 
 def kill_at(step, how):
-    """A callback that ends the run after `step` batches, before they can be saved."""
+    """A callback that ends the run after `step` batches, before the last can be saved."""
     taken = 0
 
     def count(batch, logs):
@@ -145,8 +145,8 @@ def raise_killed():
     raise KilledError
 
 
-def run_apart(directory, kind, kill=0):
-    """A run of a kind in a process of its own, which dies in its batch `kill`."""
+def run_in_child(directory, kind, kill=0):
+    """Run a kind of training in a child process, which is killed in batch `kill`."""
     code = "import sys; from tests.training.runs import child; child(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, directory, kind, str(kill)],
@@ -165,7 +165,7 @@ def child(directory, kind, kill):
 
 
 def contents(directory):
-    """All arrays of the newest file, and the logs of the epochs."""
+    """All arrays of the newest file and the logs of its epochs."""
     with np.load(max(pathlib.Path(directory).glob("step-*.npz"))) as file:
         arrays = dict(file)
     record = json.loads(arrays.pop("header").tobytes())["record"]

@@ -1,4 +1,4 @@
-"""What the files of a training hold, and what is refused."""
+"""Checkpoint files of a training run, and errors."""
 
 import json
 
@@ -24,7 +24,7 @@ from tests.training.runs import (
 )
 
 several_steps = pytest.mark.backends(
-    "tensorflow", "jax", reason="Keras on torch allows one step an execution only"
+    "tensorflow", "jax", reason="Keras on torch allows only one step per execution"
 )
 
 
@@ -33,15 +33,15 @@ def test_keeps_the_newest_files(finished):
     assert names == ["step-0000000016.npz", "step-0000000018.npz"]
 
 
-def test_damage_anywhere_is_found_or_harmless(finished):
+def test_a_damaged_byte_raises_or_changes_nothing(finished):
     path = max(finished.glob("*.npz"))
     model = make_model()
     TrainingCheckpoint(finished).restore(model, batch_of(0))
     expected = state(model)
-    sound = path.read_bytes()
+    intact = path.read_bytes()
     found = 0
-    for position in range(0, len(sound), len(sound) // 31):
-        damaged = bytearray(sound)
+    for position in range(0, len(intact), len(intact) // 31):
+        damaged = bytearray(intact)
         damaged[position] ^= 64
         path.write_bytes(damaged)
         model = make_model()
@@ -51,20 +51,20 @@ def test_damage_anywhere_is_found_or_harmless(finished):
             found += 1
             assert str(path) in str(error)
         else:
-            for value, sound_value in zip(state(model), expected, strict=True):
-                np.testing.assert_array_equal(value, sound_value)
+            for value, intact_value in zip(state(model), expected, strict=True):
+                np.testing.assert_array_equal(value, intact_value)
     assert found > 10
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_damaged_file_is_named(finished, content):
+def test_a_damaged_file_raises(finished, content):
     path = max(finished.glob("*.npz"))
     path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
     with pytest.raises(ValueError, match=f"{path.name} is damaged, or not a training checkpoint"):
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
-def test_the_intact_file_before_a_damaged_one_can_be_asked_for(finished, whole):
+def test_the_intact_file_before_a_damaged_one_can_be_restored(finished, whole):
     path = max(finished.glob("*.npz"))
     path.write_bytes(path.read_bytes()[:-1000])
     hint = r"step-0000000016.npz before it is intact: `restore\(..., step=16\)`"
@@ -90,7 +90,7 @@ def test_the_intact_file_before_a_damaged_one_can_be_asked_for(finished, whole):
         checkpoint.restore(model, batch_of(0), step="18")
 
 
-def test_file_of_another_model(finished):
+def test_a_file_of_another_model_raises(finished):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     other.compile("sgd", "mse")
     with pytest.raises(
@@ -125,7 +125,7 @@ def test_restore_reads_nothing_from_a_dataset_or_its_spec(finished, form):
         np.testing.assert_array_equal(value, expected)
 
 
-def test_numpy_numbers_among_the_logs_and_counts(tmp_path):
+def test_numpy_numbers_are_accepted_in_logs_and_arguments(tmp_path):
     def log(epoch, logs):
         logs.update(count=np.int64(epoch), rate=np.float32(0.5), each=np.array([1.5, epoch]))
 
@@ -149,12 +149,12 @@ def test_numpy_numbers_among_the_logs_and_counts(tmp_path):
 
 @pytest.mark.parametrize("name", ["every", "keep"])
 @pytest.mark.parametrize("value", [0, np.int64(-1), 2.0, True])
-def test_counts_must_be_positive(tmp_path, name, value):
+def test_arguments_that_are_not_positive_integers_raise(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be a positive integer, got "):
         TrainingCheckpoint(tmp_path, **{name: value})
 
 
-def test_fit_must_continue_where_the_file_ends(tmp_path):
+def test_fit_raises_unless_it_continues_where_the_file_ends(tmp_path):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(9, raise_killed))
     arguments = {"steps_per_epoch": STEPS, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
@@ -172,7 +172,7 @@ def test_fit_must_continue_where_the_file_ends(tmp_path):
 
 
 @several_steps
-def test_steps_per_epoch_must_be_a_multiple(tmp_path):
+def test_steps_per_epoch_must_be_a_multiple_of_steps_per_execution(tmp_path):
     model = make_model(steps_per_execution=4)
     with pytest.raises(ValueError, match="must be a multiple of steps_per_execution=4, got 6"):
         model.fit(
@@ -184,7 +184,7 @@ def test_steps_per_epoch_must_be_a_multiple(tmp_path):
         )
 
 
-def test_data_must_be_what_the_run_began_with(tmp_path):
+def test_restoring_with_other_data_raises(tmp_path):
     arguments = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
     first = TrainingCheckpoint(tmp_path, data={"seed": 1, "files": ("a", "b")})
     make_model().fit(stream(0), callbacks=[first], **arguments)
@@ -198,8 +198,8 @@ def test_data_must_be_what_the_run_began_with(tmp_path):
         TrainingCheckpoint(tmp_path, data="c").restore(make_model(), batch_of(0))
 
 
-def test_all_processes_must_have_the_same_files_and_data(tmp_path, finished, monkeypatch):
-    """Two processes, of which the other says what is given here."""
+def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkeypatch):
+    """Two processes; `others` holds the answers of the second."""
     monkeypatch.setattr(
         backend, "from_all_processes", lambda model, number: [number, others.pop(0)]
     )
@@ -216,19 +216,19 @@ def test_all_processes_must_have_the_same_files_and_data(tmp_path, finished, mon
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
-def test_only_the_first_process_writes(tmp_path, monkeypatch):
+def test_only_the_first_process_writes_files(tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "writes_files", lambda model: False)
     train(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_restore_needs_a_compiled_model(tmp_path):
+def test_restoring_an_uncompiled_model_raises(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="`model` must be compiled before it is restored"):
         TrainingCheckpoint(tmp_path).restore(model, batch_of(0))
 
 
-def test_record_is_readable_json(finished):
+def test_the_header_is_json(finished):
     with np.load(max(finished.glob("*.npz"))) as file:
         record = json.loads(file["header"].tobytes())["record"]
     assert (record["step"], record["steps_per_epoch"], len(record["logs"])) == (18, 6, EPOCHS)

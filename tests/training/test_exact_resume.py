@@ -1,4 +1,4 @@
-"""A run that is cut anywhere ends as the run that is not cut."""
+"""A run interrupted anywhere and resumed ends as an uninterrupted run."""
 
 import keras
 import numpy as np
@@ -17,14 +17,14 @@ from tests.training.runs import (
     kill_at,
     make_model,
     raise_killed,
-    run_apart,
+    run_in_child,
     state,
     stream,
     train,
 )
 
 several_steps = pytest.mark.backends(
-    "tensorflow", "jax", reason="Keras on torch allows one step an execution only"
+    "tensorflow", "jax", reason="Keras on torch allows only one step per execution"
 )
 
 
@@ -33,13 +33,13 @@ several_steps = pytest.mark.backends(
     "killed",
     [pytest.param(1, marks=pytest.mark.slow), 5, 6, pytest.param(11, marks=pytest.mark.slow)],
 )
-def test_interrupted_equals_uninterrupted(tmp_path, whole, killed):
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, whole, killed):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(killed, raise_killed))
     assert_same(train(tmp_path), whole)
 
 
-def test_interrupted_twice_in_one_epoch(tmp_path, whole):
+def test_a_run_interrupted_twice_in_one_epoch_equals_an_uninterrupted_run(tmp_path, whole):
     for batches in (9, 2):
         with pytest.raises(KilledError):
             train(tmp_path, kill_at(batches, raise_killed), every=1)
@@ -65,22 +65,22 @@ def test_resuming_a_finished_run_changes_nothing(finished, whole):
 
 
 @keras.saving.register_keras_serializable()
-class Shaky(keras.layers.Layer):
-    """Draws from Keras' global generator, which no layer owns."""
+class GlobalNoise(keras.layers.Layer):
+    """Adds noise from Keras' global seed generator, which no layer owns."""
 
     def call(self, inputs, training=False):
         noise = keras.random.normal(keras.ops.shape(inputs)) if training else 0.0
         return inputs + noise
 
 
-def shaky():
-    model = keras.Sequential([keras.Input((3,)), Shaky(), keras.layers.Dense(1)])
+def global_noise():
+    model = keras.Sequential([keras.Input((3,)), GlobalNoise(), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), "mse")
     return model
 
 
 def low_rank():
-    """LoRA as users add it to a trained model: the kernels are frozen, adapters are new."""
+    """LoRA added to a trained model: the kernels are frozen, the adapters are new."""
     inputs = keras.Input((3,))
     block = TransformerEncoderBlock(1, 5, dropout=0.3)
     outputs = keras.layers.Flatten()(block(keras.layers.Reshape((1, 3))(inputs)))
@@ -98,12 +98,12 @@ def low_rank():
     [
         low_rank,
         pytest.param(
-            shaky,
-            marks=pytest.mark.backends("tensorflow", "torch", reason="JAX demands a seed there"),
+            global_noise,
+            marks=pytest.mark.backends("tensorflow", "torch", reason="JAX requires a seed there"),
         ),
     ],
 )
-def test_other_state_is_resumed_too(tmp_path, make):
+def test_lora_weights_and_global_seeds_are_restored(tmp_path, make):
     whole = train(tmp_path / "whole", make=make)
     with pytest.raises(KilledError):
         train(tmp_path / "cut", kill_at(9, raise_killed), make=make)
@@ -111,7 +111,7 @@ def test_other_state_is_resumed_too(tmp_path, make):
 
 
 @several_steps
-def test_several_steps_an_execution(tmp_path):
+def test_a_run_with_several_steps_per_execution_is_resumed_exactly(tmp_path):
     whole = train(tmp_path / "whole", steps_per_execution=2)
     with pytest.raises(KilledError):  # the fifth execution, batches 9 and 10
         train(tmp_path / "cut", kill_at(5, raise_killed), steps_per_execution=2)
@@ -129,16 +129,16 @@ def test_early_stopping_within_a_resumed_epoch_stops(tmp_path):
     assert history.epoch == [0]
 
 
-def test_unfinished_file_is_no_checkpoint(tmp_path, whole):
+def test_an_unfinished_file_is_ignored(tmp_path, whole):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(5, raise_killed))
     (tmp_path / "unfinished").write_bytes(b"half")
     assert_same(train(tmp_path), whole)
 
 
-def test_sigkill_in_mid_epoch(tmp_path, whole):
-    """A process that dies, and another that goes on; the same numbers as here, in a third."""
-    run_apart(tmp_path, "plain", kill=10)
+def test_a_process_killed_within_an_epoch_is_resumed_exactly(tmp_path, whole):
+    """One process is killed, another resumes; the result equals an uninterrupted third."""
+    run_in_child(tmp_path, "plain", kill=10)
     assert [path.name for path in sorted(tmp_path.glob("*.npz"))][-1] == "step-0000000008.npz"
     assert_same(train(tmp_path), whole)
 
@@ -151,21 +151,21 @@ NOT_ON_TORCH = ("steps_per_execution", "two_devices", "two_devices_and_all")
     "kind",
     [pytest.param(kind, marks=several_steps if kind in NOT_ON_TORCH else ()) for kind in KINDS],
 )
-def test_two_kills_of_each_kind_of_training(tmp_path, kind):
-    run_apart(tmp_path / "whole", kind)
+def test_every_kind_of_training_killed_twice_is_resumed_exactly(tmp_path, kind):
+    run_in_child(tmp_path / "whole", kind)
     for kill in (5, 4, 0):
-        run_apart(tmp_path / "cut", kind, kill)
+        run_in_child(tmp_path / "cut", kind, kill)
     (arrays, logs), (expected, whole_logs) = map(contents, (tmp_path / "cut", tmp_path / "whole"))
     assert arrays.keys() == expected.keys()
     for name, value in arrays.items():
         np.testing.assert_array_equal(value, expected[name])
-    # What the replicas of TensorFlow have added up each is put together, and shared out again.
-    apart = kind.startswith("two_devices") and keras.backend.backend() == "tensorflow"
+    # Sums of TensorFlow's replicas are added before saving and split again after restoring.
+    replicated = kind.startswith("two_devices") and keras.backend.backend() == "tensorflow"
     for epoch, expected in zip(logs, whole_logs, strict=True):
-        assert epoch == (pytest.approx(expected, rel=1e-6) if apart else expected)
+        assert epoch == (pytest.approx(expected, rel=1e-6) if replicated else expected)
 
 
-def test_bfloat16_and_loss_scale(tmp_path):
+def test_bfloat16_weights_and_the_loss_scale_are_restored(tmp_path):
     def mixed():
         layer = keras.layers.Dense(2, dtype="bfloat16")
         model = keras.Sequential([keras.Input((3,)), layer])

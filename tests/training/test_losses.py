@@ -18,7 +18,7 @@ WEIGHTS = DRAW.uniform(size=(3, 5)).astype("float32")
 
 
 def one_hot_loss(smoothing):
-    """Per position, in float64, as the paper says it."""
+    """The loss per position by the paper's equation, in float64."""
     logits = LOGITS.astype("float64")
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     target = (1 - smoothing) * np.eye(7)[LABELS] + smoothing / 7
@@ -26,13 +26,13 @@ def one_hot_loss(smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
-def test_each_position(smoothing):
+def test_the_loss_at_each_position_equals_numpy(smoothing):
     loss = SmoothedCrossEntropy(smoothing, reduction=None)(LABELS, LOGITS)
     np.testing.assert_allclose(np.array(loss), one_hot_loss(smoothing), rtol=1e-5)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_mean_is_over_the_positions_that_count(weights):
+def test_the_mean_is_over_positions_that_are_not_ignored(weights):
     loss = SmoothedCrossEntropy(0.1, ignore_class=0)(LABELS, LOGITS, weights)
     counts = (LABELS != 0) * (1.0 if weights is None else weights)
     expected = (one_hot_loss(0.1) * counts).sum() / counts.sum()
@@ -51,7 +51,7 @@ REDUCTIONS = [None, "sum", "sum_over_batch_size", "mean", "mean_with_sample_weig
 
 @pytest.mark.parametrize("ignored", [None, 0])
 @pytest.mark.parametrize("shape", [(3,), (3, 5)], ids=str)
-def test_ranks_of_labels_weights_and_masks_are_squeezed_as_keras_does(shape, ignored):
+def test_ranks_of_labels_weights_and_masks_are_squeezed_as_in_keras(shape, ignored):
     labels, logits, weights = (
         array.reshape(15, *array.shape[2:]) for array in (LABELS, LOGITS, WEIGHTS)
     )
@@ -79,7 +79,7 @@ def test_ranks_of_labels_weights_and_masks_are_squeezed_as_keras_does(shape, ign
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("ignored", [None, 2050])
-def test_half_precision_rounds_no_label(dtype, ignored):
+def test_labels_are_not_rounded_in_half_precision(dtype, ignored):
     labels = np.array([[257], [2049], [2051], [2050]])
     logits = np.zeros((4, 2053), "float32")
     np.put_along_axis(logits, labels, 4.0, axis=1)
@@ -92,7 +92,7 @@ def test_half_precision_rounds_no_label(dtype, ignored):
 
 @pytest.mark.parametrize("held", [np.nan, np.inf])
 @pytest.mark.parametrize("why", ["ignored", "weight", "mask"])
-def test_what_does_not_count_may_hold_anything(why, held):
+def test_ignored_positions_may_hold_nan_or_infinity(why, held):
     counts = LABELS != 0
     weights = counts.astype("float32") if why == "weight" else None
 
@@ -112,7 +112,7 @@ def test_what_does_not_count_may_hold_anything(why, held):
 
 @pytest.mark.parametrize("shape", [(), (1,)], ids=["", "last axis 1"])
 @pytest.mark.parametrize("why", ["ignored", "mask"])
-def test_the_weight_of_what_does_not_count_may_be_nan(why, shape):
+def test_weights_of_ignored_positions_may_be_nan(why, shape):
     counts = LABELS != 0
     weights = np.where(counts, 1.0 + np.arange(LABELS.size).reshape(LABELS.shape), np.nan)
     logits = tensors(LOGITS)
@@ -124,12 +124,12 @@ def test_the_weight_of_what_does_not_count_may_be_nan(why, shape):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_nothing_that_counts_gives_zero():
+def test_the_loss_is_zero_when_every_label_is_ignored():
     loss = SmoothedCrossEntropy(0.1, ignore_class=0)(np.zeros_like(LABELS), LOGITS)
     assert float(loss) == 0.0
 
 
-def test_the_mask_of_the_logits_counts():
+def test_the_keras_mask_of_the_logits_is_applied():
     mask = LABELS != 0
     logits = keras.ops.convert_to_tensor(LOGITS)
     set_keras_mask(logits, keras.ops.convert_to_tensor(mask))
@@ -137,8 +137,8 @@ def test_the_mask_of_the_logits_counts():
     np.testing.assert_allclose(float(loss), one_hot_loss(0.1)[mask].mean(), rtol=1e-5)
 
 
-def test_keras_own_loss_is_the_mean_over_masked_positions():
-    """The reduction that masked-LM training uses: pinned here because all depends on it."""
+def test_keras_loss_is_the_weighted_mean_over_positions():
+    """Pins the reduction that masked-LM training relies on."""
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight"
     )
@@ -146,7 +146,7 @@ def test_keras_own_loss_is_the_mean_over_masked_positions():
     np.testing.assert_allclose(float(loss(LABELS, LOGITS, WEIGHTS)), expected, rtol=1e-5)
 
 
-def test_config_restores_the_loss():
+def test_the_config_restores_the_loss():
     loss = SmoothedCrossEntropy(0.3, ignore_class=2, reduction="sum", name="smooth")
     config = keras.saving.serialize_keras_object(loss)
     restored = keras.saving.deserialize_keras_object(config)
@@ -155,7 +155,7 @@ def test_config_restores_the_loss():
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_smoothing_is_a_share(smoothing):
+def test_label_smoothing_outside_0_to_1_raises(smoothing):
     with pytest.raises(
         ValueError, match=rf"`label_smoothing` must be in \[0, 1\), got {smoothing}"
     ):

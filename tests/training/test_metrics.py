@@ -31,26 +31,26 @@ def updated(metric):
     return float(metric.result())
 
 
-def test_perplexity_over_batches_of_unequal_weight():
+def test_perplexity_is_weighted_over_batches():
     log_partition = np.log(np.exp(LOGITS.astype("float64")).sum(-1))
     losses = log_partition - np.take_along_axis(LOGITS, LABELS[..., None], -1)[..., 0]
     expected = np.exp(mean_over_weights(losses))
     np.testing.assert_allclose(updated(Perplexity(from_logits=True)), expected, rtol=1e-5)
 
 
-def test_keras_own_accuracy_is_the_mean_over_masked_positions():
+def test_keras_accuracy_is_the_weighted_mean_over_positions():
     expected = mean_over_weights(LOGITS.argmax(-1) == LABELS)
     metric = keras.metrics.SparseCategoricalAccuracy()
     np.testing.assert_allclose(updated(metric), expected, rtol=1e-6)
 
 
-def test_even_guess_hesitates_among_all():
+def test_perplexity_of_a_uniform_prediction_is_the_number_of_classes():
     metric = Perplexity(from_logits=True)
     metric.update_state(np.array([[3, 5]]), np.zeros((1, 2, 7)))
     np.testing.assert_allclose(float(metric.result()), 7.0, rtol=1e-6)
 
 
-def test_ignored_labels_count_nothing():
+def test_ignored_labels_have_zero_weight():
     labels, logits = np.array([[3, 0, 5], [0, 0, 0]]), np.zeros((2, 3, 7))
     metric = Perplexity(from_logits=True, ignore_class=0)
     metric.update_state(labels, logits)
@@ -61,7 +61,7 @@ def test_ignored_labels_count_nothing():
 
 @pytest.mark.parametrize("held", [0.5, 0.0, np.nan, np.inf])
 @pytest.mark.parametrize("why", ["ignored", "weight", "mask"])
-def test_what_does_not_count_may_hold_anything(why, held):
+def test_ignored_positions_may_hold_any_value(why, held):
     labels = np.array([0, 1, -1 if why == "ignored" else 0])
     counts = np.array([True, True, False])
     y_pred = keras.ops.convert_to_tensor([[0.7, 0.3], [0.4, 0.6], [held, held]])
@@ -75,8 +75,8 @@ def test_what_does_not_count_may_hold_anything(why, held):
 
 @pytest.mark.parametrize("ignored", [None, 0])
 @pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 5)], ids=str)
-def test_every_rank_of_labels_weights_and_masks(shape, ignored):
-    """As Keras' loss counts them, whose weighted mean is the logarithm of the perplexity."""
+def test_ranks_of_labels_weights_and_masks_are_squeezed_as_in_keras(shape, ignored):
+    """The weighted mean of Keras' loss is the logarithm of the perplexity."""
     size = int(np.prod(shape))
     labels, weights = LABELS.flat[:size].reshape(shape), WEIGHTS.flat[:size].reshape(shape)
     logits = LOGITS.reshape(-1, 7)[:size].reshape(*shape, 7)
@@ -105,7 +105,7 @@ def test_every_rank_of_labels_weights_and_masks(shape, ignored):
         np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
-def test_config_restores_the_metric():
+def test_the_config_restores_the_metric():
     metric = Perplexity("p", from_logits=True, ignore_class=2)
     config = keras.saving.serialize_keras_object(metric)
     restored = keras.saving.deserialize_keras_object(config)

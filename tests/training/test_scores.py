@@ -1,4 +1,4 @@
-"""Entity F1 against seqeval, correlations against scipy, answers against numbers by hand."""
+"""Entity F1 against seqeval, correlations against scipy, answers against hand-computed values."""
 
 import keras
 import numpy as np
@@ -46,11 +46,11 @@ def test_scores_equal_seqeval(tags):
         assert scores[name] == pytest.approx(expected, abs=1e-12)
 
 
-def test_no_entity():
+def test_scores_without_entities_are_zero():
     assert entity_scores([["O"]], [["O"]]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
-def test_rows_of_unequal_length():
+def test_rows_of_unequal_length_raise():
     with pytest.raises(
         ValueError, match=r"`predicted` must have rows as long as those of `true`, "
     ):
@@ -58,7 +58,7 @@ def test_rows_of_unequal_length():
 
 
 @pytest.mark.parametrize("tag", ["PER", "X-PER", "B-", ""])
-def test_unknown_tag(tag):
+def test_an_unknown_tag_raises(tag):
     with pytest.raises(
         ValueError, match=f"a tag must be O, or B-, I-, E- or S- and a type, got '{tag}'"
     ):
@@ -70,7 +70,7 @@ def test_unknown_tag(tag):
     [
         ("The Eiffel Tower!", "eiffel tower", 1, 1),
         ("tower", "the Eiffel Tower", 0, 2 / 3),
-        ("in Paris, in France", "in in in", 0, 4 / 7),  # of the three "in" two count
+        ("in Paris, in France", "in in in", 0, 4 / 7),  # two of the three "in" match
         ("an anthem", "anthem", 1, 1),
         ("U.S.", "us", 1, 1),
         ("", "", 1, 1),
@@ -79,12 +79,12 @@ def test_unknown_tag(tag):
         ("left", "right", 0, 0),
     ],
 )
-def test_one_answer(prediction, answer, exact, f1):
+def test_exact_match_and_f1_of_one_answer(prediction, answer, exact, f1):
     assert exact_match(prediction, answer) == exact
     assert token_f1(prediction, answer) == pytest.approx(f1)
 
 
-def test_the_best_of_the_answers_counts_and_no_answer_is_an_answer():
+def test_span_scores_take_the_best_answer_and_an_empty_answer():
     predictions = ["tower", "", "", "Paris"]
     answers = [["house", "the Eiffel Tower", "tower of"], [], ["Rome"], ["the"]]
     scores = span_scores(predictions, answers)
@@ -92,14 +92,14 @@ def test_the_best_of_the_answers_counts_and_no_answer_is_an_answer():
     assert scores["f1"] == pytest.approx((2 / 3 + 1) / 4)
 
 
-def test_questions_and_answers_of_unequal_number():
+def test_unequal_numbers_of_predictions_and_answers_raise():
     with pytest.raises(ValueError, match="must have the same length, at least 1, got 1 and 2"):
         span_scores(["a"], [["a"], ["b"]])
     with pytest.raises(ValueError, match="got 0 and 0"):
         span_scores([], [])
 
 
-def test_best_spans_equal_a_search_through_all():
+def test_best_spans_equal_an_exhaustive_search():
     rng = np.random.default_rng(0)
     for length, longest in ((1, 3), (7, 3), (11, 20)):
         start, end = rng.normal(size=(2, length))
@@ -116,7 +116,7 @@ def test_best_spans_equal_a_search_through_all():
 
 
 @pytest.mark.filterwarnings("ignore:`best_spans`:DeprecationWarning")
-def test_best_spans_bad_arguments():
+def test_invalid_best_spans_arguments_raise():
     with pytest.raises(ValueError, match=r"rows of the same length, got shapes \(2,\), \(3,\)"):
         best_spans(np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="must be positive, got 0 and 1"):
@@ -134,17 +134,17 @@ def test_correlations_equal_scipy():
     assert scores["spearman"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_correlation_of_equal_numbers():
+def test_the_correlation_of_a_constant_is_nan():
     assert np.isnan(correlation_scores([1, 1], [1, 2])["pearson"])
 
 
-def test_correlation_of_one_number():
+def test_the_correlation_of_one_value_raises():
     with pytest.raises(ValueError, match="the same length, at least 2, got 1 and 1"):
         correlation_scores([1], [1])
 
 
-def test_scores_are_logged_and_stop_the_training():
-    """EarlyStopping behind it sees the number, which falls after the second epoch."""
+def test_logged_scores_can_stop_training():
+    """EarlyStopping uses the logged score, which falls after the second epoch."""
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     model.compile("sgd", "mse")

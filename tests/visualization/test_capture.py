@@ -1,4 +1,4 @@
-"""The captured weights are those of the layers, wherever they stand."""
+"""Captured attention weights equal those of the layers, nested or not."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def bert_inputs(shape=(2, 7)):
     }
 
 
-def test_weights_of_an_encoder_are_those_that_its_blocks_give():
+def test_captured_weights_of_an_encoder_equal_those_of_its_blocks():
     model = bert.encoder(TINY)
     inputs = bert_inputs()
     captured = attention_model(model)(inputs)
@@ -42,7 +42,7 @@ def test_weights_of_an_encoder_are_those_that_its_blocks_give():
     assert_close(hidden, model(inputs)["sequence_output"], atol=1e-6)
 
 
-def test_a_model_inside_a_model_is_opened():
+def test_weights_inside_a_nested_model_are_captured():
     encoder = bert.encoder(TINY)
     model = bert_tasks.multiple_choice(encoder, num_choices=5)
     inputs = bert_inputs((2, 5, 7))
@@ -59,7 +59,7 @@ def weights_of(layer, inputs, **arguments):
 
 
 @pytest.mark.parametrize("written", ["left first", "right first"])
-def test_each_call_of_a_shared_encoder_has_its_own_weights(written):
+def test_each_call_of_a_shared_encoder_is_captured_separately(written):
     encoder = bert.encoder(TINY)
     sides = {
         side: {
@@ -87,7 +87,7 @@ def test_each_call_of_a_shared_encoder_has_its_own_weights(written):
         assert_close(captured[f"bert_encoder_call_2_{name}"], second[name], atol=1e-6)
 
 
-def test_a_layer_called_in_a_row_and_side_by_side():
+def test_a_layer_called_in_sequence_and_in_parallel_is_captured_per_call():
     layer = layers.MultiHeadSelfAttention(2, name="own")
     x, y = keras.Input((5, 4)), keras.Input((3, 4))
     model = keras.Model([x, y], [layer(layer(x)), layer(y)])
@@ -104,7 +104,7 @@ def test_a_layer_called_in_a_row_and_side_by_side():
         assert_close(captured[name], weights, atol=1e-6)
 
 
-def test_a_model_inside_time_distributed_is_opened():
+def test_weights_inside_time_distributed_are_captured():
     inputs = keras.Input((5, 4))
     layer = layers.MultiHeadSelfAttention(2, name="own")
     steps = keras.layers.TimeDistributed(keras.Model(inputs, layer(inputs)), name="each")
@@ -117,14 +117,14 @@ def test_a_model_inside_time_distributed_is_opened():
     assert_close(captured(values)["each_own"], np.stack(expected, 1), atol=1e-6)
 
 
-def test_no_name_of_one_layer_hides_another():
+def test_output_names_of_layers_do_not_collide():
     x, context = keras.Input((5, 4)), keras.Input((3, 4))
     blocks = [layers.TransformerDecoderBlock(2, 7, name=name) for name in ("block", "block_1")]
     model = keras.Model([x, context], blocks[1](blocks[0](x, context), context))
     assert list(attention_model(model).output) == ["block", "block/1", "block_1", "block_1_1"]
 
 
-def test_a_cache_is_no_weights():
+def test_a_cache_is_not_captured_as_weights():
     block = layers.TransformerEncoderBlock(2, 7, causal=True, name="block")
     x = keras.Input((5, 4))
     cache = {name: keras.Input((2, 6, 2), name=name) for name in ("key", "value")}
@@ -133,7 +133,7 @@ def test_a_cache_is_no_weights():
     assert {name: w.shape for name, w in model.output.items()} == {"block": (None, 2, 5, 6)}
 
 
-def test_an_encoder_with_a_decoder_gives_three_kinds():
+def test_encoder_decoder_and_cross_attention_weights_are_captured():
     model = transformer.encoder_decoder(
         "transformer_tiny", vocabulary_size=31, num_layers=1, dropout=0.0
     )
@@ -149,7 +149,7 @@ def test_an_encoder_with_a_decoder_gives_three_kinds():
     assert np.all(captured["decoder_block_0_1"][1, ..., 4] == 0)
 
 
-def test_a_layer_that_gives_its_weights_already_is_no_trouble():
+def test_a_layer_that_already_returns_its_weights_is_captured():
     model = rnn_attention.encoder_decoder(31, embedding_dim=4, units=6, attention_scores=True)
     source = np.array([[7, 7, 7, 7, 7], [7, 7, 7, 0, 0]])
     inputs = {"source_ids": source, "target_ids": np.full((2, 3), 11)}
@@ -157,7 +157,7 @@ def test_a_layer_that_gives_its_weights_already_is_no_trouble():
     assert_close(attention_model(model)(inputs)["decoder"], expected, atol=1e-6)
 
 
-def test_keras_own_attention():
+def test_keras_attention_weights_are_captured():
     inputs = keras.Input((5, 4))
     outputs = keras.layers.MultiHeadAttention(2, 3, name="own")(inputs, inputs)
     model = attention_model(keras.Model(inputs, outputs))
@@ -165,7 +165,7 @@ def test_keras_own_attention():
     assert_close(weights, np.full((1, 2, 5, 5), 0.2), atol=1e-6)
 
 
-def test_a_sequential_model_with_keras_masks():
+def test_weights_of_a_sequential_model_use_the_keras_mask():
     embedding = keras.layers.Embedding(13, 6, mask_zero=True)
     attention = layers.MultiHeadSelfAttention(2, name="own")
     model = keras.Sequential([keras.Input((5,), dtype="int32"), embedding, attention])
@@ -180,8 +180,8 @@ def softmax_of_products(entry, visible):
     return weights / weights.sum(-1, keepdims=True)
 
 
-def test_weights_are_the_softmax_of_query_times_key():
-    """Blocks with rotated, normalized and grouped heads, a decoder, layers without heads."""
+def test_captured_weights_equal_the_softmax_of_query_times_key():
+    """Blocks with rotary, normalized and grouped heads, a decoder, a layer without heads."""
     x, context = keras.Input((5, 12)), keras.Input((3, 8))
     options = {"num_kv_heads": 2, "query_key_norm": "rms"}
     rotary = layers.RotaryEmbedding(10.0, rotary_fraction=0.7)
@@ -203,7 +203,7 @@ def test_weights_are_the_softmax_of_query_times_key():
         np.testing.assert_allclose(arrays(found[name]["weights"]), expected, atol=1e-5)
 
 
-def test_query_and_key_of_a_model_inside_a_model():
+def test_query_and_key_inside_a_nested_model_are_captured():
     encoder = bert.encoder(TINY)
     model = bert_tasks.multiple_choice(encoder, num_choices=5)
     inputs = bert_inputs((2, 5, 7))
@@ -223,14 +223,14 @@ def test_query_and_key_of_a_model_inside_a_model():
     ],
     ids=["Keras' own", "additive"],
 )
-def test_a_layer_without_query_and_key_is_named(make, reason):
+def test_a_layer_without_query_and_key_warns(make, reason):
     x = keras.Input((5, 4))
     model = keras.Model(x, make()(x, x))
     with pytest.warns(UserWarning, match=f"the layer 'own' gives no query and key: {reason}"):
         assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
 
 
-def test_additive_logits_and_more_axes_are_named():
+def test_additive_logits_and_other_attention_axes_warn():
     x, grid = keras.Input((5, 4)), keras.Input((3, 5, 4))
     additive = layers.AdditiveAttention(name="own")([x, x])
     axes = layers.MultiHeadAttention(2, 3, attention_axes=(1, 2), name="own")(grid, grid)
@@ -243,12 +243,12 @@ def test_additive_logits_and_more_axes_are_named():
             assert set(attention_model(model, query_key=True).output["own"]) == {"weights"}
 
 
-def test_a_model_without_attention_gives_none():
+def test_a_model_without_attention_returns_none():
     inputs = keras.Input((4,))
     assert attention_model(keras.Model(inputs, keras.layers.Dense(3)(inputs))) is None
 
 
-def test_a_model_without_known_inputs_is_refused():
+def test_a_model_that_is_not_functional_raises():
     with pytest.raises(ValueError, match="`model` must be functional, .*, got the NoneType None"):
         attention_model(None)
     with pytest.raises(

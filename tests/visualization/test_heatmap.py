@@ -1,4 +1,4 @@
-"""The picture is a PNG as large as its tokens need; bad arguments are named."""
+"""The heat map is a PNG whose size follows its tokens; invalid arguments raise."""
 
 import struct
 import zlib
@@ -8,12 +8,12 @@ import pytest
 
 from keras_attn.visualization.heatmap import CELL, DPI, heatmap
 
-QUERIES = ["[CLS]", "the", "$x$", "_a", "$\\bad{"]  # a dollar is no formula
+QUERIES = ["[CLS]", "the", "$x$", "_a", "$\\bad{"]  # a dollar does not start a formula
 KEYS = ["[CLS]", "ein", "Wort"]
 
 
 def size_of(path):
-    """Width and height in pixels, read from the file as the PNG specification lays it out."""
+    """Width and height in pixels, read from the PNG header."""
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert content[12:16] == b"IHDR"
@@ -25,25 +25,25 @@ def weights(*shape):
     return np.random.default_rng(0).dirichlet(np.ones(shape[-1]), size=shape[:-1])
 
 
-def test_one_head(tmp_path):
+def test_one_head_gives_a_png_with_a_cell_per_pair(tmp_path):
     heatmap(tmp_path / "a.png", weights(5, 3), QUERIES, KEYS, title="one")
     width, height = size_of(tmp_path / "a.png")
     assert width > 3 * CELL * DPI and height > 5 * CELL * DPI
 
 
-def test_the_grid_grows_with_heads_and_tokens(tmp_path):
+def test_the_image_size_grows_with_heads_and_tokens(tmp_path):
     def size(heads, queries, columns):
         path = tmp_path / "b.png"
         heatmap(path, np.ones((heads, queries, 3)), ["q"] * queries, KEYS, columns=columns)
         return np.array(size_of(path))
 
     two, five, longer = size(2, 5, 2), size(5, 5, 2), size(2, 12, 2)
-    assert abs(five[0] - two[0]) < 12  # the digits beside the scale
+    assert abs(five[0] - two[0]) < 12  # the labels of the color scale
     assert five[1] > two[1] + 2 * 5 * CELL * DPI
     assert longer[1] - two[1] == pytest.approx(7 * CELL * DPI, abs=2)
 
 
-def test_the_greatest_weight_is_the_darkest(tmp_path):
+def test_the_largest_weight_is_the_darkest(tmp_path):
     from matplotlib.image import imread
 
     def darkest(values):
@@ -54,15 +54,15 @@ def test_the_greatest_weight_is_the_darkest(tmp_path):
     assert top[0] < bottom[0] and top[1] > bottom[1]
 
 
-def test_many_tokens_take_smaller_cells(tmp_path):
-    """12 heads of 128 tokens took half a minute, for 26 pixels a token and labels nobody saw."""
+def test_many_tokens_get_smaller_cells(tmp_path):
+    """12 heads of 128 tokens took half a minute with 26 pixels per token and hidden labels."""
     tokens = [f"t{i}" for i in range(128)]
     heatmap(tmp_path / "e.png", weights(2, 128, 128), tokens, columns=1)
     width, height = size_of(tmp_path / "e.png")
     assert 128 * 11 < width < 128 * 15 and 2 * 128 * 11 < height < 2 * 128 * 15
 
 
-def test_only_the_outer_labels_are_made(tmp_path, monkeypatch):
+def test_only_the_outer_heads_have_labels(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     made, text = [], Axes.text
@@ -77,7 +77,7 @@ def test_only_the_outer_labels_are_made(tmp_path, monkeypatch):
     assert made == [*rows, *rows, *columns, *rows, *columns]  # heads 0, 2, 3 and 4
 
 
-def test_bytes_and_numbers_are_tokens(tmp_path):
+def test_bytes_and_numbers_are_accepted_as_tokens(tmp_path):
     heatmap(
         tmp_path / "g.png", weights(2, 3), np.array([7, 11]), [b"\xc3\x9f", np.bytes_(b"x"), "y"]
     )
@@ -86,7 +86,7 @@ def test_bytes_and_numbers_are_tokens(tmp_path):
     assert width == size_of(tmp_path / "h.png")[0]
 
 
-def test_the_missing_font_is_named(tmp_path):
+def test_a_missing_font_warns(tmp_path):
     with pytest.warns(UserWarning, match="no installed font draws \U00013000.*Install one of Noto"):
         heatmap(tmp_path / "i.png", weights(2, 2), ["a", "\U00013000"])  # a hieroglyph
 
@@ -101,12 +101,12 @@ def test_the_missing_font_is_named(tmp_path):
         ((2, 5, 3), QUERIES, KEYS, ["a"], r"`titles` must be 2, .* got 1"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, shape, queries, keys, titles, message):
+def test_incompatible_shapes_raise(tmp_path, shape, queries, keys, titles, message):
     with pytest.raises(ValueError, match=message):
         heatmap(tmp_path / "d.png", np.ones(shape), queries, keys, titles=titles)
 
 
-def test_other_faults_are_named(tmp_path):
+def test_other_invalid_arguments_raise(tmp_path):
     path, good = tmp_path / "k.png", weights(2, 3)
     for arguments, message in (
         ((good, ["a", "b"], KEYS), "`columns` must be a positive integer, got 0"),
@@ -123,7 +123,7 @@ def test_other_faults_are_named(tmp_path):
     assert path.exists()
 
 
-def test_a_weight_that_is_no_number_is_named(tmp_path):
+def test_a_nan_weight_raises(tmp_path):
     values = weights(2, 5, 3)
     values[1, 4, 2] = np.nan
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The page holds the tokens, escaped, and the weights, and asks for nothing from outside."""
+"""The page holds the escaped tokens and the weights, and loads nothing else."""
 
 import base64
 import html
@@ -41,7 +41,7 @@ def read(path):
 
 
 def content(path):
-    """What the script reads: axes of tokens, and layers with their weights."""
+    """The data that the page's script reads: axes of tokens, and layers with their weights."""
     found = json.loads(read(path).text["data"])
     for layer in found["layers"]:
         numbers = np.frombuffer(zlib.decompress(base64.b64decode(layer["data"])), "<u2")
@@ -51,7 +51,7 @@ def content(path):
     return found
 
 
-def test_tokens_and_weights_come_back(tmp_path):
+def test_tokens_and_weights_can_be_read_from_the_page(tmp_path):
     rng = np.random.default_rng(5)
     own, cross = rng.dirichlet(np.ones(4), (3, 4)), rng.dirichlet(np.ones(2), 4)
     path = tmp_path / "page.html"
@@ -71,7 +71,7 @@ def test_tokens_and_weights_come_back(tmp_path):
     assert dict(frame.elements)["iframe"]["srcdoc"] == path.read_text(encoding="utf-8")
 
 
-def test_query_and_key_come_back(tmp_path):
+def test_query_and_key_can_be_read_from_the_page(tmp_path):
     rng = np.random.default_rng(5)
     entry = {
         "weights": rng.dirichlet(np.ones(2), (3, 4)),
@@ -96,20 +96,20 @@ def test_query_and_key_come_back(tmp_path):
     assert products["width"] == 5 and second["products"] is None
 
 
-def test_weights_beyond_one_keep_their_size(tmp_path):
+def test_weights_above_one_keep_their_value(tmp_path):
     page(tmp_path / "page.html", {"layer": [[7.0, 0.5]]}, {"layer": (["q"], ["a", "b"])})
     (layer,) = content(tmp_path / "page.html")["layers"]
     np.testing.assert_allclose(layer["weights"], [[[7.0, 0.5]]], atol=1e-4)
 
 
-def test_any_token_is_text(tmp_path):
+def test_tokens_of_any_type_are_written_as_text(tmp_path):
     tokens = [b"\xe6\x9c\xba", np.bytes_(b"\xff"), np.int64(7), "\ud800"]
     page(tmp_path / "page.html", {"layer": np.ones((4, 4))}, {"layer": (tokens, np.arange(4))})
     assert content(tmp_path / "page.html")["axes"] == [["机", "\ufffd", "7", "?"], list("0123")]
 
 
-def test_the_rollout_is_the_sum_over_all_paths(tmp_path):
-    """Over every path of positions through the layers, the product of the steps' shares."""
+def test_rollout_equals_the_sum_over_all_paths(tmp_path):
+    """The sum over paths of positions through the layers of the product of their steps' weights."""
     rng = np.random.default_rng(7)
     layers = rng.dirichlet(np.ones(3), (4, 2, 3))  # [L, N, T, T]
     found = rollout(layers)
@@ -133,7 +133,7 @@ def test_the_rollout_is_the_sum_over_all_paths(tmp_path):
     np.testing.assert_allclose(last["weights"], found, atol=1e-5)
 
 
-def test_nothing_from_outside_and_no_token_becomes_markup(tmp_path):
+def test_the_page_loads_nothing_and_escapes_tokens(tmp_path):
     path = tmp_path / "page.html"
     page(path, {"layer": np.ones((1, 4, 4))}, TOKENS)
     reader = read(path)
@@ -153,12 +153,12 @@ def test_nothing_from_outside_and_no_token_becomes_markup(tmp_path):
         ((2, 3, 4), "the tokens of 'layer' must be 3 queries and 4 keys, got 4 and 4"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, shape, message):
+def test_incompatible_shapes_raise(tmp_path, shape, message):
     with pytest.raises(ValueError, match=message):
         page(tmp_path / "page.html", {"layer": np.ones(shape)}, TOKENS)
 
 
-def test_other_faults_are_named(tmp_path):
+def test_other_invalid_arguments_raise(tmp_path):
     path, good = tmp_path / "page.html", np.ones((1, 4, 4))
     with pytest.raises(ValueError, match="`weights` must have a layer, got none"):
         page(path, {}, TOKENS)
@@ -236,8 +236,8 @@ const answers = {};
 @pytest.mark.backends("tensorflow", reason="a page in a browser")
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("size", [(1280, 900), (400, 800)])
-def test_in_a_browser(tmp_path, size):
-    """One column, one cell: no thumbnail is empty; the head fits the window; hiding and filters."""
+def test_the_page_works_in_a_browser(tmp_path, size):
+    """No thumbnail is empty, the head fits the window, hiding and filters work."""
     count = 90
     tokens = ["[CLS]", *"a" * 40, "[SEP]", *"b" * (count - 43), "[SEP]"]
     rng = np.random.default_rng(3)
@@ -276,8 +276,12 @@ def test_in_a_browser(tmp_path, size):
     assert whole_width <= width and whole_height <= height
     assert answers["box"]["right"] <= width and answers["box"]["bottom"] <= height
     assert answers["hidden"] == [count - 3, count - 3]
-    assert answers["filtered"] == [40, count - 43, "0.1250"]  # the first of A to the first of B
-    assert answers["heads"] == 3 + 3  # and no row of the rollout
+    assert answers["filtered"] == [
+        40,
+        count - 43,
+        "0.1250",
+    ]  # the first token of A to the first of B
+    assert answers["heads"] == 3 + 3  # without a row for the rollout
     assert answers["focus"] == "1:1"
     assert answers["picked"] == [2, False]
     products = query[1, 2] * key[1]

@@ -1,4 +1,4 @@
-"""Small models of the library transformers, with random weights, and inputs of prime sizes."""
+"""Small transformers models with random weights, and inputs of prime sizes."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ BATCH, LENGTH, CHOICES = 2, 7, 3
 
 @pytest.fixture
 def saved(tmp_path):
-    """A function: class name and sizes -> (their model, its directory)."""
+    """A function: class name and sizes -> (the transformers model, its directory)."""
 
     def make(architecture="BertModel", **overrides):
         kind = getattr(transformers, architecture)
         config = kind.config_class(**{**SIZES, **overrides})
         torch.manual_seed(0)
         model = kind(config).eval()
-        with torch.no_grad():  # biases and norms too: zeros and ones would hide a lost one
+        with torch.no_grad():  # biases and norms too: initial zeros and ones would hide errors
             for parameter in model.parameters():
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
         model.save_pretrained(tmp_path)
@@ -37,7 +37,7 @@ def saved(tmp_path):
 
 @pytest.fixture
 def inputs():
-    """Ours, [B, T]: two segments, and padding in the second row."""
+    """Inputs of our models, [B, T]: two segments, and padding in the second row."""
     ids = np.random.default_rng(0).integers(1, SIZES["vocab_size"], (BATCH, LENGTH))
     segments = np.array([[0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0, 0]])
     mask = np.array([[True] * 7, [True] * 5 + [False] * 2])
@@ -46,7 +46,7 @@ def inputs():
 
 @pytest.fixture
 def run_theirs():
-    """A function: their model and our inputs -> its outputs."""
+    """A function: a transformers model and our inputs -> its outputs."""
 
     def run(model, inputs, **renamed):
         names = {

@@ -1,7 +1,7 @@
 """Every kind of checkpoint with all fields of its configuration away from their defaults.
 
-The outputs and the dropout rates are those of the library that wrote it, and what `save` writes is
-what was read; or the error names the key that asks for another model.
+Outputs and dropout rates equal those of transformers, and `save` writes what was read; or the error
+names the key of an unsupported configuration.
 """
 
 import json
@@ -37,7 +37,7 @@ KINDS = {
     "ModernBert": SHARED,
     "GPT2": ["LMHeadModel"],
 }
-# What another model would be, and the value that asks for it.
+# Keys of unsupported models, and the value that makes a model one.
 REFUSED = {
     "is_decoder": True,
     "add_cross_attention": True,
@@ -48,7 +48,7 @@ REFUSED = {
 
 
 def cases():
-    """20 of each class; of each kind the first three are fast."""
+    """20 configurations of each class; three of each kind are fast."""
     for kind, endings in KINDS.items():
         for ending_index, ending in enumerate(endings):
             for seed in range(20):
@@ -59,7 +59,7 @@ def cases():
 
 
 def configuration(kind, ending, rng):
-    """Off every default."""
+    """A random configuration, with every field away from its default."""
 
     def rate():
         return round(float(rng.uniform(0.2, 0.6)), 3)
@@ -158,7 +158,7 @@ def configuration(kind, ending, rng):
 
 
 def make(kind, ending, config, directory):
-    """Their model with random weights, saved."""
+    """A transformers model with random weights, saved."""
     model_class = getattr(transformers, f"{kind}{ending}")
     torch.manual_seed(0)
     model = model_class(model_class.config_class(**config)).eval()
@@ -170,7 +170,7 @@ def make(kind, ending, config, directory):
 
 
 def inputs_of(kind, config, rng):
-    """Ours, `[B, T]`; padding on the right has its id, and nothing else has it."""
+    """Inputs of our models, `[B, T]`, with the padding id only at padding on the right."""
     ids = rng.integers(0, config["vocab_size"], (B, T))
     ids = np.where(ids == config["pad_token_id"], 6, ids)
     mask = np.arange(T) < np.array([[T], [5]])
@@ -183,7 +183,7 @@ def inputs_of(kind, config, rng):
 
 
 def outputs_of(model, kind, inputs):
-    """Theirs: each output by name."""
+    """The outputs of the transformers model, by name."""
     names = {"input_ids": "token_ids", "attention_mask": "padding_mask"}
     if kind in ("Bert", "Roberta"):
         names["token_type_ids"] = "segment_ids"
@@ -199,7 +199,7 @@ def run(model, inputs):
 
 
 def compare(loaded, task, inputs, expected):
-    """Our outputs under their names, at what is neither padding nor excluded from a span."""
+    """Compare our outputs with theirs at positions that are not padding nor excluded from a span."""
     seen = inputs["padding_mask"]
     if task == "span":
         context = inputs["segment_ids"] == 1
@@ -228,7 +228,7 @@ def compare(loaded, task, inputs, expected):
 
 
 def dropout_rates(model):
-    """Theirs, by our names."""
+    """The dropout rates of the transformers model, by our names."""
     places = {
         r".*(embeddings\.dropout|embeddings\.drop|transformer\.drop)$": "embedding",
         r".*(attention\.self\.dropout|attention\.dropout|attn\.attn_dropout)$": "attention",
@@ -250,7 +250,7 @@ def dropout_rates(model):
 def our_rates(model, task):
     flat = {layer.name: layer for layer in model._flatten_layers()}
     rates = {"attention": flat["block_0"].attention_dropout, "block": flat["block_0"].dropout}
-    if flat["block_0"].feed_forward.gated:  # ModernBERT drops inside
+    if flat["block_0"].feed_forward.gated:  # ModernBERT has dropout inside the feed-forward
         assert rates.pop("block") == 0.0
         rates["feed_forward"] = flat["block_0"].feed_forward.dropout
     rate = flat["block_0"].attention_output_dropout
@@ -266,7 +266,7 @@ def our_rates(model, task):
 
 
 @pytest.mark.parametrize(("kind", "ending", "seed"), list(cases()))
-def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path, caplog):
+def test_outputs_dropout_and_saved_files_equal_transformers(kind, ending, seed, tmp_path, caplog):
     rng = np.random.default_rng([seed, len(ending), len(kind)])
     config, task = configuration(kind, ending, rng), TASKS[ending]
     model = make(kind, ending, config, tmp_path / "theirs")
@@ -299,14 +299,14 @@ def test_outputs_dropout_and_the_way_back(kind, ending, seed, tmp_path, caplog):
     again = type(model).from_pretrained(tmp_path / "ours").eval()
     assert not caplog.records
     for name, value in outputs_of(again, kind, inputs).items():
-        # RoBERTa's position of padding comes back as zeros.
+        # RoBERTa's row of the padding position is saved as zeros.
         seen = inputs["padding_mask"] if value.shape[:2] == (B, T) else ...
         np.testing.assert_allclose(value[seen], expected[name][seen], atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("key", REFUSED)
-def test_another_model_is_refused(kind, key, tmp_path):
+def test_an_unsupported_configuration_raises(kind, key, tmp_path):
     ending = KINDS[kind][0]
     config = configuration(kind, ending, np.random.default_rng(0))
     make(kind, ending, config, tmp_path)
@@ -321,7 +321,7 @@ def test_another_model_is_refused(kind, key, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_key_of_transformers_is_known(kind):
+def test_every_configuration_key_of_transformers_is_known(kind):
     config = getattr(transformers, f"{kind}Config")(num_labels=3).to_dict()
     from keras_attn.weights.formats import TRANSFORMERS
 

@@ -33,11 +33,11 @@ def trained():
 
 @pytest.fixture
 def gpt2(tmp_path):
-    """Their model and tokenizer, and the directory in which both lie."""
+    """The transformers model and tokenizer, and the directory of both."""
     theirs = trained()
     fast = transformers.GPT2TokenizerFast(tokenizer_object=theirs)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    # More rows than tokens: those stand for none.
+    # The matrix has more rows than there are tokens.
     config = transformers.GPT2Config(**SIZES, **ends, vocab_size=theirs.get_vocab_size() + 3)
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config).eval()
@@ -49,7 +49,7 @@ def gpt2(tmp_path):
     return model, fast, tmp_path
 
 
-def test_a_directory_of_gpt2_becomes_a_servable_that_writes_as_transformers_does(gpt2):
+def test_a_served_gpt2_directory_generates_as_transformers(gpt2):
     model, fast, directory = gpt2
     loaded = weights.load(directory)
     generation = export.Generation(loaded.tokenizer, 9, 7, searches=["greedy"])
@@ -67,7 +67,7 @@ def test_a_directory_of_gpt2_becomes_a_servable_that_writes_as_transformers_does
         assert ours.decode() == fast.decode(new, skip_special_tokens=True), text
 
 
-def test_the_older_files_give_the_same_tokenizer(gpt2):
+def test_older_tokenizer_files_give_the_same_tokenizer(gpt2):
     _, fast, directory = gpt2
     expected = weights.load(directory).tokenizer(TEXTS).to_list()
     assert expected == [fast(text)["input_ids"] for text in TEXTS]
@@ -79,7 +79,7 @@ def test_the_older_files_give_the_same_tokenizer(gpt2):
         _ = weights.load(directory).tokenizer
 
 
-def test_a_vocabulary_larger_than_the_model_is_named(gpt2):
+def test_a_vocabulary_larger_than_the_model_raises(gpt2):
     _, _, directory = gpt2
     loaded = weights.load(directory)
     larger = trained()
@@ -92,7 +92,7 @@ def test_a_vocabulary_larger_than_the_model_is_named(gpt2):
         export.publish(loaded.model, directory / "served", generation=generation)
 
 
-def test_a_directory_of_bert_gives_its_tokenizer(tmp_path):
+def test_a_bert_directory_gives_its_tokenizer(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=20)
     weights.save(model, tmp_path, vocabulary=small.VOCABULARY, lowercase=False)
     tokenizer = weights.load(tmp_path).tokenizer
@@ -122,7 +122,7 @@ def test_a_directory_of_bert_gives_its_tokenizer(tmp_path):
         ("normalizer", {"type": "Lowercase"}, "null or one of NFC, NFD, NFKC, NFKD, got Lowercase"),
     ],
 )
-def test_what_a_tokenizer_file_asks_for_and_is_not_there_is_named(part, wrong, message, tmp_path):
+def test_an_unsupported_tokenizer_file_raises(part, wrong, message, tmp_path):
     content = json.loads(trained().to_str())
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, part: wrong}))
     with pytest.raises(ValueError, match=message):

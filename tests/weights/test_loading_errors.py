@@ -1,4 +1,4 @@
-"""Every way in which a checkpoint can be wrong, and what the error says."""
+"""Invalid checkpoints and their error messages."""
 
 import json
 import re
@@ -35,24 +35,24 @@ def fails(directory, text, task=None, **options):
         weights.load(directory, task, **options)
 
 
-def test_unknown_task(directory):
+def test_an_unknown_task_raises(directory):
     fails(directory, "`task` must be None or one of classifier, regressor, tagger,", "clasifier")
 
 
-def test_no_directory(tmp_path):
+def test_a_missing_directory_raises(tmp_path):
     fails(tmp_path / "nowhere", "`source` must be a directory or a keras-hub backbone, got")
 
 
-def test_empty_directory(tmp_path):
+def test_an_empty_directory_raises(tmp_path):
     fails(tmp_path, "must hold model.safetensors, a TensorFlow checkpoint (*.index) or a keras-hub")
 
 
-def test_pickle(directory):
+def test_a_pickle_raises(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     fails(directory, "pytorch_model.bin is a pickle, which can run any code when it is opened")
 
 
-def test_another_architecture(directory):
+def test_an_unknown_architecture_raises(directory):
     configure(directory, model_type="xlnet")
     fails(
         directory,
@@ -60,24 +60,24 @@ def test_another_architecture(directory):
     )
 
 
-def test_no_config(directory):
+def test_a_missing_config_raises(directory):
     (directory / "config.json").unlink()
     fails(directory, "config.json cannot be read as JSON")
 
 
-def test_broken_config(directory):
+def test_an_unreadable_config_raises(directory):
     (directory / "config.json").write_text('{"model_type": ')
     fails(directory, "config.json cannot be read as JSON")
     (directory / "config.json").write_text("[1]")
     fails(directory, "config.json must hold a JSON object, got list")
 
 
-def test_missing_size(directory):
+def test_a_missing_configuration_key_raises(directory):
     configure(directory, hidden_size=None)
     fails(directory, "the configuration must have `hidden_size`, got no such key")
 
 
-def test_unknown_activation(directory):
+def test_an_unknown_activation_raises(directory):
     configure(directory, hidden_act="silu")
     fails(
         directory, "`hidden_act` must be one of gelu, gelu_new, gelu_pytorch_tanh, relu, got 'silu'"
@@ -100,13 +100,13 @@ def test_unknown_activation(directory):
         ("classifier_dropout", "0.1", "a number in [0, 1), got '0.1'"),
     ],
 )
-def test_value_of_the_wrong_type(key, value, expected, directory):
+def test_a_configuration_value_of_the_wrong_type_raises(key, value, expected, directory):
     configure(directory, **{key: value})
     fails(directory, f"`{key}` must be {expected}", "classifier")
 
 
 @pytest.mark.parametrize("value", ["1", None, -1])
-def test_padding_id_of_roberta(value, saved):
+def test_an_invalid_padding_id_of_roberta_raises(value, saved):
     _, directory = saved("RobertaModel", pad_token_id=1)
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": value}))
@@ -114,7 +114,7 @@ def test_padding_id_of_roberta(value, saved):
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, None])
-def test_index_without_files(value, directory):
+def test_an_index_without_files_raises(value, directory):
     file = directory / "model.safetensors.index.json"
     file.write_text(json.dumps({"weight_map": value}))
     fails(directory, "index.json must have a weight_map from names to files, got")
@@ -133,12 +133,12 @@ def test_index_without_files(value, directory):
         ("tokenizer_config.json", {"do_lower_case": "yes"}, "must be true or false, got 'yes'"),
     ],
 )
-def test_tokenizer_files(file, content, text, directory):
+def test_an_invalid_tokenizer_file_raises(file, content, text, directory):
     (directory / file).write_text(json.dumps(content))
     fails(directory, text)
 
 
-def test_case_of_a_tokenizer_file(directory):
+def test_lowercase_is_read_from_the_tokenizer_file(directory):
     content = {"model": None, "normalizer": {"type": "BertNormalizer", "lowercase": False}}
     (directory / "tokenizer.json").write_text(json.dumps(content))
     loaded = weights.load(directory)
@@ -146,7 +146,7 @@ def test_case_of_a_tokenizer_file(directory):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite(value, directory):
+def test_weights_that_are_not_finite_raise(value, directory):
     def spoil(arrays):
         arrays["bert.encoder.layer.1.output.dense.weight"][3, 5] = value
 
@@ -154,8 +154,8 @@ def test_numbers_that_are_not_finite(value, directory):
     fails(directory, "not finite: bert.encoder.layer.1.output.dense.weight")
 
 
-def test_integers(directory):
-    """A quantized file without a key that says so."""
+def test_integer_weights_raise(directory):
+    """A quantized file without a configuration key for it."""
     name = "bert.encoder.layer.0.attention.self.query.weight"
     rewrite(directory, lambda a: a.update({name: a[name].astype("int8")}))
     fails(directory, f"not floating-point numbers: {name} (int8)")
@@ -164,35 +164,35 @@ def test_integers(directory):
 @pytest.mark.parametrize(
     ("key", "value"), [("is_decoder", True), ("position_embedding_type", "relative_key")]
 )
-def test_another_kind_of_bert(key, value, directory):
+def test_an_unsupported_kind_of_bert_raises(key, value, directory):
     configure(directory, **{key: value})
     fails(directory, f"`{key}` must be ")
 
 
 @pytest.mark.parametrize("size", [5, 1000, -1])
-def test_truncated(size, directory):
+def test_a_truncated_file_raises(size, directory):
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
     fails(directory, "model.safetensors is not a complete safetensors file")
 
 
-def test_missing_shard(directory):
+def test_a_missing_shard_raises(directory):
     content = {"weight_map": {WORDS: "model-00001-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(content))
     fails(directory, "model-00001-of-00002.safetensors is not a complete safetensors file")
 
 
-def test_unused_names(directory):
+def test_unused_weight_names_raise(directory):
     rewrite(directory, lambda a: a.update({"bert.extra.weight": np.ones(3), "odd": np.ones(2)}))
     fails(directory, "not used: bert.extra.weight, odd")
 
 
-def test_more_layers_than_the_configuration_says(directory):
+def test_more_blocks_than_in_the_configuration_raise(directory):
     configure(directory, num_hidden_layers=1)
     fails(directory, "not used: bert.encoder.layer.1.")
 
 
-def test_unset_weights(directory):
+def test_unset_weights_raise(directory):
     rewrite(
         directory, lambda a: [a.pop("bert.embeddings.LayerNorm.bias"), a.pop("classifier.bias")]
     )
@@ -205,7 +205,7 @@ def test_unset_weights(directory):
     )
 
 
-def test_wrong_shape(directory):
+def test_a_weight_of_the_wrong_shape_raises(directory):
     configure(directory, intermediate_size=17)
     fails(
         directory,
@@ -214,16 +214,16 @@ def test_wrong_shape(directory):
     )
 
 
-def test_other_number_of_classes(directory):
+def test_another_number_of_classes_raises(directory):
     text = "classifier.weight gives (12, 5) where classifier/output/kernel has (12, 3)"
     fails(directory, text, "classifier", num_classes=3)
 
 
-def test_new_head_needs_its_number_of_classes(directory):
+def test_a_new_head_without_num_classes_raises(directory):
     fails(directory, "has no tagger head: `num_classes` must be given for a new one", "tagger")
 
 
-def test_tied_weights_that_differ(directory):
+def test_tied_weights_that_differ_raise(directory):
     other = {"cls.predictions.decoder.weight": np.ones((37, 12), "float32")}
     rewrite(directory, lambda a: a.update(other))
     fails(
@@ -231,14 +231,14 @@ def test_tied_weights_that_differ(directory):
     )
 
 
-def test_vocabulary_of_another_size(directory):
+def test_a_vocabulary_larger_than_the_token_matrix_raises(directory):
     (directory / "vocab.txt").write_text("\n".join(f"w{i}" for i in range(38)))
     text = "word_embeddings.weight must have a row for each of the 38 tokens of the vocabulary, got"
     fails(directory, f"{text} 37")
 
 
-def test_more_rows_than_tokens(directory):
-    """Matrices are filled up to a multiple of 8 or 64; tokens are added in a file of their own."""
+def test_the_token_matrix_may_have_more_rows_than_the_vocabulary(directory):
+    """Matrices are padded to a multiple of 8 or 64; added tokens have a file of their own."""
     (directory / "vocab.txt").write_text("\n".join(f"w{i}" for i in range(30)))
     assert weights.load(directory).vocabulary == [f"w{i}" for i in range(30)]
     (directory / "added_tokens.json").write_text('{"[NEW]": 31, "[NEWER]": 30}')
@@ -254,13 +254,13 @@ def test_more_rows_than_tokens(directory):
     fails(directory, "each token must have an id of its own, got '30' for '[NEW]'")
 
 
-def test_vocabulary_of_a_tokenizer_file(directory):
+def test_the_vocabulary_is_read_from_a_tokenizer_file(directory):
     vocabulary = {f"w{i}": i for i in reversed(range(37))}
     (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
     assert weights.load(directory).vocabulary == [f"w{i}" for i in range(37)]
 
 
-def test_half_precision_is_widened(directory):
+def test_half_precision_weights_are_cast_to_float32(directory):
     rewrite(directory, lambda a: a.update({k: v.astype("float16") for k, v in a.items()}))
     matrix = weights.load(directory).model.get_layer("embedding").token_embedding.embeddings
     assert str(matrix.dtype).endswith("float32")

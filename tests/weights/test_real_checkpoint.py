@@ -27,7 +27,7 @@ def loaded(directory):
     return weights.load(directory)
 
 
-def test_equals_the_numbers_of_transformers(loaded):
+def test_outputs_equal_stored_values_of_transformers(loaded):
     ids = np.array([[101, 7592, 1010, 3788, 4937, 999, 102]])
     outputs = loaded.model(
         {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": np.ones_like(ids, bool)}
@@ -40,7 +40,7 @@ def test_equals_the_numbers_of_transformers(loaded):
     np.testing.assert_allclose(pooled[0, :3], [-0.08383234, -0.02975479, 0.06851313], atol=1e-4)
 
 
-def test_what_was_read(loaded):
+def test_the_size_and_vocabulary_are_read(loaded):
     assert loaded.model.count_params() == 22_713_216
     assert len(loaded.vocabulary) == 30_522
     assert loaded.lowercase is True
@@ -67,7 +67,7 @@ def test_real_sentences_equal_transformers(loaded, directory, run_theirs):
     np.testing.assert_allclose(actual[seen], theirs.last_hidden_state.numpy()[seen], atol=1e-4)
 
 
-def test_in_and_out_changes_no_bit(loaded, directory, tmp_path):
+def test_saving_writes_the_same_weights_and_vocabulary(loaded, directory, tmp_path):
     weights.save(loaded.model, tmp_path, vocabulary=loaded.vocabulary, lowercase=loaded.lowercase)
     first, second = (
         safetensors.numpy.load_file(folder / "model.safetensors")

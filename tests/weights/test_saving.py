@@ -1,4 +1,4 @@
-"""Out to transformers, and in again with not a bit changed."""
+"""Saving for transformers, and loading again without changing a bit."""
 
 import json
 
@@ -32,7 +32,7 @@ def encoder():
 
 
 @pytest.mark.parametrize("architecture", TASKS)
-def test_in_and_out_changes_no_bit(architecture, saved, tmp_path):
+def test_saving_writes_the_same_weights_and_configuration(architecture, saved, tmp_path):
     _, directory = saved(architecture)
     loaded = weights.load(directory, TASKS[architecture])
     weights.save(loaded.model, tmp_path / "again")
@@ -50,7 +50,9 @@ def test_in_and_out_changes_no_bit(architecture, saved, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", TASKS)
-def test_transformers_loads_it(architecture, saved, tmp_path, inputs, run_theirs):
+def test_transformers_loads_saved_files_with_equal_outputs(
+    architecture, saved, tmp_path, inputs, run_theirs
+):
     model, directory = saved(architecture)
     loaded = weights.load(directory, TASKS[architecture])
     weights.save(loaded.model, tmp_path / "again")
@@ -75,7 +77,7 @@ NEW = {
 
 @pytest.mark.parametrize("architecture", NEW)
 def test_transformers_loads_a_new_model_without_a_warning(architecture, tmp_path, caplog):
-    """Its own vocabulary has not the special tokens that transformers takes for granted."""
+    """The model's vocabulary does not have the special token ids that transformers assumes."""
     weights.save(NEW[architecture](), tmp_path)
     theirs, report = getattr(transformers, architecture).from_pretrained(
         tmp_path, output_loading_info=True
@@ -84,7 +86,7 @@ def test_transformers_loads_a_new_model_without_a_warning(architecture, tmp_path
     assert not any(report.values()) and not caplog.records
 
 
-def test_saved_after_keras_reloaded_it(encoder, tmp_path):
+def test_a_model_reloaded_by_keras_saves_the_same_file(encoder, tmp_path):
     model = bert_tasks.multiple_choice(encoder, num_choices=2)
     model.save(tmp_path / "model.keras")
     weights.save(model, tmp_path / "first")
@@ -95,7 +97,7 @@ def test_saved_after_keras_reloaded_it(encoder, tmp_path):
     assert first == second
 
 
-def test_vocabulary_and_case(encoder, tmp_path):
+def test_vocabulary_and_lowercase_are_saved(encoder, tmp_path):
     weights.save(encoder, tmp_path, vocabulary=VOCABULARY, lowercase=False)
     loaded = weights.load(tmp_path)
     assert (loaded.vocabulary, loaded.lowercase) == (VOCABULARY, False)
@@ -103,7 +105,7 @@ def test_vocabulary_and_case(encoder, tmp_path):
     assert tokenizer("w0 W0 w31")["input_ids"] == [2, 5, 1, 36, 3]
 
 
-def test_approximate_gelu_comes_back(tmp_path, encoder):
+def test_approximate_gelu_is_saved(tmp_path, encoder):
     model = bert.encoder(
         "bert_tiny",
         vocabulary_size=37,
@@ -118,21 +120,21 @@ def test_approximate_gelu_comes_back(tmp_path, encoder):
     assert block.activation.__name__ == "gelu_tanh"
 
 
-def test_vocabulary_of_another_size(encoder, tmp_path):
+def test_a_vocabulary_larger_than_the_token_matrix_raises(encoder, tmp_path):
     text = "at most as many tokens as the token matrix has rows, 37, got 38"
     with pytest.raises(ValueError, match=text):
         weights.save(encoder, tmp_path, vocabulary=[*VOCABULARY, "more"])
-    weights.save(encoder, tmp_path, vocabulary=VOCABULARY[:-1])  # rows that fill up a multiple
+    weights.save(encoder, tmp_path, vocabulary=VOCABULARY[:-1])  # the matrix may have padding rows
     assert weights.load(tmp_path).vocabulary == VOCABULARY[:-1]
 
 
-def test_window(tmp_path):
+def test_saving_a_window_raises(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37, window=3)
     with pytest.raises(ValueError, match="window=None for transformers to load it, got 3"):
         weights.save(model, tmp_path)
 
 
-def test_a_soft_cap(encoder, tmp_path):
+def test_saving_a_soft_cap_raises(encoder, tmp_path):
     def change(layer):
         if layer.name != "block_1":
             return layer
@@ -145,13 +147,13 @@ def test_a_soft_cap(encoder, tmp_path):
         weights.save(model, tmp_path)
 
 
-def test_classifier_without_pooler(encoder, tmp_path):
+def test_saving_a_classifier_without_a_pooler_raises(encoder, tmp_path):
     model = bert_tasks.classifier(encoder, 3, pooling="mean")
     with pytest.raises(ValueError, match="must have a pooler, as the classifier of bert has"):
         weights.save(model, tmp_path)
 
 
-def test_foreign_model(tmp_path):
+def test_saving_a_model_of_another_kind_raises(tmp_path):
     inputs = {
         key: keras.Input((3,), name=key) for key in ("token_ids", "segment_ids", "padding_mask")
     }
@@ -163,7 +165,7 @@ def test_foreign_model(tmp_path):
         weights.save(model, tmp_path)
 
 
-def test_further_weights(encoder, tmp_path):
+def test_saving_additional_weights_raises(encoder, tmp_path):
     outputs = keras.layers.Dense(2, name="mine")(encoder.output["pooled_output"])
     model = keras.Model(encoder.input, outputs)
     with pytest.raises(ValueError, match="got weights mine/kernel, mine/bias"):

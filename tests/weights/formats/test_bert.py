@@ -1,4 +1,4 @@
-"""Parity with transformers for every head, and the names of older files."""
+"""Parity with transformers for every head, and weight names of older files."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def rewrite(directory, change):
     safetensors.numpy.save_file(change(safetensors.numpy.load_file(file)), file)
 
 
-def test_encoder(saved, inputs, run_theirs):
+def test_encoder_outputs_equal_transformers(saved, inputs, run_theirs):
     model, directory = saved("BertModel")
     loaded = weights.load(directory, hidden_states=True)
     actual, expected = ours(loaded.model, inputs), run_theirs(model, inputs)
@@ -46,7 +46,7 @@ def test_encoder(saved, inputs, run_theirs):
         ("RobertaForTokenClassification", "tagger", (2, 7, 5)),
     ],
 )
-def test_logits(architecture, task, shape, saved, inputs, run_theirs):
+def test_logits_equal_transformers(architecture, task, shape, saved, inputs, run_theirs):
     sizes = {"num_labels": 5} if "Next" not in architecture else {}
     if architecture.startswith("Roberta"):
         sizes |= {"type_vocab_size": 2, "pad_token_id": 1}
@@ -60,17 +60,16 @@ def test_logits(architecture, task, shape, saved, inputs, run_theirs):
     assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
-def test_regressor(saved, inputs, run_theirs):
+def test_regressor_outputs_equal_transformers(saved, inputs, run_theirs):
     model, directory = saved("BertForSequenceClassification", num_labels=1)
     loaded = weights.load(directory, "regressor")
     close(ours(loaded.model, inputs), run_theirs(model, inputs).logits)
 
 
-def test_training_follows_theirs_step_by_step(saved, inputs):
-    """The gradients of every weight, and Adam's steps: in eight of them any difference would show.
+def test_training_losses_equal_transformers_at_every_step(saved, inputs):
+    """Eight steps of Adam: a difference in any gradient would change the losses.
 
-    Keras adds Adam's epsilon before the bias is corrected, torch after: it is made too small to
-    count.
+    Keras adds Adam's epsilon before the bias correction, torch after it: here it is negligible.
     """
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model, directory = saved("BertForSequenceClassification", num_labels=5, **none)
@@ -104,7 +103,7 @@ def test_training_follows_theirs_step_by_step(saved, inputs):
     np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
 
-def test_span(saved, inputs, run_theirs):
+def test_span_logits_equal_transformers(saved, inputs, run_theirs):
     model, directory = saved("BertForQuestionAnswering")
     actual = ours(weights.load(directory, "span").model, inputs)
     expected = run_theirs(model, inputs)
@@ -115,7 +114,7 @@ def test_span(saved, inputs, run_theirs):
     assert (actual["start"][~allowed] == -30000).all()
 
 
-def test_multiple_choice(saved, inputs, run_theirs):
+def test_multiple_choice_logits_equal_transformers(saved, inputs, run_theirs):
     model, directory = saved("BertForMultipleChoice")
     choices = {key: np.stack([value, value[:, ::-1], value], 1) for key, value in inputs.items()}
     choices["token_ids"][:, 2] = choices["token_ids"][:, 2] % 7 + 1
@@ -125,7 +124,7 @@ def test_multiple_choice(saved, inputs, run_theirs):
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "RobertaForMaskedLM"])
-def test_masked_lm(architecture, saved, inputs, run_theirs):
+def test_masked_lm_logits_equal_transformers(architecture, saved, inputs, run_theirs):
     sizes = {"type_vocab_size": 2, "pad_token_id": 1} if architecture[0] == "R" else {}
     inputs["token_ids"] = np.maximum(inputs["token_ids"], 2)
     if architecture[0] == "R":
@@ -141,7 +140,7 @@ def test_masked_lm(architecture, saved, inputs, run_theirs):
     )
 
 
-def test_pretraining(saved, inputs, run_theirs):
+def test_pretraining_logits_equal_transformers(saved, inputs, run_theirs):
     model, directory = saved("BertForPreTraining")
     loaded = weights.load(directory, "pretraining")
     positions = np.array([[1, 4, 6], [0, 2, 3]])
@@ -155,21 +154,25 @@ def test_pretraining(saved, inputs, run_theirs):
         atol=TOLERANCE,
         rtol=0,
     )
-    close(actual["next_sentence"], expected.seq_relationship_logits)  # class 0: it follows
+    close(
+        actual["next_sentence"], expected.seq_relationship_logits
+    )  # class 0 means that the second sentence follows
     assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
 @pytest.mark.parametrize(
     ("activation", "other"), [("gelu_new", "gelu"), ("gelu_pytorch_tanh", "gelu"), ("relu", "gelu")]
 )
-def test_activation(activation, other, saved, inputs, run_theirs):
+def test_outputs_equal_transformers_for_each_activation(
+    activation, other, saved, inputs, run_theirs
+):
     model, directory = saved("BertForMaskedLM", hidden_act=activation)
     loaded = weights.load(directory, "masked_lm")
     actual = ours(loaded.model, {**inputs, "masked_positions": np.arange(7)[None].repeat(2, 0)})
     close(actual, run_theirs(model, inputs).logits, inputs["padding_mask"])
 
 
-def test_distilbert(saved, inputs, run_theirs):
+def test_distilbert_logits_equal_transformers(saved, inputs, run_theirs):
     inputs["segment_ids"] = 0 * inputs["segment_ids"]
     sizes = {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}
     model, directory = saved("DistilBertForTokenClassification", num_labels=5, **sizes)
@@ -188,8 +191,8 @@ def test_distilbert(saved, inputs, run_theirs):
 
 
 @pytest.mark.parametrize("kind", ["DistilBert", "Roberta"])
-def test_span_without_segments_finds_the_answer(kind, saved, inputs, run_theirs):
-    """Segment 1 marks the context if anything does; else all but padding may be the answer."""
+def test_span_logits_without_segments_equal_transformers(kind, saved, inputs, run_theirs):
+    """Segment 1 marks the context; without it any position except padding may be the answer."""
     inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
     sizes = {"DistilBert": {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}}
     options = sizes.get(kind, {"type_vocab_size": 1, "pad_token_id": 1})
@@ -207,8 +210,8 @@ def test_span_without_segments_finds_the_answer(kind, saved, inputs, run_theirs)
         assert allowed[0, 4]
 
 
-def test_pooler_of_an_old_roberta_classifier(saved, inputs, run_theirs):
-    """Old files of the class also hold the encoder's own pooler, which it does not use."""
+def test_an_unused_pooler_of_an_old_roberta_classifier_is_skipped(saved, inputs, run_theirs):
+    """Old files of this class also hold the encoder's pooler, which the class does not use."""
     inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
     model, directory = saved(
         "RobertaForSequenceClassification", num_labels=5, type_vocab_size=2, pad_token_id=1
@@ -234,7 +237,9 @@ def test_pooler_of_an_old_roberta_classifier(saved, inputs, run_theirs):
         ("DistilBertModel", "span", {"qa_dropout": 0.3}, 0.3),
     ],
 )
-def test_dropout_of_a_new_head(architecture, task, options, rate, saved):
+def test_a_new_head_has_the_dropout_rate_of_the_configuration(
+    architecture, task, options, rate, saved
+):
     if architecture == "DistilBertModel":
         options = {**options, "dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 19}
     _, directory = saved(architecture, **options)
@@ -245,22 +250,22 @@ def test_dropout_of_a_new_head(architecture, task, options, rate, saved):
         assert model.get_layer(task).dropout == 0.7
 
 
-def test_dropout_in_front_of_the_pooler_of_roberta(saved):
-    """Of transformers: RobertaClassificationHead drops before its dense layer and after it."""
+def test_a_roberta_classifier_has_dropout_before_its_pooler(saved):
+    """transformers' RobertaClassificationHead applies dropout before and after its dense layer."""
     _, directory = saved("RobertaForSequenceClassification", num_labels=5, classifier_dropout=0.3)
     model = weights.load(directory, "classifier").model
     assert model.get_layer("pooler_dropout").rate == model.get_layer("classifier").dropout == 0.3
     assert "first_positions" in packed(model).input
 
 
-def test_untied_output_is_refused_only_with_its_head(saved):
+def test_an_untied_output_matrix_raises_only_for_the_masked_lm(saved):
     _, directory = saved("BertForMaskedLM", tie_word_embeddings=False)
     assert "cls.predictions.bias" in weights.load(directory).skipped
     with pytest.raises(ValueError, match="`tie_word_embeddings` must be True, got False"):
         weights.load(directory, "masked_lm")
 
 
-def test_roberta_classifier(saved, inputs, run_theirs):
+def test_roberta_classifier_logits_equal_transformers(saved, inputs, run_theirs):
     inputs["token_ids"] = np.where(inputs["padding_mask"], np.maximum(inputs["token_ids"], 2), 1)
     model, directory = saved(
         "RobertaForSequenceClassification", num_labels=5, type_vocab_size=2, pad_token_id=1
@@ -271,8 +276,8 @@ def test_roberta_classifier(saved, inputs, run_theirs):
 
 
 @pytest.mark.parametrize("prefix", [False, True])
-def test_old_names(prefix, saved, inputs, run_theirs):
-    """Older files say gamma and beta, and may or may not say `bert.`, and repeat tied weights."""
+def test_old_weight_names_are_read(prefix, saved, inputs, run_theirs):
+    """Older files use gamma and beta, may omit the prefix `bert.`, and repeat tied weights."""
     model, directory = saved("BertForPreTraining")
 
     def old(arrays):
@@ -301,7 +306,7 @@ def test_old_names(prefix, saved, inputs, run_theirs):
     }
 
 
-def test_head_of_another_task_is_skipped_though_it_has_the_same_name(saved):
+def test_a_head_of_another_task_with_the_same_name_is_skipped(saved):
     _, directory = saved("BertForTokenClassification", num_labels=5)
     loaded = weights.load(directory, "classifier", num_classes=5)
     assert loaded.skipped == ("classifier.bias", "classifier.weight")
@@ -313,14 +318,14 @@ def test_head_of_another_task_is_skipped_though_it_has_the_same_name(saved):
     )
 
 
-def test_encoder_without_pooler_has_no_pooled_output(saved):
+def test_an_encoder_without_a_pooler_has_no_pooled_output(saved):
     _, directory = saved("BertForTokenClassification")
     loaded = weights.load(directory)
     assert list(loaded.model.output) == ["sequence_output"]
     assert loaded.initialized == ()
 
 
-def test_shards(saved, inputs, run_theirs):
+def test_sharded_files_are_read(saved, inputs, run_theirs):
     model, directory = saved("BertModel")
     (directory / "model.safetensors").unlink()
     model.save_pretrained(directory, max_shard_size="3KB")

@@ -1,4 +1,4 @@
-"""Google's TensorFlow 1 checkpoints, written here with the original names."""
+"""Google's TensorFlow 1 checkpoints, written by the tests with the original names."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def arrays():
 
 
 def copy(arrays, model):
-    """Names of Google's to names of transformers', as its own conversion script maps them."""
+    """Copy Google's arrays into a transformers model, as its conversion script does."""
     state = {}
     for name, array in arrays.items():
         theirs = re.sub(r"layer_(\d+)", r"layer.\1", name).replace("/", ".")
@@ -109,7 +109,7 @@ def copy(arrays, model):
 
 
 def random_config(rng):
-    """Every field away from its default."""
+    """A random configuration, with every field away from its default."""
     heads = int(rng.integers(2, 5))
     return {
         "attention_probs_dropout_prob": float(rng.uniform(0.2, 0.6)),
@@ -129,7 +129,7 @@ def random_config(rng):
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=() if s < 2 else pytest.mark.slow) for s in range(20)]
 )
-def test_random_configuration(seed, write, saved, inputs, run_theirs):
+def test_random_configurations_equal_transformers(seed, write, saved, inputs, run_theirs):
     rng = np.random.default_rng(seed)
     config = random_config(rng)
     arrays = {n: np.float32(rng.normal(0, 0.3, s)) for n, s in shapes(config).items()}
@@ -155,7 +155,7 @@ def test_random_configuration(seed, write, saved, inputs, run_theirs):
     assert block.dropout == config["hidden_dropout_prob"]
     assert loaded.unknown == ()
 
-    weights.save(loaded, directory / "again")  # it becomes BERT
+    weights.save(loaded, directory / "again")  # saved as transformers' BERT
     again = type(model).from_pretrained(directory / "again").eval()
     np.testing.assert_allclose(
         run_theirs(again, inputs).prediction_logits[seen],
@@ -164,7 +164,7 @@ def test_random_configuration(seed, write, saved, inputs, run_theirs):
     )
 
 
-def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, run_theirs):
+def test_outputs_equal_transformers_with_the_same_weights(write, arrays, saved, inputs, run_theirs):
     model, _ = saved("BertForPreTraining")
     copy(arrays, model)
     directory = write(arrays)
@@ -183,14 +183,14 @@ def test_equals_the_same_weights_in_transformers(write, arrays, saved, inputs, r
     assert loaded.initialized == ()
 
 
-def test_encoder_alone_skips_the_heads(write, arrays):
+def test_loading_only_the_encoder_skips_the_heads(write, arrays):
     loaded = weights.load(write(arrays, slots=False))
     assert sorted(loaded.model.output) == ["pooled_output", "sequence_output"]
     assert set(loaded.skipped) == {name for name in arrays if name.startswith("cls")}
 
 
 @pytest.mark.parametrize(("prefix", "task"), [("", "classifier"), ("cls/squad/", "span")])
-def test_fine_tuned(prefix, task, write, arrays):
+def test_fine_tuned_heads_are_read(prefix, task, write, arrays):
     kept = {name: array for name, array in arrays.items() if not name.startswith("cls")}
     head = {
         f"{prefix}output_weights": np.float32(np.arange(24).reshape(2, D)),
@@ -203,13 +203,13 @@ def test_fine_tuned(prefix, task, write, arrays):
     assert loaded.initialized == ()
 
 
-def test_unknown_name(write, arrays):
+def test_an_unknown_weight_name_raises(write, arrays):
     directory = write({**arrays, "bert/odd": np.ones(2, "float32")}, slots=False)
     with pytest.raises(ValueError, match="not used: bert/odd"):
         weights.load(directory)
 
 
-def test_two_checkpoints(write, arrays):
+def test_two_checkpoints_in_one_directory_raise(write, arrays):
     directory = write(arrays, slots=False)
     (directory / "model.ckpt-7.index").write_bytes(b"")
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_two_checkpoints(write, arrays):
 
 
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
-def test_truncated(suffix, write, arrays):
+def test_a_truncated_file_raises(suffix, write, arrays):
     file = write(arrays, slots=False) / f"bert_model.ckpt.{suffix}"
     file.write_bytes(file.read_bytes()[:-500])
     with pytest.raises(
@@ -228,7 +228,7 @@ def test_truncated(suffix, write, arrays):
         weights.load(file.parent)
 
 
-def test_missing_data(write, arrays):
+def test_a_missing_data_file_raises(write, arrays):
     directory = write(arrays, slots=False)
     (directory / "bert_model.ckpt.data-00000-of-00001").unlink()
     with pytest.raises(
@@ -237,8 +237,8 @@ def test_missing_data(write, arrays):
         weights.load(directory)
 
 
-def test_no_model_is_changed_by_a_failure(write, arrays):
-    """The weights are read and checked before the first one is set."""
+def test_a_corrupt_file_changes_no_weight(write, arrays):
+    """All weights are read and checked before the first one is assigned."""
     file = write(arrays, slots=False) / "bert_model.ckpt.data-00000-of-00001"
     content = bytearray(file.read_bytes())
     place = content.find(arrays["bert/pooler/dense/kernel"].tobytes())

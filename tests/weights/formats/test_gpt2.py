@@ -14,7 +14,7 @@ SIZES = {"vocab_size": 37, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions
 
 @pytest.fixture
 def gpt2(tmp_path):
-    """A function: options -> (their model with random weights, its directory)."""
+    """A function: options -> (the transformers model with random weights, its directory)."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
@@ -32,7 +32,7 @@ def gpt2(tmp_path):
 
 
 @pytest.mark.parametrize("inner", [None, 19])
-def test_logits(inner, gpt2, inputs, run_theirs):
+def test_logits_equal_transformers(inner, gpt2, inputs, run_theirs):
     model, directory = gpt2(n_inner=inner)
     loaded = weights.load(directory)
     del inputs["segment_ids"]
@@ -49,8 +49,8 @@ def test_logits(inner, gpt2, inputs, run_theirs):
     [{"repetition_penalty": 1.4}, {"no_repeat_ngram_size": 2}],
     ids=["penalty", "n-grams"],
 )
-def test_text_without_repetition(search, options, gpt2):
-    """Of prompts of unequal length, which theirs takes one by one."""
+def test_generation_with_repetition_options_equals_transformers(search, options, gpt2):
+    """With prompts of unequal length, which transformers gets one by one."""
     import torch
 
     theirs, directory = gpt2()
@@ -81,8 +81,8 @@ def test_text_without_repetition(search, options, gpt2):
         np.testing.assert_array_equal(found[row, :, : length + 13], expected.numpy())
 
 
-def test_old_names(gpt2):
-    """The first files name no `transformer.`, and hold the causal mask."""
+def test_old_weight_names_are_read(gpt2):
+    """The first files omit the prefix `transformer.` and hold the causal mask."""
     _, directory = gpt2("GPT2Model")
     file = directory / "model.safetensors"
     arrays = safetensors.numpy.load_file(file)
@@ -92,14 +92,14 @@ def test_old_names(gpt2):
     assert weights.load(directory).skipped == ("h.0.attn.bias",)
 
 
-def test_no_task(gpt2):
+def test_a_task_for_gpt2_raises(gpt2):
     _, directory = gpt2()
     text = "`task` and `hidden_states` are for BERT and its kin, got 'tagger' and False for gpt2"
     with pytest.raises(ValueError, match=text):
         weights.load(directory, "tagger", num_classes=2)
 
 
-def test_another_scale(gpt2):
+def test_an_unsupported_attention_scale_raises(gpt2):
     _, directory = gpt2(scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(
         ValueError, match="`scale_attn_by_inverse_layer_idx` must be False, got True"

@@ -1,4 +1,4 @@
-"""keras-hub's BertBackbone, as an object and as a preset directory."""
+"""keras-hub's BertBackbone, given as an object or as a preset directory."""
 
 import keras
 import numpy as np
@@ -41,13 +41,13 @@ def check(model, backbone, inputs):
     np.testing.assert_allclose(actual["pooled_output"], theirs["pooled_output"], atol=5e-5)
 
 
-def test_object(backbone, inputs):
+def test_a_backbone_object_is_loaded(backbone, inputs):
     loaded = weights.load(backbone)
     check(loaded.model, backbone, inputs)
     assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
-def test_preset_directory(backbone, inputs, tmp_path):
+def test_a_preset_directory_is_loaded(backbone, inputs, tmp_path):
     backbone.save_to_preset(str(tmp_path))
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(32))]
     tokenizer = hub.models.BertTokenizer(vocabulary=vocabulary, lowercase=True)
@@ -60,7 +60,7 @@ def test_preset_directory(backbone, inputs, tmp_path):
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=() if s < 2 else pytest.mark.slow) for s in range(20)]
 )
-def test_random_configuration(seed, inputs, tmp_path):
+def test_random_configurations_equal_keras_hub(seed, inputs, tmp_path):
     rng = np.random.default_rng(seed)
     heads = int(rng.integers(2, 5))
     backbone = hub.models.BertBackbone(
@@ -83,11 +83,11 @@ def test_random_configuration(seed, inputs, tmp_path):
     block = loaded.model.get_layer("block_0")
     assert (block.dropout, block.attention_dropout) == (backbone.dropout, backbone.dropout)
     assert (loaded.skipped, loaded.initialized, loaded.unknown) == ((), (), ())
-    weights.save(loaded, tmp_path)  # it becomes BERT
+    weights.save(loaded, tmp_path)  # saved as transformers' BERT
     check(weights.load(tmp_path).model, backbone, inputs)
 
 
-def test_new_head(backbone):
+def test_a_new_head_is_initialized(backbone):
     loaded = weights.load(backbone, "tagger", num_classes=5)
     assert loaded.initialized == ("tagger/output/kernel", "tagger/output/bias")
     with pytest.warns(DeprecationWarning, match="`fresh` is now `initialized`"):
@@ -95,7 +95,7 @@ def test_new_head(backbone):
     assert loaded.skipped == ("pooled_dense/kernel", "pooled_dense/bias")
 
 
-def test_another_model():
+def test_a_model_of_another_class_raises():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(
         ValueError, match="`source` must be a keras-hub BertBackbone, got Sequential"

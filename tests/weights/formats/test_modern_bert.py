@@ -1,4 +1,4 @@
-"""ModernBERT: what test_formats.py does not vary, and every way to ask for another model."""
+"""ModernBERT: what test_formats.py does not vary, and unsupported configurations."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SIZES = {
 
 @pytest.fixture
 def modern(saved):
-    """A function: class name and sizes -> (their model, its directory)."""
+    """A function: class name and sizes -> (the transformers model, its directory)."""
     return lambda architecture="ModernBertModel", **sizes: saved(
         architecture, **{**SIZES, "hidden_size": 24, **sizes}
     )
@@ -36,7 +36,7 @@ def configure(directory, **changes):
     file.write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
 
 
-def test_hidden_states(modern, inputs, run_theirs):
+def test_hidden_states_equal_transformers(modern, inputs, run_theirs):
     model, directory = modern()
     model.config.output_hidden_states = True
     loaded = weights.load(directory, hidden_states=True)
@@ -52,8 +52,8 @@ def test_hidden_states(modern, inputs, run_theirs):
 
 
 @pytest.mark.parametrize("kernel", ["chunked", pytest.param("auto", marks=pytest.mark.slow)])
-def test_the_published_window_in_long_rows(kernel, modern, run_theirs):
-    """By the kernel whose cost grows linearly with the length."""
+def test_long_rows_with_the_published_window_equal_transformers(kernel, modern, run_theirs):
+    """With the kernel whose cost grows linearly with the length."""
     model, directory = modern("ModernBertForTokenClassification", local_attention=128)
     length = 311
     rows = {
@@ -68,8 +68,8 @@ def test_the_published_window_in_long_rows(kernel, modern, run_theirs):
     np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
 
 
-def test_the_keys_of_the_published_checkpoints(modern, inputs, run_theirs):
-    """They say how often a layer is global, and have a key for each wavelength."""
+def test_configuration_keys_of_published_checkpoints_are_read(modern, inputs, run_theirs):
+    """They give the interval of global layers and a key for each wavelength."""
     model, directory = modern(
         rope_parameters={
             "full_attention": {"rope_type": "default", "rope_theta": 50.0},
@@ -99,8 +99,8 @@ def test_the_keys_of_the_published_checkpoints(modern, inputs, run_theirs):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_masked_lm_gives_its_first_layer_to_any_head(modern):
-    """As transformers, where all heads begin with a layer of one name."""
+def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
+    """As in transformers, where the first layer of every head has the same name."""
     _, directory = modern("ModernBertForMaskedLM")
     arrays = safetensors.numpy.load_file(directory / "model.safetensors")
     loaded = weights.load(directory, "tagger", num_classes=3)
@@ -154,28 +154,28 @@ def test_a_masked_lm_gives_its_first_layer_to_any_head(modern):
         ("local_attention", None, "`local_attention` must be a positive integer, got None"),
     ],
 )
-def test_another_model_is_refused(key, value, message, modern):
+def test_an_unsupported_configuration_raises(key, value, message, modern):
     _, directory = modern("ModernBertForMaskedLM")
     configure(directory, **{key: value})
     with pytest.raises(ValueError, match=re.escape(message)):
         weights.load(directory, "masked_lm")
 
 
-def test_older_keys_are_checked_too(modern):
+def test_values_of_older_keys_are_checked(modern):
     _, directory = modern()
     configure(directory, layer_types="absent", global_attn_every_n_layers=0)
     with pytest.raises(ValueError, match="`global_attn_every_n_layers` must be a positive int.* 0"):
         weights.load(directory)
 
 
-def test_pooling_that_it_has_not(modern):
+def test_an_unsupported_pooling_raises(modern):
     _, directory = modern("ModernBertForSequenceClassification")
     configure(directory, classifier_pooling="max")
     with pytest.raises(ValueError, match="`classifier_pooling` must be one of cls, mean, got 'max"):
         weights.load(directory, "classifier")
 
 
-def test_a_window_and_a_task_that_it_has_not(modern):
+def test_an_unsupported_window_or_task_raises(modern):
     _, directory = modern()
     with pytest.raises(ValueError, match="`window` must be None for modernbert, .* got 7"):
         weights.load(directory, window=7)
@@ -189,8 +189,8 @@ def small(**changes):
     return modern_bert.encoder("modern_bert_base", num_layers=3, **size, **changes)
 
 
-def test_a_model_that_never_was_theirs(tmp_path):
-    """It says what transformers would take for granted; a token id outside is none."""
+def test_a_model_built_here_is_saved_with_every_configuration_key(tmp_path):
+    """Every value that differs from a default of transformers is written; missing ids are null."""
     model = bert_tasks.classifier(small(window=4), 5, pooling="mean", dropout=0.2)
     weights.save(model, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -215,7 +215,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("options", "named"), CHANGED.values(), ids=CHANGED)
-def test_a_model_that_transformers_has_not(options, named, tmp_path):
+def test_saving_a_block_that_transformers_does_not_support_raises(options, named, tmp_path):
     def change(layer):
         if layer.name != "block_2":
             return layer
@@ -226,7 +226,7 @@ def test_a_model_that_transformers_has_not(options, named, tmp_path):
         weights.save(model, tmp_path)
 
 
-def test_a_pooling_and_a_head_that_transformers_has_not(tmp_path):
+def test_saving_a_pooling_or_head_that_transformers_does_not_support_raises(tmp_path):
     model = bert_tasks.classifier(small(), 3, pooling="max")
     with pytest.raises(ValueError, match="must have pooling='first' or 'mean' .* got 'max'"):
         weights.save(model, tmp_path)
