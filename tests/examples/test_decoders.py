@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-import keras_attn  # noqa: F401 - registers what the models are made of
+import keras_attn  # noqa: F401 - registers the layers of the models
 from tests.examples.runner import printed_by
 
 WORDS = {"open": "öffnen", "the": "die", "table": "Tabelle", "row": "Zeile", "cell": "Zelle"}

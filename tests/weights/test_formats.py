@@ -199,7 +199,7 @@ def run(model, inputs):
 
 
 def compare(loaded, task, inputs, expected):
-    """Compare our outputs with theirs at positions that are not padding nor excluded from a span."""
+    """Compare our outputs with theirs, except at padding and positions excluded from a span."""
     seen = inputs["padding_mask"]
     if task == "span":
         context = inputs["segment_ids"] == 1

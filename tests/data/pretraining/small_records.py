@@ -1,4 +1,4 @@
-"""Small text files, and records made of them without Beam."""
+"""Small text files, and records written from them without Beam."""
 
 from keras_attn.data import BertTokenizer
 from keras_attn.data.pretraining.record_writer import Shard, finish, write_shard
@@ -7,11 +7,11 @@ from keras_attn.data.pretraining.records import vocabulary_checksum
 LENGTH = 13
 WORDS = [f"w{number}" for number in range(400)]
 TOKENIZER = BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-PARAGRAPHS = 4  # of a document, three words each; no word stands in two documents
+PARAGRAPHS = 4  # per document, three words each; no word is in two documents
 
 
 def write_text(folder, files=3, documents=7):
-    """Files of documents; document d of file f holds words of its own, in ascending order."""
+    """Write files of documents; each document has its own words, in ascending order."""
     paths, words = [], iter(WORDS)
     for number in range(files):
         text = "\n\n".join(
@@ -31,7 +31,7 @@ def shard(folder, paths, name="train-0", split="train", held_out=0.0, length=LEN
 
 
 def write(folder, paths, held_out=0.0):
-    """Records with a shard a file, and one of held-out documents where a share is given."""
+    """Write one shard per file, and one of held-out documents if a fraction is given."""
     shards = [
         shard(folder, [path], f"train-{i}", "train", held_out) for i, path in enumerate(paths)
     ]

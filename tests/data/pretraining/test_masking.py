@@ -17,7 +17,7 @@ def seeds_of(count, seed=3):
 
 
 def rows_of(count, length, seed=0):
-    """[CLS] tokens [SEP] tokens [SEP] padding, with an [UNK] and a [MASK] here and there."""
+    """[CLS] tokens [SEP] tokens [SEP] padding, with some [MASK] among the tokens."""
     generator = np.random.default_rng(seed)
     rows = generator.integers(5, len(VOCABULARY), size=(count, length))
     rows[generator.random(rows.shape) < 0.02] = MASK
@@ -34,7 +34,7 @@ def run(masker, rows, seed=3):
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
-def test_labels_positions_and_weights_fit_together(whole_word):
+def test_labels_positions_and_weights_are_consistent(whole_word):
     rows = rows_of(211, 47)
     masked = run(TokenMasker(TOKENIZER, 7, whole_word=whole_word), rows)
     for i, row in enumerate(rows):
@@ -51,7 +51,7 @@ def test_labels_positions_and_weights_fit_together(whole_word):
 
 
 @pytest.mark.parametrize(("rate", "most"), [(0.15, 9), (0.4, 11)])
-def test_number_of_predictions(rate, most):
+def test_the_number_of_predictions_follows_the_rate_and_its_limit(rate, most):
     rows = rows_of(211, 47)
     masked = run(TokenMasker(TOKENIZER, most, rate), rows)
     candidates = (~np.isin(rows, [PAD, CLS, SEP, MASK])).sum(axis=1)
@@ -59,7 +59,7 @@ def test_number_of_predictions(rate, most):
     assert masked["masked_weights"].sum(axis=1).tolist() == wanted.tolist()
 
 
-def test_positions_are_uniform_and_replacements_80_10_10():
+def test_positions_are_uniform_and_replacements_are_80_10_10():
     length, draws = 23, 9000
     rows = np.tile(np.arange(4, 4 + length), (draws, 1))
     rows[:, 0] = CLS  # 22 candidates, 3 predictions
@@ -67,9 +67,9 @@ def test_positions_are_uniform_and_replacements_80_10_10():
     real = masked["masked_weights"] == 1
     assert real.sum() == 3 * draws
     hits = np.bincount(masked["masked_positions"][real], minlength=length)
-    share = 3 / 22
+    rate = 3 / 22
     assert hits[0] == 0
-    assert np.abs(hits[1:] - draws * share).max() < 4.5 * np.sqrt(draws * share * (1 - share))
+    assert np.abs(hits[1:] - draws * rate).max() < 4.5 * np.sqrt(draws * rate * (1 - rate))
 
     now = np.take_along_axis(masked["token_ids"], masked["masked_positions"], axis=1)[real]
     before = masked["masked_ids"][real]
@@ -87,8 +87,8 @@ def test_positions_are_uniform_and_replacements_80_10_10():
     assert len(np.unique(random)) == ordinary
 
 
-def by_hand(row, order, wanted):
-    """Words in random order, one passed over when it does not fit."""
+def whole_words(row, order, wanted):
+    """Choose words in random order, skipping a word that exceeds the limit."""
     words = []
     for i, token in enumerate(row):
         if token < 5:
@@ -105,7 +105,7 @@ def by_hand(row, order, wanted):
     return sorted(chosen)
 
 
-def test_whole_words_are_chosen_as_by_hand():
+def test_whole_word_masking_equals_a_python_loop():
     rows = rows_of(97, 61, seed=5)
     masked = run(TokenMasker(TOKENIZER, 13, whole_word=True), rows)
     fewer = 0
@@ -113,14 +113,14 @@ def test_whole_words_are_chosen_as_by_hand():
         order = tf.random.stateless_uniform([61 + 2 * 13], seeds_of(97)[i], alg="philox").numpy()
         candidates = (row >= 5).sum()
         wanted = min(13, max(1, int(np.float32(0.15) * candidates + 0.5)))
-        expected = by_hand(row, order, wanted)
+        expected = whole_words(row, order, wanted)
         count = int(masked["masked_weights"][i].sum())
         assert masked["masked_positions"][i, :count].tolist() == expected
         fewer += count < wanted
-    assert fewer  # the case in which no word fits any more did occur
+    assert fewer  # rows in which no further word fits do occur
 
 
-def test_a_row_depends_on_its_own_seed_only():
+def test_a_row_depends_only_on_its_own_seed():
     masker = TokenMasker(TOKENIZER, 7)
     rows = rows_of(31, 47)
     whole = run(masker, rows)
@@ -133,13 +133,13 @@ def test_a_row_depends_on_its_own_seed_only():
     assert (whole["masked_positions"] != other["masked_positions"]).any()
 
 
-def test_row_without_candidates_and_row_shorter_than_the_predictions():
+def test_rows_without_candidates_or_with_few_are_padded():
     masked = run(TokenMasker(TOKENIZER, 7), np.array([[CLS, SEP, PAD], [CLS, 9, SEP]]))
     assert masked["masked_weights"].tolist() == [[0] * 7, [1] + [0] * 6]
     assert masked["masked_ids"][1, 0] == 9
 
 
-def test_errors():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match=r"`rate` must be in \(0, 1\], got 0"):
         TokenMasker(TOKENIZER, 3, rate=0)
     with pytest.raises(ValueError, match="`max_predictions` must be at least 1, got 0"):

@@ -8,7 +8,7 @@ N, L, T, S = 47, 13, 23, 3
 
 
 def sequences(seed=0):
-    """N sequences of unlike tokens, with a label for each and one for each token."""
+    """N sequences of distinct tokens, with a label for each sequence and for each token."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, L + 1, N)
     mask = np.arange(L) < sizes[:, None]
@@ -17,8 +17,8 @@ def sequences(seed=0):
     return features, {"whole": np.arange(N), "token": 7 * ids}
 
 
-def by_hand(sizes):
-    """First fit, the longest first: the sequences of each row."""
+def first_fit(sizes):
+    """First-fit packing of the longest first: the sequences of each row."""
     rows = []
     for sequence in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         for row in rows:
@@ -37,11 +37,11 @@ def packed(*parts, batch=N):
     return tf.nest.map_structure(lambda *x: np.concatenate(x), *batches), batches
 
 
-def test_rows_are_those_of_first_fit():
+def test_rows_equal_first_fit_packing():
     features, labels = sequences()
     (rows, row_labels, weights), batches = packed(features, labels)
     mask, ids = features["padding_mask"], features["token_ids"]
-    expected = by_hand(mask.sum(1))
+    expected = first_fit(mask.sum(1))
     assert len(rows["token_ids"]) == len(expected)
     assert {len(batch[0]["token_ids"]) for batch in batches[:-1]} == {5}
     for index, row in enumerate(expected):
@@ -62,7 +62,7 @@ def test_rows_are_those_of_first_fit():
         assert weights["token"][index].tolist() == [1] * len(tokens) + [0] * rest
 
 
-def test_nothing_is_lost_between_windows_and_weights_travel():
+def test_every_token_and_sample_weight_is_kept():
     features, labels = sequences(1)
     weights = {"whole": np.arange(N) + 0.5, "token": labels["token"] / 3}
     (rows, row_labels, row_weights), _ = packed(features, labels, weights, batch=11)
@@ -77,7 +77,7 @@ def test_nothing_is_lost_between_windows_and_weights_travel():
     assert sorted(starts) == sorted(features["token_ids"][:, 0])
 
 
-def test_errors():
+def test_invalid_arguments_raise():
     features, labels = sequences()
     dataset = tf.data.Dataset.from_tensors((features, labels))
     with pytest.raises(ValueError, match="`max_sequences` must be positive, got 0"):
@@ -92,9 +92,9 @@ def test_errors():
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_cache_behind_it_holds_every_batch(times):
-    """With a prefetch before the cache, about one iterator in a hundred that is dropped after its
-    first element leaves a cache of ONE element: the pipeline must end without one.
+def test_a_cache_after_packing_holds_every_batch(times):
+    """The pipeline must not end with a prefetch: about one in a hundred iterators over a cache that
+    are dropped after their first element would leave a cache of one element.
     """
     features = {"token_ids": np.ones([30, 2], "int32"), "padding_mask": np.ones([30, 2], bool)}
     rows = tf.data.Dataset.from_tensor_slices((features, np.arange(30))).batch(30)
@@ -106,7 +106,7 @@ def test_a_cache_behind_it_holds_every_batch(times):
         assert sum(1 for _ in cached) == 30
 
 
-def test_other_shapes_are_named():
+def test_labels_and_masks_of_other_shapes_raise():
     features, _ = sequences()
     with pytest.raises(
         ValueError, match=r"labels and weights of that shape or \[N\], got \(.*, 1\)"

@@ -22,7 +22,7 @@ try:
     HAS_BEAM = True
 except ModuleNotFoundError:
     HAS_BEAM = False
-FIRST = 5  # the first id that is a word
+FIRST = 5  # the id of the first word
 DOCUMENT = 3 * PARAGRAPHS  # words
 
 
@@ -32,13 +32,13 @@ def pairs(path):
 
 
 def document_of(tokens):
-    """Which document the tokens, which must be one run of it, are from."""
+    """The document of the tokens, which must be a contiguous span of it."""
     assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))
     (number,) = {(token - FIRST) // DOCUMENT for token in tokens}
     return number
 
 
-def test_a_record_is_two_runs_of_text(tmp_path):
+def test_a_record_holds_two_spans_of_text(tmp_path):
     paths = write_text(tmp_path)
     line = write_shard(shard(tmp_path, paths))
     found = pairs(tmp_path / "train-0")
@@ -65,7 +65,7 @@ def test_a_document_is_in_one_split(tmp_path):
     assert len(splits[0]) > 10 and len(splits[1]) > 2
 
 
-def test_two_groups_at_most_are_held_in_memory(monkeypatch):
+def test_at_most_two_groups_are_held_in_memory(monkeypatch):
     monkeypatch.setattr("keras_attn.data.pretraining.record_writer.GROUP", 10)
     read = []
 
@@ -80,7 +80,7 @@ def test_two_groups_at_most_are_held_in_memory(monkeypatch):
     assert sizes == [2, 2, 2, 2, 3]
 
 
-def test_an_interrupted_shard_is_no_shard(tmp_path):
+def test_an_interrupted_shard_is_not_left_behind(tmp_path):
     paths = write_text(tmp_path)
     with paths[2].open("ab") as file:
         file.write(b"\xff broken\n")
@@ -91,7 +91,7 @@ def test_an_interrupted_shard_is_no_shard(tmp_path):
         read_records(tmp_path, TOKENIZER, batch_size=1, length=LENGTH)
 
 
-def test_errors(tmp_path):
+def test_invalid_arguments_raise(tmp_path):
     single = tmp_path / "single.txt"
     single.write_text("w1 w2\n\nw3\nw4\n")
     with pytest.raises(ValueError, match="two paragraphs or more for each shard, got .*single.txt"):
@@ -108,7 +108,7 @@ def test_errors(tmp_path):
 
 @pytest.mark.skipif(not HAS_BEAM, reason="needs apache-beam")
 @pytest.mark.filterwarnings("ignore")  # Beam's own
-def test_beam_writes_what_the_reader_takes(tmp_path):
+def test_records_written_by_beam_can_be_read(tmp_path):
     paths = write_text(tmp_path)
     options = ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
     write_records(

@@ -22,7 +22,7 @@ def stream(records, count, **options):
 
 
 def whole(batch):
-    """The rows as they were before masks were drawn."""
+    """The rows before masking."""
     features, labels, weights = batch
     rows = features["token_ids"].copy()
     for row, column in zip(*np.nonzero(weights["masked_lm"]), strict=True):
@@ -44,8 +44,8 @@ def test_passes_differ_in_order_and_masks_but_not_in_text(records):
 
 
 @pytest.mark.parametrize("start", [4, 76])
-def test_a_run_goes_on_where_it_stopped(records, start):
-    """Also in a later pass, and in other batches."""
+def test_start_continues_the_stream_at_that_example(records, start):
+    """Also in a later pass, and with another batch size."""
     whole_run = list(itertools.chain(*map(whole, stream(records, start // 4 + 3, batch_size=4))))
     rest = stream(records, 6, start=start, batch_size=2)
     assert list(itertools.chain(*map(whole, rest))) == whole_run[start : start + 12]
@@ -53,7 +53,7 @@ def test_a_run_goes_on_where_it_stopped(records, start):
     np.testing.assert_array_equal(rest[5][0]["masked_positions"], last[0]["masked_positions"][2:])
 
 
-def test_samples_are_documents_of_two_paragraphs(records):
+def test_sampled_records_are_documents_of_two_paragraphs(records):
     documents = sample_records(records, 1000, split="held_out")
     assert documents.dtype == tf.int32 and documents.ragged_rank == 2
     assert documents.bounding_shape()[1] == 2
@@ -61,7 +61,7 @@ def test_samples_are_documents_of_two_paragraphs(records):
         assert first + second == list(range(first[0], first[0] + len(first + second)))
 
 
-def test_damage_is_named(records):
+def test_a_damaged_or_missing_shard_raises(records):
     shard = records / "train-1"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -77,7 +77,7 @@ def test_damage_is_named(records):
         stream(records, 1)
 
 
-def test_errors(records, tmp_path):
+def test_invalid_arguments_raise(records, tmp_path):
     with pytest.raises(ValueError, match="`split` must be one of .*, got 'test'"):
         stream(records, 1, split="test")
     other = BertTokenizer(TOKENIZER.vocabulary[:-1])
@@ -85,7 +85,7 @@ def test_errors(records, tmp_path):
         read_records(records, other, batch_size=1, length=LENGTH)
 
 
-def test_the_stream_ends_without_a_prefetch(records):
-    """What a prefetch before a cache does is told in test_packed_rows."""
+def test_the_stream_does_not_end_with_a_prefetch(records):
+    """tests/data/pretraining/test_packing.py says what a prefetch before a cache does."""
     dataset = read_records(records, TOKENIZER, batch_size=2, length=LENGTH)
     assert "Prefetch" not in repr(dataset)

@@ -6,7 +6,7 @@ from keras_attn.data import SentencePairs
 
 
 def numbered(sizes):
-    """Documents whose tokens are numbered through: an id tells where it stands."""
+    """Documents with consecutive token ids: an id tells its position."""
     count = iter(range(10**6))
     return tf.ragged.constant(
         [[[next(count) for _ in range(n)] for n in document] for document in sizes],
@@ -30,7 +30,7 @@ def draw(numbers, seed=5, length=LENGTH):
     return a.to_list(), b.to_list(), is_random.numpy()
 
 
-def test_runs_borders_and_labels():
+def test_pairs_join_at_paragraph_borders_or_are_random():
     for a, b, is_random in zip(*draw(range(7 * BORDERS)), strict=True):
         assert a
         assert b
@@ -47,13 +47,13 @@ def test_runs_borders_and_labels():
             assert DOCUMENT_OF[a[0]] == DOCUMENT_OF[b[0]]
 
 
-def test_a_is_whole_paragraphs_unless_the_last_is_longer_than_its_share():
+def test_the_first_segment_is_whole_paragraphs_unless_the_last_is_too_long():
     for a, _, _ in zip(*draw(range(5 * BORDERS)), strict=True):
         last = STARTS[np.searchsorted(STARTS, a[-1] + 1) - 1]
         assert a[0] in STARTS or a[0] > last
 
 
-def test_rows_are_as_full_as_the_documents_allow():
+def test_pairs_fill_the_length_as_far_as_documents_allow():
     for a, b, _ in zip(*draw(range(5 * BORDERS)), strict=True):
         if len(a) + len(b) < LENGTH:
             b_ends = b[-1] + 1 == len(DOCUMENT_OF) or DOCUMENT_OF[b[-1] + 1] != DOCUMENT_OF[b[-1]]
@@ -63,14 +63,14 @@ def test_rows_are_as_full_as_the_documents_allow():
             assert a_begins or a[-1] + 1 - before[-1] + len(b) > LENGTH
 
 
-def test_every_border_once_a_round_in_another_order():
+def test_every_border_occurs_once_per_round_in_a_new_order():
     a, _, _ = draw(range(2 * BORDERS))
     ends = np.array([run[-1] for run in a])
     assert len(set(ends[:BORDERS])) == len(set(ends[BORDERS:])) == BORDERS
     assert (ends[:BORDERS] != ends[BORDERS:]).any()
 
 
-def test_half_are_random_and_from_every_document():
+def test_half_of_the_pairs_are_random_and_from_every_document():
     a, b, is_random = draw(range(4000))
     assert abs(is_random.mean() - 0.5) < 4.5 * np.sqrt(0.25 / 4000)
     several = {i for i, document in enumerate(SIZES) if len(document) > 1}
@@ -79,7 +79,7 @@ def test_half_are_random_and_from_every_document():
     assert {DOCUMENT_OF[y[0]] for _, y in random} == several
 
 
-def test_pair_is_a_function_of_seed_and_number():
+def test_a_pair_depends_only_on_seed_and_number():
     whole, part, other = draw(range(60)), draw(range(41, 53)), draw(range(60), seed=6)
     assert whole[0][41:53] == part[0]
     assert whole[1][41:53] == part[1]
@@ -87,13 +87,13 @@ def test_pair_is_a_function_of_seed_and_number():
     assert whole[0] != other[0]
 
 
-def test_errors():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="two documents .* got 1 of them among 3"):
         SentencePairs(numbered([[2, 3], [5], [7]]), LENGTH, 0)
     with pytest.raises(ValueError, match="`length` must be at least 4 tokens, got 3"):
         SentencePairs(DOCUMENTS, 3, 0)
 
 
-def test_the_earlier_name_of_the_length():
+def test_the_argument_room_is_deprecated():
     with pytest.warns(DeprecationWarning, match="`room` is deprecated: use `length`"):
         assert SentencePairs(DOCUMENTS, room=LENGTH, seed=0).length == LENGTH

@@ -34,7 +34,7 @@ def assert_equal(ours, theirs):
             np.testing.assert_array_equal(a, b)
 
 
-def test_names_shapes_and_types():
+def test_the_element_spec_has_the_documented_names_shapes_and_dtypes():
     features, labels, weights = pretraining_dataset(
         DOCUMENTS, TOKENIZER, batch_size=3, length=LENGTH
     ).element_spec
@@ -54,7 +54,7 @@ def test_names_shapes_and_types():
     }
 
 
-def test_rows_are_bert_rows():
+def test_rows_have_the_format_of_bert():
     stream = pretraining_dataset(DOCUMENTS, TOKENIZER, batch_size=59, length=LENGTH)
     features, labels, weights = next(stream.as_numpy_iterator())
     ids, positions = features["token_ids"].copy(), features["masked_positions"]
@@ -74,7 +74,7 @@ def test_rows_are_bert_rows():
 
 
 @pytest.mark.parametrize("whole_word", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_same_seed_same_stream_whatever_the_batches(whole_word):
+def test_the_stream_depends_on_the_seed_and_not_on_the_batch_size(whole_word):
     ours = examples(60, 12, seed=9, whole_word=whole_word)
     assert_equal(ours, examples(60, 12, seed=9, whole_word=whole_word))
     assert_equal(ours, examples(60, 5, seed=9, whole_word=whole_word))
@@ -83,15 +83,15 @@ def test_same_seed_same_stream_whatever_the_batches(whole_word):
 
 
 @pytest.mark.parametrize("start", [7, 200])
-def test_start_goes_on_where_a_run_stopped(start):
+def test_start_continues_the_stream_at_that_example(start):
     assert_equal(examples(start + 20, 10)[start:], examples(20, 10, start=start))
 
 
-def test_far_start_is_at_once():
+def test_a_far_start_does_not_read_the_examples_before():
     assert len(examples(4, 2, start=10**12)) == 4
 
 
-def test_counted_stream_ends_with_a_smaller_batch():
+def test_a_stream_with_a_count_ends_with_a_smaller_batch():
     stream = pretraining_dataset(DOCUMENTS, TOKENIZER, batch_size=8, length=LENGTH, count=19)
     batches = list(stream)
     assert [len(features["token_ids"]) for features, _, _ in batches] == [8, 8, 3]
@@ -99,12 +99,12 @@ def test_counted_stream_ends_with_a_smaller_batch():
     assert_equal(ended, examples(19, 8))
 
 
-def test_rows_of():
+def test_rows_of_estimates_the_number_of_rows():
     assert rows_of(DOCUMENTS, LENGTH) == len(DOCUMENTS.flat_values) // 28
 
 
-def test_model_fit_sees_the_labels_and_weights_of_the_stream():
-    """Uniform predictions, so that the loss is ln V at each weighted place, whatever the labels."""
+def test_model_fit_uses_the_labels_and_weights_of_the_stream():
+    """Uniform predictions, so that the loss is ln V at each weighted position, for any label."""
     inputs = {
         "token_ids": keras.Input((LENGTH,), dtype="int32", name="token_ids"),
         "segment_ids": keras.Input((LENGTH,), dtype="int32", name="segment_ids"),
@@ -132,7 +132,7 @@ def test_model_fit_sees_the_labels_and_weights_of_the_stream():
     np.testing.assert_allclose(history.history["loss"], [expected], rtol=1e-6)
 
 
-def test_errors():
+def test_invalid_arguments_raise():
     options = {"batch_size": 2, "length": LENGTH}
     small = BertTokenizer([*SPECIAL_TOKENS, "a"])
     highest = int(tf.reduce_max(DOCUMENTS.flat_values))
@@ -147,7 +147,7 @@ def test_errors():
         pretraining_dataset(DOCUMENTS[:1], TOKENIZER, **options)
 
 
-def test_the_stream_ends_without_a_prefetch():
-    """What a prefetch before a cache does is told in test_packed_rows."""
+def test_the_stream_does_not_end_with_a_prefetch():
+    """tests/data/pretraining/test_packing.py says what a prefetch before a cache does."""
     stream = pretraining_dataset(DOCUMENTS, TOKENIZER, batch_size=2, length=LENGTH)
     assert "Prefetch" not in repr(stream)

@@ -1,4 +1,4 @@
-"""The protocols that the layers around a model follow."""
+"""The protocols of preprocessors and postprocessors."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_postprocessors_follow_their_protocol(layer):
     check_protocol("postprocessor", layer, Postprocessor)
 
 
-def test_what_a_layer_lacks_is_named():
+def test_a_layer_without_the_protocol_raises():
     class Half:
         length = 9
 

@@ -1,4 +1,4 @@
-"""Windows, labels and answers of a span model; places of tokens beside transformers' own."""
+"""Windows, labels and answers of a span model; token offsets against transformers."""
 
 import json
 import unicodedata
@@ -21,8 +21,8 @@ def span_layer(**options):
 CONTEXTS = ["Ann\u00a0 played — the loud 大小!\tsang", "who"]
 
 
-def test_windows():
-    """Space for 4 tokens, 1 shared with the window before; the second context has one window."""
+def test_long_contexts_are_split_into_overlapping_windows():
+    """Windows of 4 tokens with an overlap of 1; the second context has one window."""
     layer = span_layer()
     questions = tf.constant(["who sang the the", "-"])
     features = layer(questions, CONTEXTS)
@@ -59,13 +59,13 @@ def test_windows():
         (0, "`answer_start` must have one row for each example, got a scalar"),
     ],
 )
-def test_an_answer_start_that_is_no_integer_is_named(start, message):
+def test_an_answer_start_that_is_not_an_integer_raises(start, message):
     with pytest.raises(ValueError, match=message):
         span_layer()(["who"], ["ann"], ["ann"], start)
 
 
-def test_labels():
-    """The first window ends within the answer, and does not have it."""
+def test_labels_are_zero_in_windows_without_the_whole_answer():
+    """The first window ends within the answer, so its labels are zero."""
     answers, starts = ["— the", ""], [CONTEXTS[0].index("—"), 0]
     arguments = (["who sang the", "who"], CONTEXTS, answers, starts)
     _, labels, weights = span_layer()(*arguments)
@@ -75,7 +75,7 @@ def test_labels():
     same(in_graph(span_layer(), *map(tf.constant, arguments))[1], labels)
 
 
-def test_answers_come_back_as_they_were_written():
+def test_answers_are_the_original_text():
     layer = span_layer(length=40)
     features = layer(["who"], CONTEXTS[:1])
     offsets = tf.repeat(features["offsets"][:, 0], 4, axis=0)
@@ -89,26 +89,26 @@ def test_answers_come_back_as_they_were_written():
     ]
 
 
-def test_answer_that_is_not_in_its_context():
+def test_an_answer_that_is_not_in_its_context_raises():
     text = "`answer` must stand in `context` at `answer_start`, got 'loud'"
     with pytest.raises(ValueError, match=text):
         span_layer()(["who"], ["ann sang loud"], ["loud"], [3])
 
 
-def test_empty_context():
+def test_an_empty_context_gives_one_window():
     features, labels, _ = span_layer()(["who"], [""], [""], [0])
     assert lists(features["token_ids"]) == [[ids("[CLS] who [SEP] [SEP]")]]
     assert lists(labels["start"]) == [[0]]
 
 
-def test_windows_need_a_step():
+def test_an_overlap_as_long_as_the_window_raises():
     with pytest.raises(
         ValueError, match="must leave more space than `overlap` after `question_len"
     ):
         span_layer(overlap=4)
 
 
-# Text, answer: no answer is a word between spaces, all but the last two are tokens.
+# Text and answer. No answer is a word between spaces.
 ANSWERS = {
     "Japanese": ("富士山は静岡県と山梨県にあります。", "静岡県"),
     "kana": ("わたしはパンをたべました", "パン"),
@@ -125,20 +125,20 @@ ANSWERS = {
 
 
 def characters_vocabulary(texts):
-    """Each character of the texts as BERT normalizes it, at a word's start and inside."""
+    """Every normalized character of the texts, at the start of a word and inside it."""
     found = unicodedata.normalize("NFD", "".join(texts).lower())
     found = sorted({c for c in found if unicodedata.category(c) not in ("Mn", "Cf", "Zs")})
     return [*VOCABULARY[:5], *(mark + c for mark in ("", "##") for c in found)]
 
 
 def to_characters(text, offsets):
-    """Bytes of the text as numbers of characters."""
+    """Byte offsets as character offsets."""
     place = {len(text[:n].encode()): n for n in range(len(text) + 1)}
     return [(place[begin], place[end]) for begin, end in offsets]
 
 
 @pytest.mark.parametrize("script", ANSWERS)
-def test_answers_need_not_be_words(script):
+def test_answers_may_be_parts_of_words(script):
     context, answer = ANSWERS[script]
     vocabulary = characters_vocabulary([context, answer])
     layer = SpanPreprocessor(vocabulary, length=99, question_length=3, overlap=0)
@@ -155,8 +155,8 @@ def test_answers_need_not_be_words(script):
 
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("script", ANSWERS)
-def test_places_of_tokens_equal_those_of_transformers(script, lowercase, tmp_path):
-    """Its own end lacks the accents behind a token's last character, which we return."""
+def test_token_offsets_equal_transformers(script, lowercase, tmp_path):
+    """Our end offset includes accents after a token's last character; transformers' does not."""
     context, _ = ANSWERS[script]
     vocabulary = [*characters_vocabulary([context, "s"]), "ann", "##70", "haupt", "##bahn", "富"]
     vocabulary = list(dict.fromkeys([*vocabulary, *train_vocabulary([context] * 9, 99)]))
@@ -175,7 +175,7 @@ def test_places_of_tokens_equal_those_of_transformers(script, lowercase, tmp_pat
     assert ours == expected
 
 
-def test_whole_words():
+def test_whole_words_extend_answers_and_labels_to_words():
     layer = span_layer(length=40, whole_words=True)
     features = layer(["who"], CONTEXTS[:1])
     text = layer.answers(
@@ -188,7 +188,7 @@ def test_whole_words():
     assert (lists(labels["start"]), lists(labels["end"])) == ([[3]], [[3]])
 
 
-def test_no_rows():
+def test_an_empty_batch_gives_empty_answers():
     layer = span_layer()
     features = {**layer(tf.constant([], tf.string), []), "context": tf.constant([], tf.string)}
     logits = {name: tf.zeros(features["token_ids"].shape) for name in ("start", "end")}
@@ -201,7 +201,7 @@ def test_no_rows():
     assert SpanPostprocessor()(wide, features)["answer"].shape == (0,)
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match="`answer_start` must be given with `answer`, got None"):
         span_layer()(["who"], ["ann"], ["ann"])
     with pytest.raises(ValueError, match="`context` must hold strings, got None at place 0"):
@@ -211,8 +211,8 @@ def test_bad_input():
 
 
 @pytest.mark.shared_data
-def test_every_answer_of_xquad_comes_back(shared):
-    """With a vocabulary of characters each answer comes back as it is."""
+def test_every_answer_of_xquad_is_recovered(shared):
+    """With a vocabulary of characters, every answer is recovered exactly."""
     articles = json.loads((shared / "data" / "xquad.en.json").read_text(encoding="utf-8"))["data"]
     rows = [
         (question["question"], paragraph["context"], answer["text"], answer["answer_start"])

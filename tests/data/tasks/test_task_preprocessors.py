@@ -1,4 +1,4 @@
-"""Pairs, choices, tagged words, questions with long contexts: rows and labels by hand."""
+"""Pairs, choices and tagged words: packed rows and labels against hand-written ones."""
 
 import json
 
@@ -32,7 +32,7 @@ def lists(tensor):
 
 
 def in_graph(layer, *arguments):
-    """What the layer gives inside tf.data, where no shape is known."""
+    """The layer's outputs in a graph, as inside tf.data."""
     function = tf.function(layer.__call__, autograph=False)
     return function(*arguments)
 
@@ -46,7 +46,7 @@ def reloaded(layer):
     return keras.saving.deserialize_keras_object(config)
 
 
-def test_pair():
+def test_pairs_are_packed_and_truncated():
     rows = PairPreprocessor(VOCABULARY, length=9)(["Ann sang", "who"], ["loud!", "the the the the"])
     assert lists(rows["token_ids"]) == [
         ids("[CLS] ann sang [SEP] loud ! [SEP] [PAD]"),
@@ -56,13 +56,13 @@ def test_pair():
 
 
 @pytest.mark.parametrize("length", [4, 9.0, float("nan"), None, True])
-def test_the_least_length_of_a_pair(length):
+def test_a_pair_length_below_5_raises(length):
     with pytest.raises(ValueError, match=f"`length` must be at least 5, got {length}"):
         PairPreprocessor(VOCABULARY, length=length)
 
 
 @pytest.mark.parametrize("wrong", [0, 2.0, float("nan"), None, True])
-def test_a_count_that_is_no_positive_integer_is_named(wrong):
+def test_a_count_that_is_not_a_positive_integer_raises(wrong):
     message = f"must be a positive integer, got {wrong}"
     with pytest.raises(ValueError, match=f"`longest` {message}"):
         SpanPostprocessor(longest=wrong)
@@ -72,7 +72,7 @@ def test_a_count_that_is_no_positive_integer_is_named(wrong):
         MaskedLMPostprocessor(VOCABULARY, top=wrong)
 
 
-def test_choices():
+def test_choices_are_packed_as_pairs():
     layer = ChoicePreprocessor(VOCABULARY, length=9)
     prompts, choices = ["who", "Ann sang"], [["ann", "loud playing", "the"], ["!", "-", "who"]]
     rows = layer(prompts, choices)
@@ -84,7 +84,7 @@ def test_choices():
     same(in_graph(layer, tf.constant(prompts), tf.constant(choices)), rows)
 
 
-def test_choices_of_unequal_number():
+def test_unequal_numbers_of_choices_raise():
     message = r"`choices` must have the shape \[B, C\], got lists of unequal length"
     with pytest.raises(ValueError, match=message):
         ChoicePreprocessor(VOCABULARY, length=9)(["who", "who"], [["a"], ["b", "c"]])
@@ -94,7 +94,7 @@ def words_layer(length=9):
     return WordsPreprocessor(VOCABULARY, length=length, tags=["O", "B-X", "I-X"])
 
 
-def test_words():
+def test_words_are_packed_with_tags_at_their_first_tokens():
     words = [["Ann", "playing", "!"], ["大小", "\x00", "played", "the", "the", "the"]]
     tags = [["B-X", "I-X", "O"], ["I-X", "B-X", "B-X", "O", "I-X", "I-X"]]
     rows, numbers, weights = words_layer()(words, tags)
@@ -112,7 +112,7 @@ def test_words():
     same(in_graph(words_layer(), *ragged), (rows, numbers, weights))
 
 
-def test_unknown_tag_is_named():
+def test_an_unknown_tag_raises():
     words, tags = tf.ragged.constant([["who"]]), tf.ragged.constant([["B-Y"]])
     with pytest.raises(ValueError, match="`tags` must be among O, B-X, I-X, got 'B-Y'"):
         words_layer()(words, tags)
@@ -121,17 +121,17 @@ def test_unknown_tag_is_named():
         next(iter(dataset))
 
 
-def test_a_tag_for_each_word():
+def test_unequal_numbers_of_words_and_tags_raise():
     with pytest.raises(ValueError, match="`tags` must have one tag for each word, got 'who sang'"):
         words_layer()([["who", "sang"]], [["O"]])
 
 
-def test_tags_that_repeat():
+def test_repeated_tags_raise():
     with pytest.raises(ValueError, match=r"`tags` must be different names, got \['O', 'O'\]"):
         WordsPreprocessor(VOCABULARY, length=9, tags=["O", "O"])
 
 
-def test_words_without_rows():
+def test_words_that_are_not_lists_of_strings_raise():
     with pytest.raises(ValueError, match=r"`words` must have the shape \[B, \(W\)\], got \(1,\)"):
         words_layer()(tf.constant(["who"]))
     message = r"`words` must have the shape \[B, \(W\)\], a list for each row, got 'who'"
@@ -144,7 +144,7 @@ def test_words_without_rows():
         words_layer()([["who", "sang"], [None]])
 
 
-def test_words_in_other_forms():
+def test_words_may_be_arrays_tuples_or_empty():
     expected = words_layer()([["who", "sang"], ["ann", "ann"]])
     same(words_layer()(np.array([["who", "sang"], ["ann", "ann"]])), expected)
     same(words_layer()((("who", "sang"), np.array(["ann", "ann"]))), expected)
@@ -165,8 +165,8 @@ def test_words_in_other_forms():
         (SpanPreprocessor, (["who"], ["ann the"], ["ann"], [0, 4]), "answer_start"),
     ],
 )
-def test_rows_of_unequal_number_are_named(make, arguments, name):
-    """Eagerly by a ValueError; in a graph that knows no sizes by its own error."""
+def test_unequal_numbers_of_rows_raise(make, arguments, name):
+    """A ValueError eagerly, and TensorFlow's error in a graph with unknown sizes."""
     options = {"question_length": 3, "overlap": 1} if make is SpanPreprocessor else {}
     layer = make(VOCABULARY, length=12, **options)
     message = f"`{name}` must have as many rows as "
@@ -179,12 +179,12 @@ def test_rows_of_unequal_number_are_named(make, arguments, name):
         graph(*tensors)
 
 
-def test_tags_for_other_rows_are_named():
+def test_unequal_numbers_of_rows_of_words_and_tags_raise():
     with pytest.raises(ValueError, match="`tags` must have as many rows as `words`, 2, got 1"):
         words_layer()([["the"], ["the"]], [["O"]])
 
 
-def test_pairs_that_are_no_strings_are_named():
+def test_values_that_are_not_strings_raise():
     layer = PairPreprocessor(VOCABULARY, length=9)
     with pytest.raises(ValueError, match="`second` must hold strings, got None at place 1"):
         layer(["a", "b"], ["c", None])
@@ -192,8 +192,8 @@ def test_pairs_that_are_no_strings_are_named():
         ChoicePreprocessor(VOCABULARY, length=9)([float("nan")], [["a", "b"]])
 
 
-def test_a_matrix_with_more_rows_than_tokens():
-    """As NVIDIA's BERTs have it: the rows beyond the vocabulary never come out."""
+def test_logits_beyond_the_vocabulary_are_ignored():
+    """NVIDIA's BERTs have such rows: they never become a prediction."""
     size = len(VOCABULARY)
     logits = np.full([1, 2, size + 7], -9.0, "float32")
     logits[0, 0, [ID["sang"], ID["loud"], size + 3]] = 2.0, 1.0, 30.0
@@ -205,7 +205,7 @@ def test_a_matrix_with_more_rows_than_tokens():
         layer(logits[..., : size - 1], {"masked_weights": [[1.0, 0.0]]})
 
 
-def test_a_padding_mask_of_numbers():
+def test_a_padding_mask_may_hold_integers():
     features = {"token_ids": [[ID["ann"], 0]], "padding_mask": [[1, 0]]}
     tagger = TaggingPostprocessor(VOCABULARY, ["x", "y"])
     assert lists(tagger([[[1.0, 0.0], [0.0, 1.0]]], features)["tags"]) == [[b"x", b""]]
@@ -220,7 +220,7 @@ PREPROCESSORS = {
 
 
 @pytest.mark.parametrize("make", [make for make, _ in PREPROCESSORS.values()])
-def test_config(make):
+def test_the_config_restores_the_preprocessor(make):
     layer = make()
     again = reloaded(layer)
     assert again.get_config() == layer.get_config()
@@ -229,7 +229,7 @@ def test_config(make):
 
 
 def test_a_config_of_version_0_1_0_loads():
-    """Its classes stood in other modules, and spans knew no `whole_words`."""
+    """In 0.1.0 the classes were in other modules, and spans had no `whole_words`."""
     layer = SpanPreprocessor(VOCABULARY, 10, 3, 1)
     config = keras.saving.serialize_keras_object(layer)
     config["module"] = "keras_attn.data.span_preprocessor"
@@ -241,7 +241,7 @@ def test_a_config_of_version_0_1_0_loads():
 
 @pytest.mark.backends("tensorflow", reason="the others have no strings in a functional model")
 @pytest.mark.parametrize("name", PREPROCESSORS)
-def test_in_a_model_that_was_saved(name, tmp_path):
+def test_preprocessors_in_a_model_can_be_saved(name, tmp_path):
     make, shapes = PREPROCESSORS[name]
     inputs = [keras.Input(shape, dtype="string") for shape in shapes]
     model = keras.Model(inputs, make()(*inputs))

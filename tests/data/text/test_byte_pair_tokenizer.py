@@ -9,7 +9,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from keras_attn.data import BytePairTokenizer, read_table, read_tokenizer
 from keras_attn.export.compatibility import check_operations
-from tests.data.text.test_tokenizer import CORPUS, NASTY
+from tests.data.text.test_tokenizer import CORPUS, UNUSUAL_WORDS
 
 on_tensorflow = pytest.mark.backends(
     "tensorflow", reason="functional string models need TensorFlow"
@@ -19,8 +19,8 @@ PARTS = [" ", "  ", "\n", "\t", "'", "s", "'ll", "a", "Z", "é", "1", "²", "_",
 PARTS += ["\u00a0", "\u2028", "\x00", "\x0b", "\x1c", "\x85", "\u0301", "६", "ש", "<|endoftext|>"]
 PARTS += ["<mask>", "[new]", "\u180e", "\u3000", "\r\n"]
 DRAW = random.Random(0)
-ODD = [
-    *NASTY,
+UNUSUAL = [
+    *UNUSUAL_WORDS,
     *("don't we'll I'd've", "'s  's", "a\u00a0\u00a0b", "trailing  ", "\r\n\r\n x", "a" * 301),
     "\u202eabc\u202c ‏שלום", "".join(map(chr, range(1, 0x250))), "६ ६६ Ĵ", "x\x00\x00 \x00y\x00",
     *("".join(DRAW.choices(PARTS, k=DRAW.randint(1, 30))) for _ in range(200)),
@@ -33,7 +33,7 @@ def lines(step):
 
 
 def trained(texts, size):
-    """A tokenizer of the package, with tokens of every kind added."""
+    """A tokenizer of the package tokenizers, with added tokens of every kind."""
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -71,7 +71,7 @@ def assert_same(theirs, own, texts):
 @pytest.mark.parametrize(
     ("size", "step"), [(700, 211), pytest.param(8192, 1, marks=pytest.mark.slow)]
 )
-def test_ids_and_texts_equal_the_package_on_the_corpus(size, step, tmp_path):
+def test_ids_and_texts_equal_tokenizers_on_the_corpus(size, step, tmp_path):
     texts = lines(step)
     theirs = trained(texts, size)
     own = ours(theirs, tmp_path)
@@ -81,16 +81,16 @@ def test_ids_and_texts_equal_the_package_on_the_corpus(size, step, tmp_path):
 
 @pytest.mark.parametrize("normalizer", [None, "NFC", "NFKD"])
 @pytest.mark.parametrize("space", [False, True])
-def test_ids_equal_the_package_on_odd_text(small, space, normalizer, tmp_path):
+def test_ids_equal_tokenizers_on_unusual_text(small, space, normalizer, tmp_path):
     theirs = tokenizers.Tokenizer.from_str(small.to_str())
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     if normalizer:
         theirs.normalizer = getattr(normalizers, normalizer)()
-    assert_same(theirs, ours(theirs, tmp_path), ODD)
+    assert_same(theirs, ours(theirs, tmp_path), UNUSUAL)
 
 
 @pytest.mark.slow
-def test_each_code_point_is_in_the_same_word_as_in_the_package(small, tmp_path):
+def test_every_code_point_is_split_as_by_tokenizers(small, tmp_path):
     own = ours(small, tmp_path)
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     texts = [f"a{c}a{c}1 {c}.{c}" for c in points]
@@ -100,12 +100,12 @@ def test_each_code_point_is_in_the_same_word_as_in_the_package(small, tmp_path):
 
 @pytest.mark.parametrize("size", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("letters", ["a", string.ascii_lowercase, "abcdefg  "])
-def test_long_strings_equal_the_package(small, letters, size, tmp_path):
+def test_ids_of_long_strings_equal_tokenizers(small, letters, size, tmp_path):
     assert_same(small, ours(small, tmp_path), ["".join(random.Random(1).choices(letters, k=size))])
 
 
-def test_rules_that_overlap_or_come_late_are_applied_as_the_package_does(tmp_path):
-    # A rule that uses "abc" comes before the one that makes it of "ab" and "c".
+def test_overlapping_and_late_merge_rules_equal_tokenizers(tmp_path):
+    # A rule that uses "abc" comes before the rule that makes it from "ab" and "c".
     merges = ["a a", "a b", "b c", "abc ab", "a bc", "ab c", "aa aa"]
     tokens = ["a", "b", "c", "aa", "bc", "ab", "abc", "abcab", "aaaa", "<|endoftext|>"]
     ids = {token: index for index, token in enumerate(tokens)}
@@ -116,10 +116,10 @@ def test_rules_that_overlap_or_come_late_are_applied_as_the_package_does(tmp_pat
     texts = ["".join(draw.choices("abc", k=draw.randint(1, 20))) for _ in range(300)]
     own = ours(theirs, tmp_path)
     assert_same(theirs, own, [*texts, "a" * 23])
-    assert own(["azb"]).to_list() == [[0, 1]]  # no token stands for "z"
+    assert own(["azb"]).to_list() == [[0, 1]]  # "z" has no token
 
 
-def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path):
+def test_invalid_bytes_become_the_replacement_character(small, tmp_path):
     own = ours(small, tmp_path)
     assert own(tf.constant([b"a\xff"])).to_list() == [small.encode("a\ufffd").ids]
     cut = small.encode("a😀").ids[:-1]
@@ -127,21 +127,21 @@ def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path
 
 
 @on_tensorflow
-def test_graphs_give_the_same_ids(small, tmp_path):
+def test_ids_in_graphs_and_saved_models_equal_eager_ids(small, tmp_path):
     own = ours(small, tmp_path)
-    expected = own(ODD).to_list()
-    batches = tf.data.Dataset.from_tensor_slices(ODD).batch(50).map(own)
+    expected = own(UNUSUAL).to_list()
+    batches = tf.data.Dataset.from_tensor_slices(UNUSUAL).batch(50).map(own)
     assert [row for batch in batches for row in batch.to_list()] == expected
     text = keras.Input(shape=(), dtype="string")
     keras.Model(text, own(text)).save(tmp_path / "model.keras")
     (tmp_path / "tokenizer.json").unlink()
     model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(tf.constant(ODD)).to_list() == expected
+    assert model(tf.constant(UNUSUAL)).to_list() == expected
     assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
     assert own(tf.constant([], tf.string)).to_list() == []
 
 
-def test_saved_model_has_operations_of_old_servers(small, tmp_path):
+def test_a_saved_model_uses_only_operations_of_old_servers(small, tmp_path):
     own = ours(small, tmp_path)
     archive = keras.export.ExportArchive()
     archive.track(own)
@@ -153,7 +153,7 @@ def test_saved_model_has_operations_of_old_servers(small, tmp_path):
     assert [text.decode() for text in served.numpy()] == ["a\x00 b", "ß"]
 
 
-def test_config_is_the_constructor(small, tmp_path):
+def test_the_config_restores_the_tokenizer(small, tmp_path):
     own = ours(small, tmp_path)
     again = BytePairTokenizer.from_config(own.get_config())
     assert again.get_config() == own.get_config()
@@ -174,12 +174,12 @@ def test_config_is_the_constructor(small, tmp_path):
         ({"normalizer": "Lowercase"}, "None or one of NFC, NFD, NFKC, NFKD, got 'Lowercase'"),
     ],
 )
-def test_wrong_arguments_are_named(wrong, message):
+def test_invalid_arguments_raise(wrong, message):
     with pytest.raises(ValueError, match=message):
         BytePairTokenizer(**{"vocabulary": {"a": 0}, "merges": [], **wrong})
 
 
-def test_wrong_calls_are_named():
+def test_invalid_calls_raise():
     tokenizer = BytePairTokenizer({"a": 0}, [])
     with pytest.raises(ValueError, match=r"`text` must have the shape \[B\], got \(1, 1\)"):
         tokenizer([["a"]])

@@ -17,14 +17,14 @@ def write(path, content):
     return path
 
 
-def test_blank_lines_and_files_divide_documents(tmp_path):
+def test_blank_lines_and_files_separate_documents(tmp_path):
     first = write(tmp_path / "a.txt", "\ufeff\none\n  two \r\n\n \t\n三\n")
     second = write(tmp_path / "b.txt.gz", gzip.compress(b"four"))
     assert read_documents(str(first)) == [["one", "two"], ["三"]]
     assert read_documents([first, second]) == [["one", "two"], ["三"], ["four"]]
 
 
-def test_bad_text_files_are_named(tmp_path):
+def test_invalid_text_files_raise(tmp_path):
     with pytest.raises(ValueError, match="`longest` must be a positive integer, got 0"):
         next(stream_documents(tmp_path / "a.txt", longest=0))
     good = write(tmp_path / "good.txt", "text")
@@ -37,7 +37,7 @@ def test_bad_text_files_are_named(tmp_path):
         read_documents([good, latin])
 
 
-def test_split_is_seeded_complete_and_in_order():
+def test_the_split_is_seeded_complete_and_ordered():
     documents = list(range(101))
     training, held_out = split_documents(documents, 0.07, seed=3)
     assert len(held_out) == 7
@@ -52,7 +52,7 @@ def test_split_is_seeded_complete_and_in_order():
         split_documents([1])
 
 
-def test_tokenized_documents_keep_their_shape_without_empty_paragraphs():
+def test_tokenized_documents_drop_empty_paragraphs():
     tokenizer = BertTokenizer([*SPECIAL_TOKENS, "a", "##b", "c"])
     ids = tokenize_documents([["ab", "c"], ["\u200b"], ["c", "\x00", "a c"]], tokenizer)
     assert ids.to_list() == [[[5, 6], [7]], [], [[7], [5, 7]]]

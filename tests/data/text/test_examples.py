@@ -23,7 +23,7 @@ def rows(path):
     return read_rows(path, "text", "label")
 
 
-def test_rows_with_an_empty_cell_are_skipped_with_their_place(tmp_path):
+def test_rows_with_an_empty_cell_are_skipped_and_reported(tmp_path):
     file = write(tmp_path / "a.csv", "id,label,text\n1,x,one\n2,,two\n\n4,y, \n5,y,five\n")
     read = rows(file)
     assert read.rows == [("one", "x"), ("five", "y")]
@@ -33,7 +33,7 @@ def test_rows_with_an_empty_cell_are_skipped_with_their_place(tmp_path):
     assert Examples([], []).report() == ""
 
 
-def test_the_report_of_a_file_counts_what_a_split_holds_out(tmp_path):
+def test_skipped_rows_are_reported_once_when_a_file_is_split(tmp_path):
     lines = ["text,label", *(f"{n},{'xy'[n % 2]}" for n in range(8)), "eight,", ",x"]
     file = write(tmp_path / "a.csv", "\n".join(lines))
     train, held_out = read_examples(file, rows, held_out=0.4, **LABEL)
@@ -42,7 +42,7 @@ def test_the_report_of_a_file_counts_what_a_split_holds_out(tmp_path):
     assert (train.report(), held_out.report()) == (report, "")
 
 
-def test_missing_columns_and_files_without_an_example(tmp_path):
+def test_missing_columns_and_files_without_examples_raise(tmp_path):
     with pytest.raises(ValueError, match="`columns` must be names of columns, got none"):
         read_rows(tmp_path / "a.tsv")
     file = write(tmp_path / "a.tsv", "text\tlabels\na\tb\n")
@@ -53,7 +53,7 @@ def test_missing_columns_and_files_without_an_example(tmp_path):
         rows(file)
 
 
-def test_a_label_only_in_the_second_file(tmp_path):
+def test_rows_with_a_label_found_only_in_the_second_file_are_skipped(tmp_path):
     train = write(tmp_path / "a.csv", "text,label\none,x\ntwo,y\n")
     test = write(tmp_path / "b.csv", "text,label\none,x\ntwo,z\n")
     first, second = read_examples([train, test], rows, **LABEL)
@@ -68,7 +68,7 @@ def test_a_label_only_in_the_second_file(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(9))
-def test_every_label_of_one_file_is_learned(seed, tmp_path):
+def test_every_label_of_one_file_is_in_the_training_split(seed, tmp_path):
     lines = ["text,label", *(f"{n},{label}" for n, label in enumerate("xxyyz"))]
     file = write(tmp_path / "a.csv", "\n".join(lines))
     train, held_out = read_examples(file, rows, held_out=0.6, seed=seed, **LABEL)
@@ -79,7 +79,7 @@ def test_every_label_of_one_file_is_learned(seed, tmp_path):
     assert places[("4", "z")] == f"{file}, line 6"
 
 
-def test_files_that_are_too_small(tmp_path):
+def test_too_few_examples_or_labels_raise(tmp_path):
     two = write(tmp_path / "a.csv", "text,label\none,x\ntwo,y\nthree,\n")
     with pytest.raises(
         ValueError, match="two examples or more have, got 2 examples in .*skipped 1"
@@ -96,14 +96,14 @@ def test_files_that_are_too_small(tmp_path):
         read_examples([one] * 3, rows)
 
 
-def test_groups_stay_together():
+def test_groups_are_not_split():
     read = Examples([(n, n // 3) for n in range(30)], [str(n) for n in range(30)])
     train, held_out = read.split(0.2, seed=3, group=lambda row: row[1])
     assert len(held_out) == 6
     assert not {group for _, group in train.rows} & {group for _, group in held_out.rows}
 
 
-def test_choices(tmp_path):
+def test_choices_are_read_in_the_order_of_their_numbers(tmp_path):
     lines = [
         "prompt,choice_10,choice_2,answer",
         "p,right,left,1",
@@ -124,7 +124,7 @@ def test_choices(tmp_path):
         read_choices(write(tmp_path / "b.csv", "prompt,choice_0,answer\na,b,0\n"))
 
 
-def test_entities_and_tags_of_another_scheme(tmp_path):
+def test_entities_are_read_and_tags_of_another_scheme_raise(tmp_path):
     file = write(tmp_path / "a.txt", "\nAnn S-X\nsang O\n\n# x\nat B-Y\nten E-Y\n")
     read = read_entities(file)
     assert read.rows == [(["Ann", "sang"], ["S-X", "O"]), (["at", "ten"], ["B-Y", "E-Y"])]
@@ -150,7 +150,7 @@ def question(*answers, **more):
     return {"question": "who?", "answers": found, **more}
 
 
-def test_squad(tmp_path):
+def test_squad_questions_are_read_and_invalid_ones_skipped(tmp_path):
     file = squad(
         tmp_path / "a.json",
         question(("大声", 9)),
@@ -193,12 +193,12 @@ def test_squad(tmp_path):
         ('{"data": []}', "got .*a.json without any"),
     ],
 )
-def test_a_file_that_is_not_squad(content, message, tmp_path):
+def test_a_file_that_is_not_squad_raises(content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_squad(write(tmp_path / "a.json", content))
 
 
-def test_a_squad_file_without_answers(tmp_path):
+def test_a_squad_file_without_answers_raises(tmp_path):
     file = squad(tmp_path / "a.json", {"question": "who?"}, {"question": "what?"})
     with pytest.raises(ValueError, match="without any .skipped 2 of 2 rows, .*`answers` must be"):
         read_squad(file)

@@ -14,7 +14,7 @@ def write(path, content):
     return path
 
 
-def test_corpus_is_what_its_notice_says():
+def test_the_corpus_has_the_documented_size():
     table = read_table(CORPUS)
     assert list(table) == ["document", "en", "de", "zh"]
     assert len(table["en"]) == 46815
@@ -23,7 +23,7 @@ def test_corpus_is_what_its_notice_says():
     assert sum(map(len, table_documents(table, "en", "zh").values())) == 30316
 
 
-def test_a_table_with_commas(tmp_path):
+def test_comma_separated_tables_are_read(tmp_path):
     content = 'text,label\r\n"a, ""b""",x\r\n"two\nlines",y\r\n'
     expected = {"text": ['a, "b"', "two\nlines"], "label": ["x", "y"]}
     assert read_table(write(tmp_path / "a.csv", content)) == expected
@@ -35,7 +35,7 @@ def test_a_table_with_commas(tmp_path):
         read_table(write(tmp_path / "a.csv", 'text,label\n"b" c,x\n'))
 
 
-def test_bad_tables_are_named(tmp_path):
+def test_invalid_tables_raise(tmp_path):
     uneven = write(tmp_path / "uneven.tsv", "document\ten\np\ta\np\tb\tc\n")
     with pytest.raises(
         ValueError, match=r"must have 2 columns in every line, got .*uneven.tsv whose line 3 has 3"
@@ -48,7 +48,7 @@ def test_bad_tables_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.CSV", "a.Csv.GZ", "a.csv"])
-def test_the_ending_of_a_name_may_be_in_capitals(name, tmp_path):
+def test_file_endings_may_be_upper_case(name, tmp_path):
     content = b'a,b\n"x, y",z\n'
     content = gzip.compress(content) if name.endswith("GZ") else content
     assert read_table(write(tmp_path / name, content)) == {"a": ["x, y"], "b": ["z"]}
@@ -56,20 +56,20 @@ def test_the_ending_of_a_name_may_be_in_capitals(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_blank_lines_are_left_out(name, end, tmp_path):
+def test_blank_lines_are_skipped(name, end, tmp_path):
     mark = "," if name == "a.csv" else "\t"
     lines = [f"text{mark}label", "", f"a{mark}x", f"b{mark}", "  ", f"{mark}y", "", ""]
     expected = {"text": ["a", "b", ""], "label": ["x", "", "y"]}
     assert read_table(write(tmp_path / name, end.join(lines))) == expected
 
 
-def test_blank_lines_of_a_table_with_one_column(tmp_path):
+def test_blank_lines_of_a_one_column_table_are_skipped(tmp_path):
     for name in ("a.csv", "a.tsv"):
         assert read_table(write(tmp_path / name, "text\na\n\nb\n\n")) == {"text": ["a", "b"]}
 
 
 def test_a_cell_may_be_long(tmp_path):
-    """The csv module's own limit is 131,072 characters, and stays for others."""
+    """The csv module's limit of 131,072 characters stays in place for others."""
     limit = csv.field_size_limit()
     long = "word " * 40_000
     file = write(tmp_path / "a.csv", f'text,label\n"{long}",x\n{long},y\n')
@@ -77,19 +77,19 @@ def test_a_cell_may_be_long(tmp_path):
     assert csv.field_size_limit() == limit
 
 
-def test_columns_without_a_name_are_left_out_and_names_do_not_repeat(tmp_path):
+def test_unnamed_columns_are_skipped_and_repeated_names_raise(tmp_path):
     assert read_table(write(tmp_path / "a.csv", ",a,\n1,x,\n2,y,\n")) == {"a": ["x", "y"]}
     file = write(tmp_path / "twice.csv", "a,b,a\n1,2,3\n")
     with pytest.raises(ValueError, match="each column once, got .*twice.csv with 2 columns 'a'"):
         read_table(file)
 
 
-def test_an_open_quote_is_named(tmp_path):
+def test_an_unclosed_quote_raises(tmp_path):
     with pytest.raises(
         ValueError, match="got .*a.csv whose line 3 is not .*unexpected end of data"
     ):
         read_table(write(tmp_path / "a.csv", 'a,b\n1,2\n"open,3\n'))
 
 
-def test_a_table_without_rows(tmp_path):
+def test_a_table_may_have_no_rows(tmp_path):
     assert read_table(write(tmp_path / "a.tsv", "a\tb\n")) == {"a": [], "b": []}

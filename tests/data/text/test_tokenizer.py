@@ -21,7 +21,7 @@ on_tensorflow = pytest.mark.backends(
     "tensorflow", reason="functional string models need TensorFlow"
 )
 
-NASTY = [
+UNUSUAL_WORDS = [
     "", "   ", "a[MASK]b", "[mask]", "[MASK][MASK]", "[CLS] x [SEP] [PAD] [UNK]", "don't!",
     "x" * 100, "x" * 101, "é" * 100, "é" * 101, "ß ẞ", "①ﬁﬀ", "，：。！", "İstanbul ı", "Å Å ǅ",
     "e\u0301 \u0301", "a\u00a0b\u3000c\u2028d\u2029e", "zero\u200bwidth\u200djoin\ufeff",
@@ -47,19 +47,19 @@ def assert_same_ids(texts, vocabulary, lowercase):
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("language", ["en", "de", "zh"])
 @pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
-def test_ids_equal_the_original_on_the_corpus(step, language, lowercase):
+def test_ids_equal_tokenizers_on_the_corpus(step, language, lowercase):
     texts = [text for text in read_table(CORPUS)[language] if text][::step]
     assert_same_ids(texts, train_vocabulary(texts, 3000, lowercase, progress=False), lowercase)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_ids_equal_the_original_on_nasty_strings(lowercase):
-    vocabulary = train_vocabulary(NASTY * 2, 900, lowercase, progress=False)
-    assert_same_ids(NASTY, vocabulary, lowercase)
+def test_ids_equal_tokenizers_on_unusual_strings(lowercase):
+    vocabulary = train_vocabulary(UNUSUAL_WORDS * 2, 900, lowercase, progress=False)
+    assert_same_ids(UNUSUAL_WORDS, vocabulary, lowercase)
 
 
-def test_final_sigma_is_the_originals():
-    """Python's lower(), which the original BERT calls, knows the final sigma; the oracle not."""
+def test_the_final_sigma_equals_the_original_bert():
+    """The original BERT calls Python's lower(), which has the final sigma; tokenizers does not."""
     vocabulary = [*SPECIAL_TOKENS, "οδος", "οδοσ"]
     assert "ΟΔΟΣ".lower() == "οδος"
     assert BertTokenizer(vocabulary)(["ΟΔΟΣ"]).to_list() == [[5]]
@@ -67,15 +67,15 @@ def test_final_sigma_is_the_originals():
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_offsets_of_nasty_strings(lowercase):
-    """The ids are those of a call; the bytes of a token say what it says, whatever is around."""
+def test_offsets_are_the_bytes_of_each_token(lowercase):
+    """The ids equal those of a call, and the bytes of a token alone give the same token."""
     tokenizer = BertTokenizer(
-        train_vocabulary(NASTY * 2, 900, lowercase, progress=False), lowercase
+        train_vocabulary(UNUSUAL_WORDS * 2, 900, lowercase, progress=False), lowercase
     )
-    ids, begins, ends = tokenizer.tokenize_with_offsets(NASTY)
-    assert ids.to_list() == tokenizer(NASTY).to_list()
+    ids, begins, ends = tokenizer.tokenize_with_offsets(UNUSUAL_WORDS)
+    assert ids.to_list() == tokenizer(UNUSUAL_WORDS).to_list()
     for text, row, row_begins, row_ends in zip(
-        NASTY, ids.to_list(), begins.to_list(), ends.to_list(), strict=True
+        UNUSUAL_WORDS, ids.to_list(), begins.to_list(), ends.to_list(), strict=True
     ):
         parts = [text.encode()[b:e].decode() for b, e in zip(row_begins, row_ends, strict=True)]
         assert all(parts)
@@ -85,26 +85,26 @@ def test_offsets_of_nasty_strings(lowercase):
             name = tokenizer.vocabulary[token]
             if not name.startswith("##") and unicodedata.is_normalized("NFD", part):
                 assert alone == [token], (text, name, part)
-    ragged = tf.ragged.constant([NASTY[3:5], []])
+    ragged = tf.ragged.constant([UNUSUAL_WORDS[3:5], []])
     assert tokenizer.tokenize_with_offsets(ragged)[2].to_list() == [ends.to_list()[3:5], []]
 
 
-def test_an_accent_at_the_start_belongs_to_no_other_text():
+def test_a_leading_accent_is_not_joined_to_another_text():
     texts = ["e", "\u0301the", "the\u0301\u0302"]
     _, begins, ends = BertTokenizer(VOCABULARY).tokenize_with_offsets(texts)
     assert begins.to_list() == [[0], [2], [0]]
     assert ends.to_list() == [[1], [5], [7]]
 
 
-def test_a_private_character_in_a_vocabulary_is_a_token_like_others():
-    """U+E000 stood for [PAD] once, and hid it."""
+def test_private_use_characters_may_be_tokens():
+    """U+E000 was once used internally for [PAD]."""
     vocabulary = [*SPECIAL_TOKENS, "\ue000", "a", "\ue004", "pad", "mask", "unk"]
     for lowercase in (True, False):
         ids = BertTokenizer(vocabulary, lowercase)(["[PAD] a[MASK]", "\ue000a \ue004", "é[UNK]pad"])
         assert ids.to_list() == [[0, 6, 4], [6], [1, 1, 8]]
 
 
-def test_what_is_not_a_string_is_named():
+def test_values_that_are_not_strings_raise():
     tokenizer = BertTokenizer(VOCABULARY)
     for wrong in (None, float("nan"), 3):
         for texts in (["the", wrong], np.array(["the", wrong], object), (["the", wrong],)):
@@ -135,7 +135,7 @@ def test_literal_special_tokens_become_their_ids():
     assert VOCABULARY[::-1][tokenizer.mask_id] == "[MASK]"
 
 
-def test_tokens_and_detokenize():
+def test_ids_are_converted_to_tokens_and_text():
     tokenizer = BertTokenizer(VOCABULARY)
     ids = tokenizer(["Playing the é[MASK]", "!"])
     assert ids.dtype == tf.int32
@@ -152,17 +152,19 @@ def test_ragged_strings_keep_their_rows():
     assert ids.to_list() == [[[5, 6], [8]], [], [[7]]]
 
 
-def test_inside_tf_data():
+def test_the_tokenizer_works_inside_tf_data():
     strings = tf.data.Dataset.from_tensor_slices(["playing", "the cat", "!"]).batch(2)
     tokenizer = BertTokenizer(VOCABULARY)
-    for _ in range(2):  # what the first graph makes must serve the second, and eager calls
+    for _ in range(
+        2
+    ):  # tensors of the first graph must not leak into the second or into eager calls
         batches = [batch.to_list() for batch in strings.map(tokenizer)]
         assert batches == [[[5, 6], [8, 9]], [[7]]]
     assert tokenizer(["!"]).to_list() == [[7]]
 
 
 @on_tensorflow
-def test_functional_model_reloads_in_a_fresh_process_without_the_vocabulary_file(tmp_path):
+def test_a_saved_functional_model_does_not_need_the_vocabulary_file(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(VOCABULARY), encoding="utf-8")
     text = keras.Input(shape=(), dtype="string")
@@ -183,7 +185,7 @@ def test_functional_model_reloads_in_a_fresh_process_without_the_vocabulary_file
 
 
 @on_tensorflow
-def test_saved_model_answers_after_moving(tmp_path):
+def test_a_saved_model_can_be_moved(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(VOCABULARY), encoding="utf-8")
     tokenizer = BertTokenizer(path)
@@ -201,7 +203,7 @@ def test_saved_model_answers_after_moving(tmp_path):
     assert served["token_ids"].numpy().tolist() == [[2, 5, 6, 4, 3, 0, 0]]
 
 
-def test_import_loads_no_tensorflow_text():
+def test_importing_data_does_not_import_tensorflow_text():
     program = (
         "import sys, keras_attn.data\n"
         "print([m for m in ('tensorflow_text', 'keras_hub', 'tokenizers') if m in sys.modules])"
@@ -210,7 +212,7 @@ def test_import_loads_no_tensorflow_text():
     assert there.stdout.strip() == "[]", there.stderr
 
 
-def test_config_is_the_constructor():
+def test_the_config_holds_the_constructor_arguments():
     config = BertTokenizer(VOCABULARY, lowercase=False).get_config()
     assert config["vocabulary"] == VOCABULARY
     assert config["lowercase"] is False
@@ -226,12 +228,12 @@ def test_config_is_the_constructor():
         (VOCABULARY + [None], "must hold strings that are .* with None at place 13"),
     ],
 )
-def test_bad_vocabularies(vocabulary, message):
+def test_invalid_vocabularies_raise(vocabulary, message):
     with pytest.raises(ValueError, match=message):
         BertTokenizer(vocabulary)
 
 
-def test_bad_vocabulary_files_are_named(tmp_path):
+def test_invalid_vocabulary_files_raise(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"got .*vocab.txt that is empty"):
@@ -244,7 +246,7 @@ def test_bad_vocabulary_files_are_named(tmp_path):
         BertTokenizer(path)
 
 
-def test_bad_calls():
+def test_invalid_calls_raise():
     tokenizer = BertTokenizer(VOCABULARY)
     with pytest.raises(ValueError, match=r"`text` must have the shape \[B\], got \(\)"):
         tokenizer("one string")
@@ -256,7 +258,7 @@ def test_bad_calls():
         tokenizer.tokens([[1, 13]])
 
 
-def test_functional_model_elsewhere_is_refused(monkeypatch):
+def test_a_functional_model_on_another_backend_raises(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="needs the TensorFlow backend, got"):
         BertTokenizer(VOCABULARY)(keras.Input(shape=(), dtype="string"))

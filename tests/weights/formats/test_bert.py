@@ -251,7 +251,7 @@ def test_a_new_head_has_the_dropout_rate_of_the_configuration(
 
 
 def test_a_roberta_classifier_has_dropout_before_its_pooler(saved):
-    """transformers' RobertaClassificationHead applies dropout before and after its dense layer."""
+    """RobertaClassificationHead of transformers has dropout before and after its dense layer."""
     _, directory = saved("RobertaForSequenceClassification", num_labels=5, classifier_dropout=0.3)
     model = weights.load(directory, "classifier").model
     assert model.get_layer("pooler_dropout").rate == model.get_layer("classifier").dropout == 0.3
