@@ -33,6 +33,7 @@ from keras_attn.data.text.examples import (
 )
 from keras_attn.data.text.files import read_tags
 from keras_attn.data.text.segments import pack
+from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 from keras_attn.data.text.tables import read_table, table_documents
 from keras_attn.data.text.tokenizer import BertTokenizer
 from keras_attn.data.text.tokenizer_files import read_tokenizer
@@ -51,6 +52,7 @@ __all__ = [
     "Postprocessor",
     "Preprocessor",
     "SentencePairs",
+    "SentencePieceTokenizer",
     "SpanPostprocessor",
     "SpanPreprocessor",
     "TaggingPostprocessor",

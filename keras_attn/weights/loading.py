@@ -61,7 +61,9 @@ class Loaded:
     directory: Path | None = None
 
     @functools.cached_property
-    def tokenizer(self) -> data.BertTokenizer | data.BytePairTokenizer:
+    def tokenizer(
+        self,
+    ) -> data.BertTokenizer | data.BytePairTokenizer | data.SentencePieceTokenizer:
         """What turns strings into the ids of the model, read when it is first asked for.
 
         Raises:

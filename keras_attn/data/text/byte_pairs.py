@@ -1,6 +1,6 @@
 """Strings to words and words to byte pairs as GPT-2 has them, with operations that servers know.
 
-B batch, P spans of text (flat), W words (flat), T tokens (flat), M merges, V vocabulary.
+B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,21 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_attn.data._tensorflow import tf, tf_text
+from keras_attn.data.text.spans import SPACE, SPACES, show_zeros
 
-# What Unicode calls white space; RE2's own \s is a part of ASCII's.
-_SPACE = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
-SPACES = f"[{_SPACE}]+"
-_WORD = rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}+| ?\p{{N}}+| ?[^{_SPACE}\p{{L}}\p{{N}}]+|{SPACES}"
-
-# tensorflow-text ends a string at its first zero byte: a surrogate, which no valid UTF-8 has and
-# which is neither letter, number nor space either, stands for it until words are split.
-_ZERO = b"\xed\xa0\x80"
-
-
-def valid(text: tf.Tensor) -> tf.Tensor:
-    """Valid UTF-8 whose zero bytes are hidden from tensorflow-text; `Merges` shows them again."""
-    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-    return tf.strings.regex_replace(text, r"\x{0}", _ZERO)
+_WORD = rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}+| ?\p{{N}}+| ?[^{SPACE}\p{{L}}\p{{N}}]+|{SPACES}"
 
 
 def _characters() -> list[str]:
@@ -61,30 +49,10 @@ def split_words(text: tf.Tensor) -> tf.RaggedTensor:
     last = tf.where(
         cut, tf.strings.substr(flat, -tf.ones_like(rows), tf.ones_like(rows), "UTF8_CHAR"), ""
     )
-    flat = tf.where(cut, tf.strings.regex_replace(flat, f"[{_SPACE}]$", ""), flat)
+    flat = tf.where(cut, tf.strings.regex_replace(flat, f"[{SPACE}]$", ""), flat)
     chunks = tf.strings.join([tf.concat([[""], last[:-1]], 0)[: tf.size(last)], flat])
     words = tf_text.regex_split(parts.with_flat_values(chunks), _WORD, _WORD)
     return words.merge_dims(1, 2)
-
-
-def replaced_by(
-    text: tf.Tensor, rows: tf.Tensor, ids: tf.Tensor, parts: tf.RaggedTensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Spans whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
-    parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
-    last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
-        parts.row_limits() - 1, parts.value_rowids()
-    )
-    owner = parts.value_rowids()
-    # The span itself, behind its parts, stays where it is an added token.
-    kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
-    owner = tf.boolean_mask(owner, kept)
-    return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)
-
-
-def literal(text: str) -> str:
-    """A regular expression that matches exactly this text."""
-    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
 class Merges:
@@ -127,7 +95,7 @@ class Merges:
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
         """The ids `[W, (T)]` of words `[W]`, none of them empty."""
-        words = tf.strings.regex_replace(words, _ZERO, b"\0")
+        words = show_zeros(words)
         byte = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         ids = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
         rows = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))

@@ -1,4 +1,4 @@
-"""The files of transformers and of the package `tokenizers` to a `BytePairTokenizer`."""
+"""The files of transformers, `tokenizers` and `sentencepiece` to a tokenizer."""
 
 import os
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
 from keras_attn.data.text.files import read_json, read_lines
+from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 
 # What each role is called in tokenizer_config.json, the first that is there.
 _ROLES = {
@@ -27,17 +28,18 @@ _MODEL = {
 }
 
 
-def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
-    """Reads the tokenizer of GPT-2, RoBERTa or ModernBERT.
+def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer | SentencePieceTokenizer:
+    """Reads a tokenizer of byte pairs (GPT-2, RoBERTa, ModernBERT) or of SentencePiece (Llama).
 
     Args:
-        path: a tokenizer.json, or a directory with one or with vocab.json and merges.txt.
-            tokenizer_config.json beside it names the special tokens, where it is there.
+        path: a tokenizer.json, a SentencePiece `.model`, or a directory with one of them (the
+            first, where there are both) or with vocab.json and merges.txt. tokenizer_config.json
+            beside it names the special tokens, where it is there.
 
     Raises:
         ValueError: files that are missing or cannot be read; a tokenizer.json that asks for
-            another model, pre-tokenizer or normalizer than byte-level BPE has: the message says
-            what is supported.
+            another model, pre-tokenizer or normalizer than byte-level BPE has; a `.model` whose
+            tokens have other ids in the checkpoint: the message says what is supported.
 
     Example:
     >>> read_tokenizer("roberta-base")(["Hello"])  # doctest: +SKIP
@@ -53,6 +55,13 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
         for token in [next((_content(settings[key]) for key in keys if settings.get(key)), None)]
         if token is not None
     }
+    models = sorted(directory.glob("*.model")) if path.is_dir() else []
+    if file.exists() and file.suffix == ".model":
+        models = [file]
+    elif file.exists():
+        models = []
+    if models:
+        return _sentence_piece(models, settings, special_tokens)
     if file.exists():
         arguments = _tokenizer_json(read_json(file), file)
     else:
@@ -63,6 +72,42 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer:
         return BytePairTokenizer(**arguments, special_tokens=known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _sentence_piece(
+    models: list[Path], settings: dict, special_tokens: Mapping[str, str]
+) -> SentencePieceTokenizer:
+    """A `.model`, whose ids must be those of the checkpoint."""
+    file, *others = models
+    if others:
+        raise ValueError(
+            f"{file.parent} must hold one SentencePiece model, "
+            f"got {', '.join(model.name for model in models)}"
+        )
+    kind = settings.get("tokenizer_class")
+    if kind not in (None, "LlamaTokenizer", "LlamaTokenizerFast"):
+        raise ValueError(
+            f"{file}: a SentencePiece model is read by itself or as that of LlamaTokenizer, whose "
+            f"ids are those of the model, got {kind}: let transformers write tokenizer.json"
+        )
+    if not settings.get("add_prefix_space", True):
+        raise ValueError(f"{file}: add_prefix_space must be true or null, got false")
+    try:
+        tokenizer = SentencePieceTokenizer(
+            file.read_bytes(), adds_cls=settings.get("add_bos_token", kind is not None)
+        )
+        vocabulary = tokenizer.vocabulary
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for index, token in (settings.get("added_tokens_decoder") or {}).items():
+        if vocabulary[int(index) :][:1] != [_content(token)]:
+            raise ValueError(
+                f"{file}: the tokens of tokenizer_config.json must have their ids in the model, "
+                f"got {_content(token)!r} with {index}: let transformers write tokenizer.json"
+            )
+    config = tokenizer.get_config()
+    known = {role: token for role, token in special_tokens.items() if token in vocabulary}
+    return SentencePieceTokenizer.from_config({**config, "special_tokens": known})
 
 
 def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
@@ -115,7 +160,7 @@ def _vocabulary_and_merges(
     missing = [n for n in ("vocab.json", "merges.txt") if not (directory / n).exists()]
     if missing:
         raise ValueError(
-            f"{directory} must hold tokenizer.json, or vocab.json and merges.txt, "
+            f"{directory} must hold tokenizer.json, a .model, or vocab.json and merges.txt, "
             f"has no {' and no '.join(missing)}"
         )
     ids = read_json(directory / "vocab.json")

@@ -1,0 +1,99 @@
+"""Strings to the ids of a SentencePiece model, and back, by tensorflow-text's own operation.
+
+B batch, T tokens of a row (ragged), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from keras_attn._keras import register
+from keras_attn.data._tensorflow import tf, tf_text
+from keras_attn.data.text.subwords import SubwordTokenizer
+
+
+@register()
+class SentencePieceTokenizer(SubwordTokenizer):
+    """Splits strings as a SentencePiece model says, with the ids of the package `sentencepiece`.
+
+    Whatever the `.model` asks for is done: unigram or BPE, normalization, the space in front,
+    user-defined tokens, byte fallback. Where a unigram model finds two splits equally likely, such
+    as ". ..." and "... .", the operation, which is older, may take the other one.
+
+    It works eagerly, in `tf.data`, in a functional model with
+    `keras.Input(shape=(), dtype="string")` (TensorFlow backend) and in a SavedModel. The model is
+    part of the config. Invalid UTF-8 becomes U+FFFD. `read_tokenizer` makes one from a file.
+
+    Args:
+        model: content of the `.model`: bytes, or a string in base64, as in the config.
+        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id`,
+            `mask_id`, under "cls" and so on; defaults to their usual names.
+        adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
+            puts it before each prompt then, otherwise only where a prompt is empty.
+
+    Call arguments:
+        text: strings, [B], or ragged of any depth.
+
+    Returns:
+        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
+
+    Raises:
+        ValueError: if `model` is no SentencePiece model, a special token is not in the vocabulary;
+            if `text` has another shape.
+
+    Example:
+    >>> from pathlib import Path
+    >>> model = Path("spiece.model").read_bytes()  # doctest: +SKIP
+    >>> SentencePieceTokenizer(model)(["Hello"])  # doctest: +SKIP
+
+    Reference: Kudo and Richardson 2018, "SentencePiece", https://arxiv.org/abs/1808.06226; Kudo
+    2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    """
+
+    def __init__(
+        self,
+        model: bytes | str,
+        special_tokens: Mapping[str, str] | None = None,
+        adds_cls: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(special_tokens, **kwargs)
+        self.model = base64.b64encode(model).decode() if isinstance(model, bytes) else model
+        self.adds_cls = adds_cls
+        self._check_special_tokens()
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        # The resource outlives the graph in which the layer happens to be called first.
+        with tf.init_scope():
+            try:
+                tokenizer = tf_text.SentencepieceTokenizer(base64.b64decode(self.model))
+            except (tf.errors.OpError, ValueError) as error:
+                raise ValueError(
+                    f"`model` must be the content of a SentencePiece model, got {error}"
+                ) from error
+        # An attribute of its own, so that TensorFlow tracks it into a SavedModel.
+        self._resource = tokenizer._model_resource
+        return tokenizer
+
+    @functools.cached_property
+    def vocabulary(self) -> list[str]:
+        """The tokens, in the order of their ids."""
+        with tf.init_scope():
+            tokens = self._tokenizer.id_to_string(tf.range(self._tokenizer.vocab_size()))
+            return [token.decode() for token in tokens.numpy()]
+
+    def detokenize(self, ids: Any) -> tf.Tensor:
+        """Joins rows of ids, [B, T] dense or ragged, to strings, [B], as the package does."""
+        return self._tokenizer.detokenize(self._checked(ids))
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments."""
+        return {**super().get_config(), "model": self.model, "adds_cls": self.adds_cls}
+
+    def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+        return self._tokenizer.tokenize(text)

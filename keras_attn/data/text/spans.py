@@ -1,0 +1,141 @@
+"""Text in which added tokens are found first: what the tokenizers of checkpoints share.
+
+P spans of text or added tokens (flat). A span has a row, and the id of an added token or -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from keras_attn.data._tensorflow import tf, tf_text
+
+# What Unicode calls white space; RE2's own \s is a part of ASCII's.
+SPACE = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+SPACES = f"[{SPACE}]+"
+
+# tensorflow-text ends a string at its first zero byte: a surrogate, which no valid UTF-8 has and
+# which is neither letter, number nor space either, stands for it until words are split.
+_ZERO = b"\xed\xa0\x80"
+
+Spans = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+def hide_zeros(text: tf.Tensor) -> tf.Tensor:
+    """Valid UTF-8 whose zero bytes are hidden from tensorflow-text."""
+    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    return tf.strings.regex_replace(text, r"\x{0}", _ZERO)
+
+
+def show_zeros(text: tf.Tensor) -> tf.Tensor:
+    """The text with its zero bytes again."""
+    return tf.strings.regex_replace(text, _ZERO, b"\0")
+
+
+def literal(text: str) -> str:
+    """A regular expression that matches exactly this text."""
+    return "".join(f"\\x{{{ord(character):x}}}" for character in text)
+
+
+def replaced_by(spans: Spans, parts: tf.RaggedTensor) -> Spans:
+    """Spans whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
+    text, rows, ids = spans
+    parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
+    last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
+        parts.row_limits() - 1, parts.value_rowids()
+    )
+    owner = parts.value_rowids()
+    # The span itself, behind its parts, stays where it is an added token.
+    kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
+    owner = tf.boolean_mask(owner, kept)
+    return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)
+
+
+def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
+    """The ids of `rows` rows: those of text, `tokens` `[P, (T)]`, and of added tokens."""
+    _, owner, ids = spans
+    fixed = tf.RaggedTensor.from_row_lengths(
+        tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
+    )
+    tokens = tf.concat([tokens, fixed], axis=1)
+    owner = tf.gather(owner, tokens.value_rowids())
+    return tf.RaggedTensor.from_value_rowids(tokens.values, owner, nrows=rows)
+
+
+def check_added(added_tokens: Sequence[Mapping[str, Any]]) -> None:
+    """Raises a ValueError for what an added token asks for and is not supported."""
+    whole = [token["content"] for token in added_tokens if token.get("single_word")]
+    if whole:
+        raise ValueError(
+            f"`added_tokens` may be found with lstrip, rstrip and normalized, got {whole[0]!r} "
+            "with single_word"
+        )
+
+
+class AddedTokens:
+    """The tokens of tokenizer.json that are found in a text before a model sees it.
+
+    Args:
+        tokens: objects with `content` and, if true, `lstrip`, `rstrip`, `normalized`.
+        vocabulary: token to id.
+        normalize: what is done to text before those with `normalized` are found.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[Mapping[str, Any]],
+        vocabulary: Mapping[str, int],
+        normalize: Callable[[tf.Tensor], tf.Tensor],
+    ):
+        self._normalize = normalize
+        self._groups: dict[bool, list[tuple[str, Mapping[str, Any]]]] = {False: [], True: []}
+        for token in tokens:
+            late, content = bool(token.get("normalized")), token["content"]
+            if late:
+                content = normalize(tf.constant([content]))[0].numpy().decode()
+            if content:
+                self._groups[late].append((content, token))
+        found = {
+            content: vocabulary[token["content"]]
+            for late in (True, False)
+            for content, token in self._groups[late]
+        }
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            tf.constant([*found, ""]), tf.constant([*found.values(), -1], tf.int32)
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, -1)
+
+    def spans(self, text: tf.Tensor) -> Spans:
+        """The normalized text between the added tokens, and these, of strings `[B]`."""
+        count = tf.size(text, tf.int64)
+        text = hide_zeros(text)
+        text, rows, ids = self._split((text, tf.range(count), tf.fill([count], -1)), False)
+        normalized = tf.where(ids < 0, self._normalize(tf.where(ids < 0, text, "")), text)
+        return self._split((normalized, rows, ids), True)
+
+    def _split(self, spans: Spans, late: bool) -> Spans:
+        """Spans split at added tokens, whose ids are known then."""
+        if not self._groups[late]:
+            return spans
+        text, _, ids = spans
+        contents = sorted((content for content, _ in self._groups[late]), key=len, reverse=True)
+        pattern = "|".join(literal(content) for content in contents)
+        parts = tf_text.regex_split(tf.where(ids < 0, text, ""), pattern, pattern)  # [P, (parts)]
+        flat, owner = parts.flat_values, parts.value_rowids()
+        same = owner[1:] == owner[:-1]
+        is_added = tf.strings.regex_full_match(flat, pattern)
+        for side in ("lstrip", "rstrip"):
+            eager = [literal(content) for content, token in self._groups[late] if token.get(side)]
+            if not eager:
+                continue
+            match = tf.strings.regex_full_match(flat, "|".join(eager))
+            if side == "lstrip":
+                beside = tf.pad(match[1:] & same, [[0, tf.minimum(tf.size(flat), 1)]])
+                cut = tf.strings.regex_replace(flat, f"{SPACES}$", "")
+            else:
+                beside = tf.pad(match[:-1] & same, [[tf.minimum(tf.size(flat), 1), 0]])
+                cut = tf.strings.regex_replace(flat, f"^{SPACES}", "")
+            flat = tf.where(beside & ~is_added, cut, flat)
+        text, rows, ids = replaced_by(spans, parts.with_flat_values(flat))
+        is_added = (ids < 0) & tf.strings.regex_full_match(text, pattern)
+        return text, rows, tf.where(is_added, self.table.lookup(text), ids)

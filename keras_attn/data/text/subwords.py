@@ -1,0 +1,130 @@
+"""What the tokenizers of checkpoints' files share: special tokens, checks, symbolic outputs.
+
+B batch, T tokens of a row (ragged), V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_attn.data._tensorflow import strings, symbolic_ids, tf
+from keras_attn.data.text.segments import check_ids
+
+# What checkpoints call the tokens of each role, the first that the vocabulary has.
+ROLES = {
+    "cls": ("[CLS]", "<s>", "<|endoftext|>"),
+    "sep": ("[SEP]", "</s>", "<|endoftext|>"),
+    "pad": ("[PAD]", "<pad>", "<|endoftext|>"),
+    "unk": ("[UNK]", "<unk>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+class SubwordTokenizer(keras.layers.Layer):
+    """Base of the tokenizers that are read from a checkpoint's files.
+
+    A tokenizer has `vocabulary`, the tokens in the order of their ids; `_flat_ids(text)`, the
+    ragged ids of strings `[B]`; and `detokenize`.
+
+    Args:
+        special_tokens: the tokens whose ids are `cls_id` and so on, under "cls", "sep", "pad",
+            "unk", "mask"; defaults to their usual names.
+    """
+
+    vocabulary: list[str]
+
+    def __init__(self, special_tokens: Mapping[str, str] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        # Strings must reach `call` as they are: no other backend has a tensor for them.
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        special_tokens = {} if special_tokens is None else special_tokens
+        if not isinstance(special_tokens, dict) or not set(ROLES).issuperset(special_tokens):
+            raise ValueError(
+                f"`special_tokens` must be for {', '.join(ROLES)}, got {', '.join(special_tokens)}"
+            )
+        self.special_tokens = dict(special_tokens)
+        self.built = True
+
+    @property
+    def pad_id(self) -> int:
+        """The id of the token that fills rows; GPT-2 has none of its own, its end stands in."""
+        return self._special_id("pad")
+
+    @property
+    def unk_id(self) -> int:
+        """The id of the token for what is unknown."""
+        return self._special_id("unk")
+
+    @property
+    def cls_id(self) -> int:
+        """The id of the token that begins a row."""
+        return self._special_id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        """The id of the token that ends a text."""
+        return self._special_id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        """The id of the token that hides another."""
+        return self._special_id("mask")
+
+    def call(self, text: Any) -> tf.RaggedTensor:
+        """The ids of `text`."""
+        text = strings("text", text)
+        if isinstance(text, tf.RaggedTensor):
+            return text.with_values(self.call(text.values))
+        if text.shape.rank != 1:
+            raise ValueError(f"`text` must have the shape [B], got {text.shape}")
+        return self._flat_ids(text)
+
+    def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
+        """The symbolic outputs."""
+        return symbolic_ids(self, text)
+
+    def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+        """The tokens as strings, as the vocabulary writes them, of the shape of `ids`."""
+        return tf.ragged.map_flat_values(
+            lambda flat: tf.gather(tf.constant(self.vocabulary), flat), self._checked(ids)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments that all have."""
+        return {**super().get_config(), "special_tokens": dict(self.special_tokens)}
+
+    def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """The ids `[B, (T)]` of strings `[B]`."""
+        raise NotImplementedError
+
+    def _check_special_tokens(self) -> None:
+        """Raises a ValueError for a special token that is not in the vocabulary."""
+        missing = [token for token in self.special_tokens.values() if token not in self._ids]
+        if missing:
+            raise ValueError(f"`special_tokens` must be in the vocabulary, got {missing[0]!r}")
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: index for index, token in enumerate(self.vocabulary)}
+
+    def _special_id(self, role: str) -> int:
+        named = self.special_tokens.get(role)
+        names = ROLES[role] if named is None else (named,)
+        for name in names:
+            if name in self._ids:
+                return self._ids[name]
+        raise ValueError(
+            f"`special_tokens` must name a token under {role!r}: the vocabulary has none of "
+            f"{', '.join(names)}"
+        )
+
+    def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.convert_to_tensor(ids)
+        check_ids(ids, len(self.vocabulary), "ids")
+        return ids

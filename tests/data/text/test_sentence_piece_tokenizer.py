@@ -1,0 +1,153 @@
+import io
+import json
+import random
+
+import keras
+import pytest
+import sentencepiece
+import tensorflow as tf
+
+from keras_attn import data
+from keras_attn.data import SentencePieceTokenizer, read_tokenizer
+from keras_attn.export.compatibility import check_operations
+from tests.data.text.test_byte_pair_tokenizer import ODD, lines, on_tensorflow
+
+OPTIONS = {
+    "unigram": {"byte_fallback": True, "user_defined_symbols": ["[new]", "<mask>"]},
+    "bpe": {"model_type": "bpe", "byte_fallback": True},
+    "spaces": {
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "normalization_rule_name": "identity",
+    },
+    "across": {"normalization_rule_name": "nmt_nfkc_cf", "split_by_whitespace": False},
+}
+
+
+def trained(texts, size, **options):
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=file,
+        vocab_size=size,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    return file.getvalue()
+
+
+def assert_same(model, texts):
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    own = SentencePieceTokenizer(model)
+    expected = theirs.encode(texts)
+    ids = own(tf.constant(texts))
+    differing = 0
+    for text, mine, wanted in zip(texts, ids.to_list(), expected, strict=True):
+        if mine != wanted:
+            # Two splits of a text that are equally likely: as many times the same tokens.
+            assert sorted(mine) == sorted(wanted), repr(text)
+            differing += 1
+    backs = [text.decode() for text in own.detokenize(ids).numpy()]
+    assert backs == theirs.decode(ids.to_list())
+    return differing
+
+
+@pytest.fixture(scope="module")
+def small():
+    return trained(lines(211), 2200, **OPTIONS["unigram"])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_ids_and_texts_equal_the_package(name):
+    texts = [*lines(97), *ODD]
+    differing = assert_same(trained(lines(211), 2200, **OPTIONS[name]), texts)
+    assert differing <= (0 if name == "bpe" else 0.01 * len(texts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_ids_and_texts_equal_the_package_on_the_corpus(name):
+    texts = lines(1)
+    model = trained(texts, 8192, **OPTIONS[name], num_threads=2)
+    differing = assert_same(model, texts)
+    assert differing <= (0 if name == "bpe" else 0.001 * len(texts))
+
+
+@pytest.mark.parametrize("letters", ["a", "abcdefg  ", "😀a\u0301"])
+def test_long_strings_equal_the_package(small, letters):
+    model = trained(lines(211), 2200, **OPTIONS["bpe"])
+    text = "".join(random.Random(1).choices(letters, k=100_000))
+    assert assert_same(model, [text]) == 0
+
+
+def test_bytes_that_are_no_text_become_the_replacement_character(small):
+    own = SentencePieceTokenizer(small)
+    assert own(tf.constant([b"a\xff"])).to_list() == own(["a\ufffd"]).to_list()
+
+
+@on_tensorflow
+def test_graphs_give_the_same_ids(small, tmp_path):
+    own = SentencePieceTokenizer(small)
+    batches = tf.data.Dataset.from_tensor_slices(ODD).batch(50).map(own)
+    expected = SentencePieceTokenizer(small)(ODD).to_list()
+    assert [row for batch in batches for row in batch.to_list()] == expected
+    text = keras.Input(shape=(), dtype="string")
+    keras.Model(text, own(text)).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert model(tf.constant(ODD)).to_list() == expected
+    assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
+    assert own(tf.constant([], tf.string)).to_list() == []
+
+
+def test_saved_model_has_operations_of_old_servers(small, tmp_path):
+    own = SentencePieceTokenizer(small)
+    archive = keras.export.ExportArchive()
+    archive.track(own)
+    spec = [tf.TensorSpec([None], tf.string, name="text")]
+    archive.add_endpoint("serve", lambda text: own.detokenize(own(text)), spec)
+    archive.write_out(str(tmp_path / "saved"), verbose=False)
+    check_operations(tmp_path / "saved", "2.12")
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(["a\x00 b", "ß"]))
+    assert [text.decode() for text in served.numpy()] == ["a\x00 b", "ß"]
+
+
+def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(small)
+    assert read_tokenizer(tmp_path / "tokenizer.model").adds_cls is False
+    settings = {"tokenizer_class": "LlamaTokenizer", "pad_token": {"content": "<unk>"}}
+    listed = {"0": {"content": "<unk>"}, "3": {"content": "[new]"}}
+    settings |= {"added_tokens_decoder": listed, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    own = read_tokenizer(tmp_path)
+    assert (own.cls_id, own.sep_id, own.pad_id, own.unk_id, own.adds_cls) == (1, 2, 0, 0, True)
+    again = SentencePieceTokenizer.from_config(own.get_config())
+    assert again.get_config() == own.get_config()
+    assert again.tokens([3, 4]).numpy().tolist() == [b"[new]", b"<mask>"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer_class": "XLMRobertaTokenizer"}, "as that of LlamaTokenizer, .* got XLMRob"),
+        ({"added_tokens_decoder": {"1": {"content": "<pad>"}}}, "got '<pad>' with 1: let transf"),
+        ({"added_tokens_decoder": {"9999": {"content": "<x>"}}}, "got '<x>' with 9999: let"),
+        ({"add_prefix_space": False}, "add_prefix_space must be true or null, got false"),
+    ],
+)
+def test_a_directory_with_other_ids_than_its_model_is_named(small, settings, message, tmp_path):
+    (tmp_path / "spiece.model").write_bytes(small)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(tmp_path)
+
+
+def test_wrong_models_and_tokens_are_named(small, tmp_path):
+    (tmp_path / "a.model").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="a.model: `model` must be the content of a SentencePiece"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "b.model").write_bytes(small)
+    with pytest.raises(ValueError, match="must hold one SentencePiece model, got a.model, b.model"):
+        read_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="`special_tokens` must be in the vocabulary, got '<pad>'"):
+        data.SentencePieceTokenizer(small, special_tokens={"pad": "<pad>"})
