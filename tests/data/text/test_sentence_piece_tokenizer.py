@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_attn import data
 from keras_attn.data import SentencePieceTokenizer, read_tokenizer
 from keras_attn.export.compatibility import check_operations
-from tests.data.text.test_byte_pair_tokenizer import ODD, lines, on_tensorflow
+from tests.data.text.test_byte_pair_tokenizer import UNUSUAL, lines, on_tensorflow
 
 OPTIONS = {
     "unigram": {"byte_fallback": True, "user_defined_symbols": ["[new]", "<mask>"]},
@@ -60,7 +60,7 @@ def small():
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_ids_and_texts_equal_the_package(name):
-    texts = [*lines(97), *ODD]
+    texts = [*lines(97), *UNUSUAL]
     differing = assert_same(trained(lines(211), 2200, **OPTIONS[name]), texts)
     assert differing <= (0 if name == "bpe" else 0.01 * len(texts))
 
@@ -89,13 +89,13 @@ def test_bytes_that_are_no_text_become_the_replacement_character(small):
 @on_tensorflow
 def test_graphs_give_the_same_ids(small, tmp_path):
     own = SentencePieceTokenizer(small)
-    batches = tf.data.Dataset.from_tensor_slices(ODD).batch(50).map(own)
-    expected = SentencePieceTokenizer(small)(ODD).to_list()
+    batches = tf.data.Dataset.from_tensor_slices(UNUSUAL).batch(50).map(own)
+    expected = SentencePieceTokenizer(small)(UNUSUAL).to_list()
     assert [row for batch in batches for row in batch.to_list()] == expected
     text = keras.Input(shape=(), dtype="string")
     keras.Model(text, own(text)).save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(tf.constant(ODD)).to_list() == expected
+    assert model(tf.constant(UNUSUAL)).to_list() == expected
     assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
     assert own(tf.constant([], tf.string)).to_list() == []
 
