@@ -13,21 +13,21 @@ from keras_attn.ops.masks import dense_mask
 
 
 def own_mask(inputs: Any, mask: Any) -> Any:
-    """The mask, or the one that the inputs carry.
+    """The given mask, or Keras' own mask of the inputs.
 
-    Keras fills an argument `mask` only where the inputs are the one tensor of a call; beside
+    Keras fills in an argument `mask` only if the inputs are the only tensor of a call; with
     sequence ids or a cache it would be lost.
     """
     return get_keras_mask(inputs) if mask is None else mask
 
 
 def first_mask(masks: Any) -> Any:
-    """What goes on to the output: the mask of the first input."""
+    """The mask that is propagated to the output: that of the first input."""
     return masks[0] if isinstance(masks, list | tuple) else masks
 
 
 def both(first: Any, second: Any) -> Any:
-    """True where both masks are; one that is None hides nothing."""
+    """True where both masks are True; None masks nothing."""
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
@@ -37,7 +37,7 @@ def without_hidden(inputs: Any, mask: Any) -> Any:
     """`[B, T, D]` with zeros where the mask `[B, T]` is False.
 
     A weight of zero does not stop NaN or infinity: neither in a sum, nor in the gradient of a
-    projection, where the gradient zero meets the input.
+    projection, where a zero gradient is multiplied by the input.
     """
     if mask is None:
         return inputs
@@ -46,7 +46,7 @@ def without_hidden(inputs: Any, mask: Any) -> Any:
 
 
 def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
-    """One mask broadcastable to `[B, T, S]` from both sides' own; None where neither is given."""
+    """One mask broadcastable to `[B, T, S]` from the two masks; None if both are None."""
     pairs = None
     if memory_mask is not None:
         pairs = ops.expand_dims(ops.cast(memory_mask, "bool"), 1)  # [B, T=1, S]
@@ -57,7 +57,7 @@ def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
 
 
 def to_attention_mask(mask: Any, batch: Any, heads: Any, queries: Any, keys: Any) -> Any:
-    """A user's `attention_mask` of two to four axes as `[B or 1, N or 1, T, S]`, or None."""
+    """An `attention_mask` of two to four axes as `[B or 1, N or 1, T, S]`, or None."""
     if mask is None:
         return None
     mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)

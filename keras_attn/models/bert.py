@@ -94,7 +94,7 @@ def encoder(
 
     # Functional model
     inputs = encoder_inputs()
-    # Where there is but one segment, the ids only tell a span head where the context is.
+    # With one segment the ids only tell a span head where the context is.
     segment_ids = inputs["segment_ids"] if size.num_segments > 1 else None
     hidden, _ = embedding(inputs["token_ids"], segment_ids, return_matrix=True)
     states = [hidden]
@@ -180,7 +180,7 @@ def encoder_of(
 ) -> keras.Model:
     """The encoder inside a model of this package; the two share their layers.
 
-    Without pooled_output, where the model has no pooler.
+    It has no pooled_output if the model has no pooler.
 
     Args:
         model: a model of `keras_attn.models.bert`, `modern_bert` or `bert_tasks`.
@@ -197,7 +197,7 @@ def encoder_of(
     if "sequence_ids" in model.input:
         raise ValueError(
             f"`model` must take one sequence a row, got {model.name!r}, which takes packed rows: "
-            "give the model that it was made from"
+            "give the model that `packed` was called with"
         )
     for layer in model.layers:
         if isinstance(layer, keras.Model):  # multiple choice calls the encoder as a whole

@@ -1,7 +1,7 @@
 """Task models: an encoder and a head, as functional Keras models.
 
 Each builder takes a model of `keras_attn.models.bert.encoder` or `modern_bert.encoder`, new or
-loaded, shares its layers, and gives a model with the encoder's inputs (multiple choice: one more
+loaded, shares its layers, and returns a model with the encoder's inputs (multiple choice: one more
 axis). The head is the layer that carries the builder's name (a regressor's is "classifier");
 ModernBERT's heads begin with a dense layer and a norm. Outputs are logits: compile with
 `from_logits=True`.
@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn._checks import check_count
 from keras_attn.models import parts
 
 
@@ -32,7 +33,7 @@ def classifier(
         encoder: with outputs sequence_output and, for the pooler, pooled_output.
         num_classes: how many logits.
         pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output;
-            defaults to "pooler", of ModernBERT, which has none, to "first".
+            defaults to "pooler", or for ModernBERT, which has none, to "first".
         dropout: fraction of the pooled vector that is zeroed in training.
         name: name of the model.
 
@@ -60,10 +61,10 @@ def regressor(
     dropout: float = 0.1,
     name: str = "bert_regressor",
 ) -> keras.Model:
-    """A number for a sentence or a pair, such as their likeness: `[B, 1]`.
+    """A number for a sentence or a pair, such as their similarity: `[B, 1]`.
 
     Args:
-        encoder: and the others, as in `classifier`.
+        encoder: as in `classifier`.
         pooling: as in `classifier`.
         dropout: as in `classifier`.
         name: name of the model.
@@ -97,11 +98,12 @@ def tagger(
 
 
 def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span") -> keras.Model:
-    """Where the answer starts and ends: a dict of logits, "start" and "end", each `[B, T]`.
+    """The start and the end of the answer: a dict of logits, "start" and "end", each `[B, T]`.
 
     The question is segment 0, the context segment 1. Padding and the question get no probability;
     the first position, [CLS], means that there is no answer. An encoder with one segment
-    or none also takes rows whose ids mark no context: there all but padding may be the answer.
+    or none also takes rows whose ids mark no context: any position except padding may be the
+        answer.
 
     Args:
         encoder: with output sequence_output.
@@ -152,12 +154,13 @@ def multiple_choice(
     >>> multiple_choice(encoder, num_choices=3).input["token_ids"].shape
     (None, 3, None)
     """
+    num_choices = check_count("num_choices", num_choices)
     inputs = {
         key: keras.Input((num_choices, None), dtype=tensor.dtype, name=key)
         for key, tensor in encoder.input.items()
     }
     rows = {
-        # Not `unstack`, with which OpenVINO fails, nor `split`, which LiteRT has not for masks.
+        # Not `unstack`, which fails in OpenVINO, nor `split`, which LiteRT lacks for masks.
         key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(num_choices)])  # [C B, T]
         for key, tensor in inputs.items()
     }
@@ -211,7 +214,7 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
 def _pooled(
     encoder: keras.Model, pooling: str | None, outputs: dict[str, Any], padding_mask: Any
 ) -> Any:
-    """One vector for each row of what the encoder gave."""
+    """One vector for each row of the encoder's outputs."""
     if pooling is None:
         pooling = "pooler" if parts.encoder(encoder).norm is None else "first"
     name = "pooled_output" if pooling == "pooler" else "sequence_output"
@@ -222,7 +225,7 @@ def _pooled(
 
 
 def _transformed(encoder: keras.Model, vectors: Any) -> Any:
-    """What the head projects: of ModernBERT, whose encoder ends in a norm, a layer and a norm more.
+    """The vectors for the head, which ModernBERT transforms by a dense layer and a norm.
 
     Source: Warner et al. 2024, section 2.1.
     """

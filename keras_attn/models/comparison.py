@@ -1,4 +1,4 @@
-"""Whether a model computes the same as before: inputs made for it, run, compared."""
+"""Compares the outputs of a model before and after a change, on generated or given inputs."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ import numpy as np
 from keras_attn._keras import Functional, flatten_layers
 
 _BATCH, _LENGTH, _SIDE = 2, 9, 32
-_PADDED = 3  # places at the end
+_PADDED = 3  # positions at the end
 
 
 class Comparison:
-    """The outputs of a model before it is changed, on batches without padding and with.
+    """The outputs of a model before it is changed, on batches with and without padding.
 
     Args:
-        model: its outputs are taken at once.
-        inputs: a batch; defaults to one made of the model's own inputs.
+        model: its outputs are computed at once.
+        inputs: a batch; defaults to one generated from the model's inputs.
     """
 
     def __init__(self, model: keras.Model, inputs: Any = None) -> None:
@@ -33,7 +33,7 @@ class Comparison:
         except Exception:
             if not made:
                 raise
-            self.possible = False  # the model wants more of its inputs than their shapes tell
+            self.possible = False  # the model needs inputs that their shapes do not determine
 
     def tolerance(self, model: keras.Model) -> float:
         """The difference that rounding may make: 1e-5, or four steps of the narrowest dtype."""
@@ -51,7 +51,7 @@ class Comparison:
     def _difference(self, ours: np.ndarray, theirs: np.ndarray, batch: Any) -> float:
         if batch is self._batches[-1] and len(self._batches) > 1:
             lengths = {x.shape[1] for x in keras.tree.flatten(batch) if _paddable(x)}
-            if theirs.ndim > 1 and theirs.shape[1] in lengths:  # what stands at padding may differ
+            if theirs.ndim > 1 and theirs.shape[1] in lengths:  # outputs at padding may differ
                 ours, theirs = ours[:, :-_PADDED], theirs[:, :-_PADDED]
         if not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
             return float("inf")
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def has_inputs(model: keras.Model) -> bool:
-    """Whether the model itself tells what it takes."""
+    """Whether the model declares its inputs."""
     if isinstance(model, keras.Sequential):
         return model._functional is not None
     return isinstance(model, Functional)
@@ -89,7 +89,7 @@ def make_inputs(model: keras.Model) -> Any:
 
 
 def _count(graph: Any, tensor: Any) -> int:
-    """How many ids an input may hold: what the first layer with a table says that reads it."""
+    """The number of ids that an input may hold: the size of the smallest table that reads it."""
     counts = []
     for nodes in graph._nodes_by_depth.values():
         for node in nodes:

@@ -34,12 +34,12 @@ _DECODER_ARGUMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Counterpart:
-    """Our block, built and with the weights of a foreign one.
+    """Our block, built and with the weights of a keras-hub block.
 
     Args:
         layer: ours.
-        arguments: what each call argument of theirs is called in ours.
-        weights: for each variable of theirs, by its id, ours.
+        arguments: the name of each of their call arguments in ours.
+        weights: our variable for each of theirs, by id.
     """
 
     layer: keras.layers.Layer
@@ -47,14 +47,14 @@ class Counterpart:
     weights: dict[int, keras.Variable]
 
     def translate(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of ours, for a call of theirs."""
+        """The arguments of our block, for a call of theirs."""
         return {
             self.arguments[name]: value for name, value in call.items() if name in self.arguments
         }
 
 
 def is_block(layer: Any) -> bool:
-    """Whether the layer is of a class that we have a block for."""
+    """Whether the layer is of a class for which we have a block."""
     return type(layer) in _makers()
 
 
@@ -64,9 +64,9 @@ def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> dict[str, Any]
 
 
 def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
-    """Our block for one of keras-hub that a model calls in these ways; None if it has none.
+    """Our block for a keras-hub block that a model calls in these ways; None without a counterpart.
 
-    Such a block keeps its own code, around attention that is ours.
+    A block without one keeps its own code, with our attention inside.
     """
     parts = flatten_layers(layer)
     if (
@@ -83,8 +83,8 @@ def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
 
 
 def _makers() -> dict[type, Callable[..., Counterpart | None]]:
-    """For each class of theirs the function that makes ours."""
-    hub = sys.modules.get("keras_hub")  # a model of keras-hub's needs it loaded
+    """The function that makes our block, for each of their classes."""
+    hub = sys.modules.get("keras_hub")  # a keras-hub model has imported it
     if hub is None:
         return {}
     return {
@@ -108,7 +108,7 @@ def _from_decoder(layer: Any, calls: Calls) -> Counterpart | None:
     if context is None:
         kind, options = layers.TransformerEncoderBlock, {"causal": causal.pop()}
         return _block(kind, layer, _DECODER_ARGUMENTS, shapes, **options)
-    if causal != {True}:  # which ours is where it has a context
+    if causal != {True}:  # our block with a context is always causal
         return None
     shapes = (*shapes, context.shape)
     return _block(layers.TransformerDecoderBlock, layer, _DECODER_ARGUMENTS, shapes)
@@ -140,7 +140,7 @@ def _block(
     return Counterpart(ours, arguments, weights)
 
 
-# Sublayers of theirs, and where they are in ours; neither library has public names for all.
+# Their sublayers, and the path of each in our block; not all have public names.
 _PARTS = {
     "_self_attention_layer": "self_attention",
     "_self_attention_layer_norm": "self_attention_norm",

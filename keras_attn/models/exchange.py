@@ -1,6 +1,6 @@
-"""A layer that attends in Keras' way computes in ours: where it stands, or as a twin beside it.
+"""Lets a Keras attention layer compute with our kernels: in place, or as a twin layer.
 
-Either way sublayers and weights stay the same objects, whether frozen, quantized or with LoRA.
+In both cases sublayers and weights stay the same objects, also frozen, quantized or with LoRA.
 """
 
 import functools
@@ -22,7 +22,7 @@ DROP_INS = {
     keras.layers.Attention: layers.Attention,
 }
 _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-# Layers of keras-hub that hand projected heads and a mask to a method, and what they scale by.
+# keras-hub layers that pass projected heads and a mask to a method, and their scales.
 _HUB_SCALES: dict[str, Callable[[Any], float]] = {
     name: lambda layer: layer._inv_norm_factor
     for name in (
@@ -41,7 +41,7 @@ _HUB_SCALES["CachedGemmaAttention"] = lambda layer: (
 
 
 def drop_ins(masks: str) -> tuple[type, ...]:
-    """The layers of Keras that can become ours, with our rules for masks or with Keras'."""
+    """The Keras layers that can be replaced, with our rules for masks or with Keras'."""
     return tuple(DROP_INS) if masks == "exact" else _MANY_HEADS
 
 
@@ -51,28 +51,28 @@ def is_ours(layer: Any) -> bool:
 
 
 def base_of(layer: Any) -> type | None:
-    """The attention layer of Keras that it is, or that it is derived from."""
+    """The Keras attention class that the layer is an instance of, if any."""
     return next((base for base in DROP_INS if isinstance(layer, base)), None)
 
 
 def has_hook(layer: Any) -> bool:
-    """Whether its class leaves the computation to a method that we can stand in for."""
+    """Whether its class computes attention in a method that we can replace."""
     if isinstance(layer, _MANY_HEADS):
         base = base_of(layer)
         return getattr(type(layer), ATTENTION_HOOK) is getattr(base, ATTENTION_HOOK)
     known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
-    # Gemma's dropout is of the weights; that of the others comes afterwards, in their own code.
+    # Gemma drops attention weights; the others apply dropout afterwards, in their own code.
     return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
 
 
 def twin(layer: Any, masks: str) -> keras.layers.Layer:
-    """A layer beside one of Keras' own, with the same sublayers and weights, that is ours."""
+    """Our layer for one of Keras' own, with the same sublayers and weights."""
     kind = DROP_INS[type(layer)] if masks == "exact" else type(layer)
     ours = kind.from_config(layer.get_config())
     for name in BUILT_ATTENTION:
         if hasattr(layer, name):
             setattr(ours, name, getattr(layer, name))
-    ours.built, ours.autocast = True, layer.autocast  # which no config tells
+    ours.built, ours.autocast = True, layer.autocast  # neither is in the config
     if masks == "exact":
         _let_masks_pass(ours)
     else:
@@ -81,7 +81,7 @@ def twin(layer: Any, masks: str) -> keras.layers.Layer:
 
 
 def change(layer: Any, masks: str) -> Callable[[], None]:
-    """Let a layer compute in our way where it stands; the result puts it back."""
+    """Let a layer compute with our kernels in place; returns a function that undoes it."""
     if masks == "exact" and type(layer) in DROP_INS:
         theirs, strict = type(layer), _let_masks_pass(layer)
         object.__setattr__(layer, "__class__", DROP_INS[theirs])
@@ -99,7 +99,7 @@ def change(layer: Any, masks: str) -> Callable[[], None]:
 
 
 def forget_compiled(model: Any) -> None:
-    """Let models trace their functions anew, of which the layers have changed."""
+    """Let models whose layers have changed trace their functions again."""
     for part in (model, *flatten_layers(model)):
         for name in ("train_function", "test_function", "predict_function", "generate_function"):
             if getattr(part, name, None) is not None:
@@ -107,7 +107,7 @@ def forget_compiled(model: Any) -> None:
 
 
 def hook(layer: Any) -> Callable[..., Any]:
-    """The method that goes from projected heads and a mask to the context, by our kernels."""
+    """The method from projected heads and a mask to the context, with our kernels."""
     if isinstance(layer, _MANY_HEADS):
         return functools.partial(_keras_hook, layer)
     return functools.partial(_hub_hook, layer, inspect.signature(getattr(layer, ATTENTION_HOOK)))
@@ -123,12 +123,12 @@ def _keras_hook(
     return_attention_scores: bool | None = None,
     use_causal_mask: bool = False,
 ) -> tuple:
-    """Of Keras' layers. Masks keep the meaning that Keras gives them.
+    """The method of Keras' layers, with masks as in Keras.
 
-    A query that may attend to nothing gets the mean of all values, unless dropout, scores or more
-    axes send Keras the way that gives zeros.
+    A fully masked query gets the mean of all values, except with dropout, scores or more axes,
+    where Keras takes the path that gives zeros.
     """
-    if return_attention_scores is None:  # the layer with grouped heads keeps it
+    if return_attention_scores is None:  # the layer with grouped heads stores it
         return_attention_scores = getattr(layer, "_return_attention_scores", False)
     axes = AttentionAxes(getattr(layer, "_attention_axes", (1,)), len(query.shape) - 1)
     if attention_mask is not None:
@@ -184,7 +184,7 @@ def _is_hub(layer: Any) -> bool:
 
 
 def _let_masks_pass(layer: Any) -> list:
-    """Ours leaves masks on its inputs, of which the projections warn unless told not to."""
+    """Let sublayers accept masks: ours keeps masks on its inputs, and projections would warn."""
     strict = [part for part in flatten_layers(layer) if not part.supports_masking]
     for part in strict:
         part.supports_masking = True

@@ -24,7 +24,7 @@ def decoder(
     name: str = "gpt",
     **overrides: Any,
 ) -> keras.Model:
-    """A language model as GPT-2: causal blocks with the norm first, and a tied output.
+    """A language model like GPT-2: causal pre-norm blocks and a tied output.
 
     `keras_attn.models.steps` decodes with a trained one.
 
@@ -35,7 +35,7 @@ def decoder(
         size: a `GptSize` or the name of one: gpt_tiny, gpt_mini, gpt_small (GPT-2's, 124 million
             parameters).
         position: any position layer; defaults to `LearnedPositionEmbedding`. One that enters the
-            logits (rotary, ALiBi, T5) serves each block, with weights of its own in each.
+            logits (rotary, ALiBi, T5) is copied into each block, with separate weights.
         window: restricts attention to positions less than this far back.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.

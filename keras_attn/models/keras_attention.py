@@ -1,4 +1,4 @@
-"""The weights of Keras' attention layers in ours, whose kernels are matrices.
+"""Copies weights of Keras' attention layers into ours, whose kernels are matrices.
 
 Letters: N heads, H head width, D model width.
 """
@@ -15,7 +15,7 @@ def copy_keras_attention(
 ) -> None:
     """Give one of our attention layers the weights of a Keras one, and so the same outputs.
 
-    Our `MultiHeadAttention` needs no help: `set_weights` does.
+    For our `MultiHeadAttention`, `set_weights` is enough.
 
     Args:
         source: built, with at least one batch axis and one sequence axis.
@@ -70,7 +70,7 @@ def copy(theirs: keras.layers.Layer, ours: keras.layers.Layer) -> None:
 
 
 def _merged(name: str, shape: tuple) -> tuple[int, ...]:
-    """Ours of a kernel [D, N, H] ([N, H, D] in the output), or of a bias [N, H]."""
+    """Our shape for a kernel [D, N, H] ([N, H, D] for the output), or for a bias [N, H]."""
     if len(shape) < 3:
         return (math.prod(shape),)
     if name == "output":

@@ -23,11 +23,11 @@ def encoder(
     name: str = "modern_bert_encoder",
     **overrides: Any,
 ) -> keras.Model:
-    """The encoder: token embeddings, then N blocks with the norm first, gates and no biases.
+    """The encoder: token embeddings, then N pre-norm blocks with gates and without biases.
 
-    Every third block sees the whole sequence, the others a window, at a cost that grows linearly
-    with the length; both rotate queries and keys, so that there is no longest sequence. The
-    builders of `bert_tasks` put heads on it, which begin as ModernBERT's own.
+    Every third block attends to the whole sequence, the others to a window, at a cost that grows
+    linearly with the length; both use rotary positions, so that there is no maximum length. The
+    builders of `bert_tasks` add the heads of ModernBERT to it.
 
     Inputs: those of `keras_attn.models.bert.encoder`; segment_ids only tell a span head where the
     context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of N + 1
@@ -106,7 +106,7 @@ def block(size: ModernBertSize, index: int, **options: Any) -> layers.Transforme
         norm="layer_no_bias",
         layer_norm_epsilon=size.layer_norm_epsilon,
         normalize_first=True,
-        attention_norm=index > 0,  # the first stands behind the norm of the embeddings
+        attention_norm=index > 0,  # the first block follows the norm of the embeddings
         window=window,
         position=layers.RotaryEmbedding(
             size.global_wavelength if window is None else size.local_wavelength

@@ -16,7 +16,7 @@ POSITIONS = (
     layers.LearnedPositionEmbedding,
     layers.SinusoidalPositionEncoding,
 )
-# What does the same at every position, or to one vector.
+# Layers that treat every position alike, or take one vector.
 APART = (
     keras.layers.InputLayer,
     keras.layers.Dense,
@@ -36,14 +36,14 @@ APART = (
 def packed(model: keras.Model) -> keras.Model:
     """The same model for rows that hold several sequences; the two share their layers.
 
-    Train this one on what `keras_attn.data.pack_rows` gives; `model` has learned it all, and goes
-    on to take a sequence a row, in evaluation and in service.
+    Train this one on the output of `keras_attn.data.pack_rows`; `model` is trained with it, and
+    still takes one sequence per row, for evaluation and serving.
 
     Inputs: those of `model`, and sequence_ids int `[B, T]`, the same number at the positions of one
     sequence and another at those of the next; positions int `[B, T]`, which restart at 0 with each
     sequence; where the model takes the first vector of a sequence, as BERT's pooler does, also
-    first_positions int `[B, S]`, where each sequence begins. Outputs: those of `model`; what it
-    gives for a sequence becomes `[B, S, ...]`.
+    first_positions int `[B, S]`, where each sequence begins. Outputs: those of `model`; an output
+    per sequence becomes `[B, S, ...]`.
 
     Args:
         model: one of `models.gpt`, or of `models.bert`, `models.modern_bert` or
@@ -116,7 +116,7 @@ def _takes_one(operation: Any) -> bool:
 def _check_apart(model: keras.Model) -> None:
     known = (*POSITIONS, *APART, layers.TransformerEncoderBlock)
     mixing = [op for op in model.operations if not (isinstance(op, known) or _takes_one(op))]
-    # A layer has a name that the user knows, unlike the operations around it.
+    # Report layers first: the user knows their names, unlike those of operations.
     for operation in sorted(mixing, key=lambda op: not isinstance(op, keras.layers.Layer)):
         kind = "layer" if isinstance(operation, keras.layers.Layer) else "operation"
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The parts of a model: the only code that knows what the layers of our models are called.
+"""The parts of a model: the only code that knows the names of our models' layers.
 
 Letters: B batch, T length, D model width.
 """
@@ -18,9 +18,9 @@ _POSITIONS = {"source_position", "target_position"}
 _RECURRENT = {"source_embedding", "encoder", "target_embedding", "logits", "readout"}
 _BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
 
-# The weights that the devices of a mesh may share out: their paths, what is shared, and
-# the axis that counts it. No two match one path. The table of BERT's two segments, the positions,
-# the norms and the small heads are not among them; each device has all of these.
+# The weights that are split over the devices of a mesh: their paths, what is split, and its axis.
+# No two patterns match one path. BERT's segment table, the positions, the norms and the small heads
+# are not among them: each device holds all of these.
 _ATTENTION = r"(self|cross)_attention(_\d+)?"
 SHARED_OUT = (
     (r".*(token|_embedding)(_\d+)?/embeddings", "vocabulary", 0),
@@ -38,15 +38,15 @@ SHARED_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """An encoder or a decoder: what makes vectors `[B, T, D]` of ids.
+    """An encoder or a decoder: the layers that turn ids into vectors `[B, T, D]`.
 
     Args:
         embedding: the layer of the token vectors. Encoder and decoder of a Transformer share one.
         blocks: in the order in which they run; the recurrent layer of `models.rnn_attention`.
         position: the layer of the positions; `keras.layers.Identity` where each block has its own,
             None where a recurrent layer needs none, or ModernBERT's blocks have their own.
-        norm: behind the last block, where there is one.
-        dropout: the layer that drops embeddings, where it is a layer of its own.
+        norm: the norm after the last block, if there is one.
+        dropout: the dropout of the embeddings, if it is a separate layer.
     """
 
     embedding: Any
@@ -63,11 +63,11 @@ class Parts:
     Args:
         encoder: that of BERT, of a Transformer, of the recurrent model.
         decoder: that of a GPT, of a Transformer, of the recurrent model.
-        pooler: the dense layer that BERT puts on the first vector.
-        pooler_dropout: the layer in front of it that zeroes some of its inputs in training.
-        pooling: the layer that makes one vector of a sequence where there is no pooler.
+        pooler: the dense layer that BERT applies to the first vector.
+        pooler_dropout: the dropout layer before the pooler.
+        pooling: the layer that pools a sequence into one vector where there is no pooler.
         transformation: the dense layer and the norm with which the heads of ModernBERT begin.
-        head: the layer that gives the logits, or a dict of them.
+        head: the layer that returns the logits, or a dict of them.
         bridges: the recurrent model's layers from the encoder's last state to the decoder's first,
             one for each state of the cell.
         readout: the recurrent model's dense layer before the head.
@@ -85,7 +85,7 @@ class Parts:
 
     @property
     def stack(self) -> Stack:
-        """The encoder or the decoder of a model that has one of them alone."""
+        """The encoder or the decoder of a model that has only one of them."""
         (stack,) = (stack for stack in (self.encoder, self.decoder) if stack is not None)
         return stack
 
@@ -136,7 +136,7 @@ def decoder(model: keras.Model) -> Stack:
 
 
 def find(model: keras.Model) -> Parts | None:
-    """As `of`, and None where that raises."""
+    """Like `of`, but None where that raises."""
     named = _by_name(model)
 
     def numbered(prefix: str, kind: type) -> tuple[keras.layers.Layer, ...]:
@@ -188,7 +188,7 @@ def find(model: keras.Model) -> Parts | None:
 
 
 def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
-    """The tensors that a layer gives in the graph of this model.
+    """The output tensors of a layer in the graph of this model.
 
     `layer.output` is those of the first model that called it, which may be another one.
     """
@@ -200,17 +200,17 @@ def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
 
 
 def enters_logits(position: keras.layers.Layer) -> bool:
-    """Whether the position rotates queries and keys or adds a bias, so that a block takes it."""
+    """Whether the position rotates queries and keys or adds a bias, and so belongs to blocks."""
     return hasattr(position, "rotate") or hasattr(position, "bias")
 
 
 def attention_position(position: keras.layers.Layer) -> keras.layers.Layer | None:
-    """A copy for one block, with weights of its own; None where the embeddings take it."""
+    """A copy for one block, with separate weights; None if it belongs to the embeddings."""
     return _copy(position) if enters_logits(position) else None
 
 
 def embedding_position(position: keras.layers.Layer, name: str, dtype: Any) -> keras.layers.Layer:
-    """A copy for the embeddings; where the blocks take it, a layer that changes nothing."""
+    """A copy for the embeddings; an identity layer if it belongs to the blocks."""
     if enters_logits(position):
         return keras.layers.Identity(name=name, dtype=dtype)
     return _copy(position, name=name, dtype=dtype or position.dtype_policy)

@@ -1,4 +1,4 @@
-"""Functional and Sequential models built anew, with our layers in place of others."""
+"""Rebuilds functional and Sequential models with our layers in place of others."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -12,9 +12,9 @@ from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_bl
 
 
 def has_plain_graph(layer: Any) -> bool:
-    """Whether the layer is a model of no class of its own, that runs its graph and no other code.
+    """Whether the layer is a plain functional or Sequential model, which runs only its graph.
 
-    A model of another class would lose the methods that it has beside.
+    A rebuilt model of a subclass would lose the subclass's methods.
     """
     if type(layer) is keras.Sequential:
         return layer._functional is not None
@@ -22,7 +22,7 @@ def has_plain_graph(layer: Any) -> bool:
 
 
 def calls_of(model: keras.Model) -> dict[Any, list[dict[str, Any]]]:
-    """How each block of keras-hub in a tree of such models is called: arguments by name."""
+    """The call arguments, by name, of each keras-hub block in a tree of such models."""
     calls: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for part in _plain_graphs(model, set()):
         graph: Any = part._functional if isinstance(part, keras.Sequential) else part
@@ -43,7 +43,7 @@ def _plain_graphs(model: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class Rebuild:
-    """Twins of models, in which these layers are ours.
+    """Makes copies of models in which these layers are replaced by ours.
 
     Args:
         masks: as in `upgrade`.
@@ -57,7 +57,7 @@ class Rebuild:
         self._calls: dict[Any, list[dict[str, Any]]] = {}
 
     def model(self, model: keras.Model) -> keras.Model:
-        """The model's twin."""
+        """The rebuilt model; the model itself if nothing is to be replaced."""
         if not self._twins:
             return model
         self._calls = calls_of(model)
@@ -104,14 +104,14 @@ class Rebuild:
         call = part.translate(bind(theirs, args, kwargs))
         outputs = layer(**call)
         if call.get("mask") is not None and get_keras_mask(call["inputs"]) is None:
-            # Keras hands an argument called `mask` on to the output; theirs has another name.
+            # Keras propagates an argument named `mask` to the output; theirs has another name.
             outputs = keras.tree.map_structure(keras.ops.copy, outputs)  # without its mask
         return outputs
 
     def _carry_optimizer(self, model: keras.Model, twin: keras.Model) -> None:
-        """Let the twin's optimizer go on from where the model's is.
+        """Copy the state of the model's optimizer to the twin's.
 
-        What an optimizer keeps for a weight carries the weight's path in its name.
+        An optimizer variable has the path of its weight in its name.
         """
         twin.optimizer.build(twin.trainable_variables)
         ours = {id(weight): weight for weight in model.trainable_variables}

@@ -30,7 +30,7 @@ def encoder_decoder(
     attention_scores: bool = False,
     name: str = "rnn_attention",
 ) -> keras.Model:
-    """A bidirectional GRU reads the source; a recurrent decoder attends to it and writes.
+    """A bidirectional GRU encodes the source; a recurrent decoder attends to it.
 
     Inputs: source_ids int `[B, S]`, target_ids int `[B, T]`, zero at padding; the target is shifted
     right by one, so that step t sees the tokens before t. Outputs: logits `[B, T, V]`, and on
@@ -114,8 +114,8 @@ def encoder_decoder(
 def start(model: keras.Model) -> keras.Model:
     """The part of an `encoder_decoder` that runs once: source_ids `[B, S]` -> the first state.
 
-    The state is a dict of tensors `[B, ...]`: what the decoder's cell remembers, the memory, and
-    the memory's projection.
+    The state is a dict of tensors `[B, ...]`: the states of the decoder's cell, the memory, and its
+    projection.
 
     Args:
         model: from `encoder_decoder`; the layers and weights are shared with it.
@@ -130,7 +130,7 @@ def start(model: keras.Model) -> keras.Model:
         memory_mask=ops.not_equal(source_ids, 0),
         cell=[bridge(first) for bridge in parts.of(model).bridges],
     )
-    # An operation leaves Keras' mask behind: a state carries none, memory_mask is part of it.
+    # Copying drops Keras' mask: the state holds memory_mask instead.
     outputs = {name: ops.copy(state) for name, state in zip(cell.state_names, states, strict=True)}
     return keras.Model(source_ids, outputs, name="start")
 
@@ -138,9 +138,9 @@ def start(model: keras.Model) -> keras.Model:
 def step(model: keras.Model) -> keras.Model:
     """One step of decoding: a token and a state in, logits and the next state out.
 
-    Inputs: a dict of token_ids int `[B]` and the tensors of the state, which `start` or the step
-    before gave. Outputs: a dict of logits `[B, V]` and the state's tensors under the same names,
-    attention_scores `[B, S]` among them.
+    Inputs: a dict of token_ids int `[B]` and the tensors of the state, which `start` or the
+    previous step returned. Outputs: a dict of logits `[B, V]` and the state's tensors under the
+    same names, attention_scores `[B, S]` among them.
 
     Args:
         model: from `encoder_decoder`; the layers and weights are shared with it.

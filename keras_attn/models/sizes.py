@@ -1,4 +1,4 @@
-"""How large a model is: frozen records, by name."""
+"""Model sizes: frozen records, by name."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class BertSize:
 
     `attention_dropout` and `attention_output_dropout` default to `dropout`. DistilBERT has no
     segments, no dropout on the output of attention, and a ReLU in its pooler; RoBERTa's classifier
-    drops what goes into its pooler.
+    applies dropout before its pooler.
     """
 
     num_layers: int
@@ -50,8 +50,9 @@ BERT_SIZES = {
 class ModernBertSize:
     """The sizes of a ModernBERT (Warner et al. 2024, section 2.1 and table 4).
 
-    Every `global_every`-th block, the first among them, sees the whole sequence, the others
-    positions less than `window` away. The wavelengths are those of their `RotaryEmbedding`.
+    Every `global_every`-th block, starting with the first, attends to the whole sequence, the
+    others to positions less than `window` away. The wavelengths are those of their
+    `RotaryEmbedding`.
     """
 
     num_layers: int
@@ -72,7 +73,7 @@ class ModernBertSize:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The window of each block; None where it sees all."""
+        """The window of each block; None for a global block."""
         return tuple(
             self.window if index % self.global_every else None for index in range(self.num_layers)
         )
@@ -144,7 +145,7 @@ Size = TypeVar("Size", BertSize, ModernBertSize, TransformerSize, GptSize)
 
 
 def global_every(whole: Sequence[bool]) -> int | None:
-    """The smallest `ModernBertSize.global_every` with which these layers see all; None without."""
+    """The smallest `global_every` that makes exactly these layers global; None if there is none."""
     counts = range(1, len(whole) + 1)
     matching = (n for n in counts if [*whole] == [i % n == 0 for i in range(len(whole))])
     return next(matching, None)
@@ -166,7 +167,7 @@ def resolve(size: str | Size, known: dict[str, Size], overrides: dict) -> Size:
         if name not in fields:
             raise ValueError(f"a size has the fields {', '.join(fields)}, got {name!r}")
     size = dataclasses.replace(size, **overrides)
-    # A BERT may have no segments: its embedding checks how many there are.
+    # `num_segments` may be 0: the embedding checks it.
     names = [name for name, kind in fields.items() if kind is int and name != "num_segments"]
     counts = {name: check_count(name, getattr(size, name)) for name in names}
     return dataclasses.replace(size, **counts)

@@ -1,4 +1,4 @@
-"""Decoding with a trained model: how it starts, and its step, for the loops of `decoding`.
+"""Decoding with a trained model: its start and its step, for the loops of `decoding`.
 
 Letters: B batch, T new length, L cache length, S source length, K key/value heads, H head width,
 V vocabulary, D model width.
@@ -16,7 +16,7 @@ from keras_attn.ops import cache as caches
 
 
 class Start(NamedTuple):
-    """What a loop of `decoding` needs of a model: arguments of the same names."""
+    """What a loop of `decoding` needs from a model, under the names of its arguments."""
 
     step: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     cache: Any
@@ -25,19 +25,20 @@ class Start(NamedTuple):
 
 
 def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Callable[..., Any]:
-    """A function from prompts to what a search finds, ready for `decoding.compiled`.
+    """A function from prompts to the result of a search, ready for `decoding.compiled`.
 
     Args:
         model: a trained decoder or encoder-decoder of this package, recurrent or not.
         search: one of `keras_attn.decoding`, with its options bound by `functools.partial`.
-        length: L, the most tokens of a prompt and what follows.
+        length: L, the maximum number of prompt and new tokens.
 
     Returns:
         `generate(prompt_ids, prompt_lengths=None, source_ids=None, source_padding_mask=None,
         **options)`, where the options go to the search.
 
     Raises:
-        ValueError: another model; one that has no positions for that length.
+        ValueError: another model; fewer positions than `length`; in the function, source ids that
+            are missing for an encoder-decoder, or given for a decoder.
 
     Example:
     >>> import functools
@@ -76,16 +77,16 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
 def starter(model: keras.Model, length: int) -> Callable[..., Start]:
     """A function that starts the decoding of a batch.
 
-    It computes once what is the same at every step: the source's keys and values, a recurrent
-    decoder's memory, the output matrix as the product reads it.
+    It computes once what every step uses: the source's keys and values, a recurrent decoder's
+    memory, the output matrix in the layout of the product.
 
     Args:
         model: a trained decoder or encoder-decoder of this package; training it further changes
-            what the function gives.
-        length: L, the most tokens of a prompt and what follows.
+            what the function returns.
+        length: L, the maximum number of prompt and new tokens.
 
     Returns:
-        `start(batch_size, source_ids=None, source_padding_mask=None)`, which gives a `Start`.
+        `start(batch_size, source_ids=None, source_padding_mask=None)`, which returns a `Start`.
 
     Raises:
         ValueError: another model.
@@ -100,23 +101,18 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
     TensorShape([1, 4])
     """
     found, decoder = parts.of(model), parts.decoder(model)
-    if decoder.position is None:
-        return _recurrent_starter(model)
-    embedding = decoder.embedding
-    encode = _encode(model) if found.encoder else None
+    recurrent = decoder.position is None
+    begin = _recurrent_starter(model) if recurrent else _cached_starter(model, length)
 
     def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
-        # The head transposes it back: two transpositions inside the loop cancel, and the one out
-        # here lays the matrix out as the product reads it.
-        columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
-
-        def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
-            index = ops.convert_to_tensor(index, "int32")
-            matrix = ops.transpose(columns)
-            return _step(decoder, found.head, token_ids, index, cache, context, matrix)
-
-        context = encode(source_ids, source_padding_mask) if encode else None
-        return Start(step, empty_cache(model, batch_size, length), context, prefill=True)
+        if found.encoder is not None and source_ids is None:
+            raise ValueError(f"`source_ids` must be given for {model.name!r}, got None")
+        if found.encoder is None and not (source_ids is None is source_padding_mask):
+            raise ValueError(
+                f"`source_ids` and `source_padding_mask` must be None for {model.name!r}, which "
+                "has no encoder, got values"
+            )
+        return begin(batch_size, source_ids, source_padding_mask)
 
     return start
 
@@ -141,7 +137,7 @@ def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
 
 
 def source_context(model: keras.Model, source_ids: Any, source_padding_mask: Any = None) -> dict:
-    """What every step of an encoder-decoder needs of the source, computed once.
+    """What every step of an encoder-decoder needs from the source, computed once.
 
     Args:
         model: from `models.transformer.encoder_decoder`.
@@ -158,7 +154,7 @@ def decoder_step(model: keras.Model) -> keras.Model:
     """One step of a trained decoder with attention as a model, to be saved or exported.
 
     Inputs: token_ids int `[B, T]`; index int, a scalar: the position of the first of them; cache,
-    as `empty_cache` makes it; output_matrix `[V, D]`, the embeddings as the head takes them; for an
+    as `empty_cache` makes it; output_matrix `[V, D]`, the token embeddings; for an
     encoder-decoder also context, as `source_context` makes it. Outputs: logits `[B, V]` after the
     last token, and the cache. The layers are the model's own: training it further changes the step.
 
@@ -250,16 +246,37 @@ def _encode(model: keras.Model) -> Callable[..., dict]:
     return encode
 
 
+def _cached_starter(model: keras.Model, length: int) -> Callable[..., Start]:
+    found, decoder = parts.of(model), parts.decoder(model)
+    embedding = decoder.embedding
+    encode = _encode(model) if found.encoder else None
+
+    def start(batch_size: Any, source_ids: Any, source_padding_mask: Any) -> Start:
+        # The head transposes it back: two transpositions inside the loop cancel, and this one
+        # stores the matrix in the layout of the product.
+        columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
+
+        def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
+            index = ops.convert_to_tensor(index, "int32")
+            matrix = ops.transpose(columns)
+            return _step(decoder, found.head, token_ids, index, cache, context, matrix)
+
+        context = encode(source_ids, source_padding_mask) if encode else None
+        return Start(step, empty_cache(model, batch_size, length), context, prefill=True)
+
+    return start
+
+
 def _recurrent_starter(model: keras.Model) -> Callable[..., Start]:
     first, step_model = rnn_attention.start(model), rnn_attention.step(model)
-    constant = ("memory", "keys", "memory_mask")  # of the states; no step changes them
+    constant = ("memory", "keys", "memory_mask")  # states that no step changes
 
     def step(token_ids: Any, index: Any, cache: dict, context: dict) -> tuple[Any, dict]:
         inputs = {"token_ids": token_ids[:, 0], **cache, **context}
         outputs = step_model(inputs, training=False)
         return outputs["logits"], {name: outputs[name] for name in cache}
 
-    def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
+    def start(batch_size: Any, source_ids: Any, source_padding_mask: Any) -> Start:
         source_ids = ops.convert_to_tensor(source_ids, "int32")
         if source_padding_mask is not None:
             source_ids = ops.where(source_padding_mask, source_ids, 0)

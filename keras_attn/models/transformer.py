@@ -23,21 +23,21 @@ def encoder_decoder(
     name: str = "transformer",
     **overrides: Any,
 ) -> keras.Model:
-    """A Transformer for translation and the like: an encoder, and a decoder that attends to it.
+    """A Transformer, for example for translation: an encoder, and a decoder that attends to it.
 
-    Source, target and the product before the softmax share one matrix; its rows are scaled by
-    sqrt(D) as embeddings. `keras_attn.models.steps` decodes with a trained one.
+    Source embedding, target embedding and output share one matrix; embeddings are scaled by
+    sqrt(D). `keras_attn.models.steps` decodes with a trained one.
 
     Inputs: source_ids int `[B, S]`, source_padding_mask bool `[B, S]`, False at padding, target_ids
     int `[B, T]`, the target shifted right: a start token first. Output: logits `[B, T, V]` of the
-    token after each. The target may be padded on its right; weigh the loss there.
+    token after each. The target may be padded on the right; give the loss zero weights there.
 
     Args:
         size: a `TransformerSize` or the name of one: transformer_tiny, transformer_small,
             transformer_base (63 million parameters), transformer_big (214 million).
         position: any position layer; defaults to `SinusoidalPositionEncoding`. One that enters the
-            logits (rotary, ALiBi, T5) serves the self-attention of each block, with weights of its
-            own in each.
+            logits (rotary, ALiBi, T5) is copied into the self-attention of each block, with
+            separate weights.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
         dtype: dtype of the layers, a name or a Keras dtype policy.

@@ -160,3 +160,10 @@ def test_an_encoder_without_pooler_raises_unless_pooling_is_given(encoder):
 def test_an_unknown_pooling_raises(encoder):
     with pytest.raises(ValueError, match="`mode` must be one of first, mean, max, got 'last'"):
         bert_tasks.classifier(encoder, 5, pooling="last")
+
+
+def test_a_number_of_choices_that_is_not_a_positive_integer_raises(encoder):
+    with pytest.raises(ValueError, match="`num_choices` must be a positive integer, got 0"):
+        bert_tasks.multiple_choice(encoder, 0)
+    model = bert_tasks.multiple_choice(encoder, np.int64(C))
+    assert keras.models.model_from_json(model.to_json()).output.shape == (None, C)

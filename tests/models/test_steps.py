@@ -213,3 +213,14 @@ def test_a_cache_longer_than_the_position_table_raises():
     message = "`length` must be at most the model's 11 positions, got 12"
     with pytest.raises(ValueError, match=message):
         models.steps.empty_cache(gpt(), B, 12)
+
+
+def test_source_ids_that_are_missing_or_not_used_raise():
+    search = functools.partial(decoding.greedy, max_new_tokens=2)
+    translators = models.transformer.encoder_decoder(TRANSFORMER), recurrent()
+    for model in translators:
+        with pytest.raises(ValueError, match=f"`source_ids` must be given for '{model.name}', got"):
+            models.steps.generator(model, search, L)(TOKENS)
+    for given in ({"source_ids": SOURCE}, {"source_padding_mask": SOURCE_MASK}):
+        with pytest.raises(ValueError, match="must be None for 'gpt', which has no encoder, got"):
+            models.steps.generator(gpt(), search, L)(TOKENS, **given)

@@ -15,8 +15,8 @@ from keras_attn.layers.attention import drop_in
 class AdditiveAttention(keras.layers.AdditiveAttention):
     """`keras.layers.AdditiveAttention`, where a query that may attend to nothing gets zeros.
 
-    A drop-in, as `Attention` is one, for `scale . tanh(q + k)`. `BahdanauAttention` is the layer
-    of the paper, with two projections.
+    A drop-in replacement like `Attention`, for `scale . tanh(q + k)`. `BahdanauAttention` is the
+    layer of the paper, with two projections.
 
     Args:
         use_scale: and dropout, as in Keras.

@@ -15,9 +15,9 @@ from keras_attn.layers.attention import drop_in
 class Attention(keras.layers.Attention):
     """`keras.layers.Attention`, where a query that may attend to nothing gets zeros.
 
-    A drop-in: the same arguments with the same meaning, the same weights and the same numbers, but
-    that Keras gives such a query the mean of all values. "dot" runs in linear memory; "concat"
-    needs the logits of all pairs, as in Keras.
+    A drop-in replacement: the same arguments with the same meaning, the same weights and the same
+    outputs, except that Keras gives such a query the mean of all values. "dot" runs in linear
+    memory; "concat" needs the logits of all pairs, as in Keras.
 
     `LuongAttention` and `BahdanauAttention` are the layers of the papers, with projections.
 
@@ -30,8 +30,8 @@ class Attention(keras.layers.Attention):
         mask: `[query_mask, value_mask]`, bool `[B, T]` and `[B, S]`, each may be None.
         training: and return_attention_scores, use_causal_mask, as in Keras.
 
-    Masking: no query attends to a value where its mask is False; the output is zero where the
-    query's mask is. Keras fills both in, and the query's goes on to the output.
+    Masking: no query attends to a value where `value_mask` is False; the output is zero where
+    `query_mask` is False. Keras fills both in, and propagates the query's mask to the output.
 
     Returns:
         `[B, T, Dv]`; if asked for, also the weights, in the compute dtype, `[B, T, S]`.

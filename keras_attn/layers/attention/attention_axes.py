@@ -13,10 +13,10 @@ from keras_attn._checks import check_shape
 
 
 class AttentionAxes:
-    """Brings `[B, F and A mixed, ...]` to the `[B F, T, ...]` that attention takes, and back.
+    """Reshapes `[B, F and A mixed, ...]` to the `[B F, T, ...]` of attention, and back.
 
     Args:
-        attended: A, axes of the inputs, from 1 on; positions are counted along them in this order.
+        attended: A, axes of the inputs, at least 1; positions are counted along them in this order.
         rank: rank of the inputs `[B, F and A mixed, D]`.
     """
 
@@ -57,13 +57,13 @@ class AttentionAxes:
         return ops.reshape(scores, (*shape, *(keys[axis] for axis in self.attended)))
 
     def scores_shape(self, query_shape: Any, key_shape: Any, heads: int) -> tuple:
-        """The shape that `split_scores` gives."""
+        """The shape of the result of `split_scores`."""
         free = (query_shape[axis] for axis in (0, *self.free))
         queries = (query_shape[axis] for axis in self.attended)
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
     def check_padding(self, name: str, mask: Any, like: Any) -> Any:
-        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor of the first kind; None stays so."""
+        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor of the first shape, or None."""
         if mask is None:
             return None
         mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
@@ -77,7 +77,7 @@ class AttentionAxes:
         return mask
 
     def merge_padding(self, mask: Any, like: Any) -> Any:
-        """`[B F, T]` of a checked mask of padding; None stays None."""
+        """`[B F, T]` from a checked padding mask; None stays None."""
         if mask is None or self._trivial:
             return mask
         return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
@@ -85,8 +85,8 @@ class AttentionAxes:
     def check_mask(self, mask: Any, query: Any, key: Any) -> Any:
         """A mask `[B, F, N, A of the query, A of the key]` as a tensor; None stays None.
 
-        Axes may be missing: that of the heads, then the free ones, then the batch; each axis may
-        have length 1.
+        Axes may be missing: first that of the heads, then the free ones, then the batch; each axis
+        may have length 1.
         """
         if mask is None:
             return None
@@ -107,7 +107,7 @@ class AttentionAxes:
         return mask
 
     def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
-        """`[B F, N or 1, T, S]` of a checked mask; None stays None."""
+        """`[B F, N or 1, T, S]` from a checked mask; None stays None."""
         if mask is None:
             return None
         matrix = 2 * len(self.attended)

@@ -21,8 +21,8 @@ _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
 class AttentionDecoder(keras.layers.Layer):
     """Run an AttentionDecoderCell over a sequence, with a memory to attend to.
 
-    What `keras.layers.RNN(cell, return_sequences=True)` computes, with the memory as an argument
-    of the call, projected once, and with the weights on request.
+    It computes the same as `keras.layers.RNN(cell, return_sequences=True)`, but takes the memory as
+    a call argument, projects it once, and returns the attention weights on request.
 
     Args:
         cell: an AttentionDecoderCell.
@@ -36,10 +36,10 @@ class AttentionDecoder(keras.layers.Layer):
             output.
         memory_mask: bool `[B, S]`; no query attends to a position where it is False.
         return_attention_scores: whether to return the attention weights too.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: both masks count, and Keras fills them in from its own. The inputs' mask goes on to
-    the output.
+    Masking: both masks apply, and Keras fills them in from its own. The inputs' mask is propagated
+    to the output.
 
     Returns:
         `[B, T, A]`; then, if asked for, the attention weights, float32 `[B, T, S]`, zero at masked
@@ -98,7 +98,8 @@ class AttentionDecoder(keras.layers.Layer):
         inputs = without_hidden(inputs, inputs_mask)
         seed = None
         if training:
-            # A loop's body may draw no new seeds: it would carry the generator out of the graph.
+            # The body of a loop must not draw seeds: the generator's state would leak out of the
+            # graph.
             seed = self.seed_generator.next()
             self.cell.get_dropout_mask(inputs[:, 0])
 
@@ -113,7 +114,7 @@ class AttentionDecoder(keras.layers.Layer):
             ]
             return (after[0], after[-2]), after
 
-        # The mask rides as a last column, for the loop takes one tensor.
+        # The loop takes one tensor, so the mask is its last column.
         column = ops.cast(inputs_mask, inputs.dtype)[:, :, None]
         rows = ops.concatenate([inputs, column], axis=-1)  # [B, T, D + 1]
         outputs, weights = backend.recur(step, rows, states)
@@ -147,7 +148,7 @@ class AttentionDecoder(keras.layers.Layer):
         return outputs, keras.KerasTensor(weights_shape, dtype="float32")
 
     def _checked(self, inputs: Any, memory: Any, inputs_mask: Any, memory_mask: Any) -> tuple:
-        """The two masks, of shapes that fit the inputs."""
+        """The two masks, with checked shapes."""
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         batch, length, _ = inputs.shape
         check_shape("memory", memory.shape, batch=batch, length=None, width=None)

@@ -32,26 +32,26 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     output enters the next step (input feeding): `h = cell([x; a_before])`, output
     `a = attention(h)`.
 
-    The memory travels among the states and is returned unchanged, so the cell holds no tensor and
-    runs in `keras.layers.RNN` as any cell does; `AttentionDecoder` is the layer that does all this
-    and returns the weights too.
+    The memory is part of the states and is returned unchanged, so the cell holds no tensor and runs
+    in `keras.layers.RNN` like any cell; `AttentionDecoder` is the layer that does this and can
+    return the attention weights.
 
     Args:
         cell: any Keras recurrent cell: GRUCell, LSTMCell, StackedRNNCells, one of your own. The
-            first state of a cell (of the last, in a stack) is taken for its output.
+            first state of a cell (of the last cell in a stack) is used as its output.
         attention: BahdanauAttention, LuongAttention or HardAttention.
         query_state: "previous" or "current": which state of the cell is the query.
-        input_feeding: whether the attention's output enters the cell beside the input.
+        input_feeding: whether the attention's output is concatenated to the cell's input.
 
     Call arguments:
         inputs: float `[B, D]`.
         states: list of tensors in the order of `state_names`, from `get_initial_state`.
-        seed: integer tensor `[2]` for an attention that draws; it is shifted by the position.
-        training: whether dropout acts.
+        seed: integer tensor `[2]` for an attention that samples; the position is added to it.
+        training: whether to apply dropout.
 
-    Masking: a memory position whose mask is False is never attended to. Under a mask of the inputs,
-    `keras.layers.RNN` on JAX must be unrolled, for its loop allows no states of rank 3;
-    `AttentionDecoder` needs not.
+    Masking: a memory position whose mask is False is never attended to. With a mask of the inputs,
+    `keras.layers.RNN` must be unrolled on JAX, since its loop allows no states of rank 3;
+    `AttentionDecoder` has no such limit.
 
     Returns:
         Output `[B, A]` ("previous": `[B, cell width + A]`) and the list of states.
@@ -109,7 +109,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
 
     @property
     def state_names(self) -> list[str]:
-        """The names of the states in order: those that change first, the memory last."""
+        """The names of the states in order: first those that change, then the memory."""
         inner = [f"cell_{i}" for i in range(len(tree.flatten(self.cell.state_size)))]
         memory = ["memory", "keys", "memory_mask"]
         return ["output", *inner, "attention_scores", "position", *memory]
@@ -121,7 +121,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
 
     @property
     def output_size(self) -> Any:
-        """Width of the output; None until it is built."""
+        """Width of the output; None before the cell is built."""
         return self._output_size if self.built else None
 
     def build(self, input_shape: Any, memory_shape: Any = None) -> None:
@@ -149,7 +149,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         """The states before the first step; the cell must be built.
 
         Args:
-            batch_size: without effect, the memory has it; keras.layers.RNN passes it.
+            batch_size: ignored, since the memory has it; keras.layers.RNN passes it.
             memory: float `[B, S, Dm]`.
             memory_mask: bool `[B, S]`; defaults to all True.
             cell: states of the wrapped cell, defaults to zeros.
@@ -159,7 +159,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
                 "`memory` must be given: pass `initial_state=cell.get_initial_state(memory=...)` "
                 "to keras.layers.RNN, or use AttentionDecoder"
             )
-        row = memory[:, 0, :1]  # [B, 1], of known width in a symbolic memory too
+        row = memory[:, 0, :1]  # [B, 1], with a known width also for a symbolic memory
         inner = tree.flatten(cell)
         if cell is None:
             inner = [_zeros(row, size) for size in tree.flatten(self.cell.state_size)]
@@ -217,7 +217,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         return output, [output, *kept]
 
     def get_dropout_mask(self, step_input: Any) -> None:
-        """Draw the wrapped cells' dropout masks, once for all steps."""
+        """Draw the dropout masks of the wrapped cells once for all steps."""
         fed = _zeros(step_input[:, :1], self._fed_width)
         inputs = ops.concatenate([step_input, fed], axis=-1)
         for cell in _cells(self.cell):
@@ -227,20 +227,20 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             inputs = _zeros(inputs[:, :1], _output_size(cell))
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
-        """Nothing is left to draw after `get_dropout_mask`."""
+        """Does nothing: `get_dropout_mask` draws both masks."""
 
     def reset_dropout_mask(self) -> None:
-        """Forget the masks of the wrapped cells."""
+        """Reset the dropout masks of the wrapped cells."""
         for cell in _cells(self.cell):
             if isinstance(cell, DropoutRNNCell):
                 cell.reset_dropout_mask()
                 cell.reset_recurrent_dropout_mask()
 
     def reset_recurrent_dropout_mask(self) -> None:
-        """Nothing is left to forget after `reset_dropout_mask`."""
+        """Does nothing: `reset_dropout_mask` resets both masks."""
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: a step has no mask to hand on."""
+        """None: a step propagates no mask."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

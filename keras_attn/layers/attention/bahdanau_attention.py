@@ -1,4 +1,4 @@
-"""Additive attention with two projections, as the first attention model had it.
+"""Additive attention with two projections, as in the first attention model.
 
 Letters: B batch, T query length, S memory length, Dq query width, Dm memory width, U units.
 """
@@ -16,10 +16,10 @@ from keras_attn.ops import scores
 
 @register()
 class BahdanauAttention(MemoryAttention):
-    """Weigh a memory by the score that a small network gives to each query and position.
+    """Attend to a memory with a score from a small network for each query and position.
 
-    `softmax_s(v . tanh(W1 q + W2 m_s + b))` weighs the `m_s`; the widths of queries and memory need
-    not be equal.
+    `softmax_s(v . tanh(W1 q + W2 m_s + b))` are the weights of the `m_s`; the widths of queries and
+    memory may differ.
 
     Args:
         units: U, width of the network.
@@ -31,12 +31,12 @@ class BahdanauAttention(MemoryAttention):
         keys: float `[B, S, U]`; defaults to `project_memory(memory)`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         memory_mask: bool `[B, S]`; no query attends to a position where it is False.
-        query_offset, seed: without effect here; every attention over a memory takes them.
+        query_offset, seed: ignored here; every attention over a memory accepts them.
         return_attention_scores: whether to return the attention weights too.
-        training: without effect here.
+        training: ignored here.
 
-    Masking: both masks count, and Keras fills them in from its own. A query that may attend to
-    nothing gets zero weights and zero context. The query's mask is passed on.
+    Masking: both masks apply, and Keras fills them in from its own. A query that may attend to
+    nothing gets zero weights and zero context. The query's mask is propagated to the output.
 
     Returns:
         Context `[B, T, Dm]`; then, if asked for, the attention weights, float32 `[B, T, S]`.
@@ -65,7 +65,7 @@ class BahdanauAttention(MemoryAttention):
         super().build(query_shape, memory_shape)
         shape = (query_shape[-1], self.units)
         self.query_kernel = self._weight("query_kernel", shape, self.kernel_initializer)
-        # A layer, so that a functional model can project the memory outside the decoder's loop.
+        # A separate layer, so that a functional model can project the memory outside the loop.
         self.key_projection = Projection(
             self.units,
             use_bias=False,

@@ -1,4 +1,4 @@
-"""What our drop-ins for the attention layers of Keras share.
+"""What our drop-in replacements for Keras' attention layers share.
 
 They keep the sublayers, the weights and the private names of Keras' layers, and compute with our
 kernels.
@@ -20,16 +20,16 @@ from keras_attn.layers.sublayers import CompositeLayer
 
 
 class ManyHeads(CompositeLayer):
-    """What our drop-ins with many heads do alike; a base before the layer of Keras."""
+    """What our drop-ins with many heads share; a mixin before Keras' class."""
 
-    # What a layer of Keras that becomes one of ours where it stands has not set.
+    # The default of a Keras layer that `upgrade` changed in place.
     flash_attention: bool | None = None
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Create the projections."""
         super().build(query_shape, value_shape, key_shape)
         for part in flatten_layers(self):
-            part.supports_masking = True  # else they warn of the masks that the inputs carry
+            part.supports_masking = True  # otherwise they warn about the masks of the inputs
 
     def call(
         self,
@@ -49,7 +49,7 @@ class ManyHeads(CompositeLayer):
         flags = (return_attention_scores, training, use_causal_mask)
         theirs: Any = super()
         if type(self)._compute_attention is not theirs._compute_attention.__func__:
-            # A subclass with mathematics of its own, which Keras' code calls.
+            # A subclass with its own computation, which Keras' code calls.
             return theirs.call(query, value, key, *masks, *flags)
         return attend(self, query, value, value if key is None else key, masks, *flags)
 
@@ -65,7 +65,7 @@ class ManyHeads(CompositeLayer):
 def checked(
     layer: Any, query: Any, value: Any, key: Any, masks: tuple
 ) -> tuple[AttentionAxes, dict[str, Any]]:
-    """The axes that attention runs along, and the masks by name, of shapes that fit them.
+    """The axes of attention, and the masks by name, with checked shapes.
 
     `masks` are those of query, value and key, and the attention mask.
     """
@@ -136,7 +136,7 @@ def attend_list(
 ) -> Any:
     """The whole call of a layer without heads, on `[query, value]` or `[query, value, key]`.
 
-    Its logits are the products of queries and keys where `dot` says so, or else its own.
+    With `dot` the logits are products of queries and keys, otherwise the layer's own.
     """
     layer._validate_inputs(inputs=inputs, mask=mask)
     query, value, *key = inputs
@@ -158,7 +158,7 @@ def attend_list(
     if value_mask is not None:
         value_mask = kops.reshape(value_mask, (-1, kops.shape(value_mask)[-1]))
     structure = ops.AttentionMask(causal=causal, key_padding=value_mask)
-    dropped = return_scores and training and layer.dropout  # the scores go out with dropout
+    dropped = return_scores and training and layer.dropout  # the returned scores include dropout
     context = ops.attention(
         q,
         k,

@@ -16,12 +16,12 @@ from keras_attn.layers.attention import drop_in
 class GroupedQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention):
     """`keras.layers.GroupQueryAttention` with exact attention in linear memory.
 
-    In Keras and here the public name is `layers.GroupQueryAttention`; the class has another, which
-    `.weights.h5` files use. A drop-in as `MultiHeadAttention` is one, with the same differences
-    from Keras. Keys and values are not repeated for the query heads that share them.
+    In Keras and here the public name is `layers.GroupQueryAttention`; the class has another name,
+    which `.weights.h5` files use. A drop-in replacement like `MultiHeadAttention`, with the same
+    differences from Keras. Keys and values are not repeated for the query heads that share them.
 
-    In models of our own `MultiHeadSelfAttention` and `MultiHeadCrossAttention` have grouped heads
-    too, with positions, a cache and packed rows.
+    For new models, `MultiHeadSelfAttention` and `MultiHeadCrossAttention` have grouped heads too,
+    with positions, a cache and packed rows.
 
     Args:
         head_dim: width of each head.
@@ -40,7 +40,7 @@ class GroupedQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention)
         `[B, T, D]`; if asked for, also the weights, in the compute dtype, `[B, N, T, S]`.
 
     Raises:
-        ValueError: what Keras refuses; dropout outside [0, 1); a mask that does not fit.
+        ValueError: what Keras rejects; dropout outside [0, 1); a mask of the wrong shape.
 
     Source: Ainslie et al. 2023, section 2.2.
 
@@ -79,7 +79,7 @@ class GroupedQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention)
             check_count("head_dim", head_dim),
             check_count("num_query_heads", num_query_heads),
             check_count("num_key_value_heads", num_key_value_heads),
-            dropout=0.0,  # which Keras refuses beside flash attention
+            dropout=0.0,  # Keras rejects dropout with flash attention
             use_bias=use_bias,
             sliding_window=optional_count("sliding_window", sliding_window),
             kernel_initializer=kernel_initializer,

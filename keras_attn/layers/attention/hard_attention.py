@@ -1,4 +1,4 @@
-"""Attention that takes one position of the memory instead of a mean over all.
+"""Attention that selects one position of the memory instead of a weighted mean.
 
 Letters: B batch, T query length, S memory length, Dq query width, Dm memory width.
 """
@@ -18,38 +18,38 @@ _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
 
 @register()
 class HardAttention(MemoryAttention):
-    """Draw one position of the memory for each query; at inference take the best.
+    """Sample one position of the memory for each query; at inference select the likeliest.
 
-    `s ~ softmax(score(q, m))`, output `m_s`. How a gradient passes the draw is the estimator's
-    matter: "straight_through" draws forward and is soft backward; "gumbel" draws softly,
-    `softmax((logits + g) / temperature)`; "reinforce" passes none, and gives the log-probability of
-    its draw to build a loss with: `-(reward - baseline) * log_probability`.
+    `s ~ softmax(score(q, m))`, output `m_s`. The estimator decides how gradients pass the sample:
+    "straight_through" is hard forward and soft backward; "gumbel" relaxes the sample to
+    `softmax((logits + g) / temperature)`; "reinforce" passes no gradient, and returns the
+    log-probability of the sample for a loss `-(reward - baseline) * log_probability`.
 
     Args:
         estimator: "straight_through", "gumbel" or "reinforce".
         score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
         units: width of the scores "additive" and "concat"; defaults to the query's width.
         temperature: temperature of "gumbel", a positive number.
-        max_length: the longest memory; needed by the score "location" alone.
+        max_length: the longest memory; only needed by the score "location".
         kernel_initializer: initializer of the score's weights.
-        seed: seed of the draws; defaults to a random one.
+        seed: seed of the samples; defaults to a random one.
 
     Call arguments:
         query: float `[B, T, Dq]`.
         memory: float `[B, S, Dm]`.
-        keys: float `[B, S, Dm]`, what the score sees of the memory; defaults to `memory`.
+        keys: float `[B, S, Dm]`, the memory as the score reads it; defaults to `memory`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         memory_mask: bool `[B, S]`; no query attends to a position where it is False.
-        query_offset: without effect here; every attention over a memory takes it.
-        seed: integer tensor `[2]` to draw with, in place of the layer's own generator; a decoder's
-            loop gives it.
+        query_offset: ignored here; every attention over a memory accepts it.
+        seed: integer tensor `[2]` to sample with instead of the layer's own generator;
+            `AttentionDecoder` passes one from its generator.
         return_attention_scores: whether to return the attention weights too.
         return_log_probability: whether to return the log-probability of the choice too.
-        training: whether to draw; otherwise the best position is taken.
+        training: whether to sample; otherwise the likeliest position is selected.
 
-    Masking: both masks count, and Keras fills them in from its own. A query that may attend to
-    nothing gets zero weights, zero context and log-probability 0. The query's mask goes on to the
-    output.
+    Masking: both masks apply, and Keras fills them in from its own. A query that may attend to
+    nothing gets zero weights, zero context and log-probability 0. The query's mask is propagated to
+    the output.
 
     Returns:
         Context `[B, T, Dm]`; then, if asked for, the attention weights, float32 `[B, T, S]`; then,
@@ -111,7 +111,7 @@ class HardAttention(MemoryAttention):
         return_log_probability: bool = False,
         training: bool | None = None,
     ) -> Any:
-        """Take one position of `memory` for each query."""
+        """Select one position of `memory` for each query."""
         query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)
         logits = self.logits(query, keys)
         weights = self._weights(logits, mask, seed, training)  # [B, T, S]

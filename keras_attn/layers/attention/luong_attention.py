@@ -20,42 +20,42 @@ _COMBINATIONS = ("projection", "concatenate", "sum")
 
 @register()
 class LuongAttention(MemoryAttention):
-    """Weigh a memory by a score against the query, and combine the context with the query.
+    """Attend to a memory, and combine the context with the query.
 
     `c = sum_s a_s m_s`, `a = softmax(score(h, m))`, output `tanh(W [c; h])` for a query h.
-    "local_m" looks at the positions at most `window` away from the query's own position; "local_p"
-    predicts where to look, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian around
-    p with `sigma = window / 2`.
+    "local_m" attends to the positions at most `window` away from the query's own position;
+    "local_p" predicts the centre, `p = S sigmoid(v . tanh(W h))`, and multiplies a by a Gaussian
+    around p with `sigma = window / 2`.
 
     Args:
         units: width of the output of combine="projection"; defaults to the query's width.
         score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
         locality: "global", "local_m" or "local_p".
-        window: D, how far "local_m" and "local_p" look to each side.
+        window: how many positions "local_m" and "local_p" attend to on each side.
         combine: "projection" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a
             layer that is called with the list `[c, h]`.
-        max_length: the longest memory; needed by the score "location" alone.
+        max_length: the longest memory; only needed by the score "location".
         kernel_initializer: initializer of the weights.
 
     Call arguments:
         query: float `[B, T, Dq]`.
         memory: float `[B, S, Dm]`.
-        keys: float `[B, S, Dm]`, what the score sees of the memory; defaults to `memory`.
+        keys: float `[B, S, Dm]`, the memory as the score reads it; defaults to `memory`.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
         memory_mask: bool `[B, S]`; no query attends to a position where it is False.
         query_offset: position of the first query, a number or a tensor broadcastable to `[B, T]`;
-            "local_m" needs it where a decoder gives its queries one by one.
-        seed: without effect here; every attention over a memory takes it.
+            "local_m" needs it when a decoder passes its queries one by one.
+        seed: ignored here; every attention over a memory accepts it.
         return_attention_scores: whether to return the attention weights too.
-        training: without effect here.
+        training: ignored here.
 
-    Masking: both masks count, and Keras fills them in from its own; padding does not move the
+    Masking: both masks apply, and Keras fills them in from its own; padding does not move the
     centre of "local_p". A query that may attend to nothing gets zero weights and zero context.
-    The query's mask is passed on.
+    The query's mask is propagated to the output.
 
     Returns:
-        `[B, T, units]`, or what `combine` makes of it; then, if asked for, the attention weights,
-        float32 `[B, T, S]`.
+        `[B, T, units]`, or the shape that `combine` gives; then, if asked for, the attention
+        weights, float32 `[B, T, S]`.
 
     Raises:
         ValueError: an unknown score, locality or combination, a window that is not positive,
@@ -86,7 +86,7 @@ class LuongAttention(MemoryAttention):
         scores.get(score)
         check_choice("locality", locality, _LOCALITIES)
         combine = deserialize_shared(combine)
-        if combine == "concat":  # it joins without a projection everywhere else
+        if combine == "concat":  # elsewhere "concat" means no projection
             warnings.warn(
                 '`combine="concat"` is deprecated: use "projection"', DeprecationWarning, 2
             )
@@ -178,5 +178,5 @@ class LuongAttention(MemoryAttention):
 
 
 def _real_length(mask: Any) -> Any:
-    # The mask is [B, T or 1, S]; a padded query's row is empty, any other row has the length.
+    # The mask is [B, T or 1, S]; the row of a padded query is empty, the others have the length.
     return ops.max(ops.sum(ops.cast(mask, "int32"), axis=-1), axis=-1)  # [B]

@@ -1,4 +1,4 @@
-"""What the attention layers over a memory share: score, select, weigh, combine.
+"""What the attention layers over a memory share: score, select, average, combine.
 
 Letters: B batch, T query length, S memory length, Dq query width, Dm memory width.
 """
@@ -18,8 +18,8 @@ from keras_attn.ops.numerics import wide
 class MemoryAttention(CompositeLayer):
     """Base of BahdanauAttention, LuongAttention and HardAttention.
 
-    A subclass says how a query is scored (`logits`), which keys it takes (`select`) and what
-    becomes of the context (`combine_context`); the rest is here once.
+    A subclass defines how a query is scored (`logits`), how keys are selected (`select`) and how
+    the output is made from the context (`combine_context`).
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -54,7 +54,7 @@ class MemoryAttention(CompositeLayer):
     def _visible(
         self, query: Any, memory: Any, keys: Any, query_mask: Any, memory_mask: Any
     ) -> tuple[Any, Any, Any, Any]:
-        """Query, memory and keys with zeros where a mask hides them, and the mask of the pairs."""
+        """Query, memory and keys, zeroed where masked, and the mask of the pairs."""
         query_mask, memory_mask = self._checked(query, memory, query_mask, memory_mask)
         memory = without_hidden(memory, memory_mask)
         keys = self.project_memory(memory) if keys is None else without_hidden(keys, memory_mask)
@@ -62,7 +62,7 @@ class MemoryAttention(CompositeLayer):
         return query, memory, keys, pair_mask(query_mask, memory_mask)
 
     def project_memory(self, memory: Any) -> Any:
-        """The part of the score that needs no query, to be computed once for many queries."""
+        """The part of the score that does not depend on queries, computed once for all of them."""
         return memory
 
     def logits(self, query: Any, keys: Any) -> Any:
@@ -105,7 +105,7 @@ class MemoryAttention(CompositeLayer):
         return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
 
     def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> tuple:
-        """The two masks, of inputs that fit each other and them."""
+        """The two masks, after a check of all shapes."""
         batch, (width, memory_width) = query.shape[0], self._widths
         check_shape("query", query.shape, batch=None, length=None, width=width)
         check_shape("memory", memory.shape, batch=batch, length=None, width=memory_width)
@@ -122,7 +122,7 @@ class MemoryAttention(CompositeLayer):
             setattr(self, name, self._weight(name, shape, initializer))
 
     def _weight(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
-        # Each weight draws its own numbers: one initializer with a seed repeats itself.
+        # A clone for each weight: a seeded initializer would repeat its numbers.
         if isinstance(initializer, keras.initializers.Initializer):
             initializer = initializer.clone()
         return self.add_weight(name=name, shape=shape, initializer=initializer)

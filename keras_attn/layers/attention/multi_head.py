@@ -1,4 +1,4 @@
-"""What self-attention and cross-attention share: the arguments, the projections, the one call.
+"""What self-attention and cross-attention share: the arguments, the projections, the call.
 
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width,
 D model width.
@@ -20,7 +20,7 @@ from keras_attn.ops.numerics import wide
 
 
 class MultiHead(CompositeLayer):
-    """The base of `MultiHeadSelfAttention` and `MultiHeadCrossAttention`, which say what it takes.
+    """The base of `MultiHeadSelfAttention` and `MultiHeadCrossAttention`.
 
     A subclass builds the projections for its inputs and turns its masks into one.
     """
@@ -83,7 +83,7 @@ class MultiHead(CompositeLayer):
         self.supports_masking = True
 
     def keys_and_values(self, value: Any, key: Any = None, offset: Any = 0) -> tuple[Any, Any]:
-        """The projected heads `[B, S, K, H]`, normalized, rotated from position `offset` on."""
+        """The projected key and value heads `[B, S, K, H]`; keys normalized and rotated."""
         heads = self.num_kv_heads or self.num_heads
         k = _split_heads(self.key_projection(value if key is None else key), heads)
         k = k if self.query_key_norm is None else self.key_norm(k)

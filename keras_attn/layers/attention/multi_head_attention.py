@@ -17,29 +17,29 @@ from keras_attn.layers.sublayers import to_position
 class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
     """`keras.layers.MultiHeadAttention` with exact attention in linear memory.
 
-    A drop-in: the same arguments with the same meaning, the same sublayers and weights, so that
-    changing the import is enough; configurations, `set_weights`, `.weights.h5` files, `enable_lora`
-    and `quantize` go between the two. It computes the same numbers, but for these, where Keras
-    3.15 is not right:
+    A drop-in replacement: the same arguments with the same meaning, the same sublayers and weights,
+    so that changing the import is enough; configurations, `set_weights`, `.weights.h5` files,
+    `enable_lora` and `quantize` are interchangeable. The outputs are the same except where Keras
+    3.15 is wrong:
 
-    - a query that may attend to nothing has zero weights, zero context and zero gradient, whatever
-      else is asked (Keras: the mean of all values, unless scores or dropout are asked);
-    - `query_mask` counts when it is given as an argument (Keras: only as the query's own mask);
-    - the inputs keep their own masks (Keras takes them off);
-    - `use_causal_mask` and `sliding_window` go along `attention_axes` (Keras: along axis 1);
+    - a query that may attend to nothing always has zero weights, zero context and zero gradient
+      (Keras: the mean of all values, unless scores or dropout are used);
+    - `query_mask` applies when it is given as an argument (Keras: only as the query's own mask);
+    - the inputs keep their own masks (Keras removes them);
+    - `use_causal_mask` and `sliding_window` follow `attention_axes` (Keras: axis 1);
     - the symbolic shape of the scores is `[B, N, T, S]` (Keras: `[B, N, T, T]`);
-    - dropout, scores and the kernel go together, and asking for scores changes nothing (Keras:
-      dropout and scores are refused with `flash_attention=True`, and take the slow path without);
+    - dropout, scores and every kernel work together, and returning scores changes no output (Keras:
+      `flash_attention=True` raises with dropout or scores; otherwise they take the slow path);
     - `flash_attention` is saved with the layer;
-    - `dropout` outside [0, 1) is refused by the constructor.
+    - the constructor rejects a `dropout` outside [0, 1).
 
-    For self-attention in models of our own `MultiHeadSelfAttention` is simpler, and has grouped
-    heads, a cache and packed rows; `MultiHeadCrossAttention` is its sibling for two sequences.
+    For self-attention in new models `MultiHeadSelfAttention` is simpler, and has grouped heads, a
+    cache and packed rows; `MultiHeadCrossAttention` is its counterpart for two sequences.
 
     Args:
         num_heads: and all others up to `seed`, as in Keras.
-        flash_attention: False computes with the plain kernel, which holds all scores; True and None
-            take the best kernel for the shapes. None follows `keras.config`.
+        flash_attention: False computes with the reference kernel, which holds all scores; True uses
+            the best kernel for the shapes; None follows `keras.config`.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None. Keras has no such argument.
 
@@ -49,15 +49,15 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
             training, use_causal_mask, as in Keras. The axes of attention_mask are `[B, N, T, S]`;
             heads and batch may be missing.
 
-    Masking: as in `MultiHeadCrossAttention`: masks that are given and masks that the tensors carry
-    all count, and the query's goes on to the output.
+    Masking: as in `MultiHeadCrossAttention`: explicit masks and the tensors' own masks all apply,
+    and the query's mask is propagated to the output.
 
     Returns:
         `[B, T, D]`, or the `output_shape` instead of D; if asked for, also the weights, in the
         compute dtype, `[B, N, T, S]`.
 
     Raises:
-        ValueError: what Keras refuses; dropout outside [0, 1); a mask that does not fit.
+        ValueError: what Keras rejects; dropout outside [0, 1); a mask of the wrong shape.
 
     Source: Vaswani et al. 2017, section 3.2.2; the gate: Qiu et al. 2025.
 
@@ -110,7 +110,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
             num_heads,
             check_count("key_dim", key_dim),
             value_dim=optional_count("value_dim", value_dim),
-            dropout=0.0,  # which Keras refuses beside flash attention
+            dropout=0.0,  # Keras rejects dropout with flash attention
             use_bias=use_bias,
             output_shape=output_shape,
             attention_axes=attention_axes,

@@ -15,7 +15,7 @@ from keras_attn.layers.masking import both, to_attention_mask, without_hidden
 
 @register()
 class MultiHeadCrossAttention(MultiHead):
-    """Attend from a query sequence to a key/value sequence, with many heads side by side.
+    """Attend from a query sequence to a key/value sequence, with many heads.
 
     `output(concat_n(softmax(q_n k_n^T / sqrt(H)) v_n))`, where `q_n`, `k_n` and `v_n` are linear
     projections of the inputs for head n.
@@ -28,11 +28,11 @@ class MultiHeadCrossAttention(MultiHead):
         output_shape: width of the output; defaults to the query's width.
         dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
-        causal: whether a query sees only keys at its own position and before.
-        window: a query sees keys less than this many positions away; None sees all.
+        causal: whether a query attends only to keys at its own position and before.
+        window: a query attends to keys less than this many positions away; None for all keys.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
-        logits_soft_cap: c, with which the logits are `c tanh(logits / c)`; None for none.
+        logits_soft_cap: c: the logits become `c tanh(logits / c)`; None for no cap.
         query_key_norm: "layer", "layer_no_bias" or "rms" for a norm of each query and key head,
             before positions enter; None for none.
         norm_epsilon: added to the variance in that norm.
@@ -43,7 +43,7 @@ class MultiHeadCrossAttention(MultiHead):
 
     Call arguments:
         query: float `[B, T, D]`.
-        value: float `[B, S, Dv]`; None where the cache holds all keys and values already, such as
+        value: float `[B, S, Dv]`; None if the cache already holds all keys and values, such as
             those of an encoder's output.
         key: float `[B, S, Dk]`; defaults to the value.
         query_mask: bool `[B, T]`; a query where it is False attends to nothing.
@@ -51,20 +51,21 @@ class MultiHeadCrossAttention(MultiHead):
         key_mask: bool `[B, S]`, the same as `value_mask`; both must allow a key.
         attention_mask: bool `[T, S]`, `[B, T, S]` or `[B, N, T, S]`, True where a query may attend
             to a key.
-        sequence_ids: a pair of int `[B, T]` and `[B, S]`: a query sees only keys of its own id.
+        sequence_ids: a pair of int `[B, T]` and `[B, S]`: a query attends only to keys of its own
+            id.
         cache: `{"key": [B, K, L, H], "value": [B, K, L, H]}` of decoding, from
             `keras_attn.ops.cache`; the new keys are written into it at `cache_index`.
         cache_index: int or scalar tensor, position of the first query.
         return_attention_scores: whether to return the attention weights too.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: every mask that is given counts, together with Keras' own that travels with the
-    tensors. A query that may attend to nothing gets zero weights and zero context, so its output is
-    the output projection's bias. The query's mask is passed on.
+    Masking: every given mask applies, together with Keras' own masks of the tensors. A query that
+    may attend to nothing gets zero weights and zero context, so its output is the bias of the
+    output projection. The query's mask is propagated to the output.
 
     Returns:
         `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, S]`;
-        then, if a cache came in, the cache.
+        then, if a cache was given, the cache.
 
     Raises:
         ValueError: heads that do not divide, a window that is not positive, dropout outside
@@ -158,7 +159,7 @@ class MultiHeadCrossAttention(MultiHead):
         sequence_ids: Any,
         cache: dict | None,
     ) -> dict[str, Any]:
-        """The parts of the mask, each of a shape that fits the inputs."""
+        """The arguments of the mask, with checked shapes."""
         check_shape("query", query.shape, batch=None, length=None, width=None)
         if value is None and cache is None:
             raise ValueError("`value` must be given where there is no `cache`, got None")

@@ -28,11 +28,11 @@ class MultiHeadSelfAttention(MultiHead):
         output_shape: width of the output; defaults to the query's width.
         dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
-        causal: whether a query sees only keys at its own position and before.
-        window: a query sees keys less than this many positions away; None sees all.
+        causal: whether a query attends only to keys at its own position and before.
+        window: a query attends to keys less than this many positions away; None for all keys.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
-        logits_soft_cap: c, with which the logits are `c tanh(logits / c)`; None for none.
+        logits_soft_cap: c: the logits become `c tanh(logits / c)`; None for no cap.
         query_key_norm: "layer", "layer_no_bias" or "rms" for a norm of each query and key head,
             before positions enter; None for none.
         norm_epsilon: added to the variance in that norm.
@@ -51,15 +51,15 @@ class MultiHeadSelfAttention(MultiHead):
         cache: `{"key", "value"}` of decoding, each `[B, K, L, H]`, with `causal=True` only.
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: what
-    is at a padded position is computed like any other and has no meaning. NaN there reaches no
-    visible output, but it does reach the gradients of the projections: replace it before.
+    Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: the
+    output at a padded position is computed like any other and has no meaning. NaN there reaches no
+    unmasked output, but it does reach the gradients of the projections: replace it before.
 
     Returns:
         `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`
-        (`[B, N, T, L]` with a cache); then, if a cache came in, the cache.
+        (`[B, N, T, L]` with a cache); then, if a cache was given, the cache.
 
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.
@@ -124,7 +124,7 @@ class MultiHeadSelfAttention(MultiHead):
     def _checked(
         self, inputs: Any, mask: Any, attention_mask: Any, sequence_ids: Any, cache: dict | None
     ) -> dict[str, Any]:
-        """The parts of the mask, each of a shape that fits the inputs."""
+        """The arguments of the mask, with checked shapes."""
         if cache is not None and not self.causal:
             raise ValueError("`cache` needs a layer with `causal=True`, got causal=False")
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)

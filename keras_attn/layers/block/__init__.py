@@ -1,4 +1,4 @@
-"""The blocks that Transformers are stacked from."""
+"""The blocks of Transformers."""
 
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.block.scalar_mix import ScalarMix

@@ -1,4 +1,4 @@
-"""A block with its cache, for the step models of decoding.
+"""A block with its cache, as version 0.1.0 used it in decoding steps; deprecated.
 
 Letters: B batch, T new length, S context length, D model width.
 """
@@ -12,17 +12,17 @@ from keras_attn._keras import register
 
 @register()
 class CachedBlock(keras.layers.Wrapper):
-    """A block of a trained model as one step of decoding calls it, with the block's own weights.
+    """A block of a trained model as a decoding step calls it, with the block's own weights.
 
-    Keras lets a layer take part in several functional models only if it returns equally many
-    tensors in each; this wrapper returns the cache too.
+    In Keras a layer can be part of several functional models only if it returns the same number of
+    tensors in each; this wrapper also returns the cache.
 
     Args:
         layer: a `TransformerEncoderBlock` with `causal=True` or a `TransformerDecoderBlock`.
 
     Call arguments:
         inputs: float `[B, T, D]`, the new tokens.
-        cache: what the block takes: `{"key", "value"}` or `{"self", "context"}`.
+        cache: the cache of the block: `{"key", "value"}` or `{"self", "context"}`.
         index: int scalar, position of the first input.
         context_mask: bool `[B, S]`, False at the context's padding.
 
@@ -42,7 +42,7 @@ class CachedBlock(keras.layers.Wrapper):
     """
 
     def build(self, inputs_shape: Any, **_: Any) -> None:
-        """Build the block, which usually is built already."""
+        """Build the block if it is not built."""
         super().build(inputs_shape)
 
     def call(self, inputs: Any, cache: dict, index: Any, context_mask: Any = None) -> Any:
@@ -57,6 +57,6 @@ class CachedBlock(keras.layers.Wrapper):
     def compute_output_spec(
         self, inputs: Any, cache: dict, index: Any, context_mask: Any = None
     ) -> Any:
-        """What the block gives."""
+        """The symbolic outputs of the block."""
         masks = {} if context_mask is None else {"context_mask": context_mask}
         return self.layer.compute_output_spec(inputs, cache=cache, **masks)

@@ -25,14 +25,14 @@ class FeedForward(CompositeLayer):
         dropout: fraction of the hidden units that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of the two matrices.
         seed: seed of the dropout; defaults to a random one.
-        gated: whether the activation of one product is the gate of another.
+        gated: whether the activation of one product gates another.
         use_bias: whether the projections have a bias.
 
     Call arguments:
         inputs: float `[..., D]`.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: the inputs' mask is passed on.
+    Masking: the inputs' mask is propagated to the output.
 
     Returns:
         `[..., D]`.

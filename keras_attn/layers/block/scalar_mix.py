@@ -1,4 +1,4 @@
-"""The layers of an encoder, mixed into one.
+"""A weighted mean of the hidden states of an encoder.
 
 Letters: L layers, B batch, T length, D model width.
 """
@@ -15,17 +15,17 @@ from keras_attn.ops.numerics import wide
 class ScalarMix(keras.layers.Layer):
     """`gamma sum_l softmax(w)_l h_l`: a learned weighted mean of hidden states, scaled.
 
-    At first every layer weighs the same and gamma is 1.
+    Initially all layers have equal weights and gamma is 1.
 
     Args:
-        normalize: whether each `h_l` is layer-normalized first, over D and with no weights, so that
+        normalize: whether each `h_l` is first layer-normalized over D, without weights, so that
             layers of different scale start equal.
-        layer_norm_epsilon: added to the variance there.
+        layer_norm_epsilon: added to the variance in that normalization.
 
     Call arguments:
         inputs: a list of L floats `[B, T, D]`, such as the `hidden_states` of an encoder.
 
-    Masking: each position is mixed by itself; the inputs' mask is passed on.
+    Masking: positions are mixed independently; the inputs' mask is propagated to the output.
 
     Returns:
         `[B, T, D]`.
@@ -69,12 +69,12 @@ class ScalarMix(keras.layers.Layer):
 
     def call(self, inputs: list) -> Any:
         """Mix `inputs`."""
-        shares = self.gamma * keras.ops.softmax(self.scalars)  # [L]
+        weights = self.gamma * keras.ops.softmax(self.scalars)  # [L]
         total = 0.0
         for layer, states in enumerate(inputs):
             if self.normalize:
                 states = self._normalized(states)
-            total = total + shares[layer] * states
+            total = total + weights[layer] * states
         return total  # [B, T, D]
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -82,7 +82,7 @@ class ScalarMix(keras.layers.Layer):
         return tuple(input_shape[0])
 
     def compute_mask(self, inputs: list, previous_mask: Any = None) -> Any:
-        """The mask of the first layer: all are masked alike."""
+        """The mask of the first layer; all have the same."""
         return previous_mask[0] if previous_mask else None
 
     def get_config(self) -> dict:
@@ -95,7 +95,7 @@ class ScalarMix(keras.layers.Layer):
 
     def _normalized(self, states: Any) -> Any:
         dtype = wide(states.dtype)
-        precise = keras.ops.cast(states, dtype)  # the epsilon has no float16
+        precise = keras.ops.cast(states, dtype)  # the epsilon would be zero in float16
         mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)
         normalized = (precise - mean) * keras.ops.rsqrt(variance + self.layer_norm_epsilon)
         return keras.ops.cast(normalized, states.dtype)

@@ -14,7 +14,7 @@ from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
 from keras_attn.ops.masks import check_window
 
-# What the blocks leave to their parts; the other arguments of these they set themselves.
+# The arguments of the sublayers that users may set; the block sets the others itself.
 ATTENTION_OPTIONS = (
     *("key_dim", "value_dim", "num_kv_heads", "use_bias", "bias_initializer"),
     *("logits_soft_cap", "query_key_norm", "norm_epsilon"),
@@ -154,7 +154,7 @@ class TransformerBlock(CompositeLayer):
     def _sublayer(
         self, layer: Any, norm: Any, inputs: Any, training: bool | None, **arguments: Any
     ) -> tuple:
-        """What the layer returns, with the residual connection and the norm around its output."""
+        """The layer's outputs, the first with the residual connection and the norm."""
         outputs = layer(
             norm(inputs) if self.normalize_first else inputs, training=training, **arguments
         )
@@ -165,7 +165,7 @@ class TransformerBlock(CompositeLayer):
 
 
 def _options(name: str, options: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    """The options as a dict of their own; raises for one that is not known."""
+    """A copy of the options; raises for an unknown one."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{name}` must be a dict or None, got {options!r}")
     for option in options or {}:
@@ -174,6 +174,6 @@ def _options(name: str, options: Any, known: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _config(part: keras.layers.Layer, options: dict[str, Any]) -> dict[str, Any]:
-    """The options as the part serializes them."""
+    """The options as the sublayer serializes them."""
     config = part.get_config()
     return {name: config[name] for name in options}

@@ -1,7 +1,7 @@
 """One layer of a Transformer decoder that attends to a context.
 
-Letters: B batch, T length, S context length, L cache length, N heads, H head width, D model width,
-C context width, F feed-forward width.
+Letters: B batch, T length, S context length, L cache length, N heads, K key/value heads, H head
+width, D model width, C context width, F feed-forward width.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ class TransformerDecoderBlock(TransformerBlock):
     """Causal self-attention, attention to a context, and a feed-forward network.
 
     Each of the three has a residual connection and a norm, after the sum or, with
-    `normalize_first`, before the sublayer, as in `TransformerEncoderBlock`. Without a context use
-    that block with `causal=True`.
+    `normalize_first`, before the sublayer, as in `TransformerEncoderBlock`. For a decoder without a
+    context, use that block with `causal=True`.
 
     Args:
         num_heads: N, of both attentions.
@@ -35,9 +35,9 @@ class TransformerDecoderBlock(TransformerBlock):
         norm: "layer", "layer_no_bias" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm comes before each sublayer.
-        attention_norm: whether self-attention has a norm; the first block of ModernBERT, behind the
-            norm of the embeddings, has none.
-        window: self-attention reaches positions less than this far back; None reaches all.
+        attention_norm: whether self-attention has a norm; the first block of ModernBERT has none,
+            since it follows the norm of the embeddings.
+        window: self-attention attends to positions less than this far back; None for all.
         position: how positions enter the logits of the self-attention: a `RotaryEmbedding`,
             `ALiBi` or `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
@@ -48,31 +48,31 @@ class TransformerDecoderBlock(TransformerBlock):
         feed_forward_options: further arguments of `FeedForward`, a dict with any of `gated`,
             `use_bias`, `dropout` and `seed`.
         remat: whether training keeps only the inputs of the block and computes the rest again in
-            the backward pass: the same numbers for less memory and more time.
+            the backward pass: the same numbers with less memory and more time.
         seed: seed of the dropouts; defaults to a random one.
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        context: float `[B, S, C]`, such as an encoder's output; None where the cache holds its keys
-            and values already.
+        context: float `[B, S, C]`, such as an encoder's output; None if the cache already holds its
+            keys and values.
         mask: bool `[B, T]`, False at padding, which no query attends to.
         context_mask: bool `[B, S]`, False at the context's padding.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where self-attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
-        cache: for decoding: `{"self": {"key", "value"}}`, each `[B, N, L, H]`; with a context its
-            keys and values come out beside it, `{"self", "context"}`, and serve every later step.
+        cache: for decoding: `{"self": {"key", "value"}}`, each `[B, K, L, H]`; the returned cache
+            `{"self", "context"}` also has the context's keys and values, for all later steps.
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: values at padded positions are ignored; the mask is passed on.
+    Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
         `[B, T, D]`; then, if asked for, the weights of the self-attention, float32 `[B, N, T, T]`,
-        and those over the context, `[B, N, T, S]`; then, if a cache came in, the cache.
+        and those over the context, `[B, N, T, S]`; then, if a cache was given, the cache.
 
     Raises:
-        ValueError: as in `TransformerEncoderBlock`; neither a context nor its keys in the cache.
+        ValueError: as in `TransformerEncoderBlock`; no context, and no keys of it in the cache.
 
     Source: Vaswani et al. 2017, section 3.1; norm first: Xiong et al. 2020.
 
@@ -190,7 +190,7 @@ class TransformerDecoderBlock(TransformerBlock):
         return (outputs, *weights, *caches) if weights or caches else outputs
 
     def store(self, context: Any) -> dict:
-        """The keys and values of a context, `{"key", "value"}`, which serve every step."""
+        """The keys and values of a context, `{"key", "value"}`, for all decoding steps."""
         return store(*self.cross_attention.keys_and_values(context))
 
     def _checked_mask(self, context: Any, context_mask: Any) -> Any:

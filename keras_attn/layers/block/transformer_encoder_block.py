@@ -1,6 +1,7 @@
 """One layer of a Transformer encoder, or of a decoder without cross-attention.
 
-Letters: B batch, T length, N heads, D model width, F feed-forward width.
+Letters: B batch, T length, L cache length, N heads, K key/value heads, H head width, D model width,
+F feed-forward width.
 """
 
 from typing import Any
@@ -28,10 +29,10 @@ class TransformerEncoderBlock(TransformerBlock):
         norm: "layer", "layer_no_bias" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm comes before each sublayer.
-        attention_norm: whether self-attention has a norm; the first block of ModernBERT, behind the
-            norm of the embeddings, has none.
-        causal: whether a position sees only itself and those before it.
-        window: a position sees those less than this far away; None sees all.
+        attention_norm: whether self-attention has a norm; the first block of ModernBERT has none,
+            since it follows the norm of the embeddings.
+        causal: whether a position attends only to itself and those before it.
+        window: a position attends to those less than this far away; None for all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
@@ -42,7 +43,7 @@ class TransformerEncoderBlock(TransformerBlock):
         feed_forward_options: further arguments of `FeedForward`, a dict with any of `gated`,
             `use_bias`, `dropout` and `seed`.
         remat: whether training keeps only the inputs of the block and computes the rest again in
-            the backward pass: the same numbers for less memory and more time.
+            the backward pass: the same numbers with less memory and more time.
         seed: seed of the dropouts; defaults to a random one.
 
     Call arguments:
@@ -50,16 +51,16 @@ class TransformerEncoderBlock(TransformerBlock):
         mask: bool `[B, T]`, False at padding, which no query attends to.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
-        cache: for decoding with `causal`: `{"key", "value"}`, each `[B, N, L, H]`.
+        cache: for decoding with `causal`: `{"key", "value"}`, each `[B, K, L, H]`.
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: values at padded positions are ignored; the mask is passed on.
+    Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
         `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`; then, if a
-        cache came in, the cache.
+        cache was given, the cache.
 
     Raises:
         ValueError: as in `MultiHeadSelfAttention`; an unknown norm or option.
@@ -115,7 +116,7 @@ class TransformerEncoderBlock(TransformerBlock):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs: Any, *masks: Any, **options: Any) -> Any:
-        """What the self-attention gives: its first output has the inputs' shape too."""
+        """Those of the self-attention, whose first output has the inputs' shape too."""
         return self.self_attention.compute_output_spec(inputs, *masks, **options)
 
     def get_config(self) -> dict:

@@ -15,16 +15,16 @@ from keras_attn.layers.position.learned_position_embedding import LearnedPositio
 
 @register()
 class BertEmbedding(keras.layers.Layer):
-    """`dropout(norm(token + segment + position))`, each a learned vector.
+    """`dropout(norm(token + segment + position))`, the sum of three learned vectors.
 
     Args:
         vocabulary_size: V.
         dim: D.
-        max_length: the longest sequence, where positions are learned; with 0 there is no such
-            table, and positions change nothing, for an encoder whose blocks have their own.
-        num_segments: how many segments there are; BERT's A and B make two, with 0 there is no
-            such table, and segment ids change nothing.
-        mask_zero: whether 0 is padding, from which a Keras mask is made.
+        max_length: the longest sequence with learned positions; 0 for no position table, in an
+            encoder whose blocks have their own positions.
+        num_segments: the number of segments, 2 for BERT's A and B; 0 for no segment table: segment
+            ids are then ignored.
+        mask_zero: whether id 0 is padding, which gives a Keras mask.
         dropout: fraction of the output that is zeroed in training, in [0, 1).
         layer_norm_epsilon: added to the variance.
         initializer: initializer of the three tables.
@@ -34,14 +34,14 @@ class BertEmbedding(keras.layers.Layer):
         use_bias: whether the norm has a bias.
 
     Call arguments:
-        token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
-            nearest valid id for them.
-        segment_ids: int `[B, T]`, in [0, num_segments), the same holds; defaults to all 0.
+        token_ids: int `[B, T]`, in [0, V). Eager values out of range raise; compiled code
+            clips them.
+        segment_ids: int `[B, T]`, in [0, num_segments), checked likewise; defaults to all 0.
         positions: int `[B, T]`, such as those of packed sequences; defaults to 0, 1, 2 and so on.
         return_matrix: whether to return the token matrix too, for a head that shares it.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: with `mask_zero`, the mask is False at padding. Segments block nothing.
+    Masking: with `mask_zero`, the mask is False at padding. Segments mask nothing.
 
     Returns:
         `[B, T, D]`; with `return_matrix` also the matrix `[V, D]`.

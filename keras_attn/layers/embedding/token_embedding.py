@@ -1,4 +1,4 @@
-"""Token ids to vectors, with a matrix that can serve the output too.
+"""Token ids to vectors, with a matrix that the output can share.
 
 Letters: B batch, T length, V vocabulary, D model width.
 """
@@ -16,8 +16,8 @@ from keras_attn.ops.numerics import table_rows
 class TokenEmbedding(keras.layers.Layer):
     """Look up a vector for each token id.
 
-    To tie the output weights to it, ask for the matrix as a tensor and give it to a head: the two
-    then stay one weight, also after the model was saved and loaded.
+    To tie the output weights to it, use `return_matrix=True` and pass the matrix to a head: the two
+    stay one weight, also after the model was saved and loaded.
 
     Args:
         input_dim: V.
@@ -25,13 +25,13 @@ class TokenEmbedding(keras.layers.Layer):
         embeddings_initializer: initializer of the matrix.
         embeddings_regularizer: regularizer of the matrix, or None.
         embeddings_constraint: constraint of the matrix, or None.
-        mask_zero: whether 0 is padding, from which a Keras mask is made.
+        mask_zero: whether id 0 is padding, which gives a Keras mask.
         scale: factor of the vectors, such as sqrt(D) in the Transformer (section 3.4). The others
             are those of `keras.layers.Embedding`.
 
     Call arguments:
-        token_ids: int `[B, T]`, in [0, V). Eager values outside raise; compiled code takes the
-            nearest valid id for them.
+        token_ids: int `[B, T]`, in [0, V). Eager values out of range raise; compiled code
+            clips them.
         return_matrix: whether to return the matrix too.
 
     Masking: with `mask_zero`, the mask is False at padding.

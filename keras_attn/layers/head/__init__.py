@@ -1,4 +1,4 @@
-"""Heads on top of an encoder or a decoder, and the loss of one."""
+"""Heads for an encoder or a decoder, and a loss for them."""
 
 from keras_attn.layers.head.bert_pretraining_head import BertPretrainingHead, NextSentenceHead
 from keras_attn.layers.head.language_model_head import LanguageModelHead

@@ -21,7 +21,7 @@ class NextSentenceHead(Projection):
 
     Call arguments:
         inputs: float `[B, D]`, the encoder's pooled output.
-        training: changes nothing.
+        training: ignored.
 
     Returns:
         logits `[B, 2]`.
@@ -62,7 +62,7 @@ class BertPretrainingHead(CompositeLayer):
         embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
         masked_positions: int `[B, P]`, where to predict; defaults to every position.
 
-    Masking: no mask is passed on; weigh the loss instead.
+    Masking: no mask is propagated; use weights in the loss instead.
 
     Returns:
         a dict of logits: "masked_lm" `[B, P, V]` (`[B, T, V]` without `masked_positions`) and
@@ -148,7 +148,7 @@ class BertPretrainingHead(CompositeLayer):
         }
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: a mask of the sequence says nothing about the predictions."""
+        """None: the sequence's mask does not apply to the predictions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

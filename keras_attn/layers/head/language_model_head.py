@@ -15,11 +15,11 @@ from keras_attn.layers.sublayers import NORMS, CompositeLayer, make_norm
 
 @register()
 class LanguageModelHead(CompositeLayer):
-    """`norm(x) M^T + c`, with M the token embeddings; norm and c only where asked for.
+    """`norm(x) M^T + c`, with M the token embeddings; norm and c are optional.
 
     Args:
-        norm: "layer", "layer_no_bias" or "rms", for a decoder whose blocks have the norm first;
-            None for none.
+        norm: "layer", "layer_no_bias" or "rms", for a decoder with pre-norm blocks; None for no
+            norm.
         layer_norm_epsilon: added to the variance.
         use_bias: whether there is a bias for each token.
 
@@ -27,7 +27,7 @@ class LanguageModelHead(CompositeLayer):
         inputs: float `[..., D]`, the decoder's output.
         embedding_matrix: float `[V, D]`, the token embeddings, which the output shares.
 
-    Masking: no mask is passed on; weigh the loss instead.
+    Masking: no mask is propagated; use weights in the loss instead.
 
     Returns:
         logits `[..., V]`.
@@ -79,7 +79,7 @@ class LanguageModelHead(CompositeLayer):
         return ops.dense(self.hidden(inputs), keras.ops.transpose(embedding_matrix), self.bias)
 
     def hidden(self, inputs: Any) -> Any:
-        """What is multiplied by the embeddings, `[..., D]`."""
+        """The vectors that are multiplied by the embeddings, `[..., D]`."""
         return inputs if self.norm_layer is None else self.norm_layer(inputs)
 
     def compute_output_shape(self, inputs_shape: Any, embedding_matrix_shape: Any) -> tuple:
@@ -87,7 +87,7 @@ class LanguageModelHead(CompositeLayer):
         return (*inputs_shape[:-1], embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: a mask of the sequence says nothing about the predictions."""
+        """None: the sequence's mask does not apply to the predictions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

@@ -1,4 +1,4 @@
-"""The loss of predicting tokens, without the logits.
+"""The loss of token predictions, without all logits in memory.
 
 Letters: B batch, T length, P predicted positions, V vocabulary, D model width, E embedding width.
 """
@@ -16,11 +16,11 @@ from keras_attn.ops.numerics import wide
 
 @register()
 class LinearCrossEntropy(keras.layers.Wrapper):
-    """The cross entropy of a head's logits, made for a chunk of positions at a time.
+    """The cross entropy of a head's logits, computed for a chunk of positions at a time.
 
-    The layer adds the mean over the positions that count to the model's losses, so that
-    `compile(optimizer)` and `fit` need no other: labels and weights are inputs of the model. The
-    head, whose weights it trains, gives the logits elsewhere.
+    The layer adds the mean over the positions that are not ignored to the model's losses, so that
+    `compile(optimizer)` and `fit` need no other loss: labels and weights are inputs of the model.
+    The head, whose weights it trains, computes the logits for inference.
 
     Args:
         layer: a `LanguageModelHead` or `MaskedLMHead`.
@@ -29,21 +29,21 @@ class LinearCrossEntropy(keras.layers.Wrapper):
     Call arguments:
         inputs: float `[B, T, D]`, those of the head.
         embedding_matrix: float `[V, E]`, the token embeddings.
-        labels: int `[B, T]` or `[B, T, 1]`; a position with a negative label does not count.
-        label_weights: float `[B, T]` or `[B, T, 1]`, or None for 1; a position of weight 0 does not
-            count.
+        labels: int `[B, T]` or `[B, T, 1]`; positions with a negative label are ignored.
+        label_weights: float `[B, T]` or `[B, T, 1]`, or None for 1; positions of weight 0 are
+            ignored.
         masked_positions: int `[B, P]`, for a `MaskedLMHead`: where to predict; the labels and
             their weights are then `[B, P]`.
 
-    Masking: no mask is passed on; give `label_weights` instead.
+    Masking: no mask is propagated; give `label_weights` instead.
 
     Returns:
-        weighted losses float32 (float64 for float64 inputs) of the labels' shape; 0 where a
-        position does not count.
+        weighted losses, float32 (float64 for float64 inputs), of the labels' shape; 0 at ignored
+        positions.
 
     Raises:
-        ValueError: as the head; labels outside of the vocabulary or no integers; labels or weights
-            of another shape.
+        ValueError: as the head; labels outside the vocabulary or not integers; labels or weights of
+            the wrong shape.
 
     Source: Szegedy et al. 2016, section 7 (smoothing).
 
@@ -66,7 +66,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         self.supports_masking = True
 
     def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
-        """Build the head, which may be built already."""
+        """Build the head if it is not built."""
         if not self.layer.built:
             self.layer.build(inputs_shape, embedding_matrix_shape)
             self.layer.built = True
@@ -117,7 +117,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         label_weights: Any = None,
         masked_positions: Any = None,
     ) -> keras.KerasTensor:
-        """One loss for each label; JAX cannot divide a length that it does not know into chunks."""
+        """One loss for each label, without running the layer."""
         _check(inputs, labels, label_weights, masked_positions)
         return keras.KerasTensor(labels.shape, wide(inputs.dtype))
 
@@ -127,7 +127,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         return cls(**{**config, "layer": deserialize_shared(config["layer"])})
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: a mask of the sequence says nothing about the predictions."""
+        """None: the sequence's mask does not apply to the predictions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

@@ -21,15 +21,15 @@ class MaskedLMHead(CompositeLayer):
         activation: after the first product, a name or a function.
         layer_norm_epsilon: added to the variance.
         kernel_initializer: initializer of W.
-        use_bias: whether the first product and the norm have a bias; c is there in any case.
+        use_bias: whether the first product and the norm have a bias; c always exists.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.
         embedding_matrix: float `[V, E]`, the token embeddings, which the output shares.
         masked_positions: int `[B, P]`, where to predict; defaults to every position. A position
-            outside the row is taken as the nearest inside.
+            outside the row is clipped to the nearest inside.
 
-    Masking: no mask is passed on; weigh the loss instead.
+    Masking: no mask is propagated; use weights in the loss instead.
 
     Returns:
         logits `[B, P, V]`, or `[B, T, V]` without `masked_positions`.
@@ -90,7 +90,7 @@ class MaskedLMHead(CompositeLayer):
         return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
 
     def hidden(self, inputs: Any, masked_positions: Any = None) -> Any:
-        """What is multiplied by the embeddings, `[B, P, E]` or `[B, T, E]`."""
+        """The vectors that are multiplied by the embeddings, `[B, P, E]` or `[B, T, E]`."""
         if masked_positions is not None:
             inputs = gather(inputs, masked_positions)
         return self.norm(self.transformation(inputs))
@@ -102,7 +102,7 @@ class MaskedLMHead(CompositeLayer):
         return (*(masked_positions_shape or inputs_shape[:-1]), embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: a mask of the sequence says nothing about the predictions."""
+        """None: the sequence's mask does not apply to the predictions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

@@ -16,17 +16,17 @@ MODES = ("first", "mean", "max")
 
 @register()
 class SequencePooling(keras.layers.Layer):
-    """The first vector of a sequence ([CLS]), or the mean or the maximum of those not masked.
+    """The first vector of a sequence ([CLS]), or the mean or maximum of the unmasked vectors.
 
     Args:
         mode: "first", "mean" or "max".
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        mask: bool `[B, T]`, False at what does not count; defaults to all True.
+        mask: bool `[B, T]`, False at positions to ignore; defaults to all True.
 
-    Masking: more padding changes nothing; a row where nothing counts gives zeros. "first" does
-    not look at the mask. No mask is passed on.
+    Masking: extra padding does not change the output; a fully masked row gives zeros. "first"
+    ignores the mask. No mask is propagated.
 
     Returns:
         `[B, D]`.
@@ -62,7 +62,7 @@ class SequencePooling(keras.layers.Layer):
             highest = keras.ops.max(keras.ops.where(mask, inputs, lowest), axis=1)
             some = keras.ops.any(mask, axis=1)
             return keras.ops.where(some, highest, keras.ops.zeros_like(highest))  # [B, D]
-        dtype = wide(inputs.dtype)  # float16 counts to 2048
+        dtype = wide(inputs.dtype)  # float16 counts only to 2048
         total = keras.ops.sum(keras.ops.where(mask, keras.ops.cast(inputs, dtype), 0.0), axis=1)
         count = keras.ops.sum(keras.ops.cast(mask, dtype), axis=1)
         return keras.ops.cast(total / keras.ops.maximum(count, 1.0), inputs.dtype)
@@ -77,7 +77,7 @@ class SequencePooling(keras.layers.Layer):
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: there are no positions any more."""
+        """None: the output has no positions."""
 
     def get_config(self) -> dict:
         """All constructor arguments."""

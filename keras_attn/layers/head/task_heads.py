@@ -81,12 +81,12 @@ class ClassificationHead(_DenseHead):
 
     Call arguments:
         inputs: float `[..., D]`: a pooled vector, usually `[B, D]`.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: the inputs' mask is passed on.
+    Masking: the inputs' mask is propagated to the output.
 
     Returns:
-        logits `[..., num_classes]`, not yet a softmax.
+        logits `[..., num_classes]`, before a softmax.
 
     Raises:
         ValueError: `num_classes` is not positive.
@@ -120,8 +120,8 @@ class ClassificationHead(_DenseHead):
 class TokenTaggingHead(ClassificationHead):
     """`dropout(x) W + b` at every position: the logits of its tag.
 
-    Positions without a label of their own (padding, the later tokens of a word) get logits like
-    any other; give them the sample weight 0.
+    Positions without a label (padding, the later tokens of a word) get logits like any other; give
+    them the sample weight 0.
 
     Args:
         num_classes: how many tags.
@@ -131,9 +131,9 @@ class TokenTaggingHead(ClassificationHead):
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: the inputs' mask is passed on, so that Keras' losses leave out padding.
+    Masking: the inputs' mask is propagated to the output, so that Keras' losses ignore padding.
 
     Returns:
         logits `[B, T, num_classes]`.
@@ -154,7 +154,7 @@ class TokenTaggingHead(ClassificationHead):
 
 @register()
 class MultipleChoiceHead(_DenseHead):
-    """`dropout(x) w + b`: one logit for each choice, to be compared with the other choices'.
+    """`dropout(x) w + b`: one logit for each choice.
 
     Args:
         dropout: fraction of the input that is zeroed in training, in [0, 1).
@@ -163,12 +163,12 @@ class MultipleChoiceHead(_DenseHead):
 
     Call arguments:
         inputs: float `[B, C, D]`, the pooled vector of each choice with its question.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: the inputs' mask is passed on.
+    Masking: the inputs' mask is propagated to the output.
 
     Returns:
-        logits `[B, C]`, not yet a softmax over C.
+        logits `[B, C]`, before a softmax over C.
 
     Raises:
         ValueError: inputs of another rank.
@@ -201,12 +201,12 @@ class MultipleChoiceHead(_DenseHead):
         return tuple(input_shape[:-1])
 
 
-EXCLUDED = -3e4  # far below any logit, and finite in float16 too
+EXCLUDED = -3e4  # far below any logit, and finite also in float16
 
 
 @register()
 class SpanHead(_DenseHead):
-    """`dropout(x) W + b`: two logits for every position, that the answer starts or ends there.
+    """`dropout(x) W + b`: two logits for every position, for the start and the end of the answer.
 
     An impossible answer starts and ends at the first position, [CLS].
 
@@ -219,13 +219,13 @@ class SpanHead(_DenseHead):
         inputs: float `[B, T, D]`, the encoder's output.
         mask: bool `[B, T]`, True where an answer may start or end: the context, and [CLS] where an
             answer may be missing; defaults to every position.
-        training: whether dropout acts.
+        training: whether to apply dropout.
 
-    Masking: a masked position gets a logit of -30000, so a softmax gives it nothing; the mask
-    ends here.
+    Masking: a masked position gets a logit of -30000, so its probability is zero; the mask is not
+    propagated.
 
     Returns:
-        a dict of logits: "start" and "end", each `[B, T]`, not yet a softmax over T.
+        a dict of logits: "start" and "end", each `[B, T]`, before a softmax over T.
 
     Raises:
         ValueError: inputs that are not of rank 3.
@@ -251,7 +251,7 @@ class SpanHead(_DenseHead):
         super().__init__(2, dropout, kernel_initializer, seed, **kwargs)
 
     def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> dict:
-        """Point at starts and ends."""
+        """The logits of starts and ends."""
         mask = self._checked(inputs, mask)
         logits = super().call(without_hidden(inputs, mask), training=training)  # [B, T, 2]
         if mask is not None:

@@ -1,4 +1,4 @@
-"""Positions: vectors that join the embeddings, and objects that enter the logits."""
+"""Positions: vectors added to the embeddings, and layers that change the logits."""
 
 from keras_attn.layers.position.alibi import ALiBi
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding

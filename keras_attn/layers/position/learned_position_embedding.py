@@ -19,7 +19,7 @@ from keras_attn.ops.numerics import table_rows
 
 @register()
 class LearnedPositionEmbedding(keras.layers.Layer):
-    """Add to each position a vector that is learned for it.
+    """Add a learned vector to each position.
 
     Args:
         max_length: rows of the table: the longest sequence.
@@ -30,10 +30,10 @@ class LearnedPositionEmbedding(keras.layers.Layer):
     Call arguments:
         inputs: float `[B, T, D]`.
         positions: int `[B, T]`, such as those of packed sequences; defaults to 0, 1, 2 and so on.
-            In compiled code a position beyond the table becomes its last row.
+            A position beyond the table is clipped to its last row.
         offset: int or scalar tensor, added to the positions (decoding with a cache).
 
-    Masking: the inputs' mask is passed on.
+    Masking: the inputs' mask is propagated to the output.
 
     Returns:
         `[B, T, D]`, or wider if concatenated, in the compute dtype.

@@ -33,7 +33,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
             so on.
         offset: int or scalar tensor, added to the positions (decoding with a cache).
 
-    Masking: the inputs' mask is passed on.
+    Masking: the inputs' mask is propagated to the output.
 
     Returns:
         `[B, T, D]`, or wider if concatenated, in the compute dtype; the encoding is computed in
@@ -88,7 +88,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
 
 
 def check_combination(combination: str, dim: int | None) -> None:
-    """Raise unless the combination is known and `dim` goes with it."""
+    """Raise unless the combination is known and `dim` is allowed with it."""
     check_choice("combination", combination, COMBINATIONS)
     if combination == "add" and dim is not None:
         raise ValueError(f"`dim` must be None where positions are added, got {dim!r}")
@@ -105,6 +105,6 @@ def combine(combination: str, inputs: Any, encoding: Any) -> Any:
 
 
 def combined_width(combination: str, input_shape: Any, dim: int | None) -> tuple:
-    """The shape that `combine` gives."""
+    """The shape of the result of `combine`."""
     width = input_shape[-1]
     return (*input_shape[:-1], width if combination == "add" else width + (dim or width))
