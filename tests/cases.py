@@ -313,7 +313,7 @@ CASES = [
             "dropout": 0.3,
             "use_bias": False,
             "causal": True,
-            "window": 4,
+            "window": (4, 2),
             "position": layers.RelativePositionBias(
                 HEADS, num_buckets=8, max_distance=16, initializer=_normal()
             ),
@@ -387,7 +387,7 @@ CASES = [
             "normalize_first": True,
             "attention_norm": False,
             "causal": True,
-            "window": 2,
+            "window": (2, 3),
             "position": layers.ALiBi(HEADS),
             "kernel": "reference",
             "kernel_initializer": _normal(),

@@ -10,6 +10,7 @@ import keras
 from keras_attn import layers
 from keras_attn.models import parts
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
+from keras_attn.ops.masks import Window
 from keras_attn.ops.numerics import get_activation
 
 
@@ -17,7 +18,7 @@ def encoder(
     size: str | BertSize = "bert_base",
     *,
     hidden_states: bool = False,
-    window: int | None = None,
+    window: Window = None,
     kernel: str = "auto",
     remat: bool = False,
     dtype: Any = None,
@@ -34,7 +35,8 @@ def encoder(
     Args:
         size: a `BertSize` or the name of one: bert_tiny, bert_small, bert_base, bert_large.
         hidden_states: whether the model returns the output of every layer too.
-        window: restricts self-attention to positions less than this far away.
+        window: restricts self-attention to positions less than this far away, or to a pair of such
+            numbers, before and after.
         kernel: which of `keras_attn.ops.kernels` computes the attention.
         remat: whether training computes each block again in the backward pass, for less memory.
         dtype: dtype of the layers, a name or a Keras dtype policy.

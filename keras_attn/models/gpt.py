@@ -10,6 +10,7 @@ import keras
 from keras_attn import layers
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
+from keras_attn.ops.masks import Window
 from keras_attn.ops.numerics import get_activation
 
 
@@ -17,7 +18,7 @@ def decoder(
     size: str | GptSize = "gpt_small",
     *,
     position: keras.layers.Layer | None = None,
-    window: int | None = None,
+    window: Window = None,
     kernel: str = "auto",
     remat: bool = False,
     dtype: Any = None,

@@ -12,6 +12,9 @@ from keras import ops
 
 from keras_attn._checks import is_integer
 
+# See `AttentionMask`.
+Window = int | tuple[int, int] | None
+
 # The parts of a mask that are arrays; the others are numbers.
 TENSORS = ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids", "dense")
 
@@ -22,7 +25,8 @@ class AttentionMask:
 
     Args:
         causal: query `i` sees keys `j <= i + query_offset`.
-        window: query `i` sees keys with `|i + query_offset - j| < window`.
+        window: query `i` sees keys `j` with `|i + query_offset - j| < window`; of a pair the first
+            number limits the keys before the query, and the second those after it.
         key_padding: bool `[B, S]`, False at keys that no query may attend to.
         query_padding: bool `[B, T]`, False at queries that may attend to nothing.
         query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).
@@ -32,8 +36,8 @@ class AttentionMask:
             not zero only when decoding with a cache.
 
     Raises:
-        ValueError: a window that is not a positive integer, sequence ids without their partner,
-            or a part of the wrong rank.
+        ValueError: a window that is neither a positive integer nor a pair of them, sequence ids
+            without their partner, or a part of the wrong rank.
 
     Example:
     >>> from keras_attn.ops.masks import AttentionMask
@@ -44,7 +48,7 @@ class AttentionMask:
     """
 
     causal: bool = False
-    window: int | None = None
+    window: Window = None
     key_padding: Any = None
     query_padding: Any = None
     query_sequence_ids: Any = None
@@ -53,7 +57,7 @@ class AttentionMask:
     query_offset: Any = 0
 
     def __post_init__(self) -> None:
-        check_window(self.window)
+        object.__setattr__(self, "window", check_window(self.window))
         if (self.query_sequence_ids is None) != (self.key_sequence_ids is None):
             raise ValueError(
                 "`query_sequence_ids` and `key_sequence_ids` must be given together, got only one"
@@ -86,9 +90,17 @@ class AttentionMask:
         return frozenset(n for n, part in parts.items() if part is not None and part is not False)
 
     @property
-    def reach(self) -> Any:
-        """How far away the last key of the window is; None where there is no window."""
-        return None if self.window is None else self.window - 1
+    def sides(self) -> tuple[int, int] | None:
+        """The window before and after the query; None where there is no window."""
+        return (self.window, self.window) if isinstance(self.window, int) else self.window
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """How far before and after a query the last keys are that it sees in its window."""
+        if self.sides is None:
+            return None
+        before, after = self.sides
+        return before - 1, 0 if self.causal else after - 1
 
     @property
     def may_empty_rows(self) -> bool:
@@ -141,12 +153,10 @@ class AttentionMask:
         if self.causal or self.window is not None:
             rows = ops.arange(query_length, dtype="int32")[:, None] + self.query_offset
             keys = ops.arange(key_length, dtype="int32")[None]
-            if self.causal:
-                parts.append(keys <= rows)
-            if self.window is not None:
-                parts.append(keys >= rows - self.reach)
-                if not self.causal:
-                    parts.append(keys <= rows + self.reach)
+            before, after = self.reach or (None, 0)
+            parts.append(keys <= rows + after)
+            if before is not None:
+                parts.append(keys >= rows - before)
             parts = [part[None, None] for part in parts]  # [1, 1, T, S]
         if self.key_padding is not None:
             parts.append(ops.expand_dims(_boolean(self.key_padding), (1, 2)))
@@ -165,11 +175,21 @@ class AttentionMask:
         return functools.reduce(ops.logical_and, parts)  # [B or 1, N or 1, T or 1, S]
 
 
-def check_window(window: int | None) -> int | None:
-    """The window, an integer as Python's; raises unless it is None or a positive integer."""
-    if window is not None and (not is_integer(window) or window <= 0):
-        raise ValueError(f"`window` must be a positive integer or None, got {window!r}")
-    return None if window is None else int(window)
+def check_window(window: Any) -> Window:
+    """The window in Python's integers, one where both sides are equal.
+
+    Raises unless it is None, a positive integer or a pair of them.
+    """
+    if window is None:
+        return None
+    pair = tuple(window) if isinstance(window, list | tuple) else (window, window)
+    if len(pair) != 2 or not all(is_integer(side) and side > 0 for side in pair):
+        raise ValueError(
+            "`window` must be a positive integer or None, or a pair of positive integers, got "
+            f"{window!r}"
+        )
+    before, after = map(int, pair)
+    return before if before == after else (before, after)
 
 
 def dense_mask(attention_mask: Any) -> Any:

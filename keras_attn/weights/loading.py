@@ -15,6 +15,7 @@ from keras_attn import data
 from keras_attn.data.text.files import read_json
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
+from keras_attn.ops.masks import Window
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
@@ -92,7 +93,7 @@ def load(
     task: str | None = None,
     *,
     hidden_states: bool = False,
-    window: int | None = None,
+    window: Window = None,
     kernel: str = "auto",
     dtype: Any = None,
     **head_options: Any,

@@ -1,5 +1,7 @@
 """AttentionMask against its definition; structure, blocks, errors."""
 
+import re
+
 import numpy as np
 import pytest
 from keras import ops as kops
@@ -37,14 +39,15 @@ def test_structure_names_the_arguments_in_use():
     causal = AttentionMask(causal=True, query_offset=3)
     assert causal.structure == {"causal"} and causal.shifted and not causal.may_empty_rows
     assert AttentionMask(window=2).structure == {"window"}
-    assert AttentionMask(
-        window=2
-    ).may_empty_rows  # a query that is 2 or more positions after the last key
+    assert AttentionMask(window=2).may_empty_rows  # of a query 2 or more after the last key
+    assert AttentionMask(window=[np.int64(4), 4]) == AttentionMask(window=4)
+    assert AttentionMask(window=[4, 2]).window == (4, 2)
 
 
 def test_invalid_mask_arguments_raise():
-    for window in (0, -1, 1.5, 2.0, float("nan"), "2", True):
-        with pytest.raises(ValueError, match="`window` must be a positive integer or None"):
+    for window in (0, -1, 1.5, 2.0, float("nan"), "2", True, (2,), (2, 0), (2, None), (1, 2, 3)):
+        text = "`window` must be a positive integer or None, or a pair of positive integers, got "
+        with pytest.raises(ValueError, match=re.escape(f"{text}{window!r}")):
             AttentionMask(window=window)
     ids = kops.zeros((2, 3), "int32")
     with pytest.raises(ValueError, match="must be given together, got only one"):

@@ -15,7 +15,7 @@ from keras_attn.layers.masking import first_mask
 from keras_attn.layers.sublayers import NORMS, CompositeLayer, Projection, make_norm, to_position
 from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
-from keras_attn.ops.masks import AttentionMask, check_window
+from keras_attn.ops.masks import AttentionMask, Window, check_window
 from keras_attn.ops.numerics import wide
 
 
@@ -36,7 +36,7 @@ class MultiHead(CompositeLayer):
         dropout: float = 0.0,
         use_bias: bool = True,
         causal: bool = False,
-        window: int | None = None,
+        window: Window = None,
         position: keras.layers.Layer | None = None,
         logits_soft_cap: float | None = None,
         query_key_norm: str | None = None,

@@ -29,7 +29,8 @@ class MultiHeadCrossAttention(MultiHead):
         dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
         causal: whether a query attends only to keys at its own position and before.
-        window: a query attends to keys less than this many positions away; None for all keys.
+        window: a query attends to keys less than this many positions away; of a pair the first
+            number limits the keys before it, the second those after it; None for all keys.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         logits_soft_cap: c: the logits become `c tanh(logits / c)`; None for no cap.
@@ -71,8 +72,8 @@ class MultiHeadCrossAttention(MultiHead):
         ValueError: heads that do not divide, a window that is not positive, dropout outside
             [0, 1), an unknown kernel, inputs or masks of the wrong rank or shape.
 
-    Source: Vaswani et al. 2017, section 3.2.2; soft cap: Gemma Team 2024, section 2; norm of
-    query and key: Henry et al. 2020.
+    Source: Vaswani et al. 2017, section 3.2.2; window: Beltagy et al. 2020, section
+    3.1; soft cap: Gemma Team 2024, section 2; norm of query and key: Henry et al. 2020.
 
     Example:
     >>> import keras

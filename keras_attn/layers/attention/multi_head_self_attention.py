@@ -29,7 +29,8 @@ class MultiHeadSelfAttention(MultiHead):
         dropout: fraction of the attention weights that is zeroed in training, in [0, 1).
         use_bias: whether the projections have a bias.
         causal: whether a query attends only to keys at its own position and before.
-        window: a query attends to keys less than this many positions away; None for all keys.
+        window: a query attends to keys less than this many positions away; of a pair the first
+            number limits the keys before it, the second those after it; None for all keys.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         logits_soft_cap: c: the logits become `c tanh(logits / c)`; None for no cap.
@@ -64,8 +65,9 @@ class MultiHeadSelfAttention(MultiHead):
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.
 
-    Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention);
-    soft cap: Gemma Team 2024, section 2; norm of query and key: Henry et al. 2020.
+    Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention); window: Beltagy
+    et al. 2020, section 3.1, and causal Jiang et al. 2023, section 2; soft cap: Gemma Team 2024,
+    section 2; norm of query and key: Henry et al. 2020.
 
     Example:
     >>> import keras

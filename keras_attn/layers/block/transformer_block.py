@@ -12,7 +12,7 @@ from keras_attn._keras import serialize_shared
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
-from keras_attn.ops.masks import check_window
+from keras_attn.ops.masks import Window, check_window
 
 # The arguments of the sublayers that users may set; the block sets the others itself.
 ATTENTION_OPTIONS = (
@@ -39,7 +39,7 @@ class TransformerBlock(CompositeLayer):
         layer_norm_epsilon: float = 1e-5,
         normalize_first: bool = False,
         attention_norm: bool = True,
-        window: int | None = None,
+        window: Window = None,
         position: keras.layers.Layer | None = None,
         kernel: str = "auto",
         kernel_initializer: Any = "glorot_uniform",
@@ -78,7 +78,7 @@ class TransformerBlock(CompositeLayer):
             num_heads,
             dropout=attention_dropout,
             causal=causal,
-            window=window,
+            window=self.window,
             position=self.position,
             kernel=kernel,
             kernel_initializer=self.kernel_initializer.clone(),

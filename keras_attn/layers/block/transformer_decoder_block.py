@@ -38,6 +38,7 @@ class TransformerDecoderBlock(TransformerBlock):
         attention_norm: whether self-attention has a norm; the first block of ModernBERT has none,
             since it follows the norm of the embeddings.
         window: self-attention attends to positions less than this far back; None for all.
+            `MultiHeadSelfAttention` tells what a pair is.
         position: how positions enter the logits of the self-attention: a `RotaryEmbedding`,
             `ALiBi` or `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.

@@ -32,7 +32,8 @@ class TransformerEncoderBlock(TransformerBlock):
         attention_norm: whether self-attention has a norm; the first block of ModernBERT has none,
             since it follows the norm of the embeddings.
         causal: whether a position attends only to itself and those before it.
-        window: a position attends to those less than this far away; None for all.
+        window: a position attends to those less than this far away; of a pair the first number
+            limits those before it, the second those after it; None for all.
         position: how positions enter the logits: a `RotaryEmbedding`, `ALiBi` or
             `RelativePositionBias`, or None.
         kernel: which of `keras_attn.ops.kernels` computes the attention.

@@ -98,7 +98,7 @@ def _cudnn(query: Any, key: Any, value: Any, counts: Any, mask: AttentionMask, s
         scale=scale,
         is_causal=mask.causal,
         key_value_seq_lengths=counts,
-        local_window_size=None if mask.window is None else (mask.reach, 0),
+        local_window_size=mask.reach,
         implementation="cudnn",
     )
 

@@ -41,7 +41,7 @@ STAGES = 4
 def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | None) -> int:
     """How many query rows a block of all heads has: `block_size` if given, else what fits."""
     batch, length, heads, _ = query.shape
-    seen = keys if mask.window is None else min(keys, 3 * mask.window)
+    seen = keys if mask.sides is None else min(keys, 3 * sum(mask.sides) // 2)
     fewest, most = BLOCK_ROWS
     # A batch that is JAX's symbol may be large.
     fit = BLOCK_LOGITS // (batch * heads * seen) if isinstance(batch, int) else fewest
@@ -60,8 +60,9 @@ def rows_of_tile(
         return least(length, block_size)
     fewest, most = tile.rows
     most = most // 2 if mask.causal else most  # less beyond the diagonal
-    if mask.window is not None:
-        rows = _clip(mask.window // 2, fewest, most)  # a fifth of the tile is outside of the band
+    if mask.sides is not None:
+        # A fifth of the tile is outside of the band.
+        rows = _clip(sum(mask.sides) // 4, fewest, most)
     else:
         rows = _clip(tile.logits // _greatest(keys, 1), fewest, most)
     blocks = -(-length * group // rows)
@@ -94,26 +95,25 @@ def key_range(mask: AttentionMask, row: Any, rows: Any, keys: Any) -> tuple[Any,
     """From which key on and up to which the rows from `row` may see: `(start, stop)`."""
     first = row + mask.query_offset
     start, stop = 0, keys
-    if mask.causal:
+    if mask.reach is not None:
+        before, after = mask.reach
+        start, stop = _greatest(start, first - before), least(stop, first + rows + after)
+    elif mask.causal:
         stop = least(stop, first + rows)
-    if mask.window is not None:
-        start = _greatest(start, first - mask.reach)
-        stop = least(stop, first + rows + mask.reach)
     return start, stop
 
 
 def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
     """How many keys the window leaves to a block of rows at most; all without a window."""
-    if mask.window is None:
-        return keys
-    return least(keys, rows + (mask.reach if mask.causal else 2 * mask.reach))
+    return keys if mask.reach is None else least(keys, rows + sum(mask.reach))
 
 
 def band_start(mask: AttentionMask, row: Any, keys: Any, size: Any) -> Any:
     """The first key of the band of `size` keys that holds all that the rows from `row` may see."""
-    if size is keys:
+    if mask.reach is None or size is keys:
         return 0
-    return _clip(row + mask.query_offset - mask.reach, 0, keys - size)
+    before, _ = mask.reach
+    return _clip(row + mask.query_offset - before, 0, keys - size)
 
 
 def least(first: Any, second: Any) -> Any:

@@ -61,12 +61,11 @@ def band_of(mask: AttentionMask, rows: Any, most: Any, keys: Any, dtype: str) ->
     """The band of tiles that are `most` keys wide at most; None where the mask has none."""
     if not (mask.causal or mask.window is not None) or not mask.structure <= _BESIDE_BAND:
         return None
-    windowed = mask.window is not None
-    behind, beyond = (mask.reach + most, most) if windowed else (keys, rows)
+    behind, beyond = (keys, rows) if mask.reach is None else (mask.reach[0] + most, most)
     distance = tf.range(behind + beyond) - behind - tf.range(rows)[:, None]
     low, high = _first_and_last_key(mask, 0)
     allowed = distance <= high
-    if windowed:
+    if mask.reach is not None:
         allowed &= distance >= low
     return Band(allowed, tf.cast(tf.where(allowed, 0.0, MASKED), dtype), behind)
 
@@ -88,7 +87,8 @@ def rows_with_a_key(mask: AttentionMask, place: Place, keys: Any, real: Any) -> 
 def _first_and_last_key(mask: AttentionMask, row: Any) -> tuple:
     if mask.reach is None:
         return tf.zeros_like(row), row
-    return row - mask.reach, row if mask.causal else row + mask.reach
+    before, after = mask.reach
+    return row - before, row + after
 
 
 # A bias is None, a tensor `[B, N, T, S]` or a `PositionBias`. Its tensors with a gradient travel

@@ -86,8 +86,11 @@ BAD_ARGUMENTS = [
     ({"dropout": "a"}, r"`dropout` must be in \[0, 1\), got 'a'"),
     ({"logits_soft_cap": "a"}, "`logits_soft_cap` must be positive, got 'a'"),
     ({"dropout": -0.1}, r"`dropout` must be in \[0, 1\), got -0.1"),
-    ({"window": 0}, "`window` must be a positive integer or None, got 0"),
-    ({"window": -2}, "`window` must be a positive integer or None, got -2"),
+    ({"window": 0}, "`window` must be a positive integer or None, or a pair .*, got 0"),
+    (
+        {"window": (3, -2)},
+        r"`window` must be a positive integer or None, or a pair .*, got \(3, -2",
+    ),
     ({"kernel": "magic"}, "`kernel` must be one of auto, .*reference, got 'magic'"),
     ({"num_heads": 5}, "the query's width must be divisible by `num_heads`.*got width 12 and 5"),
 ]

@@ -22,7 +22,7 @@ POSITIONS = {
 }
 
 
-@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("window", [None, (2, 5)])
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_cached_calls_equal_the_full_call(kind, window):
     layer = layers.MultiHeadSelfAttention(
@@ -86,13 +86,15 @@ def test_packed_sequences_equal_separate_sequences(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_window_is_a_band_mask_of_that_width(causal):
-    layer = layers.MultiHeadSelfAttention(N, causal=causal, window=2)
+@pytest.mark.parametrize("window", [2, (4, 2)])
+def test_a_window_is_a_band_mask_of_that_width(window, causal):
+    layer = layers.MultiHeadSelfAttention(N, causal=causal, window=window)
     layer.build(INPUTS.shape)
     randomize(layer)
     outputs = layer(INPUTS)
     distance = np.arange(T)[:, None] - np.arange(T)
-    allowed = (abs(distance) < 2) & ((distance >= 0) | (not causal))
+    before, after = (window, window) if window == 2 else window
+    allowed = (distance < before) & (-distance < (1 if causal else after))
     expected, _ = oracles.attention(INPUTS, INPUTS, INPUTS, weights_of(layer), N, allowed)
     np.testing.assert_allclose(arrays(outputs), expected, rtol=1e-4, atol=1e-5)
 

@@ -61,6 +61,12 @@ MASKS = {
     "causal": lambda s, rng: {"causal": True},
     "window": lambda s, rng: {"window": 3},
     "causal_window": lambda s, rng: {"causal": True, "window": 2},
+    "uneven_window": lambda s, rng: {"window": (2, 5)},
+    "uneven_window_padding": lambda s, rng: {
+        "window": (6, 3),
+        "key_padding": _padding(s, rng),
+        "query_offset": 3,
+    },
     "key_padding": lambda s, rng: {"key_padding": _padding(s, rng)},
     "causal_padding": lambda s, rng: {
         "causal": True,
@@ -167,7 +173,9 @@ def allowed(parts, shape):
         if parts.get("causal"):
             rules.append(j <= position)
         if "window" in parts:
-            rules.append(abs(position - j) < parts["window"])
+            window = parts["window"]
+            before, after = window if isinstance(window, tuple) else (window, window)
+            rules.append(position - j < before if j < position else j - position < after)
         if "key_padding" in parts:
             rules.append(parts["key_padding"][b, j])
         if "query_padding" in parts:

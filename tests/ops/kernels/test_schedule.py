@@ -10,7 +10,9 @@ from keras_attn.ops.kernels import schedule
 
 MASKS = [
     AttentionMask(causal=causal, window=window, query_offset=offset)
-    for causal, window, offset in itertools.product((False, True), (None, 1, 4), (0, 5))
+    for causal, window, offset in itertools.product(
+        (False, True), (None, 1, 4, (3, 6), (5, 1)), (0, 5)
+    )
 ]
 
 
@@ -20,7 +22,8 @@ def allowed(mask, length, keys):
     if mask.causal:
         visible &= columns <= rows
     if mask.window:
-        visible &= abs(rows - columns) < mask.window
+        before, after = (mask.window,) * 2 if isinstance(mask.window, int) else mask.window
+        visible &= (rows - columns < before) & (columns - rows < after)
     return visible
 
 

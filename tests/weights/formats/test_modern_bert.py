@@ -204,6 +204,15 @@ def test_a_model_built_here_is_saved_with_every_configuration_key(tmp_path):
     assert loaded.model.get_layer("block_1").window == 4
 
 
+def test_unequal_windows_are_refused(tmp_path):
+    model = small()
+    for block in model.layers:
+        if getattr(block, "window", None) is not None:
+            block.window = (4, 2)
+    with pytest.raises(ValueError, match=r"equal windows before and after .*, got \(4, 2\)"):
+        weights.save(model, tmp_path)
+
+
 CHANGED = {
     "soft cap": ({"attention_options": {"use_bias": False, "logits_soft_cap": 5.0}}, "attention_o"),
     "no gate": ({"feed_forward_options": {"use_bias": False}}, "feed_forward_options"),
