@@ -62,10 +62,10 @@ class Loaded:
     directory: Path | None = None
 
     @functools.cached_property
-    def tokenizer(
-        self,
-    ) -> data.BertTokenizer | data.BytePairTokenizer | data.SentencePieceTokenizer:
+    def tokenizer(self) -> keras.layers.Layer:
         """What turns strings into the ids of the model, read when it is first asked for.
+
+        A `data.BertTokenizer`, or what `data.read_tokenizer` finds in the directory.
 
         Raises:
             ValueError: the checkpoint has no files of one that is supported; see

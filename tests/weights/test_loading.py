@@ -103,7 +103,7 @@ def test_a_bert_directory_gives_its_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("part", "wrong", "message"),
     [
-        ("model", {"type": "Unigram", "vocab": []}, "the model must be BPE, got Unigram"),
+        ("model", {"type": "WordLevel"}, "the model must be BPE or Unigram, got WordLevel"),
         (
             "model",
             {"type": "BPE", "vocab": {"a": 0}},

@@ -16,7 +16,7 @@ SPACES = f"[{SPACE}]+"
 
 # tensorflow-text ends a string at its first zero byte: a surrogate, which no valid UTF-8 has and
 # which is neither letter, number nor space either, stands for it until words are split.
-_ZERO = b"\xed\xa0\x80"
+ZERO = b"\xed\xa0\x80"
 
 Spans = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -24,12 +24,12 @@ Spans = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 def hide_zeros(text: tf.Tensor) -> tf.Tensor:
     """Valid UTF-8 whose zero bytes are hidden from tensorflow-text."""
     text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-    return tf.strings.regex_replace(text, r"\x{0}", _ZERO)
+    return tf.strings.regex_replace(text, r"\x{0}", ZERO)
 
 
 def show_zeros(text: tf.Tensor) -> tf.Tensor:
     """The text with its zero bytes again."""
-    return tf.strings.regex_replace(text, _ZERO, b"\0")
+    return tf.strings.regex_replace(text, ZERO, b"\0")
 
 
 def literal(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
 from keras_attn.data.text.files import read_json, read_lines
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
+from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer, described
 
 # What each role is called in tokenizer_config.json, the first that is there.
 _ROLES = {
@@ -28,8 +29,10 @@ _MODEL = {
 }
 
 
-def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer | SentencePieceTokenizer:
-    """Reads a tokenizer of byte pairs (GPT-2, RoBERTa, ModernBERT) or of SentencePiece (Llama).
+def read_tokenizer(
+    path: str | os.PathLike,
+) -> BytePairTokenizer | SentencePieceTokenizer | UnigramTokenizer:
+    """Reads a tokenizer of byte pairs (GPT-2, RoBERTa, ModernBERT) or of SentencePiece's kind.
 
     Args:
         path: a tokenizer.json, a SentencePiece `.model`, or a directory with one of them (the
@@ -38,7 +41,7 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer | SentencePiece
 
     Raises:
         ValueError: files that are missing or cannot be read; a tokenizer.json that asks for
-            another model, pre-tokenizer or normalizer than byte-level BPE has; a `.model` whose
+            another model, pre-tokenizer or normalizer than are supported; a `.model` whose
             tokens have other ids in the checkpoint: the message says what is supported.
 
     Example:
@@ -62,16 +65,25 @@ def read_tokenizer(path: str | os.PathLike) -> BytePairTokenizer | SentencePiece
         models = []
     if models:
         return _sentence_piece(models, settings, special_tokens)
-    if file.exists():
-        arguments = _tokenizer_json(read_json(file), file)
-    else:
-        arguments = _vocabulary_and_merges(directory, settings, special_tokens)
-    vocabulary = arguments["vocabulary"]
-    known = {role: token for role, token in special_tokens.items() if token in vocabulary}
+    content = read_json(file) if file.exists() else {}
     try:
-        return BytePairTokenizer(**arguments, special_tokens=known)
+        if (content.get("model") or {}).get("type") == "Unigram":
+            adds_cls = _adds_cls(content.get("post_processor") or {})
+            tokenizer = UnigramTokenizer(content, adds_cls=adds_cls)
+            return _with_special_tokens(tokenizer, special_tokens)
+        if content:
+            arguments = _tokenizer_json(content, file)
+        else:
+            arguments = _vocabulary_and_merges(directory, settings, special_tokens)
+        return _with_special_tokens(BytePairTokenizer(**arguments), special_tokens)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_special_tokens(tokenizer: Any, special_tokens: Mapping[str, str]) -> Any:
+    """The tokenizer with those of the special tokens that its vocabulary has."""
+    known = {role: token for role, token in special_tokens.items() if token in tokenizer.vocabulary}
+    return type(tokenizer).from_config({**tokenizer.get_config(), "special_tokens": known})
 
 
 def _sentence_piece(
@@ -105,15 +117,13 @@ def _sentence_piece(
                 f"{file}: the tokens of tokenizer_config.json must have their ids in the model, "
                 f"got {_content(token)!r} with {index}: let transformers write tokenizer.json"
             )
-    config = tokenizer.get_config()
-    known = {role: token for role, token in special_tokens.items() if token in vocabulary}
-    return SentencePieceTokenizer.from_config({**config, "special_tokens": known})
+    return _with_special_tokens(tokenizer, special_tokens)
 
 
 def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
     model = content.get("model") or {}
     if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"{file}: the model must be BPE, got {model['type']}")
+        raise ValueError(f"{file}: the model must be BPE or Unigram, got {model['type']}")
     if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list):
         raise ValueError(f"{file}: the model must have vocab and merges, got {', '.join(model)}")
     for key, values in _MODEL.items():
@@ -123,7 +133,7 @@ def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
     if before.get("type") != "ByteLevel" or not before.get("use_regex", True):
         raise ValueError(
             f"{file}: the pre-tokenizer must be ByteLevel with its own expression, "
-            f"got {_described(before)}"
+            f"got {described(before)}"
         )
     normalizer = content.get("normalizer") or {}
     parts = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
@@ -131,7 +141,7 @@ def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
     if len(names) > 1 or not set(NORMALIZERS).issuperset(names):
         raise ValueError(
             f"{file}: the normalizer must be null or one of {', '.join(NORMALIZERS)}, "
-            f"got {_described(normalizer)}"
+            f"got {described(normalizer)}"
         )
     added = content.get("added_tokens") or []
     return {
@@ -186,10 +196,3 @@ def _vocabulary_and_merges(
 
 def _content(token: str | dict) -> str:
     return token if isinstance(token, str) else token["content"]
-
-
-def _described(part: dict) -> str:
-    """A part of tokenizer.json, shortly."""
-    nested = part.get("pretokenizers") or part.get("normalizers") or ()
-    name = part.get("type") or "none"
-    return f"{name} of {', '.join(_described(one) for one in nested)}" if nested else name

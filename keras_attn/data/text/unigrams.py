@@ -1,0 +1,204 @@
+"""The likeliest split of words into the tokens of a unigram language model, in the graph.
+
+W words, C their characters (flat), K the longest token in them, V vocabulary, T tokens (ragged).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_attn.data._tensorflow import tf
+from keras_attn.data.text.spans import show_zeros
+
+_PENALTY = 10.0  # by how much an unknown character is less likely than the rarest token
+_CODES = 0x110000  # of Unicode
+
+
+class Unigrams:
+    """A vocabulary with the logarithm of the probability of each token.
+
+    The search is that of the package `tokenizers`, in float64: from left to right, of equally
+    likely splits the one whose last token is the longest; unknown neighbours become one token, or
+    their bytes where the vocabulary has them.
+
+    Args:
+        tokens: the vocabulary in the order of its ids, V of them; of equal ones the last counts.
+        scores: their logarithms.
+        unknown: the id of the token for what is unknown.
+        byte_ids: the ids of the 256 tokens for single bytes, or None.
+
+    Reference: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        scores: Sequence[float],
+        unknown: int,
+        byte_ids: Sequence[int] | None = None,
+    ):
+        self._unknown = unknown
+        self._byte_ids = None if byte_ids is None else np.array(byte_ids, np.int32)
+        self._missing = len(tokens)  # stands for a character that is no token
+        self._scores = np.array([*scores, min(scores) - _PENALTY, -np.inf])
+        # The tokens as a tree of characters: a node and a character give the next node.
+        nodes: dict[tuple[int, int], int] = {}
+        ids = [-1]
+        for index, token in enumerate(tokens):
+            node = 0
+            for character in token:
+                node = nodes.setdefault((node, ord(character)), len(nodes) + 1)
+                if node == len(ids):
+                    ids.append(-1)
+            ids[node] = index if node else -1
+        self._ids = np.array(ids, np.int32)
+        keys = np.array([node * _CODES + code for node, code in nodes], np.int64)
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            keys, np.array(list(nodes.values()), np.int64)
+        )
+        self.table = tf.lookup.StaticHashTable(initializer, -1)
+        # A graph even in eager code: the loops take a step for each character of a word.
+        self._split = tf.function(
+            self._likeliest, [tf.TensorSpec([None], tf.string)], autograph=False
+        )
+
+    def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
+        """The ids `[W, (T)]` of words `[W]`."""
+        return self._split(words)
+
+    def _likeliest(self, words: tf.Tensor) -> tf.RaggedTensor:
+        count = tf.size(words, tf.int64)
+        words = tf.concat([show_zeros(words), ["a"]], 0)  # one more, so that none is no case
+        codes = tf.strings.unicode_decode(words, "UTF-8")  # [W, (C)]
+        chars, row = codes.flat_values, codes.value_rowids()
+        ids = self._matches(chars, tf.gather(codes.row_limits(), row))  # [K, C]
+        place = tf.range(tf.size(chars, tf.int64))
+        begin = tf.gather(codes.row_starts(), row)
+        chosen = self._choices(ids, place - begin, row, codes.row_lengths())
+        length = tf.shape(ids, tf.int64)[0] - chosen
+        last = place == tf.gather(codes.row_limits(), row) - 1
+        before = place - length
+        ends = _path(tf.where(before < begin, tf.constant(-1, tf.int64), before), last)
+        tokens = tf.gather_nd(ids, tf.stack([chosen, place], -1))
+        tokens, chars, row = (tf.boolean_mask(part, ends) for part in (tokens, chars, row))
+        tokens, row = self._known(tokens, chars, row)
+        inside = row < count
+        return tf.RaggedTensor.from_value_rowids(
+            tf.boolean_mask(tokens, inside), tf.boolean_mask(row, inside), nrows=count
+        )
+
+    def _matches(self, chars: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+        """The token `[K, C]` that ends with each character, of each length, the longest first."""
+        size = tf.size(chars, tf.int64)
+
+        def longer(length: tf.Tensor, place: tf.Tensor, node: tf.Tensor, ids: tf.Tensor):
+            inside = place + length < tf.gather(limits, place)
+            place, node = tf.boolean_mask(place, inside), tf.boolean_mask(node, inside)
+            code = tf.cast(tf.gather(chars, place + length), tf.int64)
+            node = self.table.lookup(node * _CODES + code)
+            place, node = tf.boolean_mask(place, node >= 0), tf.boolean_mask(node, node >= 0)
+            found = tf.tensor_scatter_nd_update(
+                tf.fill([size], -1), (place + length)[:, None], tf.gather(self._ids, node)
+            )
+            return length + 1, place, node, tf.concat([ids, found[None]], 0)
+
+        vector = tf.TensorShape([None])
+        ids = tf.while_loop(
+            lambda length, place, *_: (length == 0) | (tf.size(place) > 0),
+            longer,
+            (
+                tf.constant(0, tf.int64),
+                tf.range(size),
+                tf.zeros([size], tf.int64),
+                tf.zeros([0, size], tf.int32),
+            ),
+            shape_invariants=(tf.TensorShape([]), vector, vector, tf.TensorShape([None, None])),
+        )[-1]
+        single = tf.where(ids[:1] < 0, self._missing, ids[:1])
+        return tf.reverse(tf.concat([single, ids[1:]], 0), [0])
+
+    def _choices(
+        self, ids: tf.Tensor, place: tf.Tensor, row: tf.Tensor, lengths: tf.Tensor
+    ) -> tf.Tensor:
+        """Which token `[C]`, 0 to K - 1, ends the likeliest split up to each character.
+
+        All words go a character at a time; the longest are first, so that those which have one
+        more character are the first ones.
+        """
+        rank = tf.argsort(tf.argsort(-lengths, stable=True))
+        order = tf.argsort(
+            place * tf.size(lengths, tf.int64) + tf.cast(tf.gather(rank, row), tf.int64)
+        )
+        counts = tf.math.bincount(tf.cast(place, tf.int32))  # of words so long
+        offsets = tf.cumsum(counts, exclusive=True)
+        scores = tf.gather(self._scores, tf.where(ids < 0, self._missing + 1, ids))
+        scores = tf.gather(tf.transpose(scores), order)  # [C, K]
+        longest, size = tf.size(counts), tf.shape(scores)[1]
+        choices = tf.TensorArray(tf.int64, longest, infer_shape=False, element_shape=[None])
+
+        def step(at: tf.Tensor, before: tf.Tensor, choices: tf.TensorArray):
+            here = counts[at]
+            before = before[:here]
+            total = scores[offsets[at] : offsets[at] + here] + before
+            best = tf.reduce_max(total, 1, keepdims=True)
+            before = tf.concat([before[:, 1:], best], 1)
+            return at + 1, before, choices.write(at, tf.argmax(total, 1))
+
+        # What is known of the K places before: nothing, and that a word begins.
+        before = tf.fill([counts[0], size], tf.constant(-np.inf, tf.float64))
+        before = tf.concat([before[:, 1:], tf.zeros([counts[0], 1], tf.float64)], 1)
+        choices = tf.while_loop(
+            lambda at, *_: at < longest,
+            step,
+            (tf.constant(0), before, choices),
+            shape_invariants=(
+                tf.TensorShape([]),
+                tf.TensorShape([None, None]),
+                tf.TensorShape(None),
+            ),
+        )[-1].concat()
+        return tf.scatter_nd(order[:, None], choices, tf.shape(order))
+
+    def _known(
+        self, tokens: tf.Tensor, chars: tf.Tensor, row: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tokens, and their words, with what stands for unknown characters."""
+        unknown = tokens == self._missing
+        if self._byte_ids is None:
+            again = unknown[1:] & unknown[:-1] & (row[1:] == row[:-1])
+            first = tf.concat([[True], ~again], 0)
+            tokens = tf.where(unknown, self._unknown, tokens)
+            return tf.boolean_mask(tokens, first), tf.boolean_mask(row, first)
+        text = tf.strings.unicode_encode(tf.where(unknown, chars, 0)[:, None], "UTF-8")
+        text = tf.where(unknown, text, "")
+        byte = tf.io.decode_raw(tf.strings.reduce_join(text), tf.uint8)
+        byte = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
+        byte = tf.RaggedTensor.from_row_lengths(byte, tf.strings.length(text))
+        known = tf.RaggedTensor.from_row_lengths(
+            tf.boolean_mask(tokens, ~unknown), tf.cast(~unknown, tf.int64)
+        )
+        tokens = tf.concat([tf.cast(byte, tf.int32), known.with_row_splits_dtype(tf.int32)], 1)
+        return tokens.flat_values, tf.gather(row, tokens.value_rowids())
+
+
+def _path(before: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Where `[C]` tokens end: at the last characters and at what stands `before` each, -1 none.
+
+    The steps back double: after the first loop those of one token are known, then of two, four.
+    """
+    size = tf.size(before, tf.int64)
+    before = tf.concat([tf.where(before < 0, size, before), [size]], 0)
+    ends = tf.concat([tf.cast(last, tf.int32), [0]], 0)
+
+    def twice(steps: tf.Tensor, ends: tf.Tensor, before: tf.Tensor):
+        reached = tf.math.unsorted_segment_max(ends, before, size + 1)
+        return steps * 2, tf.maximum(ends, reached), tf.gather(before, before)
+
+    _, ends, _ = tf.while_loop(
+        lambda steps, *_: steps <= size,
+        twice,
+        (tf.constant(1, tf.int64), ends, before),
+    )
+    return ends[:-1] > 0
