@@ -10,34 +10,34 @@ import keras
 from keras import ops
 
 from keras_attn._keras import get_keras_mask, register
-from keras_attn.training.losses import even_guess, of_rank, squeeze_labels
+from keras_attn.training.losses import match_rank, neutral, squeeze_labels
 
 
 @register()
 class Perplexity(keras.metrics.Mean):
     """The exponential of the mean cross entropy: the number of equally likely tokens.
 
-    `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset, each
-    with the same weight whatever the length of its batch. (Keras' own crossentropy metrics average
-    a row first, and count ignored positions as losses of zero.)
+    `exp(sum_i w_i * -log p_i[label_i] / sum_i w_i)` over all positions since the last reset; a
+    position's weight does not depend on its batch. (The crossentropy metrics of Keras average each
+    row first, and count ignored positions as losses of zero.)
 
     Args:
         name: name of the metric.
         dtype: dtype of the state and result.
         from_logits: whether `y_pred` holds logits; otherwise probabilities.
-        ignore_class: label of positions that do not count, or None.
+        ignore_class: label of positions to ignore, or None.
 
     Call arguments:
         y_true: int `[...]` or `[..., 1]`.
         y_pred: float `[..., V]`.
-        sample_weight: float that broadcasts to `[...]`, with a last 1 or not, or `[B]`; in
-            `compile` the metric belongs to `weighted_metrics`.
+        sample_weight: float that broadcasts to `[...]` or `[..., 1]`, or `[B]`; in `compile`, give
+            the metric among `weighted_metrics`.
 
-    Masking: the Keras mask of `y_pred` counts like a weight of zero. Predictions at a position that
-    is ignored or has weight zero may be anything, even NaN.
+    Masking: a position that the Keras mask of `y_pred` hides has weight zero. Predictions at
+    ignored positions and at weight zero may be anything, even NaN.
 
     Returns:
-        A scalar: 1 for a perfect model, V for an even guess.
+        A scalar: 1 for a perfect model, V for uniform predictions.
 
     Source: Jelinek et al. 1977, "Perplexity: a measure of the difficulty of speech recognition
     tasks".
@@ -62,21 +62,21 @@ class Perplexity(keras.metrics.Mean):
         self.ignore_class = ignore_class
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count the positions of a batch."""
+        """Add the positions of a batch."""
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         labels = squeeze_labels(y_true, y_pred)
         weights = ops.ones(ops.shape(labels), dtype=self.dtype)
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            weights *= of_rank(sample_weight, labels)
-        counts = ops.not_equal(weights, 0)
+            weights *= match_rank(sample_weight, labels)
+        used = ops.not_equal(weights, 0)
         if mask is not None:
-            counts = ops.logical_and(counts, of_rank(ops.cast(mask, "bool"), labels))
+            used = ops.logical_and(used, match_rank(ops.cast(mask, "bool"), labels))
         if self.ignore_class is not None:
-            counts = ops.logical_and(counts, ops.not_equal(labels, self.ignore_class))
-        weights = ops.where(counts, weights, 0.0)
-        labels, y_pred = even_guess(labels, y_pred, counts)
+            used = ops.logical_and(used, ops.not_equal(labels, self.ignore_class))
+        weights = ops.where(used, weights, 0.0)
+        labels, y_pred = neutral(labels, y_pred, used)
         losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=self.from_logits)
         super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 

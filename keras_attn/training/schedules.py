@@ -19,7 +19,7 @@ class TransformerSchedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         model_dim: d, the width of the model.
         warmup_steps: the step of the highest rate, `scale / sqrt(d * warmup_steps)`.
-        scale: factor on every rate.
+        scale: factor of every rate.
 
     Call arguments:
         step: integer scalar, the number of updates already made.
@@ -64,12 +64,12 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to a peak, then linear decay to zero at the last step.
 
     `rate(step) = peak * min((step + 1) / warmup_steps, (total_steps - step) / (total_steps -
-    warmup_steps))`, not below zero: the first update already learns, and so does the last.
+    warmup_steps))`, but at least 0: neither the first nor the last update has rate 0.
 
     Args:
         peak: the highest rate, that of step `warmup_steps - 1` and of step `warmup_steps`.
-        warmup_steps: how many updates the rise takes; 0 starts at the peak.
-        total_steps: how many updates the training has; after them the rate is zero.
+        warmup_steps: the number of updates in the warm-up; 0 starts at the peak.
+        total_steps: the number of updates in the training; after them the rate is zero.
 
     Call arguments:
         step: integer scalar, the number of updates already made.

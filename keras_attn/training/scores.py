@@ -1,4 +1,4 @@
-"""Scores of tasks, which need all predictions at once; a callback logs them like metrics."""
+"""Scores that need all predictions at once, and a callback that logs them like metrics."""
 
 import collections
 import re
@@ -15,15 +15,16 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class PredictionScores(keras.callbacks.Callback):
-    """After each epoch, predict and log what a function makes of the predictions.
+    """After each epoch, predicts, and logs the scores that a function computes.
 
-    The numbers join the epoch's logs, so that they come into the history, and into the logs of
-    callbacks that come after this one in the list: EarlyStopping, ModelCheckpoint, TensorBoard.
+    The scores are added to the epoch's logs: the history has them, and so have the callbacks after
+    this one in the list, such as EarlyStopping, ModelCheckpoint and TensorBoard.
 
     Args:
-        inputs: what `model.predict` takes, always in the same order.
-        score: from the predictions, arrays as `model.predict` gives them, to a dict of numbers.
-        prefix: before each name in the logs.
+        inputs: the inputs for `model.predict`, always in the same order.
+        score: a function from the predictions, arrays as returned by `model.predict`, to a dict of
+            numbers.
+        prefix: is put before each name in the logs.
         batch_size: batch size of the prediction, as `model.predict` takes it.
 
     Example:
@@ -50,7 +51,7 @@ class PredictionScores(keras.callbacks.Callback):
         self.batch_size = batch_size
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Predict, score, and put the numbers into the logs."""
+        """Predict, score, and add the scores to the logs."""
         model: Any = self.model
         logs = {} if logs is None else logs
         predictions = model.predict(self.inputs, batch_size=self.batch_size, verbose=0)
@@ -61,8 +62,8 @@ class PredictionScores(keras.callbacks.Callback):
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """The entities in a row of tags: type, first position, last position.
 
-    B-x begins an entity of type x, I-x goes on with one; an I-x after another type, or after O,
-    begins one too. E-x ends an entity and S-x is one by itself, where the tags have them.
+    B-x begins an entity of type x, and I-x continues it; an I-x after another type, or after O,
+    also begins one. E-x ends an entity, and S-x is an entity of one token, where they are used.
 
     Raises:
         ValueError: a tag that is neither O nor one of these letters, a hyphen and a type.
@@ -73,27 +74,27 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """
     found, start, previous = set(), None, (OUTSIDE, "")
     for position, tag in enumerate((*tags, OUTSIDE)):
-        letter, kind = _parse(tag)
-        if start is not None and (_begins(previous, letter, kind) or letter == OUTSIDE):
+        prefix, kind = _parse(tag)
+        if start is not None and (_begins(previous, prefix, kind) or prefix == OUTSIDE):
             found.add((previous[1], start, position - 1))
             start = None
-        if start is None and letter != OUTSIDE:
+        if start is None and prefix != OUTSIDE:
             start = position
-        previous = letter, kind
+        previous = prefix, kind
     return found
 
 
 def entity_scores(
     true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Precision, recall and F1 of entities over all rows together: type and both ends must agree.
+    """Precision, recall and F1 of entities over all rows: type and both ends must be equal.
 
     Args:
         true: rows of tags.
         predicted: rows of tags, as long as those of `true`.
 
     Returns:
-        a dict of precision, recall and f1, in [0, 1]; 0 where there is nothing to divide by.
+        a dict of precision, recall and f1, in [0, 1]; 0 where the divisor is 0.
 
     Raises:
         ValueError: rows of unequal number or length; an unknown tag.
@@ -110,29 +111,29 @@ def entity_scores(
             f"`predicted` must have rows as long as those of `true`, {lengths[0][:5]} ..., "
             f"got {lengths[1][:5]} ..."
         )
-    right = wanted = given = 0
+    correct = expected = found = 0
     for true_row, predicted_row in zip(true, predicted, strict=True):
         first, second = entities(true_row), entities(predicted_row)
-        right += len(first & second)
-        wanted += len(first)
-        given += len(second)
-    precision = right / given if given else 0.0
-    recall = right / wanted if wanted else 0.0
+        correct += len(first & second)
+        expected += len(first)
+        found += len(second)
+    precision = correct / found if found else 0.0
+    recall = correct / expected if expected else 0.0
     total = precision + recall
     f1 = 2 * precision * recall / total if total else 0.0
     return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def _parse(tag: str) -> tuple[str, str]:
-    letter, _, kind = tag.partition("-")
-    if tag != OUTSIDE and (letter not in ("B", "I", "E", "S") or not kind):
+    prefix, _, kind = tag.partition("-")
+    if tag != OUTSIDE and (prefix not in ("B", "I", "E", "S") or not kind):
         raise ValueError(f"a tag must be O, or B-, I-, E- or S- and a type, got {tag!r}")
-    return letter, kind
+    return prefix, kind
 
 
-def _begins(previous: tuple[str, str], letter: str, kind: str) -> bool:
+def _begins(previous: tuple[str, str], prefix: str, kind: str) -> bool:
     """Whether a tag that is not O begins a new entity after the previous tag."""
-    return letter in ("B", "S") or previous[0] in ("E", "S") or previous[1] != kind
+    return prefix in ("B", "S") or previous[0] in ("E", "S") or previous[1] != kind
 
 
 def best_spans(
@@ -140,13 +141,13 @@ def best_spans(
 ) -> list[tuple[int, int, float]]:
     """The spans with the highest sum of logits; deprecated, see `keras_attn.data`.
 
-    `SpanPostprocessor` there finds the best answers of all windows.
+    `SpanPostprocessor` there finds the best answers over all windows.
 
     Args:
-        start: logits `[T]`, of the first position.
-        end: logits `[T]`, of the last.
-        max_length: the most positions in a span.
-        n_best: how many spans, the best first.
+        start: logits `[T]` of the first position.
+        end: logits `[T]` of the last position.
+        max_length: the largest number of positions in a span.
+        n_best: the number of spans, best first.
 
     Raises:
         ValueError: rows of unequal length; `max_length` or `n_best` not positive.
@@ -184,18 +185,18 @@ def best_spans(
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without ASCII punctuation, without the words a, an and the, single spaces."""
+    """Lower-cased, without ASCII punctuation and the words a, an and the, with single spaces."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1 if the two are the same once normalized, otherwise 0."""
+    """1 if the two are equal after normalization, otherwise 0."""
     return float(normalize_answer(prediction) == normalize_answer(answer))
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """F1 of the words of the two, once normalized; two empty ones agree.
+    """F1 of the words of the two after normalization; 1 if both are empty.
 
     Example:
     >>> token_f1("the cat sat", "A cat!")
@@ -209,17 +210,17 @@ def token_f1(prediction: str, answer: str) -> float:
 
 
 def span_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Exact match and F1, each the mean over questions of the best over a question's answers.
+    """Exact match and F1: for each question the best over its answers, then the mean.
 
     Args:
-        predictions: one text for each question, "" for "there is no answer".
-        answers: the right texts of each question; none where there is no answer.
+        predictions: one text for each question, "" for "no answer".
+        answers: the correct texts of each question; none if it has no answer.
 
     Returns:
         a dict of exact_match and f1, in [0, 1]: the SQuAD script prints them times 100.
 
     Raises:
-        ValueError: no question; predictions and answers of unequal number.
+        ValueError: no questions; `predictions` and `answers` of different length.
 
     Source: Rajpurkar et al. 2016, section 6.1; 2018, section 5 (no answer).
 
@@ -235,20 +236,20 @@ def span_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) ->
     scores = {}
     for name, score in (("exact_match", exact_match), ("f1", token_f1)):
         best = [
-            max(score(prediction, answer) for answer in _texts(right))
-            for prediction, right in zip(predictions, answers, strict=True)
+            max(score(prediction, answer) for answer in _texts(correct))
+            for prediction, correct in zip(predictions, answers, strict=True)
         ]
         scores[name] = sum(best) / len(best)
     return scores
 
 
 def _texts(answers: Sequence[str]) -> list[str]:
-    """The answers that say something, or the one that there is none."""
+    """The answers that are not empty after normalization, or [""] for "no answer"."""
     return [answer for answer in answers if normalize_answer(answer)] or [""]
 
 
 def correlation_scores(true: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Pearson's correlation of the numbers, and Spearman's, which is that of their ranks.
+    """Pearson's correlation of the numbers, and Spearman's, the correlation of their ranks.
 
     Args:
         true: n numbers.
@@ -279,13 +280,16 @@ def correlation_scores(true: Sequence[float], predicted: Sequence[float]) -> dic
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:  # rounding of the mean could hide it
+        return float("nan")
     first, second = first - first.mean(), second - second.mean()
+    first, second = first / np.abs(first).max(), second / np.abs(second).max()
     scale = np.sqrt((first @ first) * (second @ second))
-    return float(np.clip(first @ second / scale, -1, 1)) if scale > 0 else float("nan")
+    return float(np.clip(first @ second / scale, -1, 1))
 
 
 def _ranks(row: np.ndarray) -> np.ndarray:
-    """1 for the least; equal numbers share the mean of their ranks."""
+    """Ranks from 1, the smallest; equal numbers get the mean of their ranks."""
     _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]

@@ -21,19 +21,19 @@ from keras_attn.ops.attention import watch
 def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Model | None:
     """A model with the same inputs and layers, whose outputs are the attention weights.
 
-    Every layer that can return its weights is asked for them, be it of this package or Keras' own,
-    and inside a model that is called as a layer, or inside `keras.layers.TimeDistributed`, too.
+    It collects the weights of every layer that can return them, of this package or of Keras, also
+    inside a model that is called as a layer, and inside `keras.layers.TimeDistributed`.
 
     Args:
-        model: functional or sequential, with its inputs known.
+        model: functional, or sequential and built.
         query_key: whether a layer's entry is a dict, of its "weights", its "query" `[B, N, T, H]`
             and its "key" `[B, N, S, H]`, as they are multiplied: after positions and norms, and
             scaled, so that their product is the logits without the position's bias. A warning names
-            a layer that has none to give; its entry has only its weights.
+            a layer that has no query and key; its entry has only its weights.
 
     Returns:
         The model; its output is a dict from a layer's name to its weights, float `[B, N, T, S]`, or
-        `[B, T, S]` of a layer without heads. Each call of a layer has an entry of its own:
+        `[B, T, S]` of a layer without heads. Each call of a layer has its own entry:
 
         - a layer with two kinds of weights gives NAME and NAME_1;
         - the second call of a layer gives NAME_call_2;
@@ -42,8 +42,8 @@ def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Mod
         - a layer inside `TimeDistributed` gives the name of the wrapper, for each step: one more
           axis after the batch.
 
-        Where another layer has such a name already, it is written with slashes: NAME/1. None where
-        no layer has weights to give.
+        If another layer already has such a name, it is written with slashes: NAME/1. None if no
+        layer can return weights.
 
     Raises:
         ValueError: a model that is neither functional nor a built sequential one.
@@ -61,18 +61,18 @@ def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Mod
         )
     capture = _Capture(query_key)
     copy, weights = capture.of_model(model)
-    for asking in capture.incomplete():
+    for wrapper in capture.incomplete():
         warnings.warn(
-            f"the layer {asking.layer.name!r} gives no query and key: {asking.reason}",
+            f"the layer {wrapper.layer.name!r} gives no query and key: {wrapper.reason}",
             stacklevel=2,
         )
     return keras.Model(copy.input, weights) if weights else None
 
 
-class _Asking(keras.layers.Layer):
-    """A layer whose call returns `[outputs, weights]`, the weights by name.
+class _WithWeights(keras.layers.Layer):
+    """Wraps a layer; its call returns `[outputs, weights]`, the weights by name.
 
-    A layer of its own, as Keras expects every call of one layer to return equally many tensors.
+    A new layer, since Keras expects every call of one layer to return the same number of tensors.
     """
 
     def __init__(self, layer: keras.layers.Layer) -> None:
@@ -84,11 +84,11 @@ class _Asking(keras.layers.Layer):
         """The inner layer has set the mask of its output already."""
 
 
-class _AskingLayer(_Asking):
+class _LayerWithWeights(_WithWeights):
     def __init__(self, layer: keras.layers.Layer, query_key: bool) -> None:
         super().__init__(layer)
         self.query_key = query_key
-        self.reason: str | None = None  # why it has no query and key to give
+        self.reason: str | None = None  # why it has no query and key
 
     def call(self, *args: Any, **kwargs: Any) -> list:
         with watch() as calls:
@@ -106,18 +106,21 @@ class _AskingLayer(_Asking):
                 for w, product in itertools.zip_longest(weights, products, fillvalue=())
             ]
             if any("query" not in parts for parts in weights):
-                self.reason = _why_not(self.layer, products)
+                self.reason = _reason(self.layer, products)
         return [outputs, {str(kind) if kind else "": w for kind, w in enumerate(weights)}]
 
 
 def _multiplies(layer: keras.layers.Layer) -> bool:
-    """False for a layer whose logits come to `ops.attention` as a bias."""
+    """Whether the logits are products; additive scores reach `ops.attention` as a bias."""
     additive = isinstance(layer, keras.layers.AdditiveAttention)
     return not additive and getattr(layer, "score_mode", "dot") == "dot"
 
 
 def _query_key(weights: Any, query: Any = None, key: Any = None) -> dict[str, Any]:
-    """Query and key `[B, T, N, H]` and `[B, S, K, H]` with the axes of the weights, if they fit."""
+    """Query and key, from `[B, T, N, H]` and `[B, S, K, H]`, with the axes of the weights.
+
+    Empty if the weights have no axis of heads.
+    """
     if query is None or len(weights.shape) not in (3, 4):
         return {}
     heads = query.shape[2]
@@ -130,7 +133,7 @@ def _query_key(weights: Any, query: Any = None, key: Any = None) -> dict[str, An
     return {"query": query, "key": key}
 
 
-class _AskingSteps(_Asking):
+class _StepsWithWeights(_WithWeights):
     """`TimeDistributed`, with all steps in one batch."""
 
     def __init__(self, layer: keras.layers.TimeDistributed, inner: Any) -> None:
@@ -151,25 +154,25 @@ class _AskingSteps(_Asking):
 
 
 class _Capture:
-    """Models that return their weights too, one for each model and layer inside."""
+    """Models and layers that also return their weights, one for each original."""
 
     def __init__(self, query_key: bool) -> None:
         self._query_key = query_key
-        self._asking: dict[keras.layers.Layer, Any] = {}
+        self._wrappers: dict[keras.layers.Layer, Any] = {}
 
     def of_model(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        """The model called anew on inputs of its own, and the weights in that call."""
-        if isinstance(model, keras.Sequential):  # of which no call can be changed
+        """The model called again on new inputs, and the weights of that call."""
+        if isinstance(model, keras.Sequential):  # whose calls cannot be replaced
             model = keras.Model(model.inputs[0], model.outputs[0])
         turns = _turns(model)
         found: dict[keras.layers.Layer, dict[int, dict]] = {}
 
         def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
             turn = next(turns[layer])
-            asking = self._of_layer(layer)
-            if asking is None:
+            wrapper = self._of_layer(layer)
+            if wrapper is None:
                 return layer(*args, **kwargs)
-            outputs, weights = asking(*args, **kwargs)
+            outputs, weights = wrapper(*args, **kwargs)
             found.setdefault(layer, {})[turn] = weights
             return outputs
 
@@ -178,30 +181,30 @@ class _Capture:
         )
         return copy, _named(found)
 
-    def incomplete(self) -> list[_AskingLayer]:
-        """Those whose layer has weights but no query and key to give."""
-        asking = self._asking.values()
-        return [x for x in asking if isinstance(x, _AskingLayer) and x.reason is not None]
+    def incomplete(self) -> list[_LayerWithWeights]:
+        """The layers that have weights but no query and key."""
+        wrappers = self._wrappers.values()
+        return [x for x in wrappers if isinstance(x, _LayerWithWeights) and x.reason is not None]
 
     def _of_layer(self, layer: keras.layers.Layer) -> Any:
-        """What to call in place of the layer; None where the layer has no weights to give."""
-        if layer not in self._asking:
-            self._asking[layer] = self._make(layer)
-        return self._asking[layer]
+        """What to call in place of the layer; None if the layer cannot return weights."""
+        if layer not in self._wrappers:
+            self._wrappers[layer] = self._make(layer)
+        return self._wrappers[layer]
 
     def _make(self, layer: keras.layers.Layer) -> Any:
         if isinstance(layer, keras.layers.TimeDistributed):
             inner = self._of_layer(layer.layer)
-            return inner and _AskingSteps(layer, inner)
+            return inner and _StepsWithWeights(layer, inner)
         if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
             copy, weights = self.of_model(layer)
             return keras.Model(copy.input, [copy.output, weights]) if weights else None
         if "return_attention_scores" in inspect.signature(layer.call).parameters:
-            return _AskingLayer(layer, self._query_key)
+            return _LayerWithWeights(layer, self._query_key)
         return None
 
 
-def _why_not(layer: keras.layers.Layer, products: list) -> str:
+def _reason(layer: keras.layers.Layer, products: list) -> str:
     if products:
         return "its weights have other axes than heads, queries and keys"
     if _multiplies(layer) and type(layer).__module__.startswith("keras."):
@@ -210,7 +213,7 @@ def _why_not(layer: keras.layers.Layer, products: list) -> str:
 
 
 def _turns(model: keras.Model) -> dict[Any, Any]:
-    """For each layer, which of its calls in the model comes next when the model is called anew.
+    """For each layer, the order in which its calls run when the model is called again.
 
     A model runs by depth, not in the order in which it was written.
     """

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_attn._checks import check_count, optional_module
 
-# The first that is installed draws what the fonts before it cannot: Chinese.
+# DejaVu Sans has no Chinese characters: the first installed font after it draws them.
 FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
@@ -43,10 +43,10 @@ def heatmap(
     title: str = "",
     columns: int = 4,
 ) -> None:
-    """Write a PNG of one head or of many: a row for each query, a column for each key.
+    """Write a PNG of one or more heads: a row for each query, a column for each key.
 
-    All heads share one scale, from 0 to the greatest weight. Where no
-    installed font can draw a token, a warning names the characters and the fonts that can.
+    All heads share one color scale, from 0 to the largest weight. If no installed font can draw a
+    token, a warning names the characters and the fonts that can.
 
     Args:
         path: path of the PNG.
@@ -55,11 +55,11 @@ def heatmap(
         keys: S tokens; defaults to the queries.
         titles: titles of the N heads; defaults to their numbers.
         title: title of the picture.
-        columns: how many heads there are in a row.
+        columns: the number of heads in a row.
 
     Raises:
-        ValueError: weights of another rank, empty, not finite or negative, tokens or titles that
-            are not as many as the weights' axes say, or no positive number of columns.
+        ValueError: weights of another rank, empty, not finite or negative; a number of tokens or
+            titles that does not match the weights; `columns` is not a positive integer.
     """
     check_count("columns", columns)
     heads = head_weights("`weights`", weights)  # [N, T, S]
@@ -78,13 +78,13 @@ def heatmap(
                 f"got {len(items)}"
             )
     _check_fonts([*queries, *keys, *titles, title])
-    with warnings.catch_warnings():  # one for each character and each time it is drawn
+    with warnings.catch_warnings():  # Matplotlib warns for each character, each time it is drawn
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         _draw(path, heads, queries, keys, titles, title, min(columns, len(heads)))
 
 
 def fonts() -> dict[str, Any]:
-    """The installed ones of `FONTS` as matplotlib's settings, for `matplotlib.rc_context`."""
+    """Matplotlib settings with the installed fonts of `FONTS`, for `matplotlib.rc_context`."""
     font_manager = optional_module("matplotlib.font_manager", "visualization", "A heat map")
     installed = set(font_manager.get_font_names())
     return {"font.family": [name for name in FONTS if name in installed]}
@@ -112,7 +112,7 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure  # not pyplot: no window, nothing kept
+    from matplotlib.figure import Figure  # not pyplot, which opens windows and keeps figures
 
     rows = math.ceil(len(heads) / columns)
     many = max(len(queries), len(keys)) > _MANY
@@ -136,19 +136,18 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
             right, below = len(keys) - 0.5, len(queries) - 0.5
             axis.set(xlim=(-0.5, right), ylim=(below, -0.5), xticks=[], yticks=[])
             axis.set_title(titles[index], parse_math=False)
-            # Only labels that are seen are made, and not as those of ticks, which take a
-            # millisecond each.
-            look = {"parse_math": False, "clip_on": False}
+            # Only the outer heads have labels, as plain text: tick labels take a millisecond each.
+            style = {"parse_math": False, "clip_on": False}
             for t, token in enumerate(queries if column == 0 else ()):
-                axis.text(-0.8, t, token, ha="right", va="center_baseline", **look)
+                axis.text(-0.8, t, token, ha="right", va="center_baseline", **style)
             for s, token in enumerate(keys if index + columns >= len(heads) else ()):
-                axis.text(s, below + 0.3, token, rotation=90, ha="center", va="top", **look)
+                axis.text(s, below + 0.3, token, rotation=90, ha="center", va="top", **style)
             axes.append(axis)
         bottom = height - (rows - 1) * down - high
         figure.colorbar(colors, cax=place(width, bottom, 0.1, height - bottom))
         figure.text(0, 1 + _TITLE / height, title, fontsize=10, parse_math=False)
-        # The labels hang over the figure's edge: the file is as large as all of them need. They
-        # are measured before there are maps, which are slow to draw twice.
+        # The labels extend beyond the figure, so the file is enlarged to hold them. They are
+        # measured before the maps are added, which are slow to draw twice.
         box = figure.get_tightbbox().padded(0.1)
         for axis, head in zip(axes, heads, strict=True):
             axis.imshow(
@@ -163,7 +162,7 @@ def head_weights(name: str, weights: Any) -> np.ndarray:
     """Finite weights, float32 `[N, T, S]`; `[T, S]` is one head.
 
     Raises:
-        ValueError: another rank, no head or token, a NaN or an infinity; it says where.
+        ValueError: another rank, an empty axis, a NaN or an infinity; the message says where.
     """
     try:
         array = np.asarray(weights, "float32")
@@ -185,7 +184,7 @@ def head_weights(name: str, weights: Any) -> np.ndarray:
 
 
 def check_positive_weights(name: str, heads: np.ndarray) -> None:
-    """Raise a ValueError for weights below zero, which no scale shows."""
+    """Raise a ValueError for negative weights, which the color scale cannot show."""
     if heads.min() < 0:
         raise ValueError(f"{name} must be at least 0, got {heads.min()}")
 
@@ -204,4 +203,4 @@ def _text(token: Any) -> str:
         token = token.numpy()
     if isinstance(token, bytes):
         return token.decode("utf-8", "replace")
-    return str(token).encode("utf-8", "replace").decode()  # half of a pair has no picture
+    return str(token).encode("utf-8", "replace").decode()  # a lone surrogate cannot be drawn

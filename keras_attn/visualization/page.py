@@ -1,4 +1,4 @@
-"""All layers and heads on one HTML page that needs nothing else.
+"""All layers and heads on one self-contained HTML page.
 
 Letters: N heads, T query length, S key length, H head width, L layers.
 """
@@ -22,15 +22,15 @@ from keras_attn.visualization.heatmap import (
     token_texts,
 )
 
-FULL = 65_535  # a weight is written as a whole number of 65535ths of the limit
-PART = 32_767  # a number of a query or a key as one of 32767ths of the greatest
+FULL = 65_535  # a weight is stored as an integer, in units of limit / 65535
+PART = 32_767  # a query or key value as an integer, in units of the largest / 32767
 ROLLOUT = "rollout"
 _TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A page that was written. A notebook shows it where it is the value of a cell."""
+    """A page that was written. A notebook displays it as the value of a cell."""
 
     path: Path
 
@@ -46,24 +46,24 @@ def page(
     *,
     title: str = "Attention",
 ) -> Page:
-    """Write a page with a small map of every head and a large one of the head that is chosen.
+    """Write a page with a small map of every head and a large one of the selected head.
 
-    A small map shows the greatest weight of each block of cells, so that none can hide. The large
-    picture is a map of queries and keys, lines from queries to keys, one token's weights in all
-    heads, or the product of one token's query with each key by dimension, beside the weight that
-    comes of it. Markers such as [CLS] and [SEP] can be hidden, weights within and between two
-    sentences told apart. A click or the arrow keys choose a head. The layers from the same tokens
-    to the same tokens get one row more, their `rollout`.
+    A small map shows the largest weight of each block of cells, so that no large weight is missed.
+    The large picture is a map of queries and keys, lines from queries to keys, one token's weights
+    in all heads, or the product of one token's query with each key by dimension, beside the
+    resulting weight. Special tokens such as [CLS] and [SEP] can be hidden, and weights within and
+    between two sentences distinguished. A click or the arrow keys select a head. Layers whose
+    queries and keys are the same tokens get one more row, their `rollout`.
 
-    One file: the weights, the style and the script are inside. It needs a browser of 2023 or later.
+    The file contains the weights, the style and the script. It needs a browser of 2023 or later.
 
     Args:
         path: path of the HTML file.
-        weights: name of a layer to its weights `[N, T, S]`, or `[T, S]` of a layer without heads.
-            For the products by dimension, name of a layer to a dict of "weights", "query"
+        weights: a dict from a layer's name to its weights `[N, T, S]`, or `[T, S]` of a layer
+            without heads. For the products by dimension, to a dict of "weights", "query"
             `[N, T, H]` and "key" `[N, S, H]`, as `attention_model(query_key=True)` gives them.
-        tokens: those on both axes of every layer, or name of a layer to (T queries, S keys). Each
-            is a string, bytes or a number.
+        tokens: the tokens on both axes of every layer, or a dict from a layer's name to
+            (T queries, S keys). Each token is a string, bytes or a number.
         title: title of the page.
 
     Returns:
@@ -71,7 +71,7 @@ def page(
 
     Raises:
         ValueError: no layers; a layer without tokens; weights of another rank, empty, NaN or
-            negative; tokens, a query or a key that do not fit the weights' axes.
+            negative; tokens, a query or a key that do not match the weights' axes.
 
     Example:
     >>> import pathlib, tempfile
@@ -133,13 +133,19 @@ def page(
 
 
 def rollout(weights: Sequence[Any]) -> np.ndarray:
-    """How much of each token reaches each position after each layer, `[L, T, T]`.
+    """Attention rollout: how much of each token reaches each position after each layer.
 
-    The mean of a layer's heads and the residual connection count half each: `A_l = (mean(W_l) +
+    The mean of a layer's heads and the residual connection have equal weight: `A_l = (mean(W_l) +
     I) / 2`, its rows divided by their sums, and the rollout is the product `A_l ... A_1 A_0`.
 
     Args:
-        weights: those of the self-attention of each layer, in order, each `[N, T, T]` or `[T, T]`.
+        weights: the self-attention weights of each layer, in order, each `[N, T, T]` or `[T, T]`.
+
+    Returns:
+        float64 `[L, T, T]`, one matrix for each layer.
+
+    Raises:
+        ValueError: no layers; weights that are not square or not of one size.
 
     Source: Abnar and Zuidema 2020, section 3.
 

@@ -134,8 +134,16 @@ def test_correlations_equal_scipy():
     assert scores["spearman"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_correlation_of_a_constant_is_nan():
-    assert np.isnan(correlation_scores([1, 1], [1, 2])["pearson"])
+@pytest.mark.parametrize("constant", [1, 0.1])  # the mean of three 0.1 is not 0.1
+def test_the_correlation_of_a_constant_is_nan(constant):
+    assert np.isnan(correlation_scores([constant] * 3, [1, 2, 4])["pearson"])
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_correlation_does_not_depend_on_the_scale(scale):
+    true, predicted = np.array([1, 2, 4]), np.array([1, 3, 2])
+    scores = correlation_scores(true * scale, predicted * scale)
+    assert scores == pytest.approx(correlation_scores(true, predicted), abs=1e-12)
 
 
 def test_the_correlation_of_one_value_raises():
