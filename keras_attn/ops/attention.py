@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_attn._checks import check_positive, check_rate, is_integer
+from keras_attn._checks import check_positive, check_rate, check_shape, is_integer
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
@@ -43,6 +43,7 @@ def attention(
     bias: Any = None,
     scale: float | None = None,
     logits_soft_cap: float | None = None,
+    sink: Any = None,
     dropout: float = 0.0,
     seed: Any = None,
     return_scores: bool = False,
@@ -51,7 +52,8 @@ def attention(
 ) -> Any:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
 
-    With a soft cap c, the logits are `c tanh((scale * query . key + bias) / c)`.
+    With a soft cap c, the logits are `c tanh((scale * query . key + bias) / c)`. With a sink, the
+    softmax of each head has one more logit, which takes weight and gives nothing.
 
     What the mask hides has weight zero whatever the bias says, and a bias of minus infinity hides
     too. A row that may attend to nothing has zero weights, zero context and zero gradient. What
@@ -69,6 +71,8 @@ def attention(
         bias: float, broadcastable to `[B, N, T, S]`, or a `PositionBias`; added to the logits.
         scale: scale of the logits; defaults to `1 / sqrt(H)`.
         logits_soft_cap: the bound c that the logits only come near to; None for none.
+        sink: float `[N]`, a further logit of each head, with neither scale nor cap nor dropout, so
+            that the weights of a row sum to less than one; zeros give the softmax off by one.
         dropout: fraction of the weights that is zeroed, in [0, 1).
         seed: integer tensor `[2]`; needed where `dropout > 0`.
         return_scores: also return the weights, before dropout.
@@ -87,7 +91,8 @@ def attention(
             kernel that cannot do what is asked.
 
     Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023; soft cap:
-    Gemma Team 2024, section 2.
+    Gemma Team 2024, section 2; sink: Xiao et al. 2024, section 3.3, learned: OpenAI 2025
+    (gpt-oss), section 2.
 
     Example:
     >>> import numpy as np
@@ -99,7 +104,17 @@ def attention(
     6.0
     """
     query, key, value, asked = _request(
-        query, key, value, mask, bias, logits_soft_cap, dropout, seed, return_scores, block_size
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        logits_soft_cap,
+        sink,
+        dropout,
+        seed,
+        return_scores,
+        block_size,
     )
     run = kernels.choose(kernel, asked)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -114,6 +129,7 @@ def attention(
         bias=asked.bias,
         scale=scale,
         logits_soft_cap=logits_soft_cap,
+        sink=asked.sink,
         dropout=dropout,
         seed=seed,
         return_scores=return_scores,
@@ -130,6 +146,7 @@ def explain(
     bias: Any = None,
     scale: float | None = None,
     logits_soft_cap: float | None = None,
+    sink: Any = None,
     dropout: float = 0.0,
     seed: Any = None,
     return_scores: bool = False,
@@ -157,7 +174,17 @@ def explain(
     ('reference', 'it does not return the attention weights')
     """
     *_, asked = _request(
-        query, key, value, mask, bias, logits_soft_cap, dropout, seed, return_scores, block_size
+        query,
+        key,
+        value,
+        mask,
+        bias,
+        logits_soft_cap,
+        sink,
+        dropout,
+        seed,
+        return_scores,
+        block_size,
     )
     return kernels.explain(kernel, asked)
 
@@ -169,6 +196,7 @@ def _request(
     mask: AttentionMask | None,
     bias: Any,
     logits_soft_cap: float | None,
+    sink: Any,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -189,6 +217,10 @@ def _request(
     if bias is not None and not isinstance(bias, PositionBias):
         bias = ops.convert_to_tensor(bias)
     _check(query, key, value, mask, bias, dropout, seed)
+    if sink is not None:
+        sink = ops.convert_to_tensor(sink)
+        _check_float("sink", sink)
+        check_shape("sink", sink.shape, heads=query.shape[2])
     return (
         query,
         key,
@@ -200,6 +232,7 @@ def _request(
             mask=mask,
             bias=bias,
             logits_soft_cap=logits_soft_cap,
+            sink=sink,
             dropout=dropout,
             weights=return_scores,
             block_size=None if block_size is None else int(block_size),

@@ -41,6 +41,7 @@ class MultiHead(CompositeLayer):
         logits_soft_cap: float | None = None,
         query_key_norm: str | None = None,
         norm_epsilon: float = 1e-6,
+        use_sink: bool = False,
         kernel: str = "auto",
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
@@ -75,6 +76,7 @@ class MultiHead(CompositeLayer):
         self.logits_soft_cap = logits_soft_cap
         self.query_key_norm = query_key_norm
         self.norm_epsilon = norm_epsilon
+        self.use_sink = use_sink
         self.kernel = kernel
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -113,6 +115,7 @@ class MultiHead(CompositeLayer):
             "logits_soft_cap": self.logits_soft_cap,
             "query_key_norm": self.query_key_norm,
             "norm_epsilon": self.norm_epsilon,
+            "use_sink": self.use_sink,
             "kernel": self.kernel,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -138,6 +141,10 @@ class MultiHead(CompositeLayer):
         if self.query_key_norm is not None:
             self.query_norm = self._norm("query_norm", (None, None, self.num_heads, key_dim))
             self.key_norm = self._norm("key_norm", (None, None, key_heads, key_dim))
+        if self.use_sink:
+            self.sink = self.add_weight(
+                name="sink", shape=(self.num_heads,), initializer="zeros", autocast=False
+            )
         if self.position is not None and not self.position.built:
             self.position.build((None, None, self.num_heads, key_dim))
 
@@ -171,6 +178,7 @@ class MultiHead(CompositeLayer):
             mask=mask,
             bias=self.position.bias() if hasattr(self.position, "bias") else None,
             logits_soft_cap=self.logits_soft_cap,
+            sink=self.sink if self.use_sink else None,
             dropout=dropout,
             seed=self.seed_generator.next() if dropout else None,
             return_scores=return_attention_scores,

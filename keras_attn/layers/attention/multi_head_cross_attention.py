@@ -37,6 +37,8 @@ class MultiHeadCrossAttention(MultiHead):
         query_key_norm: "layer", "layer_no_bias" or "rms" for a norm of each query and key head,
             before positions enter; None for none.
         norm_epsilon: added to the variance in that norm.
+        use_sink: whether each head learns one more logit, which takes weight and gives nothing; at
+            first zero.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
         kernel_initializer: initializer of the projections' matrices.
         bias_initializer: initializer of the projections' biases.
@@ -73,7 +75,8 @@ class MultiHeadCrossAttention(MultiHead):
             [0, 1), an unknown kernel, inputs or masks of the wrong rank or shape.
 
     Source: Vaswani et al. 2017, section 3.2.2; window: Beltagy et al. 2020, section
-    3.1; soft cap: Gemma Team 2024, section 2; norm of query and key: Henry et al. 2020.
+    3.1; soft cap: Gemma Team 2024, section 2; norm of query and key: Henry et al. 2020;
+    sink: Xiao et al. 2024, section 3.3, and OpenAI 2025 (gpt-oss), section 2.
 
     Example:
     >>> import keras

@@ -37,6 +37,8 @@ class MultiHeadSelfAttention(MultiHead):
         query_key_norm: "layer", "layer_no_bias" or "rms" for a norm of each query and key head,
             before positions enter; None for none.
         norm_epsilon: added to the variance in that norm.
+        use_sink: whether each head learns one more logit, which takes weight and gives nothing; at
+            first zero.
         kernel: which of `keras_attn.ops.kernels` computes it; "auto" takes the best.
         kernel_initializer: initializer of the projections' matrices.
         bias_initializer: initializer of the projections' biases.
@@ -67,7 +69,8 @@ class MultiHeadSelfAttention(MultiHead):
 
     Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention); window: Beltagy
     et al. 2020, section 3.1, and causal Jiang et al. 2023, section 2; soft cap: Gemma Team 2024,
-    section 2; norm of query and key: Henry et al. 2020.
+    section 2; norm of query and key: Henry et al. 2020; sink: Xiao et al. 2024, section 3.3, and
+    OpenAI 2025 (gpt-oss), section 2.
 
     Example:
     >>> import keras

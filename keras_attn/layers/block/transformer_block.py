@@ -17,7 +17,7 @@ from keras_attn.ops.masks import Window, check_window
 # The arguments of the sublayers that users may set; the block sets the others itself.
 ATTENTION_OPTIONS = (
     *("key_dim", "value_dim", "num_kv_heads", "use_bias", "bias_initializer"),
-    *("logits_soft_cap", "query_key_norm", "norm_epsilon"),
+    *("logits_soft_cap", "query_key_norm", "norm_epsilon", "use_sink"),
 )
 FEED_FORWARD_OPTIONS = ("gated", "use_bias", "dropout", "seed")
 

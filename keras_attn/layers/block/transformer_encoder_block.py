@@ -40,7 +40,7 @@ class TransformerEncoderBlock(TransformerBlock):
         kernel_initializer: initializer of all matrices.
         attention_options: further arguments of `MultiHeadSelfAttention`, a dict with any of
             `key_dim`, `value_dim`, `num_kv_heads`, `use_bias`, `bias_initializer`,
-            `logits_soft_cap`, `query_key_norm` and `norm_epsilon`.
+            `logits_soft_cap`, `query_key_norm`, `norm_epsilon` and `use_sink`.
         feed_forward_options: further arguments of `FeedForward`, a dict with any of `gated`,
             `use_bias`, `dropout` and `seed`.
         remat: whether training keeps only the inputs of the block and computes the rest again in

@@ -1,7 +1,7 @@
 """What each attention kernel can do, and the choice among them.
 
 A kernel is a module with one function `attention(query, key, value, *, mask, bias, scale,
-logits_soft_cap, dropout, seed, return_scores, block_size)`; its shapes are those of
+logits_soft_cap, sink, dropout, seed, return_scores, block_size)`; its shapes are those of
 `keras_attn.ops.attention`. The modules that name a backend are imported on use.
 """
 
@@ -35,6 +35,7 @@ class Request:
     mask: AttentionMask
     bias: Any
     logits_soft_cap: float | None
+    sink: Any
     dropout: float
     weights: bool
     block_size: int | None
@@ -71,6 +72,7 @@ class Kernel:
     has_weights: bool = False
     has_blocks: bool = False
     has_soft_cap: bool = False
+    has_sink: bool = False
     preferred: Callable[[Request], bool] = lambda request: True
 
     def runs_on(self, backend: str) -> bool:
@@ -87,6 +89,8 @@ class Kernel:
             return "it takes no `block_size`"
         if request.logits_soft_cap is not None and not self.has_soft_cap:
             return "it takes no `logits_soft_cap`"
+        if request.sink is not None and not self.has_sink:
+            return "it takes no `sink`"
         refusal = getattr(_load(self.module), "refusal", lambda request: None)
         return refusal(request)
 
@@ -110,14 +114,14 @@ def _long(request: Request) -> bool:
 
 
 # In order of preference; the reference kernel does everything and comes last.
-_CHUNKED = {"has_blocks": True, "has_soft_cap": True, "preferred": _long}
+_CHUNKED = {"has_blocks": True, "has_soft_cap": True, "has_sink": True, "preferred": _long}
 KERNELS = (
     Kernel("fused", "fused_jax", "jax"),
     Kernel("fused", "fused_torch", "torch"),
     Kernel("chunked", "chunked_tf", "tensorflow", **_CHUNKED),
     Kernel("chunked", "chunked_jax", "jax", **_CHUNKED),
     Kernel("chunked", "chunked_torch", "torch", **_CHUNKED),
-    Kernel("reference", "reference", has_weights=True, has_soft_cap=True),
+    Kernel("reference", "reference", has_weights=True, has_soft_cap=True, has_sink=True),
 )
 
 # From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of

@@ -33,6 +33,7 @@ def attention(
     bias: Any,
     scale: float,
     logits_soft_cap: float | None,
+    sink: Any,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -44,7 +45,8 @@ def attention(
     others = {name: part for name, part in parts.items() if name not in fixed}
     others |= {} if seed is None else {"seed": seed}
     same, learned = split_bias(bias)
-    inputs = (*map(tf.convert_to_tensor, (query, key, value)), *learned)
+    sinks = () if sink is None else (tf.convert_to_tensor(sink),)
+    inputs = (*map(tf.convert_to_tensor, (query, key, value)), learned, sinks)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
 
     def attend(tensors: tuple) -> Any:
@@ -55,24 +57,24 @@ def attention(
 
 
 def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, options: dict) -> Any:
-    """The context from `(query, key, value and tensors of the bias), {mask parts, seed}`."""
+    """The context from `(query, key, value, tensors of the bias, sinks), {mask parts, seed}`."""
 
     def unpack(flat: tuple) -> tuple:
-        inputs, others = tf.nest.pack_sequence_as(tensors, flat)
-        seed = others.pop("seed", None)
-        return inputs, {"mask": AttentionMask(**fixed, **others), "seed": seed, **options}
+        (*inputs, sinks), others = tf.nest.pack_sequence_as(tensors, flat)
+        asked = {"sink": sinks[0] if sinks else None, "seed": others.pop("seed", None)}
+        return inputs, {"mask": AttentionMask(**fixed, **others), **asked, **options}
 
     def tiled(function: Callable, flat: Any, *upstream: Any) -> Any:
-        (query, key, value, *learned), asked = unpack(flat)
+        (query, key, value, learned), asked = unpack(flat)
         plan = plan_of(query, key, block_size=block_size, **asked)
         return function(plan, *upstream, query, key, value, with_tensors(bias, learned))
 
     def plain(flat: Any) -> Any:
-        (query, key, value, *learned), asked = unpack(flat)
+        (query, key, value, learned), asked = unpack(flat)
         asked |= {"bias": with_tensors(bias, learned), "return_scores": False, "block_size": None}
         return reference_attention(query, key, value, **asked)
 
-    flat, count = tf.nest.flatten(tensors), len(tensors[0])
+    flat, count = tf.nest.flatten(tensors), len(tf.nest.flatten(tensors[0]))
 
     def is_worth(flat: Any) -> Any:
         # The reference kernel takes short rows, where their length shows at run time only, and a

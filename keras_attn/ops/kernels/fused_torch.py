@@ -25,6 +25,7 @@ def attention(
     bias: Any,
     scale: float,
     logits_soft_cap: float | None,
+    sink: Any,
     dropout: float,
     seed: Any,
     return_scores: bool,

@@ -40,37 +40,49 @@ def forward(plan: Plan, query: Any, key: Any, value: Any, bias: Any) -> Any:
 def backward(
     plan: Plan, d_context: Any, context: Any, query: Any, key: Any, value: Any, bias: Any
 ) -> tuple:
-    """The gradients of query, key, value and the bias's tensors, from that of the context."""
+    """The gradients of query, key, value, the bias's tensors and the sink, from the context's."""
     _, learned = split_bias(bias)
+    sinks = () if plan.sink is None else (plan.sink,)
 
-    def run_span(index: Any, d_learned: tuple) -> tuple:
+    def run_span(index: Any, carry: tuple) -> tuple:
         span = cut_span(plan, index, key, value)
 
         def run_block(index: Any, carry: tuple) -> tuple:
-            sums, d_learned = carry
+            sums, d_learned, d_sinks = carry
             tile = cut_tile(plan, span, index, query, bias)
-            d_query, *parts, d_logits = gradients_of(plan, tile, d_context, context)
+            d_query, *parts, d_logits, d_sink = gradients_of(plan, tile, d_context, context)
             sums, outputs = _add_keys(plan, sums, tile.place, parts)
             d_learned = add_bias_gradients(
                 d_learned, bias, learned, tile.place, plan.mask, d_logits
             )
-            return (sums, d_learned), (tf.cast(d_query, query.dtype), *outputs)
+            d_sinks = tuple(_add_heads(total, tile.place, d_sink) for total in d_sinks)
+            return (sums, d_learned, d_sinks), (tf.cast(d_query, query.dtype), *outputs)
 
-        start = (_no_keys(plan, (key.shape[-1], value.shape[-1])), d_learned)
+        start = (_no_keys(plan, (key.shape[-1], value.shape[-1])), *carry)
         dtypes = (query.dtype, *_key_outputs(plan))
-        (sums, d_learned), (d_query, *outputs) = loop(plan.blocks, run_block, start, dtypes)
+        (sums, *carry), (d_query, *outputs) = loop(plan.blocks, run_block, start, dtypes)
         d_key, d_value = _all_keys(plan, sums, outputs)
         d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
-        return d_learned, (_join(plan, d_query), d_key, d_value)
+        return tuple(carry), (_join(plan, d_query), d_key, d_value)
 
-    start = no_bias_gradients(bias, learned, plan.precision)
+    start = (
+        no_bias_gradients(bias, learned, plan.precision),
+        tuple(tf.zeros(sink.shape, plan.precision) for sink in sinks),
+    )
     dtypes = (query.dtype, key.dtype, value.dtype)
-    d_learned, parts = loop(plan.spans, run_span, start, dtypes)
+    (d_bias, d_sinks), parts = loop(plan.spans, run_span, start, dtypes)
     d_learned = (
         tf.reshape(tf.cast(gradient, tensor.dtype), tf.shape(tensor))
-        for gradient, tensor in zip(d_learned, learned, strict=True)
+        for gradient, tensor in zip((*d_bias, *d_sinks), (*learned, *sinks), strict=True)
     )
     return (*(_assemble(plan, part) for part in parts), *d_learned)
+
+
+def _add_heads(total: Any, place: Place, part: Any) -> Any:
+    """The sums `[N]` with those of a tile's heads `[k, G]`."""
+    head, heads = place.heads
+    places = (tf.range(heads) + head)[:, None]
+    return tf.tensor_scatter_nd_add(total, places, tf.reshape(part, (-1,)))
 
 
 def _join(plan: Plan, blocks: Any) -> Any:

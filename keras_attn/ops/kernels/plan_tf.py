@@ -26,6 +26,7 @@ class Plan:
     mask: AttentionMask
     scale: float
     logits_soft_cap: float | None
+    sink: Any
     dropout: float
     seed: Any
     batch: Any
@@ -57,6 +58,7 @@ def plan_of(
     mask: AttentionMask,
     scale: float,
     logits_soft_cap: float | None,
+    sink: Any,
     dropout: float,
     seed: Any,
     block_size: int | None,
@@ -72,6 +74,7 @@ def plan_of(
         mask=mask,
         scale=scale,
         logits_soft_cap=logits_soft_cap,
+        sink=sink,
         dropout=dropout,
         seed=seed,
         batch=size(query, 0),

@@ -24,6 +24,7 @@ def attention(
     bias: Any,
     scale: float,
     logits_soft_cap: float | None,
+    sink: Any,
     dropout: float,
     seed: Any,
     return_scores: bool,
@@ -51,7 +52,7 @@ def attention(
         # constant here, because tf2onnx multiplies what is none by 0 and 1.
         shown = visible if some is None else ops.logical_or(visible, ops.logical_not(some))
         logits = ops.where(shown, logits, -math.inf)
-    weights = _softmax(logits)
+    weights = _softmax(logits, sink)
     dropped = random.dropout(weights, dropout, seed) if dropout else weights
     context = _context(ops.cast(dropped, value.dtype), values)
     if some is not None:
@@ -124,7 +125,11 @@ def _bias(bias: Any, mask: AttentionMask, query_length: Any, key_length: Any, dt
     return bias.materialize(query_positions, ops.arange(key_length, dtype="int32"), dtype)[None]
 
 
-def _softmax(logits: Any) -> Any:
+def _softmax(logits: Any, sink: Any) -> Any:
+    if sink is not None:
+        column = ops.cast(sink, logits.dtype)[:, None, None]  # [N, 1, 1]
+        column = ops.broadcast_to(column, (*ops.shape(logits)[:3], 1))
+        return ops.softmax(ops.concatenate([logits, column], axis=-1), axis=-1)[..., :-1]
     if logits.shape[-1] == 1:
         return ops.exp(logits - logits)  # Keras warns of a softmax over one
     return ops.softmax(logits, axis=-1)

@@ -49,7 +49,10 @@ def cut_tile(plan: Plan, span: Span, index: Any, query: Any, bias: Any) -> Tile:
         added = bias_in(bias, place, plan.mask, plan.precision)
         logits, tanh, some = _biased_logits(plan, place, rows, key, added)
     alive = None if some is None else tf.cast(_split_heads(plan, some), plan.precision)
-    weights = tf.nn.softmax(tf.reshape(logits, (plan.heads, -1, keys)))
+    if plan.sink is None:
+        weights = tf.nn.softmax(tf.reshape(logits, (plan.heads, -1, keys)))
+    else:
+        weights = _softmax_with_sink(plan, place, logits)
     return Tile(span, index, place, rows, key, value, tanh, weights, alive)
 
 
@@ -62,13 +65,15 @@ def context_of(plan: Plan, tile: Tile) -> Any:
 
 
 def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
-    """Of query `[r, k G, H]`, key and value `[k, s, ...]`, and logits `[k, G, r, s]`."""
+    """Of query `[r, k G, H]`, key and value `[k, s, ...]`, logits `[k, G, r, s]`, sink `[k G]`."""
     fresh = tf.range(plan.rows) + tile.place.rows[0] >= tile.index * plan.rows
     fresh = tf.cast(fresh, plan.precision)[:, None]
     counts = fresh if tile.alive is None else fresh * tile.alive
     d_context = _rows(plan, tile.place, d_context, counts)  # [k, G r, Hv]
     context = _rows(plan, tile.place, context)
     dropped, d_logits = _d_logits(plan, tile, d_context, context)
+    # With the sink's, the gradients of the logits of a row sum to zero.
+    d_sink = None if plan.sink is None else -tf.reduce_sum(_by_head(plan, d_logits), (2, 3))
     if tile.tanh is not None:
         d_logits *= tf.reshape(1 - tile.tanh**2, tf.shape(d_logits))
     kind = tile.value.dtype
@@ -77,7 +82,8 @@ def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
     d_key = tf.matmul(products, tile.query, transpose_a=True)
     d_query = tf.cast(tf.matmul(products, tile.key), plan.precision) * plan.scale
     d_key, d_value = tf.cast(d_key, plan.precision), tf.cast(d_value, plan.precision)
-    return _rows_first(plan, _by_head(plan, d_query)), d_key, d_value, _by_head(plan, d_logits)
+    d_query, d_logits = _rows_first(plan, _by_head(plan, d_query)), _by_head(plan, d_logits)
+    return d_query, d_key, d_value, d_logits, d_sink
 
 
 def _d_logits(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
@@ -149,6 +155,16 @@ def _capped(plan: Plan, logits: Any) -> tuple:
         return logits, None
     tanh = tf.tanh(logits / cap)
     return cap * tanh, tanh
+
+
+def _softmax_with_sink(plan: Plan, place: Place, logits: Any) -> Any:
+    """The weights `[k, G r, s]` of the logits `[k, G, r, s]` beside a sink for each head."""
+    head, heads = place.heads
+    sink = tf.cast(tf.slice(plan.sink, (head,), (heads,)), plan.precision)
+    sink = tf.reshape(sink, (plan.heads, plan.group, 1, 1))
+    column = tf.broadcast_to(sink, (plan.heads, plan.group, plan.rows, 1))
+    weights = tf.nn.softmax(tf.concat([logits, column], -1))[..., :-1]
+    return tf.reshape(weights, (plan.heads, -1, place.keys[1]))
 
 
 def _added(plan: Plan, visible: Any) -> Any:

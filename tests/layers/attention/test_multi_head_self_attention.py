@@ -34,6 +34,7 @@ def test_cached_calls_equal_the_full_call(kind, window):
         position=POSITIONS[kind](),
         query_key_norm="rms",
         logits_soft_cap=2.0,
+        use_sink=True,
     )
     expected = arrays(layer(INPUTS))
     cache, found = caches.create(B, T + 3, K, 4), []
@@ -60,6 +61,7 @@ def test_query_key_norm_and_soft_cap_equal_numpy(kind, kernel):
         query_key_norm=kind,
         norm_epsilon=1e-3,
         logits_soft_cap=0.7,
+        use_sink=True,
         kernel=kernel,
     )
     layer.build(INPUTS.shape)
@@ -70,7 +72,9 @@ def test_query_key_norm_and_soft_cap_equal_numpy(kind, kernel):
     k = _normalized(kind, k.reshape(B, T, K, -1), w, "key").repeat(N // K, axis=2)
     v = v.reshape(B, T, K, -1).repeat(N // K, axis=2)
     logits = np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(D // N)
-    weights = oracles.softmax(0.7 * np.tanh(logits / 0.7))
+    exponentials = np.exp(0.7 * np.tanh(logits / 0.7))
+    total = exponentials.sum(-1, keepdims=True) + np.exp(w["sink"])[:, None, None]
+    weights = exponentials / total
     context = np.einsum("bnts,bsnh->btnh", weights, v).reshape(B, T, -1)
     expected = context @ w["output/kernel"] + w["output/bias"]
     np.testing.assert_allclose(arrays(layer(INPUTS)), expected, rtol=1e-4, atol=1e-5)

@@ -187,9 +187,19 @@ def allowed(parts, shape):
 
 
 def oracle(
-    query, key, value, parts, bias_name, arrays, shape, d_context, precision="float64", cap=None
+    query,
+    key,
+    value,
+    parts,
+    bias_name,
+    arrays,
+    shape,
+    d_context,
+    precision="float64",
+    cap=None,
+    sink=None,
 ):
-    """Context and gradients (query, key, value, bias arrays) in float64, from the formulas.
+    """Context and gradients (query, key, value, bias arrays, sink) in float64, from the formulas.
 
     The logits are rounded to `precision`: added to a bias of -1e9 they lose every digit in float32.
     """
@@ -214,6 +224,9 @@ def oracle(
     highest = logits.max(-1, keepdims=True)
     exponentials = np.exp(logits - np.where(highest == -np.inf, 0, highest))
     sums = exponentials.sum(-1, keepdims=True)
+    if sink is not None:
+        of_sink = np.exp(sink[:, None, None] - np.where(highest == -np.inf, 0, highest))
+        sums = sums + of_sink
     weights = exponentials / np.where(sums == 0, 1, sums)
     context = np.einsum("bnts,bsnh->btnh", weights, v)
     d_weights = np.einsum("btnh,bsnh->bnts", d_context, v)
@@ -230,4 +243,7 @@ def oracle(
     elif arrays:
         axes = tuple(a for a in range(4) if arrays[0].shape[a] == 1)
         gradients.append(d_logits.sum(axes, keepdims=True))
+    if sink is not None:
+        change = of_sink / sums * (weights * d_weights).sum(-1, keepdims=True)
+        gradients.append(-change.sum((0, 2, 3)))
     return context, gradients

@@ -80,7 +80,13 @@ def test_gpu_tile_sizes_equal_the_reference_kernel(monkeypatch):
             _gradients(shape, mask, "none", inputs, [], kernel="chunked"), expected, strict=True
         ):
             np.testing.assert_allclose(have, want, atol=5e-5)
-        asked = {"logits_soft_cap": None, "dropout": 0.0, "seed": None, "block_size": None}
+        asked = {
+            "logits_soft_cap": None,
+            "sink": None,
+            "dropout": 0.0,
+            "seed": None,
+            "block_size": None,
+        }
         rows[device] = plan_of(*inputs[:2], mask=mask, scale=1.0, **asked).rows
     assert rows["cpu"] < rows["gpu"] == 600
 
@@ -114,8 +120,9 @@ def _penalty_gradients(inputs, **options):
         outer.watch(inputs)
         with tf.GradientTape() as inner:
             inner.watch(inputs)
-            bias = inputs[3] if len(inputs) > 3 else None
-            loss = tf.reduce_sum(tf.sin(ops.attention(*inputs[:3], bias=bias, **options)))
+            bias, sink = inputs[3:] if len(inputs) > 3 else (None, None)
+            context = ops.attention(*inputs[:3], bias=bias, sink=sink, **options)
+            loss = tf.reduce_sum(tf.sin(context))
         first = inner.gradient(loss, inputs)
         penalty = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
     return outer.gradient(penalty, inputs)
@@ -129,7 +136,8 @@ def test_second_derivatives_equal_the_reference_kernel(how, cap):
     import tensorflow as tf
 
     shape = Shape(key_heads=3)
-    inputs = [tf.constant(x, "float32") for x in (*draw(shape), *bias_arrays("keys", shape))]
+    given = (*draw(shape), *bias_arrays("keys", shape), np.linspace(-1, 1, shape.heads))
+    inputs = [tf.constant(x, "float32") for x in given]
     mask = mask_from(mask_parts("window_padding", shape))
     options = {"mask": mask, "logits_soft_cap": cap}
     expected = _penalty_gradients(inputs, **options, kernel="reference")

@@ -59,12 +59,18 @@ def test_cudnn_gets_the_arguments_of_the_mask(name, cudnn):
         if padding is not None:
             given[index][~np.broadcast_to(padding, (B, T))] = np.nan
     upstream = rng.normal(size=(B, T, N, H)).astype("float32")
-    options = {"logits_soft_cap": None, "dropout": 0.0, "seed": None, "return_scores": False}
+    options = {"logits_soft_cap": None, "sink": None, "dropout": 0.0, "seed": None}
 
     def run(kernel):
         def total(*given):
             context = kernel.attention(
-                *given, mask=mask, bias=None, scale=0.4, block_size=None, **options
+                *given,
+                mask=mask,
+                bias=None,
+                scale=0.4,
+                block_size=None,
+                return_scores=False,
+                **options,
             )
             return (context * upstream).sum(), context
 

@@ -58,7 +58,9 @@ def check(kernel, mask, bias, dtype, shape, block_size=None):
     )
 
 
-def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=(), cap=None):
+def compare(
+    kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=(), cap=None, sink=None
+):
     """Compare one call with the oracle.
 
     `spoil` holds `(index of the input, positions)` where the kernel gets NaN and infinity and the
@@ -70,21 +72,24 @@ def compare(kernel, parts, bias, extra, dtype, shape, block_size=None, spoil=(),
     extra = [_rounded(x, precision) for x in extra]
     options = {"kernel": kernel, "mask": mask_from(parts), "block_size": block_size}
     options["logits_soft_cap"] = cap
+    sinks = [] if sink is None else [_rounded(sink, precision)]
     d_context = np.random.default_rng(3).normal(size=(*inputs[0].shape[:3], shape.value_width))
     d_context = _rounded(d_context, precision)
 
     def attend(given):
         query, key, value = (kops.cast(x, dtype) for x in given[:3])
-        return ops.attention(query, key, value, bias=bias_from(bias, shape, given[3:]), **options)
+        added = bias_from(bias, shape, given[3 : 3 + len(extra)])
+        sink = given[-1] if sinks else None
+        return ops.attention(query, key, value, bias=added, sink=sink, **options)
 
     for index, places in spoil:
         inputs[index][places] = 0
-    given = [x.astype(precision) for x in (*inputs, *extra)]
+    given = [x.astype(precision) for x in (*inputs, *extra, *sinks)]
     for index, places in spoil:
         wrong = np.resize([np.nan, np.inf, -np.inf], given[index][places].shape)
         given[index][places] = wrong
     context, found = _run(attend, given, d_context.astype(precision))
-    oracles = oracle(*inputs, parts, bias, extra, shape, d_context, precision, cap)
+    oracles = oracle(*inputs, parts, bias, extra, shape, d_context, precision, cap, *sinks)
     for have, want in zip((context, *found), (oracles[0], *oracles[1]), strict=True):
         error = np.abs(have - want).max() / max(1, np.abs(want).max())
         assert error < TOLERANCE[dtype], f"{error:.1e}"
@@ -115,13 +120,14 @@ def _rounded(array, dtype):
     return arrays(kops.cast(kops.convert_to_tensor(array), dtype)).astype("float64")
 
 
-def _can(kernel, mask, bias, dtype, shape, cap=None):
+def _can(kernel, mask, bias, dtype, shape, cap=None, sink=None):
     precision = "float64" if dtype == "float64" else "float32"
     request = kernels.Request.of(
         *(kops.cast(x, dtype) for x in draw(shape)),
         mask=mask_from(mask_parts(mask, shape)),
         bias=bias_from(bias, shape, [kops.cast(x, precision) for x in bias_arrays(bias, shape)]),
         logits_soft_cap=cap,
+        sink=sink,
         dropout=0.0,
         weights=False,
         block_size=None,
@@ -202,6 +208,45 @@ def test_masked_keys_stay_masked_under_a_soft_cap(kernel):
     parts = mask_parts("causal_padding", shape)
     bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
     compare(kernel, parts, "dense", (bias,), "float32", shape, blocks, cap=CAP)
+
+
+SINK = np.array([0.3, -2.0, 1.7, 0.0, 40.0, -40.0])  # a head each; one takes all, one nothing
+SUNK = [
+    ("none", "none", 6, "bfloat16", None),
+    ("causal_padding", "none", 3, "float16", None),
+    ("dense", "none", 1, "float32", None),
+    ("uneven_window_padding", "dense", 3, "float32", CAP),
+    ("unsorted_ids", "hiding_buckets", 3, "float32", None),
+    ("offset", "alibi", 3, "float64", CAP),
+    ("key_padding", "keys", 1, "float64", None),
+]
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "reference"])
+@pytest.mark.parametrize(("mask", "bias", "key_heads", "dtype", "cap"), SUNK)
+def test_a_sink_equals_the_oracle(kernel, mask, bias, key_heads, dtype, cap):
+    dtype = dtype if dtype in TOLERANCE else "float32"
+    shape, blocks = _shape(kernel, key_heads), 4 if kernel == "chunked" else None
+    parts, extra = mask_parts(mask, shape), bias_arrays(bias, shape)
+    compare(kernel, parts, bias, extra, dtype, shape, blocks, cap=cap, sink=SINK)
+
+
+def test_the_weights_with_a_sink_sum_to_less_than_one():
+    query, key, value = (x.astype("float32") for x in draw(Shape()))
+    _, weights = ops.attention(query, key, value, sink=np.zeros(6, "float32"), return_scores=True)
+    exponentials = np.exp(np.einsum("btnh,bsnh->bnts", query, key) * Shape().width ** -0.5)
+    expected = exponentials / (1 + exponentials.sum(-1, keepdims=True))
+    np.testing.assert_allclose(arrays(weights), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_fused_kernel_refuses_a_sink():
+    assert not _can("fused", "none", "none", "float32", _shape("fused", 3), sink=SINK)
+    rows = np.zeros((1, 4, 6, 2), "float32")
+    sink = SINK.astype("float32")
+    if BACKEND == "torch":
+        assert ops.explain(rows, rows, rows, sink=sink).others["fused"] == "it takes no `sink`"
+    with pytest.raises(ValueError, match=r"`sink` must have shape \[heads\] = \(6,\), got .*\(5,"):
+        ops.attention(rows, rows, rows, sink=sink[:5])
 
 
 def test_the_fused_kernel_refuses_a_soft_cap():

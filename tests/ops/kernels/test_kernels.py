@@ -109,6 +109,7 @@ def _request(length, dtype="float32", **options):
         "mask": AttentionMask(),
         "bias": None,
         "logits_soft_cap": None,
+        "sink": None,
         "dropout": 0.0,
         "weights": False,
     }
