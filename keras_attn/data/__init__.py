@@ -37,6 +37,7 @@ from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 from keras_attn.data.text.tables import read_table, table_documents
 from keras_attn.data.text.tokenizer import BertTokenizer
 from keras_attn.data.text.tokenizer_files import read_tokenizer
+from keras_attn.data.text.tokenizer_saving import write_tokenizer
 from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer
 from keras_attn.data.text.vocabulary import read_vocabulary, train_vocabulary
 
@@ -83,4 +84,5 @@ __all__ = [
     "tokenize_documents",
     "train_vocabulary",
     "write_records",
+    "write_tokenizer",
 ]

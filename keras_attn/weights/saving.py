@@ -1,7 +1,6 @@
 """A model becomes a checkpoint directory that the library transformers loads."""
 
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, global_ev
 from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
+from keras_attn.weights.tokens import Tokens, write_json
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
 # The checkpoint that a model of a family becomes if it did not come from another.
@@ -44,8 +44,9 @@ def save(
     *,
     vocabulary: Sequence[str] | None = None,
     lowercase: bool | None = None,
+    tokenizer: keras.layers.Layer | None = None,
 ) -> None:
-    """Write a model as transformers does: model.safetensors, config.json and vocab.txt.
+    """Write a model as transformers does: model.safetensors, config.json and a tokenizer's files.
 
     A `Loaded` goes back to the kind of checkpoint that it came from, RoBERTa to RoBERTa, with all
     that its configuration says about classes, ids and the problem. Google's and keras-hub's become
@@ -55,11 +56,13 @@ def save(
         model: a `Loaded`, whose model may have been trained since, or a model of
             `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
         directory: made if it is not there; files of these names are replaced.
-        vocabulary: the tokens in the order of their ids, for vocab.txt; defaults to that of the
-            `Loaded`. The files of tokenizers without a vocab.txt (RoBERTa, ModernBERT, GPT-2) are
-            not written: copy them.
+        vocabulary: the tokens in the order of their ids, for the vocab.txt of BERT and
+            DistilBERT; defaults to that of the `Loaded`.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
             that of the `Loaded`.
+        tokenizer: in place of these two a `data.BertTokenizer` or what `data.read_tokenizer` gives,
+            for the files that `data.write_tokenizer` writes; defaults to that of the `Loaded`, if
+            there is one that this package reads.
 
     Raises:
         ValueError: a model that transformers' class cannot be, such as one with a window; more
@@ -89,39 +92,21 @@ def save(
     origin: Config = {}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
-    if loaded and format.tokenizer:
-        vocabulary = loaded.vocabulary if vocabulary is None else vocabulary
-        lowercase = loaded.lowercase if lowercase is None else lowercase
+    tokens = Tokens.chosen(loaded, format, vocabulary, lowercase, tokenizer)
+    tokens.check(format, size.vocabulary_size)
     targets = targets_of(built.weights)
     heads = {name for name, head in format.heads.items() if head.rules[0].targets[0] in targets}
     config = _config(built, found, size, format, heads, origin)
-    if format.tokenizer is None and (vocabulary is not None or lowercase is not None):
-        raise ValueError(
-            f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
-            f"other files, got {type(vocabulary).__name__} and {lowercase!r}"
-        )
-    if vocabulary is not None and len(vocabulary) > size.vocabulary_size:
-        raise ValueError(
-            f"`vocabulary` must have at most as many tokens as the token matrix has rows, "
-            f"{size.vocabulary_size}, got {len(vocabulary)}"
-        )
-    if vocabulary is not None and "[PAD]" in vocabulary and "pad_token_id" not in origin:
-        config["pad_token_id"] = vocabulary.index("[PAD]")
+    if tokens.vocabulary and "[PAD]" in tokens.vocabulary and "pad_token_id" not in origin:
+        config["pad_token_id"] = tokens.vocabulary.index("[PAD]")
     arrays = _arrays(targets, format, heads, size.num_layers, config)
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
-    _write_json(directory / "config.json", config)
-    if vocabulary is not None:
-        text = "".join(f"{token}\n" for token in vocabulary)
-        (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
-    if lowercase is not None:
-        _write_json(
-            directory / "tokenizer_config.json",
-            {"do_lower_case": lowercase, "tokenizer_class": format.tokenizer},
-        )
+    write_json(directory / "config.json", config)
+    tokens.write(directory, format, segments=getattr(size, "num_segments", 1) > 1)
 
 
 def _arrays(
@@ -332,7 +317,3 @@ def _expect(field: str, expected: Any, value: Any) -> None:
             f"`model` must have {field}={' or '.join(map(repr, choices))} for transformers to load "
             f"it, got {value!r}"
         )
-
-
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

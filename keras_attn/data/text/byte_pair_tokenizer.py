@@ -116,10 +116,12 @@ class BytePairTokenizer(SubwordTokenizer):
 
         Special tokens are left out. A character of which a byte is missing becomes U+FFFD.
         """
-        added = {token["content"]: token.get("special") for token in self._read["added_tokens"]}
+        self._tables()
+        added = dict(self._added.contents)
+        added |= {t["content"]: "" for t in self._read["added_tokens"] if t.get("special")}
         texts = tf.constant(
             [
-                b"" if added.get(token) else token.encode() if token in added else to_bytes(token)
+                added[token].encode() if token in added else to_bytes(token)
                 for token in self.vocabulary
             ]
         )

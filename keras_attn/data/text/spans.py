@@ -95,11 +95,10 @@ class AddedTokens:
                 content = normalize(tf.constant([content]))[0].numpy().decode()
             if content:
                 self._groups[late].append((content, token))
-        found = {
-            content: vocabulary[token["content"]]
-            for late in (True, False)
-            for content, token in self._groups[late]
-        }
+        both = [*self._groups[True], *self._groups[False]]
+        found = {content: vocabulary[token["content"]] for content, token in both}
+        # What stands for each token in a text, normalized or not.
+        self.contents = {token["content"]: content for content, token in both}
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.constant([*found, ""]), tf.constant([*found.values(), -1], tf.int32)
         )

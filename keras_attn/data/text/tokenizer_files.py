@@ -18,6 +18,8 @@ _ROLES = {
     "unk": ("unk_token",),
     "mask": ("mask_token",),
 }
+# The classes of transformers with the ids of a `.model`; None where no file names one.
+_OWN_IDS = (None, "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast")
 # Keys of a BPE model and the only values that byte pairs here know.
 _MODEL = {
     "dropout": (None, 0),
@@ -97,16 +99,17 @@ def _sentence_piece(
             f"got {', '.join(model.name for model in models)}"
         )
     kind = settings.get("tokenizer_class")
-    if kind not in (None, "LlamaTokenizer", "LlamaTokenizerFast"):
+    if kind not in _OWN_IDS:
         raise ValueError(
-            f"{file}: a SentencePiece model is read by itself or as that of LlamaTokenizer, whose "
-            f"ids are those of the model, got {kind}: let transformers write tokenizer.json"
+            f"{file}: a SentencePiece model is read by itself or as that of LlamaTokenizer or "
+            "PreTrainedTokenizerFast, whose ids are those of the model, "
+            f"got {kind}: let transformers write tokenizer.json"
         )
     if not settings.get("add_prefix_space", True):
         raise ValueError(f"{file}: add_prefix_space must be true or null, got false")
     try:
         tokenizer = SentencePieceTokenizer(
-            file.read_bytes(), adds_cls=settings.get("add_bos_token", kind is not None)
+            file.read_bytes(), adds_cls=settings.get("add_bos_token", "Llama" in (kind or ""))
         )
         vocabulary = tokenizer.vocabulary
     except ValueError as error:

@@ -6,6 +6,7 @@ P strings (flat), C characters (flat).
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ _KINDS = (*FORMS, "Precompiled", "Replace", "Lowercase", "StripAccents", "Strip"
 # Characters that begin or go on with what a reader takes for one character.
 _BEFORE = r"[\x{600}-\x{605}\x{6DD}\x{70F}\x{890}\x{891}\x{8E2}]"
 _BEHIND = r"[\p{Mn}\p{Me}\p{Mc}\x{200C}\x{200D}\x{E33}\x{EB3}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}]"
-_BASE = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}\x{FFFD}]"  # the last stands for hidden zeros too
+_BASE = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
 _SEVERAL = rf"\r\n|{_BEFORE}+{_BASE}{_BEHIND}*|(?:{_BASE}|{_BEFORE}|{_BEHIND}){_BEHIND}+"
 _LONGEST = 5  # bytes of several characters that are looked up as one
 _NONE = "\uffff"
@@ -97,12 +98,17 @@ class Normalizer:
 
 
 def _lower(text: tf.Tensor) -> tf.Tensor:
-    # tf.strings.lower ends a string at its first zero byte, and has a sigma of its own at the end
-    # of a word.
-    parts = tf.strings.split(hide_zeros(_replaced(text, "Σ", "σ")), ZERO)  # [P, (parts)]
-    lower = tf.strings.join([ZERO, tf.strings.lower(parts.flat_values, "utf-8")])
-    lower = tf.strings.reduce_join(parts.with_flat_values(lower), axis=-1)
-    return _replaced(show_zeros(lower), r"\A\x{0}", "")
+    # At the end of a word TensorFlow has another small sigma.
+    lower = functools.partial(tf.strings.lower, encoding="utf-8")
+    return _between_zeros(lower, _replaced(text, "Σ", "σ"))
+
+
+def _between_zeros(function: Callable[[tf.Tensor], tf.Tensor], text: tf.Tensor) -> tf.Tensor:
+    """The text `[P]`, `function` applied to what stands between its zero bytes."""
+    parts = tf.strings.split(hide_zeros(text), ZERO)  # [P, (parts)]
+    mapped = tf.strings.join([ZERO, function(parts.flat_values)])
+    mapped = tf.strings.reduce_join(parts.with_flat_values(mapped), axis=-1)
+    return _replaced(show_zeros(mapped), r"\A\x{0}", "")
 
 
 def _replaced(text: tf.Tensor, pattern: str, content: str) -> tf.Tensor:
@@ -129,8 +135,11 @@ class Charsmap:
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
         """The mapped text `[P]`."""
-        parts = tf_text.regex_split(hide_zeros(text), _SEVERAL, _SEVERAL)  # [P, (parts)]
-        flat = show_zeros(parts.flat_values)
+        return _between_zeros(self._map, text)
+
+    def _map(self, text: tf.Tensor) -> tf.Tensor:
+        parts = tf_text.regex_split(text, _SEVERAL, _SEVERAL)  # [P, (parts)]
+        flat = parts.flat_values
         short = tf.strings.regex_full_match(flat, _SEVERAL)
         short &= tf.strings.length(flat) <= _LONGEST
         found = tf.fill(tf.shape(flat), _NONE)

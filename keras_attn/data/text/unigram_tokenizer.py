@@ -114,10 +114,10 @@ class UnigramTokenizer(SubwordTokenizer):
         special = {token["content"] for token in added if token.get("special")}
         hidden = tf.constant([token in special for token in self.vocabulary])
         ids = tf.ragged.boolean_mask(ids, ids.with_values(~tf.gather(hidden, ids.flat_values)))
-        tokens = [token.encode() for token in self.vocabulary]
+        self._tables()
         of_bytes = self._read["decoder"]["type"] == "Sequence"
-        if of_bytes:
-            tokens = [_byte(token) for token in self.vocabulary]
+        shown = [self._added.contents.get(token, token) for token in self.vocabulary]
+        tokens = [_byte(token) if of_bytes else token.encode() for token in shown]
         space = _SPACE.encode()
         flat = tf.gather([token.replace(space, b" ") for token in tokens], ids.flat_values)
         if not of_bytes and _scheme(self._read["decoder"]) != "never":

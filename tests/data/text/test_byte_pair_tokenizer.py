@@ -23,6 +23,7 @@ UNUSUAL = [
     *UNUSUAL_WORDS,
     *("don't we'll I'd've", "'s  's", "a\u00a0\u00a0b", "trailing  ", "\r\n\r\n x", "a" * 301),
     "\u202eabc\u202c ‏שלום", "".join(map(chr, range(1, 0x250))), "६ ६६ Ĵ", "x\x00\x00 \x00y\x00",
+    "ＦＵＬＬ FULL",
     *("".join(DRAW.choices(PARTS, k=DRAW.randint(1, 30))) for _ in range(200)),
 ]  # fmt: skip
 
@@ -46,6 +47,7 @@ def trained(texts, size):
     made.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
     made.add_tokens([tokenizers.AddedToken("[new]", rstrip=True, normalized=True)])
     made.add_tokens([tokenizers.AddedToken("   ", normalized=True)])
+    made.add_tokens([tokenizers.AddedToken("ＦＵＬＬ", normalized=True)])
     return made
 
 

@@ -1,0 +1,154 @@
+"""A tokenizer to the files from which the library transformers makes the same one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from keras_attn.data.text.byte_pair_tokenizer import BytePairTokenizer
+from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
+from keras_attn.data.text.subwords import ROLES, SubwordTokenizer
+from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer
+
+_BYTE_LEVEL = {"type": "ByteLevel", "trim_offsets": False, "use_regex": True}
+
+
+def write_tokenizer(
+    tokenizer: BytePairTokenizer | SentencePieceTokenizer | UnigramTokenizer,
+    directory: str | os.PathLike,
+    *,
+    segments: bool = False,
+    separators: int = 1,
+) -> None:
+    """Writes the files from which `read_tokenizer` and transformers make the tokenizer again.
+
+    tokenizer.json, or tokenizer.model for a `SentencePieceTokenizer`, and tokenizer_config.json.
+    Of a tokenizer.json transformers makes the same ids, and adds the checkpoint's special tokens.
+    A tokenizer.model it converts; where it does so otherwise than SentencePiece, as with some
+    combining characters, it has other ids, and it adds no special tokens.
+
+    Args:
+        tokenizer: what `read_tokenizer` gives.
+        directory: made if it is not there; files of these names are replaced.
+        segments: whether the model tells a second text from the first by its segment ids.
+        separators: how many tokens "sep" stand between two texts; RoBERTa has 2. The file of a
+            `UnigramTokenizer` says it itself.
+
+    Raises:
+        ValueError: another kind of tokenizer.
+
+    Example:
+    >>> import tempfile
+    >>> tokenizer = BytePairTokenizer({"a": 0, "b": 1, "ab": 2}, ["a b"])
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     write_tokenizer(tokenizer, directory)
+    ...     print(sorted(os.listdir(directory)))
+    ['tokenizer.json', 'tokenizer_config.json']
+    """
+    files: dict[str, Any] = {}
+    if isinstance(tokenizer, UnigramTokenizer):
+        files["tokenizer.json"] = json.loads(tokenizer.file)
+    elif isinstance(tokenizer, BytePairTokenizer):
+        files["tokenizer.json"] = _byte_pairs(tokenizer, separators)
+    elif not isinstance(tokenizer, SentencePieceTokenizer):
+        raise ValueError(
+            "`tokenizer` must be a BytePairTokenizer, SentencePieceTokenizer or UnigramTokenizer, "
+            f"got {type(tokenizer).__name__}"
+        )
+    names = _special_names(tokenizer)
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", *["token_type_ids"] * segments, "attention_mask"],
+    }
+    if not tokenizer.adds_cls:
+        names["bos"], names["eos"] = names.pop("cls", None), names.pop("sep", None)
+    settings |= {f"{role}_token": name for role, name in names.items() if name is not None}
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        (directory / "tokenizer.model").write_bytes(base64.b64decode(tokenizer.model))
+    for name, value in {**files, "tokenizer_config.json": settings}.items():
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        (directory / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _special_names(tokenizer: SubwordTokenizer) -> dict[str, Any]:
+    """The token of each role that the tokenizer has."""
+    names = {}
+    for role in ROLES:
+        try:
+            names[role] = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
+        except ValueError:
+            continue  # no token for it
+    return names
+
+
+def _byte_pairs(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]:
+    """The content of tokenizer.json."""
+    config = tokenizer.get_config()
+    added = [
+        {
+            "id": config["vocabulary"][token["content"]],
+            "content": token["content"],
+            "single_word": False,
+            **{key: bool(token.get(key)) for key in ("lstrip", "rstrip", "normalized", "special")},
+        }
+        for token in config["added_tokens"]
+    ]
+    form = config["normalizer"]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": form and {"type": form},
+        "pre_tokenizer": {**_BYTE_LEVEL, "add_prefix_space": config["add_prefix_space"]},
+        "post_processor": (
+            _template(tokenizer, separators)
+            if tokenizer.adds_cls
+            else {**_BYTE_LEVEL, "add_prefix_space": True}
+        ),
+        "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": config["unknown_token"],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": config["vocabulary"],
+            "merges": [merge.split(" ") for merge in config["merges"]],
+        },
+    }
+
+
+def _template(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]:
+    """What puts the special tokens around one text and two."""
+
+    def special(role: str, segment: int) -> dict[str, Any]:
+        token = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    single = [special("cls", 0), {"Sequence": {"id": "A", "type_id": 0}}, special("sep", 0)]
+    second = int(separators == 1)  # with several separators there are no segments
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [
+            *single,
+            *[special("sep", 0)] * (separators - 1),
+            {"Sequence": {"id": "B", "type_id": second}},
+            special("sep", second),
+        ],
+        "special_tokens": {
+            name: {"id": name, "ids": [index], "tokens": [name]}
+            for index in (tokenizer.cls_id, tokenizer.sep_id)
+            for name in [tokenizer.vocabulary[index]]
+        },
+    }

@@ -1,0 +1,99 @@
+"""The files of a tokenizer beside a checkpoint that is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+from keras_attn import data
+from keras_attn.weights.formats import Format
+from keras_attn.weights.loading import Loaded
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """What turns text into the ids of a model: of BERT a vocabulary, otherwise a tokenizer.
+
+    Args:
+        vocabulary: the tokens in the order of their ids, for a vocab.txt.
+        lowercase: whether text is lower-cased.
+        tokenizer: what `data.write_tokenizer` writes.
+    """
+
+    vocabulary: Sequence[str] | None = None
+    lowercase: bool | None = None
+    tokenizer: keras.layers.Layer | None = None
+
+    @classmethod
+    def chosen(
+        cls,
+        loaded: Loaded | None,
+        format: Format,
+        vocabulary: Sequence[str] | None,
+        lowercase: bool | None,
+        tokenizer: keras.layers.Layer | None,
+    ) -> Tokens:
+        """What is given, or what the checkpoint had that the model came from."""
+        given = vocabulary is not None or lowercase is not None
+        if tokenizer is not None and given:
+            raise ValueError("`vocabulary` and `lowercase` must be None where `tokenizer` is given")
+        if isinstance(tokenizer, data.BertTokenizer):
+            return cls(tokenizer.vocabulary, tokenizer.lowercase)
+        if tokenizer is None and loaded and not given:
+            try:
+                tokenizer = loaded.tokenizer
+            except ValueError:  # it has none, or one that is not supported
+                tokenizer = None
+            if isinstance(tokenizer, data.BertTokenizer):  # as what it was loaded with
+                tokenizer = None
+        if tokenizer is not None:
+            return cls(tokenizer=tokenizer)
+        if loaded and format.tokenizer:
+            vocabulary = loaded.vocabulary if vocabulary is None else vocabulary
+            lowercase = loaded.lowercase if lowercase is None else lowercase
+        return cls(vocabulary, lowercase)
+
+    def check(self, format: Format, rows: int) -> None:
+        """Raises a ValueError for what the format has no file for, or more tokens than rows."""
+        given = self.vocabulary is not None or self.lowercase is not None
+        if format.tokenizer is None and given:
+            raise ValueError(
+                f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
+                f"other files, got {type(self.vocabulary).__name__} and {self.lowercase!r}"
+            )
+        name, tokens = "vocabulary", self.vocabulary
+        if self.tokenizer is not None:
+            name, tokens = "tokenizer", self.tokenizer.vocabulary
+        if tokens is not None and len(tokens) > rows:
+            raise ValueError(
+                f"`{name}` must have at most as many tokens as the token matrix has rows, "
+                f"{rows}, got {len(tokens)}"
+            )
+
+    def write(self, directory: Path, format: Format, segments: bool) -> None:
+        """Writes the files; `segments`: whether the model tells texts apart by segment ids."""
+        if self.vocabulary is not None:
+            text = "".join(f"{token}\n" for token in self.vocabulary)
+            (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+        if self.lowercase is not None:
+            write_json(
+                directory / "tokenizer_config.json",
+                {"do_lower_case": self.lowercase, "tokenizer_class": format.tokenizer},
+            )
+        if self.tokenizer is not None:
+            separators = 2 if format.name == "roberta" else 1  # in place of segments
+            data.write_tokenizer(
+                self.tokenizer,
+                directory,
+                segments=segments and separators == 1,
+                separators=separators,
+            )
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Writes an object as transformers does."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
