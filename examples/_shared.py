@@ -37,6 +37,7 @@ MARK = "run.json"
 REPLACED = (  # by a run that overwrites; everything else stays, or is written over by its name
     "model.keras",
     "checkpoints/step-" + 10 * "[0-9]" + ".npz",
+    "checkpoints/step-" + 10 * "[0-9]" + ".part-*-of-*",
     "logs/*/events.out.tfevents.*",
 )
 

@@ -1,8 +1,9 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `generator_states`, `assign_generator_states`, `value_of`,
-`writes_files` and `from_all_processes`; the file of the backend that runs is imported on first use.
+`with_gradient`, `traced_once`, `generator_states`, `assign_generator_states`, `owned_parts`,
+`needed_parts`, `assign_parts`, `file_number` and `from_all_processes`; the file of the backend that
+runs is imported on first use.
 
 Letters: B batch, T steps.
 """
@@ -16,6 +17,9 @@ import keras
 import numpy as np
 
 from keras_attn._keras import rnn
+
+# Of an array: start and end on each axis; None for the whole.
+Part = tuple[tuple[int, int], ...] | None
 
 
 def compiled(
@@ -142,14 +146,24 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     _running().assign_generator_states(states)
 
 
-def value_of(variable: keras.Variable) -> np.ndarray:
-    """The whole value, parts of which may lie in other processes: all of them must call this."""
-    return _running().value_of(variable)
+def owned_parts(variable: keras.Variable) -> dict[Part, np.ndarray]:
+    """What this process writes of the value: all processes together write each number once."""
+    return _running().owned_parts(variable)
 
 
-def writes_files(model: keras.Model) -> bool:
-    """Whether this process is the one of those that train the model that writes files."""
-    return _running().writes_files(model)
+def needed_parts(variable: keras.Variable) -> list[Part]:
+    """What this process must read of the value, as its devices lie on the mesh now."""
+    return _running().needed_parts(variable)
+
+
+def assign_parts(variable: keras.Variable, parts: dict[Part, np.ndarray]) -> None:
+    """Set the value; all processes must call this, with the parts that each needs."""
+    _running().assign_parts(variable, parts)
+
+
+def file_number(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[int, int]:
+    """Which of how many files of the values this process writes; none if it is not below that."""
+    return _running().file_number(model, variables)
 
 
 def from_all_processes(model: keras.Model, number: int) -> list[int]:

@@ -70,17 +70,47 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """JAX has none."""
 
 
-def value_of(variable: keras.Variable) -> np.ndarray:
-    """Nothing moves where this process holds the whole."""
+def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
+    """The first copy of each shard; the first process has whatever each of them has."""
     value = variable.value
-    if not (value.is_fully_addressable or value.is_fully_replicated):
-        value = multihost_utils.process_allgather(value, tiled=True)
-    return keras.ops.convert_to_numpy(value)
+    everywhere = value.is_fully_addressable or value.is_fully_replicated
+    if everywhere and jax.process_index():
+        return {}
+    if value.is_fully_replicated:
+        return {None: keras.ops.convert_to_numpy(value)}
+    owned = (shard for shard in value.addressable_shards if shard.replica_id == 0)
+    return {_part(shard.index, value.shape): np.asarray(shard.data) for shard in owned}
 
 
-def writes_files(model: keras.Model) -> bool:
-    """Process 0 is there in any case."""
-    return jax.process_index() == 0
+def needed_parts(variable: keras.Variable) -> list:
+    """The shards of this process's devices."""
+    value = variable.value
+    if value.is_fully_replicated:
+        return [None]
+    indices = value.sharding.addressable_devices_indices_map(value.shape).values()
+    return list({_part(index, value.shape) for index in indices})
+
+
+def assign_parts(variable: keras.Variable, parts: dict) -> None:
+    """Each device gets its shard, and none the whole."""
+    value = variable.value
+    whole = parts.get(None)
+    if whole is None:
+        whole = jax.make_array_from_callback(
+            value.shape, value.sharding, lambda index: parts[_part(index, value.shape)]
+        )
+    variable.assign(whole)
+
+
+def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
+    """One file for each process if something is split over them."""
+    values = (variable.value for variable in variables)
+    split = not all(v.is_fully_addressable or v.is_fully_replicated for v in values)
+    return jax.process_index(), jax.process_count() if split else 1
+
+
+def _part(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
+    return tuple(along.indices(size)[:2] for along, size in zip(index, shape, strict=True))
 
 
 def from_all_processes(model: keras.Model, number: int) -> list[int]:

@@ -81,14 +81,24 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """Nothing draws from TensorFlow's own generator."""
 
 
-def value_of(variable: keras.Variable) -> np.ndarray:
+def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
     """A variable of a strategy puts together what its replicas hold."""
-    return keras.ops.convert_to_numpy(variable)
+    return {None: keras.ops.convert_to_numpy(variable)}
 
 
-def writes_files(model: keras.Model) -> bool:
-    """The strategy knows the chief."""
-    return model.distribute_strategy.extended.should_checkpoint
+def needed_parts(variable: keras.Variable) -> list:
+    """The whole."""
+    return [None]
+
+
+def assign_parts(variable: keras.Variable, parts: dict) -> None:
+    """The whole."""
+    variable.assign(parts[None])
+
+
+def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
+    """The strategy knows the chief, which writes the only file."""
+    return 0 if model.distribute_strategy.extended.should_checkpoint else 1, 1
 
 
 def from_all_processes(model: keras.Model, number: int) -> list[int]:

@@ -68,14 +68,24 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
             torch.cuda.set_rng_state(torch.from_numpy(states[f"torch_cuda_{index}"]), index)
 
 
-def value_of(variable: keras.Variable) -> np.ndarray:
+def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
     """Keras trains in one process."""
-    return keras.ops.convert_to_numpy(variable)
+    return {None: keras.ops.convert_to_numpy(variable)}
 
 
-def writes_files(model: keras.Model) -> bool:
+def needed_parts(variable: keras.Variable) -> list:
+    """The whole."""
+    return [None]
+
+
+def assign_parts(variable: keras.Variable, parts: dict) -> None:
+    """The whole."""
+    variable.assign(parts[None])
+
+
+def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
     """Keras trains in one process."""
-    return True
+    return 0, 1
 
 
 def from_all_processes(model: keras.Model, number: int) -> list[int]:

@@ -1,9 +1,13 @@
 """Training that goes on after a crash exactly as if there had been none."""
 
+import contextlib
+import functools
 import json
 import os
 import pathlib
+import re
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -31,9 +35,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     does once more on JAX and torch: give each round a seed of its own. What other callbacks
     remember (the patience of EarlyStopping) is not saved. Put this callback last.
 
-    Where several processes train one model, each of them has this callback and calls `restore`; the
-    first one writes the files, and all must see the directory. On replicas of TensorFlow the
-    weights are as exact; the logs of the interrupted epoch may differ in the last bit.
+    Where several processes train one model, each of them has this callback and calls `restore`, and
+    all must see the directory. The first one writes the files; what is split over the processes
+    (by `keras.distribution` on JAX) each writes into a file of its own beside it, and reads back
+    only what its devices need, on a mesh of any shape and any number of processes. On replicas of
+    TensorFlow the weights are as exact; the logs of the interrupted epoch may differ in the last
+    bit.
 
     Args:
         directory: where the files go; made if it does not exist.
@@ -116,16 +123,22 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._compare_processes(model, step)
         self._restored = True
         if files:
-            path = files[step]
-            described, values, generators, record = self._read(path)
-            self._compare_data(path, record.get("data"))
+            with self._naming_older(files[step]):
+                saved = state_file.read(files[step])
+            self._compare_data(files[step], saved.record.get("data"))
             _build(model, batch)
-            state_file.assign(path, _variables(model), described, values)
-            self._step = self._saved = record["step"]
-            self._steps_per_epoch = record["steps_per_epoch"]
-            self._logs = record["logs"]
-            self._metrics = state_file.arrays(model.metrics_variables)
-            self._generators = generators
+            variables = _variables(model)
+            saved.compare(variables)
+            with _together(model), self._naming_older(files[step]):
+                values = saved.values([backend.needed_parts(variable) for variable in variables])
+            for variable, parts in zip(variables, values, strict=True):
+                backend.assign_parts(variable, parts)
+            self._step = self._saved = saved.record["step"]
+            self._steps_per_epoch = saved.record["steps_per_epoch"]
+            self._logs = saved.record["logs"]
+            found = {id(v): parts for v, parts in zip(variables, values, strict=True)}
+            self._metrics = [found[id(variable)] for variable in model.metrics_variables]
+            self._generators = saved.generators
         return self._step
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -151,8 +164,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"got {epoch}"
             )
         if self._first:
-            for variable, value in zip(self.model.metrics_variables, self._metrics, strict=True):
-                variable.assign(value)
+            for variable, parts in zip(self.model.metrics_variables, self._metrics, strict=True):
+                backend.assign_parts(variable, parts)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Set the generators after all that `fit` draws before its first batch."""
@@ -219,31 +232,58 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "data": self.data,
         }
         variables = _variables(self.model)
-        values = state_file.arrays(variables)  # may be gathered from all processes
+        # On TensorFlow they are put together from all processes, which must all ask for them.
+        values = [backend.owned_parts(variable) for variable in variables]
+        index, count = backend.file_number(self.model, variables)
         self._saved = self._step
-        if not backend.writes_files(self.model):
+        if index >= count:
             return
-        path = self.directory / f"step-{self._step:010d}.npz"
-        state_file.write(path, variables, values, random.global_states(), record)
-        files = self._files()
-        kept = sorted(step for step in files if step <= self._step)[-self.keep :]
-        for step in set(files) - set(kept):
-            files[step].unlink()
+        state_file.write(
+            self.directory / f"step-{self._step:010d}.npz",
+            variables,
+            values,
+            random.global_states(),
+            record,
+            index,
+            count,
+            functools.partial(backend.from_all_processes, self.model),
+        )
+        if index == 0:
+            kept = sorted(step for step in self._files() if step <= self._step)[-self.keep :]
+            # The file before its parts, which are nothing without it.
+            for path in sorted(self.directory.glob("step-*")):
+                match = re.fullmatch(r"step-(\d+)\.(npz|part-\d+-of-\d+)", path.name)
+                if match and int(match[1]) not in kept:
+                    path.unlink()
 
     def _files(self) -> dict[int, pathlib.Path]:
         paths = self.directory.glob("step-*.npz")
         return {int(path.stem.removeprefix("step-")): path for path in sorted(paths)}
 
-    def _read(self, path: pathlib.Path) -> tuple:
-        """The contents of a file; the error of a damaged one names the newest intact before it."""
+    @contextlib.contextmanager
+    def _naming_older(self, path: pathlib.Path) -> Iterator[None]:
+        """The error of a damaged file names the newest intact one before it."""
         try:
-            return state_file.read(path)
+            yield
         except ValueError as error:
             for step, older in reversed(self._files().items()):
-                if older < path and _is_intact(older):
+                if older < path and state_file.is_intact(older):
                     hint = f"{older.name} before it is intact: `restore(..., step={step})`"
                     raise ValueError(f"{error}; {hint}") from error
             raise
+
+
+@contextlib.contextmanager
+def _together(model: keras.Model) -> Iterator[None]:
+    """Each process reads other parts; where one fails, the others end, and do not wait for it."""
+    try:
+        yield
+    except ValueError:
+        backend.from_all_processes(model, 1)
+        raise
+    failed = [i for i, found in enumerate(backend.from_all_processes(model, 0)) if found]
+    if failed:
+        raise ValueError(f"process {failed[0]} could not read its part, as it says itself")
 
 
 class _EndOfEpoch:
@@ -269,14 +309,6 @@ def _tensor(leaf: Any) -> Any:
         shape = [1 if size is None else size for size in leaf.shape]
         return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
     return keras.ops.convert_to_tensor(leaf)
-
-
-def _is_intact(path: pathlib.Path) -> bool:
-    try:
-        state_file.read(path)
-    except ValueError:
-        return False
-    return True
 
 
 def _variables(model: keras.Model) -> list:

@@ -1,82 +1,207 @@
 """Variables and a record in one file: written whole or not at all, damage found on reading.
 
 The file is numpy's .npz, a zip archive: it carries a checksum of every array, and needs no library
-but numpy.
+but numpy; Orbax would be a second format, for JAX alone. Where variables are split over several
+processes, each process writes what it owns into a file of its own, `<name>.part-<i>-of-<n>`,
+and the file itself, written last by the first process, holds the rest and a checksum of each of
+these. A variable that is split over devices lies there in parts, each named by its place:
+`variable_3[0:12,6:12]`.
 """
 
+import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from keras_attn.backend import value_of
+from keras_attn.backend import Part
 
 _GENERATOR = "generator_"
 
 
-def arrays(variables: list) -> list[np.ndarray]:
-    """The variables' values; every process must ask for them."""
-    return [value_of(variable) for variable in variables]
-
-
 def write(
-    path: pathlib.Path, variables: list, values: list, generators: dict, record: dict
+    path: pathlib.Path,
+    variables: list,
+    values: list[dict[Part, np.ndarray]],
+    generators: dict,
+    record: dict,
+    index: int = 0,
+    count: int = 1,
+    agree: Callable[[int], list[int]] = lambda number: [number],
 ) -> None:
-    """Write all to `path`, atomically.
+    """Write all to `path`; it is there when all is written, and not before.
 
     Args:
         path: path of the file.
         variables: what is described.
-        values: the variables' values, from `arrays`.
+        values: what this process writes of each, from `backend.owned_parts`.
         generators: arrays by name, the state of random generators.
         record: anything that JSON can hold.
+        index: which of the processes that write this one is.
+        count: how many write.
+        agree: gives the numbers that all of them call it with.
     """
-    header = {"record": record, "variables": _describe(variables)}
-    beside = path.parent / "unfinished"  # always this name, so that a crash leaves one at most
-    content: dict[str, Any] = {
-        "header": np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
-        **{f"variable_{i}": _portable(array) for i, array in enumerate(values)},
-        **{_GENERATOR + name: state for name, state in generators.items()},
+    arrays = {
+        f"variable_{i}{_place(part)}": _portable(array)
+        for i, parts in enumerate(values)
+        for part, array in parts.items()
     }
-    with open(beside, "wb") as file:
-        np.savez(file, **content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    _sync_directory(path.parent)
+    header: dict[str, Any] = {"record": record, "variables": _describe(variables)}
+    if count > 1:
+        part_file = _part_file(path, index, count)
+        _write(part_file, arrays, f"unfinished.part-{index}-of-{count}")
+        header["parts"] = agree(_digest(part_file))  # all are written when all agree
+        arrays = {}
+    if index == 0:
+        content = {
+            "header": np.frombuffer(json.dumps(header, default=_plain).encode(), "uint8"),
+            **arrays,
+            **{_GENERATOR + name: state for name, state in generators.items()},
+        }
+        _write(path, content, "unfinished")
 
 
-def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict, dict]:
-    """The description and value of each variable in `path`, the generators, and the record.
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a file says of itself, and where each part of each variable lies."""
+
+    path: pathlib.Path
+    record: dict
+    generators: dict
+    described: list[dict]
+    files: list[pathlib.Path]
+    places: list[dict[Part, tuple[pathlib.Path, str]]]
+
+    def compare(self, variables: list) -> None:
+        """Raise ValueError unless the values are those of these variables."""
+        if self.described != _describe(variables):
+            raise ValueError(
+                f"{self.path} does not fit this model and optimizer: "
+                f"{_difference(variables, self.described)}"
+            )
+
+    def values(self, needed: list[list[Part]]) -> list[dict[Part, np.ndarray]]:
+        """The parts of each variable that are needed; nothing else is read.
+
+        Raises:
+            ValueError: a file is damaged, or lacks a part.
+        """
+        with contextlib.ExitStack() as stack:
+            archives = {path: stack.enter_context(_opened(path)) for path in self.files}
+            return [self._parts(i, parts, archives) for i, parts in enumerate(needed)]
+
+    def _parts(self, i: int, needed: list[Part], archives: dict) -> dict[Part, np.ndarray]:
+        shape, dtype = self.described[i]["shape"], np.dtype(self.described[i]["dtype"])
+
+        @functools.cache  # several devices may need it
+        def read(path: pathlib.Path, name: str) -> np.ndarray:
+            with _damage_in(path):
+                return archives[path][name].view(dtype)
+
+        found = {}
+        for part in needed:
+            bounds = _bounds(part, shape)
+            value, filled = np.empty([end - start for start, end in bounds], dtype), 0
+            for stored, place in self.places[i].items():
+                # Of the whole, on each axis: where the two meet, and where they begin.
+                meet = [
+                    (max(a, c), min(b, d), a, c)
+                    for (a, b), (c, d) in zip(bounds, _bounds(stored, shape), strict=True)
+                ]
+                if all(start < end for start, end, _, _ in meet):
+                    here = tuple(slice(start - a, end - a) for start, end, a, _ in meet)
+                    there = tuple(slice(start - c, end - c) for start, end, _, c in meet)
+                    value[here] = read(*place)[there]
+                    filled += value[here].size
+            if filled < value.size:
+                raise ValueError(
+                    f"{self.path} is damaged, or not a training checkpoint: it has {filled} of "
+                    f"{value.size} numbers of variable_{i}{_place(part)}"
+                )
+            found[part] = value
+        return found
+
+
+def read(path: pathlib.Path) -> Saved:
+    """All but the values of the variables.
 
     Raises:
-        ValueError: the file is damaged, or not a training checkpoint.
+        ValueError: the file is damaged, or not a training checkpoint; a file of its parts is
+            missing, or not the one that was written with it.
     """
+    with _opened(path) as file, _damage_in(path):
+        header = json.loads(file["header"].tobytes())
+        described, record = header["variables"], header["record"]
+        digests = header.get("parts", [])
+        generators = {
+            name.removeprefix(_GENERATOR): file[name]
+            for name in file.files
+            if name.startswith(_GENERATOR)
+        }
+    files = [path]
+    for index, digest in enumerate(digests):
+        part_file = _part_file(path, index, len(digests))
+        if not part_file.exists():
+            raise ValueError(f"{part_file}, a part of {path.name}, is missing")
+        with _damage_in(part_file):
+            found = _digest(part_file)
+        if found != digest:
+            raise ValueError(f"{part_file} was not written with {path.name}, or is damaged")
+        files.append(part_file)
+    places: list[dict] = [{} for _ in described]
+    for file_path in files:
+        with _opened(file_path) as file, _damage_in(file_path):
+            for name in file.files:
+                match = re.fullmatch(r"variable_(\d+)(?:\[(.+)\])?", name)
+                if match:
+                    part = match[2] and tuple(
+                        tuple(map(int, along.split(":"))) for along in match[2].split(",")
+                    )
+                    places[int(match[1])][part] = file_path, name
+    return Saved(path, record, generators, described, files, places)
+
+
+def is_intact(path: pathlib.Path) -> bool:
+    """Whether all that was written can be read."""
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            header = json.loads(file["header"].tobytes())
-            described, record = header["variables"], header["record"]
-            values = [
-                file[f"variable_{i}"].view(np.dtype(entry["dtype"]))
-                for i, entry in enumerate(described)
-            ]
-            generators = {
-                name.removeprefix(_GENERATOR): file[name]
-                for name in file.files
-                if name.startswith(_GENERATOR)
-            }
+        for file_path in read(path).files:
+            with _opened(file_path) as file, _damage_in(file_path):
+                if file.zip.testzip() is not None:
+                    return False
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        with _damage_in(path):
+            stream = stack.enter_context(open(path, "rb"))
+            file = stack.enter_context(np.load(stream, allow_pickle=False))
+        yield file
+
+
+@contextlib.contextmanager
+def _damage_in(path: pathlib.Path) -> Iterator[None]:
+    """What reading a damaged file may raise, as one error that names the file."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (
         AttributeError,  # not an archive but a bare array
         EOFError,
-        KeyError,
+        LookupError,
         NotImplementedError,
         OSError,
         TypeError,
@@ -85,21 +210,35 @@ def read(path: pathlib.Path) -> tuple[list[dict], list[np.ndarray], dict, dict]:
         zlib.error,
     ) as error:
         raise ValueError(f"{path} is damaged, or not a training checkpoint: {error}") from error
-    return described, values, generators, record
 
 
-def assign(path: pathlib.Path, variables: list, described: list[dict], values: list) -> None:
-    """Give each variable its value.
+def _write(path: pathlib.Path, content: dict[str, Any], beside: str) -> None:
+    unfinished = path.parent / beside  # always this name, so that a crash leaves one at most
+    with open(unfinished, "wb") as file:
+        np.savez(file, **content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    _sync_directory(path.parent)
 
-    Raises:
-        ValueError: the values are not those of these variables; nothing has been assigned.
-    """
-    if described != _describe(variables):
-        raise ValueError(
-            f"{path} does not fit this model and optimizer: {_difference(variables, described)}"
-        )
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+
+def _part_file(path: pathlib.Path, index: int, count: int) -> pathlib.Path:
+    return path.with_suffix(f".part-{index}-of-{count}")
+
+
+def _digest(path: pathlib.Path) -> int:
+    """A checksum of the checksums of its arrays, which needs not read them."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(member.filename, member.CRC) for member in archive.infolist()]
+    return zlib.crc32(json.dumps(members).encode()) >> 1  # an int32
+
+
+def _place(part: Part) -> str:
+    return "" if part is None else f"[{','.join(f'{start}:{end}' for start, end in part)}]"
+
+
+def _bounds(part: Part, shape: list[int]) -> tuple[tuple[int, int], ...]:
+    return tuple((0, size) for size in shape) if part is None else part
 
 
 def _describe(variables: list) -> list[dict]:

@@ -6,7 +6,7 @@ P spans of text or added tokens (flat). A span has a row, and the id of an added
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from keras_attn.data._tensorflow import tf, tf_text
 
@@ -18,7 +18,7 @@ SPACES = f"[{SPACE}]+"
 # which is neither letter, number nor space either, stands for it until words are split.
 ZERO = b"\xed\xa0\x80"
 
-Spans = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+Spans: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
 
 
 def hide_zeros(text: tf.Tensor) -> tf.Tensor:
