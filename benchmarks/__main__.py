@@ -1,6 +1,6 @@
-"""All questions of speed in one command.
+"""All speed benchmarks in one command.
 
-    python -m benchmarks --quick     # one size of each question, some six minutes on two cores
+    python -m benchmarks --quick     # one size of each benchmark, about six minutes on two cores
     python -m benchmarks             # all sizes, about an hour
     python -m benchmarks encoder startup
 
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-# Name: arguments of the whole run, arguments of the quick one.
+# Name: arguments of the full run, arguments of the quick run.
 QUESTIONS = {
     "startup": ([], ["build", "trace", "--rounds", "1"]),
     "encoder": ([], ["--cases", "8x128", "--rounds", "3"]),

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-WIDTH, WINDOW, WARM = 64, 256, 64  # the window: so many keys on each side
+WIDTH, WINDOW, WARM = 64, 256, 64  # the window is the number of keys on each side
 SIDES = {  # name: backend, kernel of ours or None
     "ours": ("tensorflow", "chunked"),
     "ours_xla": ("tensorflow", "chunked"),
@@ -78,7 +78,7 @@ def attend(case):
 
 
 def _layer(case):
-    """Self-attention by a layer, which reads [B, T, N H] from the query and knows the others."""
+    """Self-attention by a layer, which reads [B, T, N H] from the query and ignores the others."""
     import keras
 
     from keras_attn import layers
@@ -91,12 +91,12 @@ def _layer(case):
         theirs = keras.layers.MultiHeadAttention(case.heads, WIDTH, dropout=case.dropout)
         layer = lambda x: theirs(x, x, use_causal_mask=causal, training=training)  # noqa: E731
     rows = (case.batch, -1, case.heads * WIDTH)
-    layer(keras.ops.zeros((case.batch, WARM, case.heads * WIDTH)))  # makes the weights
+    layer(keras.ops.zeros((case.batch, WARM, case.heads * WIDTH)))  # creates the weights
     return lambda query, *_: layer(keras.ops.reshape(query, rows))
 
 
 def step(case):
-    """A function of the length that gives one that runs the case once, to the end."""
+    """A function from the length to a function that runs the case once and waits for it."""
     import numpy as np
 
     function, backend = attend(case), SIDES[case.side][0]
@@ -111,7 +111,7 @@ def step(case):
 
         @tf.function(jit_compile=case.side.endswith("xla"), autograph=False)
         def run(query, key, value, upstream):
-            with tf.GradientTape() as tape:  # watches the weights of a layer by itself
+            with tf.GradientTape() as tape:  # watches the weights of a layer automatically
                 tape.watch((query, key, value))
                 context = function(query, key, value)
             if case.forward:
@@ -162,14 +162,14 @@ def step(case):
 
 
 def serve(case, what):
-    """Answer each length on stdin with the seconds of one run, or with the peak of one, in MiB."""
+    """Answer each length on stdin with the seconds of one run, or its peak memory in MiB."""
     make, made = step(case), {}
     if what == "memory":
         make(WARM)()
     for line in sys.stdin:
         length = int(line)
         run = made.get(length) or made.setdefault(length, make(length))
-        ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what comes
+        ctypes.CDLL(None).malloc_trim(0)  # memory that is already free must not hide new use
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
         start = time.perf_counter()

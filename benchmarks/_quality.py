@@ -1,4 +1,4 @@
-"""What the comparisons of quality share: the same training for our blocks and for keras-hub's."""
+"""Shared by the comparisons of quality: the same training for our blocks and for keras-hub's."""
 
 import argparse
 import pathlib
@@ -13,8 +13,8 @@ from _results import keep, machine
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
-# Muon turns only two-dimensional weights into its own update: those of keras-hub's attention have
-# three dimensions and get Adam's, so each side can be measured with Adam alone too.
+# Muon's update applies to two-dimensional weights only: those of keras-hub's attention have three
+# dimensions and get Adam's, so each side can also be measured with Adam alone.
 OPTIMIZERS = {
     "muon": lambda example, steps: keras.optimizers.Muon(
         _shared.schedule(example.LEARNING_RATE, steps)

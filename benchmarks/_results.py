@@ -1,4 +1,4 @@
-"""Where the benchmarks keep what they measure, and on what machine it was."""
+"""Stores the results of the benchmarks, with the machine on which they were measured."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def keep(record: dict[str, Any], path: Path) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor with what it can do, the cores, oneDNN's switch, and the versions."""
+    """The processor with its instruction sets, the cores, oneDNN's setting, and the versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
     facts = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}

@@ -11,7 +11,7 @@ VOCABULARY, WIDTH, HEADS, INNER, DEPTH = 1000, 64, 4, 128, 2
 
 
 class Block(layers.Layer):
-    """An encoder block as people write it: attention in an attribute."""
+    """An encoder block as users write it: attention in an attribute."""
 
     def __init__(self, attention=layers.MultiHeadAttention, causal=False):
         super().__init__()
@@ -35,7 +35,7 @@ class Block(layers.Layer):
 
 
 class Subclassed(keras.Model):
-    """A model with code of its own."""
+    """A subclassed model."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def many_heads(**call):
 
 
 def user_blocks(length):
-    """A functional model of layers with code of their own, on vectors: a time series."""
+    """A functional model of custom layers on vectors: a time series."""
     inputs = keras.Input((length, 8))
     x = layers.Dense(WIDTH)(inputs)
     for _ in range(DEPTH):

@@ -1,4 +1,4 @@
-"""Sides of a benchmark, each in a process of its own that answers a line with a line."""
+"""The sides of a benchmark, each in its own process, which answers each line with a line."""
 
 import json
 import os
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def serve(make: Callable[[], Callable[[str], Any]]) -> None:
-    """Make what answers, then answer each line of the input, in the process of a side."""
+    """Create the function that answers, then answer each line of the input, in a side's process."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    os.dup2(2, 1)  # libraries must not print between the answers
     answer = make()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -24,8 +24,8 @@ def serve(make: Callable[[], Callable[[str], Any]]) -> None:
 
 
 def start(side: str, script: str, *arguments: str, **environment: str) -> subprocess.Popen | None:
-    """The side's process, ready; None, with a line that says why, if it cannot start."""
-    with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads stops the side when full
+    """The side's process, once ready; None, after printing the reason, if it cannot start."""
+    with tempfile.TemporaryFile("w+") as said:  # a full pipe that nobody reads would block
         worker = subprocess.Popen(
             [sys.executable, script, "--worker", side, *arguments],
             env={
@@ -49,21 +49,21 @@ def start(side: str, script: str, *arguments: str, **environment: str) -> subpro
 
 
 def ask(worker: subprocess.Popen, line: str) -> Any:
-    """What the side answers."""
+    """The side's answer."""
     worker.stdin.write(f"{line}\n")
     worker.stdin.flush()
     return json.loads(worker.stdout.readline())
 
 
 def stop(workers: dict[str, subprocess.Popen]) -> None:
-    """Let the processes end."""
+    """End the processes."""
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
 
 
 def medians(seconds: Iterator[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Of rounds that went round the sides: median and least milliseconds, and over ours."""
+    """Median and minimum milliseconds of each side over the rounds, and the ratio to ours."""
     found: dict[str, list[float]] = {}
     for of_sides in seconds:
         for side, number in of_sides.items():

@@ -108,7 +108,7 @@ ROWS = {
 
 
 class Child:
-    """One case in a process of its own."""
+    """One case in its own process."""
 
     def __init__(self, case, what, device):
         environment = os.environ | {
@@ -134,13 +134,13 @@ class Child:
         return None if answer is None else float(answer.split()[1])
 
     def close(self):
-        """Let the process end."""
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def measure(row, device):
-    """Every case of a row with its lengths and what they take."""
+    """Every case of a row, with its lengths and their time and memory."""
     if row.what == "memory":
         return {
             (case, length): _peak(case, length, device)
@@ -180,7 +180,7 @@ def _records():
 
 
 def keep(name, device):
-    """Measure a row and put it in the place of its old lines of this processor."""
+    """Measure a row, and replace its old lines of this processor."""
     row = ROWS[name]
     number = {"time": "seconds", "memory": "extra_peak_mib"}[row.what]
     where = {
@@ -202,7 +202,7 @@ LABELS = {"seconds": "seconds", "extra_peak_mib": "extra peak memory, MiB"}
 
 
 def plot():
-    """Time and peak against length, float32, of the processor that was measured last."""
+    """Time and peak memory over length, in float32, of the processor that was measured last."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -236,7 +236,7 @@ def plot():
 
 
 def main():
-    """Read the command line and do what it says."""
+    """Read the command line and run it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")

@@ -27,7 +27,7 @@ PROMPT, NEW, ROUNDS = 32, 128, 7
 
 
 def fixed(batch: int) -> Callable:
-    """Decode with caches of the final length; keys that are not there yet are masked."""
+    """Decode with caches of the final length; later positions are masked."""
 
     def step(index, row, cache):
         cache = caches.append(cache, row, row, index)
@@ -39,7 +39,7 @@ def fixed(batch: int) -> Callable:
 
 
 def growing(batch: int) -> Callable:
-    """Decode with caches that a row is joined to."""
+    """Decode with caches to which a row is appended."""
 
     def step(index, row, cache):
         new = caches.store(row, row)

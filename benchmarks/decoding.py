@@ -77,7 +77,7 @@ def transformers(prompt):
 
 
 def answers_of(side, batch):
-    """Answers with the seconds of one generation, after a first one that traces or compiles."""
+    """Answers with the time of one generation in seconds, after a first one that compiles."""
     import numpy as np
 
     _, function, options = SIDES[side]
@@ -96,7 +96,7 @@ def answers_of(side, batch):
 
 
 def main():
-    """Start one worker a side, time them in turn, print and keep the medians."""
+    """Start one worker for each side, time them in turn, print and store the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)

@@ -21,7 +21,7 @@ import _results
 import _workers
 
 RESULTS = Path(__file__).parent / "results" / "encoder.jsonl"
-CASES = {"8x128": 9, "2x512": 9}  # and how many rounds
+CASES = {"8x128": 9, "2x512": 9}  # and the number of rounds
 
 
 def saved_model(model, folder):
@@ -83,7 +83,7 @@ def onnxruntime(checkpoint, folder):
     import transformers
 
     class Encoder(torch.nn.Module):
-        """With the one input and the one output that are compared."""
+        """With only the input and the output that are compared."""
 
         def __init__(self):
             super().__init__()
@@ -118,7 +118,7 @@ SIDES = {
 
 
 def work(side, checkpoint):
-    """Answer a case with its seconds and a few numbers of the output."""
+    """Answer a case with its time in seconds and a few values of the output."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,7 @@ from _results import keep  # noqa: E402
 from keras_attn import data, weights  # noqa: E402
 
 MEASURED = 400  # held-out examples
-EPSILON = 1e-10  # of Adam: Keras adds it before the bias is corrected, torch after
+EPSILON = 1e-10  # of Adam: Keras adds it before the bias correction, torch after it
 RENAMED = {
     "input_ids": "token_ids",
     "token_type_ids": "segment_ids",
@@ -48,7 +48,7 @@ RENAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task: our name and transformers' for its model, the data, and the number that counts."""
+    """A task: our and transformers' name of its model, the data, and the score."""
 
     kind: str
     architecture: str
@@ -60,7 +60,7 @@ class Task:
 
 
 def some(examples: list) -> list:
-    """At most `MEASURED` of them, always the same."""
+    """At most `MEASURED` of the examples, always the same."""
     chosen = np.random.default_rng(0).permutation(len(examples))[:MEASURED]
     return [examples[index] for index in sorted(chosen)]
 
@@ -150,7 +150,7 @@ TASKS = {"classify": classify, "pairs": pairs, "tag": tag, "span": span, "choice
 
 
 def run_ours(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, seed: int) -> tuple:
-    """The score after the steps, and how long these took."""
+    """The score after the steps, and their time."""
     options = {} if task.num_classes is None else {"num_classes": task.num_classes}
     model = weights.load(checkpoint, task.kind, **options).model
     loss = keras.losses.SparseCategoricalCrossentropy(
@@ -174,12 +174,12 @@ def run_ours(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, seed
 
 
 def their_inputs(features: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Ours under their names."""
+    """Our features under the names of transformers."""
     return {name: torch.tensor(np.int64(features[ours])) for name, ours in RENAMED.items()}
 
 
 def their_logits(model: torch.nn.Module, features: dict[str, Any]) -> Any:
-    """As ours: a tensor, or of a span two."""
+    """Outputs like ours: a tensor, or two for a span."""
     outputs = model(**their_inputs(features))
     if hasattr(outputs, "start_logits"):
         return {"start": outputs.start_logits, "end": outputs.end_logits}
@@ -237,7 +237,7 @@ def run_theirs(task: Task, checkpoint: pathlib.Path, rate: float, steps: int, se
 
 
 def parts(features: dict[str, Any], size: int = 32) -> Iterator[dict[str, Any]]:
-    """The rows, a few at a time."""
+    """The rows in small batches."""
     for at in range(0, len(features["token_ids"]), size):
         yield {name: value[at : at + size] for name, value in features.items()}
 

@@ -25,7 +25,7 @@ from keras_attn import data, models  # noqa: E402
 
 
 def hub_model(size) -> keras.Model:
-    """The same model from keras-hub's layers, put together as its GPT-2."""
+    """The same model from keras-hub's layers, arranged as in its GPT-2."""
     initializer = keras.initializers.RandomNormal(stddev=size.initializer_range)
     inputs = {
         "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),

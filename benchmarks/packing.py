@@ -72,7 +72,7 @@ def packed(rows):
 
 
 def main():
-    """Fit each side in turn, print and keep the medians."""
+    """Train each side in turn, print and store the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--paragraphs", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)

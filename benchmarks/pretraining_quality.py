@@ -26,7 +26,7 @@ from keras_attn.ops.positions import sinusoids  # noqa: E402
 
 
 def hub_model(size) -> keras.Model:
-    """The same model from keras-hub's layers, with its own defaults where it has no argument."""
+    """The same model from keras-hub's layers, with their defaults where they have no argument."""
     initializer = keras.initializers.TruncatedNormal(stddev=size.initializer_range)
     inputs = {
         "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),

@@ -23,7 +23,7 @@ import _workers
 RESULTS = Path(__file__).parent / "results" / "pretraining_step.jsonl"
 SIDES = ("ours", "keras_hub")
 ROWS, LENGTH, MASKED = 8, 128, 20
-TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # of a loss of some ten
+TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # for a loss of about 10
 
 
 def model_of(side, layers, dropout, optimizer):
@@ -45,7 +45,7 @@ def model_of(side, layers, dropout, optimizer):
 
 
 def weights(model, side, layers):
-    """The same random weights for both sides, in the order of ours, brought into the side's."""
+    """The same random weights for both sides, reordered from our order to the side's."""
     import numpy as np
 
     given = [weight.shape for weight in model.weights]
@@ -82,7 +82,7 @@ def batch():
 
 
 def answers_of(side, policy):
-    """Answers with the losses of three steps of a small model, or seconds of a step of a large."""
+    """Answers with the losses of three steps of a small model, or the time of a step of a large."""
     import keras
 
     keras.config.set_dtype_policy(policy)

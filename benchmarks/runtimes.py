@@ -140,7 +140,7 @@ def models():
 
 
 def measure(make, runtime):
-    """The largest difference, or why there is no file."""
+    """The largest difference, or the reason why there is no file."""
     import keras
     import numpy as np
 
@@ -179,7 +179,7 @@ def table():
 
 
 def main():
-    """Measure what is asked for, and write the table."""
+    """Measure the requested cases, and write the table."""
     import _results
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -1,4 +1,4 @@
-"""What a user waits for before anything runs: build, load, trace, first calls, export, publish.
+"""The time before a model runs: build, load, trace, first calls, export, publish.
 
     python benchmarks/startup.py                  # all questions, three rounds, about half an hour
     python benchmarks/startup.py build trace --rounds 1
@@ -50,7 +50,7 @@ def measure_build(side, _):
     """Build BERT-base twice in one process; the first, with all imports done, counts."""
     import keras  # noqa: F401
 
-    build(side, layers=1)  # imports and whatever is made once
+    build(side, layers=1)  # imports and one-time initialization
     return {"seconds": timed(lambda: build(side))}
 
 
@@ -151,7 +151,7 @@ QUESTIONS = {
 
 
 def run(question, side):
-    """One side of one question in a process of its own."""
+    """One side of one question in its own process."""
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, __file__, question, "--child", side]
     done = subprocess.run(

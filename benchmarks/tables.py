@@ -1,4 +1,4 @@
-"""Writes the kept results into docs/benchmarks.md as tables.
+"""Writes the stored results into docs/benchmarks.md as tables.
 
     python benchmarks/tables.py
 
@@ -30,7 +30,7 @@ LAYERS = {"layer": "layer", "short": "layer of BERT-base, batch 8", "dropout": "
 
 
 def side(name: str) -> str:
-    """What a side of a benchmark is called in a table."""
+    """The name of a side in a table."""
     for ending, words in sorted(ENDINGS.items(), key=lambda item: -len(item[0])):
         if name.endswith(ending) and name not in NAMES:
             return f"{side(name.removesuffix(ending))}, {words}"
@@ -116,7 +116,7 @@ def pretraining_step(record: dict) -> Cells:
 
 
 def quality(*numbers: str) -> Callable[[dict], Cells]:
-    """What is learned, one number for each seed."""
+    """The quality reached, one number for each seed."""
 
     def cells(record: dict) -> Cells:
         who = record.get("blocks") or record["library"]
@@ -152,7 +152,7 @@ def table(question: str) -> str:
         named = QUESTIONS[question](record)
         if named is not None:
             row, cells = named[0], {side(name): cell for name, cell in named[1].items()}
-            # Sides that ran together stay together, so that a row compares what can be compared.
+            # Sides that ran together stay together, so that a row has comparable numbers.
             key = (row, *cells) if len(cells) > 1 else (row,)
             columns = machines.setdefault(_machine(record), {}).setdefault(key, {})
             for column, cell in cells.items():
@@ -201,7 +201,7 @@ def _time(milliseconds: float) -> str:
 
 
 def page(text: str) -> str:
-    """The text with each table between its two marks made anew."""
+    """The text with the table between each pair of markers replaced."""
 
     def made(mark: re.Match) -> str:
         return f"<!-- table: {mark[1]} -->\n{table(mark[1])}\n<!-- end -->"

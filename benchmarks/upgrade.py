@@ -34,7 +34,7 @@ NAMES = (
 
 
 def work(family, length, side):
-    """Answer each line of the input with the seconds of a step; first say what the model gives."""
+    """Answer each line of the input with the time of a step; first print the model's outputs."""
     import resource
 
     import keras
@@ -101,7 +101,7 @@ def measure(backend, family, length, rounds):
     import numpy as np
 
     workers, first = {}, {}
-    for side in SIDES:  # one after the other: their memory
+    for side in SIDES:  # one after the other, since memory is measured
         workers[side] = start(backend, family, length, side)
         first[side] = answer(workers[side])
     alive = [side for side in SIDES if first[side] is not None]

@@ -1,4 +1,4 @@
-"""What the examples that serve share: command line, the server's configuration, a question."""
+"""Shared by the examples that serve: command line, the server's configuration, a request."""
 
 import argparse
 import contextlib

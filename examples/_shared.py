@@ -26,11 +26,11 @@ from keras_attn import data, models, training, weights
 CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 HELD_OUT = 0.05  # of the corpus, the same documents in every example that does not say otherwise
 HELD_OUT_ROWS = 0.2  # of a single file of the user's
-WORDS = 6  # at least, of a paragraph that is an example
+WORDS = 6  # the minimum of a paragraph that is used
 PRETRAINED = pathlib.Path("runs/bert_pretrain")
-SHORT = pathlib.Path("runs/bert_short")  # what stands in for it
+SHORT = pathlib.Path("runs/bert_short")  # the substitute
 SHORT_STEPS = 600
-LEARNING_RATE = 5e-4  # for encoders of bert_pretrain.py; larger ones want less
+LEARNING_RATE = 5e-4  # for encoders of bert_pretrain.py; larger ones need smaller rates
 WARMUP = 0.1  # fraction of the steps
 
 MARK = "run.json"
@@ -100,7 +100,7 @@ def start(
     folder, example = arguments.output, pathlib.Path(main.__code__.co_filename).name
     earlier = _options_of(folder, example)
     recorded = [option for option in given if option not in ("--overwrite", "--resume")]
-    first = not getattr(arguments, "index", 0)  # of several workers, which owns the folder
+    first = not getattr(arguments, "index", 0)  # the first of several workers owns the folder
     if getattr(arguments, "resume", False):
         if earlier is None:
             raise SystemExit(
@@ -108,8 +108,8 @@ def start(
                 "holds none: leave --resume out to begin one"
             )
         recorded = [*earlier, *recorded]
-        arguments = parser.parse_args([*earlier, *given])  # what is given now counts
-        arguments.output = folder  # which may have moved
+        arguments = parser.parse_args([*earlier, *given])  # later options override earlier ones
+        arguments.output = folder  # the folder may have moved
     elif first and earlier is not None and "overwrite" in arguments:
         if not arguments.overwrite and os.listdir(folder) != [MARK]:
             resume = "--resume goes on with it, " if "resume" in arguments else ""
@@ -130,7 +130,7 @@ def start(
 
 
 def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
-    """The options of the earlier run in a folder, None where the folder is new or empty."""
+    """The options of the earlier run in a folder; None if the folder is new or empty."""
     found = "a file"
     if folder.is_dir() or not folder.exists():
         names = sorted(os.listdir(folder)) if folder.exists() else []
@@ -144,7 +144,7 @@ def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
                     return record["options"]
                 found = f"a run of {record['example']}"
             except (ValueError, LookupError, TypeError):
-                pass  # a file of somebody else
+                pass  # not our file
     raise SystemExit(
         f"`--output` must be a new or empty folder, or one of an earlier run of {example}, got "
         f"{folder} ({found}): nothing was changed, give another --output"
@@ -152,7 +152,7 @@ def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
 
 
 def train(name: str, output: pathlib.Path, steps: int, *more: str) -> None:
-    """Run another example here for fewer steps, because this one needs what it saves."""
+    """Run another example for fewer steps, because this one needs the model it saves."""
     print(f"training {name}.py for {steps} steps; its own default run does better", flush=True)
     example = importlib.import_module(name)
     given = ["--steps", str(steps), "--output", os.fspath(output), "--overwrite", *more]
@@ -163,7 +163,7 @@ def train(name: str, output: pathlib.Path, steps: int, *more: str) -> None:
 
 
 def pages() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """LibreOffice Help in English: the paragraphs of each page, to learn from and held out."""
+    """LibreOffice Help in English: the paragraphs of each page, for training and held out."""
     documents = data.table_documents(data.read_table(CORPUS), "en")
     train, held_out = data.split_documents(list(documents.items()), HELD_OUT)
     return dict(train), dict(held_out)
@@ -179,14 +179,14 @@ def by_module(pages: dict[str, list[str]]) -> dict[str, list[tuple[str, str]]]:
 
 
 def read_pairs(table: pathlib.Path, source: str, target: str) -> tuple[list, list]:
-    """Pairs of paragraphs to learn from, and those of held-out documents."""
+    """Pairs of paragraphs for training, and those of held-out documents."""
     documents = data.table_documents(data.read_table(table), source, target)
     train, held_out = data.split_documents(list(documents.values()), HELD_OUT)
     return [pair for d in train for pair in d], [pair for d in held_out for pair in d]
 
 
 def write_vocabulary(folder: pathlib.Path, vocabulary: Sequence[str]) -> None:
-    """vocab.txt, as BERT has it."""
+    """vocab.txt, in BERT's format."""
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
 
 
@@ -196,7 +196,7 @@ def schedule(peak: float, steps: int) -> training.WarmupLinearDecay:
 
 
 def counted(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, with its number of batches, which buckets do not tell."""
+    """The same data set with its number of batches, which bucketing leaves unknown."""
     return dataset.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in dataset)))
 
 
@@ -239,7 +239,7 @@ def task_options(text: str, steps: int, output: str, **more: bool) -> argparse.A
 def read_files(
     files: Sequence[pathlib.Path], read: Callable[[pathlib.Path], data.Examples], **options: Any
 ) -> tuple[list, list]:
-    """Rows of the user's files, to learn from and held out, checked by `data.read_examples`."""
+    """Rows of the user's files, for training and held out, checked by `data.read_examples`."""
     try:
         sides = data.read_examples(files, read, held_out=HELD_OUT_ROWS, **options)
     except (OSError, ValueError) as error:
@@ -276,7 +276,7 @@ def read_encoder(checkpoint: pathlib.Path) -> tuple[keras.Model, data.BertTokeni
 
 
 def numbers(labels: Sequence[str], names: Sequence[str]) -> list[int]:
-    """The labels by their places among the names."""
+    """The index of each label among the names."""
     place = {name: number for number, name in enumerate(names)}
     return [place[label] for label in labels]
 
@@ -284,7 +284,7 @@ def numbers(labels: Sequence[str], names: Sequence[str]) -> list[int]:
 def batches(
     examples: Any, preprocess: Callable, size: int, seed: int | None = None, start: int = 0
 ) -> tf.data.Dataset:
-    """The examples in order, once; with a seed shuffled without end, from batch `start` on.
+    """The examples once, in order; with a seed, shuffled and repeated, from batch `start` on.
 
     It ends without a prefetch: TensorFlow may complete a cache behind one with a single element.
     """
@@ -310,7 +310,7 @@ def save(
     preprocessor: keras.layers.Layer,
     postprocessor: keras.layers.Layer,
 ) -> None:
-    """All that `export.publish` takes: model.keras, and the two layers around it as JSON."""
+    """Save what `export.publish` takes: model.keras, and the two layers around it as JSON."""
     model.save(output / "model.keras")
     for name, layer in (("preprocessor", preprocessor), ("postprocessor", postprocessor)):
         config = json.dumps(keras.saving.serialize_keras_object(layer))

@@ -32,7 +32,7 @@ LAST = {noun: sentence.split()[-1] for noun, sentence in SENTENCES.items()}
 def attend(
     encoder: keras.Model, tokenizer: data.BertTokenizer, sentence: str
 ) -> tuple[list[str], dict[str, list[int]], dict[str, dict[str, np.ndarray]]]:
-    """The sentence's tokens, the places of each word's, each layer's weights, query and key."""
+    """The tokens, the token positions of each word, and each layer's weights, query and key."""
     words = sentence.split()
     rows = tokenizer(words).to_list()
     ids, places = [tokenizer.cls_id], {}
@@ -48,7 +48,7 @@ def attend(
 
 
 def between(heads: np.ndarray, query: list[int], key: list[int]) -> np.ndarray:
-    """The weight of each head `[N]` from one word to another, each given by its tokens' places."""
+    """The weight of each head `[N]` between two words, given by their token positions."""
     return heads[:, query][:, :, key].sum(-1).mean(-1)
 
 
@@ -116,7 +116,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
 
     # What to make of it
-    swing = margin["animal"] + margin["street"]  # how far the one word moves the preference
+    swing = margin["animal"] + margin["street"]  # how much the one word changes the preference
     layer, head = np.unravel_index(swing.argmax(), swing.shape)
     total = both.size
     print(f"\nheat maps: {output}; all heads: {output / 'animal.html'}, {output / 'street.html'}")

@@ -36,7 +36,7 @@ EXPECTED = 0.75  # held-out accuracy of the default run; two seeds gave 75.3 and
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list, list]:
-    """Prompts, choices and the number of the right one, to learn from and held out."""
+    """Prompts, choices and the number of the correct one, for training and held out."""
     if files:
         train, held_out = _shared.read_files(files, data.read_choices)
         counts = [len(rows[0][1]) for rows in (train, held_out)]
@@ -64,7 +64,7 @@ def questions(pages: dict[str, list[str]]) -> list[tuple[str, list[str], int]]:
 
 
 def dataset(preprocessor, examples, **options):
-    """Batches of features and numbers of right choices."""
+    """Batches of features and the numbers of the correct choices."""
     prompts, choices, answers = map(list, zip(*examples, strict=True))
     return _shared.batches(
         (prompts, choices, answers),

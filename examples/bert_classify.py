@@ -32,7 +32,7 @@ EXPECTED = 0.48  # held-out macro F1 of the default run; three seeds gave 48.1 t
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list, list]:
-    """Texts with labels, to learn from and held out."""
+    """Texts with labels, for training and held out."""
     if files:
         return _shared.read_files(
             files, lambda path: data.read_rows(path, "text", "label"), labels=lambda row: row[1:]
@@ -55,7 +55,7 @@ def dataset(preprocessor, examples, labels: list[str], **options):
 
 
 def class_weights(examples, labels: list[str]) -> dict[int, float]:
-    """Weights with which every class counts the same, 1 on average over the examples."""
+    """Weights that give every class the same total weight, with mean 1 over the examples."""
     counts = collections.Counter(label for _, label in examples)
     return {
         number: len(examples) / len(labels) / max(1, counts[name])
@@ -73,7 +73,7 @@ def score(logits: np.ndarray, examples, labels: list[str]) -> dict[str, float]:
 
 
 def naive_bayes(train, held_out, labels: list[str]) -> np.ndarray:
-    """Log probabilities from how often each class has each word, `[texts, classes]`."""
+    """Log probabilities `[texts, classes]` of a naive Bayes classifier of word counts."""
     counts = {label: collections.Counter() for label in labels}
     for text, label in train:
         counts[label].update(text.lower().split())

@@ -34,7 +34,7 @@ EXPECTED = 0.81  # held-out accuracy of the default run; two seeds gave 81.2 and
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list, list]:
-    """Pairs with labels, to learn from and held out."""
+    """Pairs with labels, for training and held out."""
     if files:
         columns = ("first", "second", "label")
         return _shared.read_files(

@@ -39,7 +39,7 @@ BATCH_SIZE = 32
 STEPS = 2400
 EPOCHS = 10  # each of a tenth of the steps, then a look at the held-out documents
 LEARNING_RATE = 4e-3
-POSITION_SCALE = 0.3  # of the sinusoids that the learned positions start from
+POSITION_SCALE = 0.3  # of the sinusoids with which the learned positions are initialized
 SIZE = models.sizes.BertSize(
     num_layers=2,
     hidden_dim=128,
@@ -50,7 +50,7 @@ SIZE = models.sizes.BertSize(
     dropout=0.0,
     initializer_range=0.08,
 )
-SAMPLE = 20_000  # records whose text tells what to expect, and those that are held out
+SAMPLE = 20_000  # records for the baselines, and held-out records
 HELD_OUT_SEED = 7  # the held-out examples are the same whatever the training's seed
 EXPECTED = 0.34  # held-out masked accuracy of the default run; three seeds gave 35.0 to 37.5 %
 
@@ -69,9 +69,9 @@ def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
 
 
 def build(size: models.sizes.BertSize) -> keras.Model:
-    """The pre-training model, with positions that start from sinusoids."""
+    """The pre-training model, with positions initialized with sinusoids."""
     model = models.bert.pretraining(size)
-    # Neighbours are a linear map apart in sinusoids, which attention learns sooner than in noise.
+    # A linear map shifts sinusoids by a position, which attention learns sooner than from noise.
     positions = models.parts.of(model).encoder.position
     positions.table.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
     return model
@@ -98,7 +98,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float, float]]:
-    """Accuracy and perplexity of two guesses that look at no more than the token to the left.
+    """Accuracy and perplexity of two baselines that use at most the token to the left.
 
     The bigram guess takes what most often follows the token to the left of the mask;
     its perplexity mixes bigram and single-token frequencies half and half.
@@ -152,7 +152,7 @@ def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
 
 
 def questions(documents, tokenizer: data.BertTokenizer, count: int = 4) -> list[tuple[str, str]]:
-    """Held-out paragraphs with one token in their middle masked, and what stood there."""
+    """Held-out paragraphs with one masked token in the middle, and the original token."""
     documents = documents.to_list()
     short = (next((ids for ids in d if 8 <= len(ids) <= 20), None) for d in documents)
     chosen = [ids for ids in short if ids][:count] or [max(documents[0], key=len)[:20]]
@@ -166,7 +166,7 @@ def questions(documents, tokenizer: data.BertTokenizer, count: int = 4) -> list[
 
 
 def next_steps(published: export.Servable, text: str, output: pathlib.Path) -> str:
-    """How to serve the model and ask it, and what to try with it."""
+    """How to serve the model, send requests to it, and what to try."""
     folder = published.path.parent
     mounted = shlex.quote(f"{folder}:/models/bert")
     request = json.dumps({"inputs": {"text": [text]}}, ensure_ascii=False).replace("'", "\\u0027")

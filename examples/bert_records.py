@@ -25,7 +25,7 @@ LENGTH = 64  # as in bert_pretrain.py
 
 
 def embedded_corpus(folder: pathlib.Path) -> list[pathlib.Path]:
-    """LibreOffice Help in English as text, a file a module."""
+    """LibreOffice Help in English as text, one file for each module."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = data.table_documents(data.read_table(_shared.CORPUS), "en")
     paths = []

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from keras_attn import data, models, training
 
-LENGTH = 128  # at most: the encoder of bert_pretrain.py knows 64 positions
+LENGTH = 128  # at most: the encoder of bert_pretrain.py has 64 positions
 BATCH_SIZE = 16
 STEPS = 1200
 EPOCHS = 6  # each of a sixth of the steps, then a look at the validation set
@@ -40,7 +40,7 @@ Example = tuple[str, str, list[str], int]  # question, context, answers, where t
 
 
 def read(files: list[pathlib.Path] | None) -> tuple[list[list[Example]], list[list[Example]]]:
-    """Questions in groups that share their text, to learn from and held out."""
+    """Questions in groups that share their text, for training and held out."""
     if files:
         sides = _shared.read_files(files, data.read_squad, group=operator.itemgetter(1))
         return tuple(map(by_context, sides))
@@ -48,7 +48,7 @@ def read(files: list[pathlib.Path] | None) -> tuple[list[list[Example]], list[li
 
 
 def by_context(rows: list[Example]) -> list[list[Example]]:
-    """Questions about one text together; one without an answer has the answer ""."""
+    """Questions grouped by text; a question without an answer has the answer ""."""
     groups: dict[str, list[Example]] = {}
     for question, context, answers, start in rows:
         groups.setdefault(context, []).append((question, context, answers or [""], start))
@@ -56,7 +56,7 @@ def by_context(rows: list[Example]) -> list[list[Example]]:
 
 
 def questions(paragraphs: list[str]) -> list[Example]:
-    """Each name in a paragraph, not at its start, that stands in what follows on the page too."""
+    """Each name inside a paragraph that also occurs later on the page."""
     found = []
     for place, paragraph in enumerate(paragraphs):
         words, following = 0, []
@@ -76,7 +76,7 @@ def questions(paragraphs: list[str]) -> list[Example]:
 
 
 def make_preprocessor(length: int, tokenizer: data.BertTokenizer) -> data.SpanPreprocessor:
-    """A quarter of a row for the question, and a quarter to share with the next window."""
+    """A quarter of a row for the question, and an overlap of a quarter with the next window."""
     return data.SpanPreprocessor(tokenizer, length, length // 4, length // 4)
 
 
@@ -89,7 +89,7 @@ def rows(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
 
 
 def windows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One row a window, `[B W, T]` or `[B W]`, of what the model takes or should give."""
+    """One row for each window, `[B W, T]` or `[B W]`, of features and labels."""
     return {
         name: array.reshape(-1, *array.shape[2:])
         for name, array in arrays.items()
@@ -98,7 +98,7 @@ def windows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_learn(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
-    """The windows with an answer; also those without, where some question has none."""
+    """The windows with an answer; all windows, if some question has no answer."""
     features, labels, weights, examples = rows(preprocessor, groups)
     kept = weights.reshape(-1) > 0
     if all(answers[0] for _, _, answers, _ in examples):
@@ -118,7 +118,7 @@ def score(outputs, features, examples: list[Example]) -> dict[str, float]:
     shape = features["token_ids"].shape
     arrays = {**features, **{name: np.reshape(row, shape) for name, row in outputs.items()}}
     found = []
-    for at in range(0, len(examples), 100):  # all pairs of places need memory
+    for at in range(0, len(examples), 100):  # scores of all pairs of positions need memory
         part = {name: array[at : at + 100] for name, array in arrays.items()}
         part["context"] = [context for _, context, _, _ in examples[at : at + 100]]
         found += [text.decode() for text in data.SpanPostprocessor()(part, part)["answer"].numpy()]
@@ -126,7 +126,7 @@ def score(outputs, features, examples: list[Example]) -> dict[str, float]:
 
 
 def guess(examples: list[Example]) -> dict[str, float]:
-    """The scores to expect of a number or a name in the context, chosen at random."""
+    """The expected scores of a random number or name from the context."""
     scores = []
     for _, context, right, _ in examples:
         names = NUMBER_OR_NAME.findall(context) or [""]

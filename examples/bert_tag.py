@@ -33,7 +33,7 @@ EXPECTED = 0.75  # held-out F1 of the default run; two seeds gave 75.5 and 75.6 
 
 
 def read(files: list[pathlib.Path] | None, columns=(0, -1)) -> tuple[list, list]:
-    """Sentences, each its words and their tags, to learn from and held out."""
+    """Sentences, each as its words and their tags, for training and held out."""
     if files:
         return _shared.read_files(
             files, lambda path: data.read_entities(path, *columns), labels=lambda row: row[1]
@@ -45,7 +45,7 @@ def read(files: list[pathlib.Path] | None, columns=(0, -1)) -> tuple[list, list]
 
 
 def case_and_marks(paragraph: str) -> tuple[list[str], list[str]]:
-    """The words in small letters and without marks, and what that took from each.
+    """The words in lower case and without punctuation, and a tag for what each word lost.
 
     >>> case_and_marks("Click OK, then LibreOffice starts.")
     (['click', 'ok', 'then', 'libreoffice', 'starts'], \
@@ -56,7 +56,7 @@ def case_and_marks(paragraph: str) -> tuple[list[str], list[str]]:
         word = written.rstrip(MARKS)
         if not word:
             continue
-        # The last that fits: "A" is a capital, "1" is nothing.
+        # The last tag that applies: "A" is a capital, "1" has none.
         cases = {word.upper(): "UPPER", word.capitalize(): "Capital", word.lower(): "lower"}
         case = cases.get(word, "miXed")
         mark = written[len(word) :][:1]
@@ -77,7 +77,7 @@ def dataset(preprocessor, examples, **options):
 
 
 def score(logits: np.ndarray, first: np.ndarray, examples, labels: list[str]) -> dict[str, float]:
-    """Precision, recall and F1; words that did not fit into a row count as not tagged."""
+    """Precision, recall and F1; words beyond the end of a row count as untagged."""
     best = logits.argmax(-1)
     predicted = []
     for row, here, (words, _) in zip(best, first, examples, strict=True):
@@ -87,7 +87,7 @@ def score(logits: np.ndarray, first: np.ndarray, examples, labels: list[str]) ->
 
 
 def guess(train, held_out) -> dict[str, float]:
-    """The scores of the tag that each word has most often in the training text."""
+    """The scores of a baseline: the most frequent tag of each word in the training text."""
     counts: dict[str, collections.Counter] = {}
     for words, tags in train:
         for word, tag in zip(words, tags, strict=True):

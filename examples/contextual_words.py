@@ -81,7 +81,7 @@ WORDS = {  # word -> sense -> sentences
         ],
     },
 }
-PATTERNS = {  # word -> sense -> what stands around it in the corpus
+PATTERNS = {  # word -> sense -> its context in the corpus
     "行": {"a row (háng)": "[一首各整每该]行|行高|行和列", "to run (xíng)": "执行|运行|进行"},
     "数": {"number": "数字|数值|整数", "function": "函数"},
     "单": {"menu": "菜单", "cell": "单元格"},
@@ -89,7 +89,7 @@ PATTERNS = {  # word -> sense -> what stands around it in the corpus
 
 
 def corpus_sentences(count: int = 12) -> dict[str, dict[str, list[str]]]:
-    """Held-out Chinese paragraphs in which a word stands exactly once, by what is around it."""
+    """Held-out Chinese paragraphs in which a word occurs exactly once, by its context."""
     documents = data.table_documents(data.read_table(_shared.CORPUS), "zh")
     _, held_out = data.split_documents(list(documents.values()), _shared.HELD_OUT)
     paragraphs = [p for document in held_out for p in document if len(p) <= LONGEST - 2]
@@ -105,7 +105,7 @@ def corpus_sentences(count: int = 12) -> dict[str, dict[str, list[str]]]:
 def vectors(
     encoder: keras.Model, tokenizer: data.BertTokenizer, word: str, sentences: list[str]
 ) -> np.ndarray:
-    """What each layer makes of the word in each sentence, `[layers + 1, sentences, D]`.
+    """Each layer's vector of the word in each sentence, `[layers + 1, sentences, D]`.
 
     The mean over the word's tokens, where the vocabulary cuts it into several.
     """
@@ -125,7 +125,7 @@ def vectors(
 
 
 def measure(found: np.ndarray, senses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each layer: mean cosine in a sense, between senses, and how often the nearest agrees."""
+    """For each layer: mean cosine within and between senses, nearest-neighbour accuracy."""
     unit = found / np.linalg.norm(found, axis=-1, keepdims=True)
     cosines = unit @ unit.swapaxes(-1, -2)  # [layers + 1, sentences, sentences]
     other = ~np.eye(len(senses), dtype=bool)

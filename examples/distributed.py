@@ -37,13 +37,13 @@ BATCH_SIZE = 16  # of all workers together
 STEPS = 600
 EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
 LEARNING_RATE = 2e-3
-SILENCE = 30  # seconds after which JAX takes a worker for dead
+SILENCE = 30  # seconds after which JAX considers a worker dead
 
 
 def batches(
     rows: np.ndarray, seed: int | None, start: int, worker: int, workers: int, replicas: int
 ) -> tf.data.Dataset:
-    """A worker's share of each batch, one row of it for each replica; from batch `start`.
+    """A worker's part of each batch, one row of it for each replica; from batch `start`.
 
     All workers draw the same order, endless with a seed, and take other rows of it: together they
     read the batches that one worker alone would read, and no row twice.
@@ -64,7 +64,7 @@ def batches(
 
 
 def connect_tensorflow(arguments: argparse.Namespace, workers: list[str]) -> tuple:
-    """The scope to train in, the number of devices, and what hands data to them."""
+    """The scope for training, the number of devices, and a function that distributes data."""
     cpu, devices = tf.config.list_physical_devices("CPU")[0], None
     if arguments.model_parallel > 1:
         raise SystemExit("--model-parallel needs JAX, got KERAS_BACKEND=tensorflow")
@@ -90,7 +90,7 @@ def connect_tensorflow(arguments: argparse.Namespace, workers: list[str]) -> tup
 
 
 def connect_jax(arguments: argparse.Namespace, workers: list[str]) -> tuple:
-    """The scope to train in, the number of devices, and what hands data to them."""
+    """The scope for training, the number of devices, and a function that distributes data."""
     import jax
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow only reads the data
@@ -115,7 +115,7 @@ def connect_jax(arguments: argparse.Namespace, workers: list[str]) -> tuple:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """What each worker does."""
+    """Run one worker."""
     workers = [] if arguments.workers == "1" else arguments.workers.split(",")
     workers = workers or ["localhost:0"]
     began, output = time.time(), arguments.output

@@ -38,7 +38,7 @@ EXPECTED = 33  # perplexity a token of the default run; one run gave 31.6
 
 
 def rows_of(documents: list, tokenizer: data.BertTokenizer) -> np.ndarray:
-    """Rows of LENGTH + 1 ids from the documents end to end, [SEP] behind each paragraph."""
+    """Rows of LENGTH + 1 ids from the joined documents, with [SEP] after each paragraph."""
     ids = data.tokenize_documents(documents, tokenizer).merge_dims(0, 1)  # [paragraphs, (tokens)]
     ends = tf.fill([ids.nrows(), 1], tokenizer.sep_id)
     stream = tf.concat([ids, ends], axis=1).flat_values.numpy()
@@ -46,7 +46,7 @@ def rows_of(documents: list, tokenizer: data.BertTokenizer) -> np.ndarray:
 
 
 def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Dataset:
-    """Batches of inputs and next tokens; with a seed an endless stream in an order of its own.
+    """Batches of inputs and next tokens; with a seed, an endless stream in its own order.
 
     It ends without a prefetch, which must not stand before a cache.
     """
@@ -83,7 +83,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 
 
 def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size: int) -> float:
-    """The loss of a model that knows only how often each token occurs."""
+    """The perplexity of a unigram model."""
     counts = np.bincount(train.reshape(-1), minlength=vocabulary_size) + 1.0
     return float(np.exp(-np.log(counts / counts.sum())[held_out[:, 1:]].mean()))
 
@@ -143,7 +143,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     model.save(output / "model.keras")
 
-    # What it writes: prompts of different lengths in one batch, a seed for each row
+    # Generation: prompts of different lengths in one batch, a seed for each row
     starts = [document[0] for document in held_out_documents[:6]]
     prompts = [ids[: 3 + row] for row, ids in enumerate(tokenizer(starts).to_list())]
     lengths = np.array([len(prompt) for prompt in prompts], "int32")

@@ -46,11 +46,11 @@ SIZE = models.sizes.BertSize(
     num_segments=1,
     dropout=0.1,
 )
-MODERN_SIZE = models.sizes.ModernBertSize(  # one block that sees all, one with the window
+MODERN_SIZE = models.sizes.ModernBertSize(  # one block attends to all, one to a window
     num_layers=2,
     hidden_dim=64,
     num_heads=2,
-    intermediate_dim=86,  # as many weights: a gate is a third matrix
+    intermediate_dim=86,  # for equally many weights: the gate is a third matrix
     vocabulary_size=VOCABULARY_SIZE,
     window=WINDOW,
     embedding_dropout=0.1,
@@ -69,7 +69,7 @@ EXPECTED = 0.73  # held-out accuracy, the best side; one run had 0.782 (whole: 0
 
 
 def batches(rows: list[np.ndarray], labels: list[int], seed: int = 0) -> tf.data.Dataset:
-    """Rows of like length, padded; a new order in every epoch."""
+    """Rows of similar length, padded; a new order in every epoch."""
     rng = np.random.default_rng(seed)
     buckets = collections.defaultdict(list)
     for index, row in enumerate(rows):
@@ -133,7 +133,7 @@ def tokenize(documents: list, tokenizer: data.BertTokenizer) -> list[np.ndarray]
 
 
 def build(side: str, classes: int, steps: int) -> keras.Model:
-    """An encoder whose outputs are averaged over the real positions, and a class from the mean."""
+    """An encoder, the mean of its outputs over the real positions, and a class from the mean."""
     model = models.bert_tasks.classifier(SIDES[side](), classes, pooling="mean")
     model.compile(
         keras.optimizers.AdamW(_shared.schedule(LEARNING_RATE, steps)),
@@ -144,7 +144,7 @@ def build(side: str, classes: int, steps: int) -> keras.Model:
 
 
 def peak(side: str) -> None:
-    """Print by how many bytes a training step on the longest row raises this process' peak."""
+    """Print by how many bytes a training step on the longest row raises the peak memory."""
     model = build(side, classes=2, steps=10)
     levels = []
     for length in (SHORTEST, MAX_LENGTH):  # the short row loads the libraries
@@ -156,7 +156,7 @@ def peak(side: str) -> None:
 
 
 def peaks() -> dict[str, float]:
-    """Peak memory of each side in MB, by `peak` in processes of their own."""
+    """Peak memory of each side in MB, measured by `peak`, each in its own process."""
     found = {}
     for side in SIDES:
         done = subprocess.run(
@@ -216,7 +216,7 @@ def main(arguments: argparse.Namespace) -> None:
         accuracy[side] = result["accuracy"]
         print(f"{side}: {model.count_params():,} weights, {time.time() - start:.0f} s\n")
 
-    # What it took
+    # Time and memory
     memory = peaks()
     print(f"{'':24}{'accuracy':>10}{f'peak memory at {MAX_LENGTH} tokens':>32}")
     for name in ("the most common class", *SIDES):

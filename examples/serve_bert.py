@@ -45,7 +45,7 @@ QUESTIONS = {
 
 def fill_mask() -> tuple[keras.Model, dict]:
     """The pre-trained model with its head, as `export.publish` takes it."""
-    _shared.encoder(None)  # pre-trains where nobody has yet
+    _shared.encoder(None)  # pre-trains if there is no encoder yet
     folders = (_shared.PRETRAINED, _shared.SHORT)
     trained = next(folder for folder in folders if (folder / "model.keras").is_file())
     tokenizer = data.BertTokenizer(trained / "vocab.txt")
@@ -56,7 +56,7 @@ def fill_mask() -> tuple[keras.Model, dict]:
 
 
 def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model, dict]:
-    """What the example of that name has saved, or saves now in `output`."""
+    """What the example of that name saved, or now saves in `output`."""
     trained = pathlib.Path("runs") / name
     if not (trained / "model.keras").is_file():
         trained = output / name

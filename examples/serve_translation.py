@@ -33,7 +33,7 @@ TEXTS = [
 
 
 def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
-    """The folder of translate_transformer.py's run, its own or one of now in `output`."""
+    """The folder of a run of translate_transformer.py: an earlier one, or a new one in `output`."""
     folder = TRAINED if (TRAINED / "model.keras").is_file() else output
     if not (folder / "model.keras").is_file():
         _shared.train("translate_transformer", folder, steps, "--scored", "25")

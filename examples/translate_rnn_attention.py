@@ -38,7 +38,7 @@ EXPECTED = 17  # BLEU of the default run; one run gave 18.8
 
 
 def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray, np.ndarray]:
-    """The pairs that are short enough, and padded ids `[CLS] tokens [SEP]` of both sides."""
+    """The pairs that are short enough, and the padded ids `[CLS] tokens [SEP]` of both texts."""
     sides = []
     for side in zip(*pairs, strict=True):
         ids = tokenizer(list(side)).to_list()
@@ -52,7 +52,7 @@ def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray
 
 
 def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int = 0):
-    """Batches of one length; an endless stream in an order of its own for each seed.
+    """Batches of one length; an endless stream whose order depends on the seed.
 
     It ends without a prefetch, which must not stand before a cache.
     """
@@ -91,7 +91,7 @@ def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int
 
 
 def translate(model: keras.Model, source: np.ndarray, begin: int, end: int) -> np.ndarray:
-    """Greedy translations `[B, T]`, each with `begin` before it and `end` behind it."""
+    """Greedy translations `[B, T]`, with `begin` before and `end` after each."""
     length = 2 * LENGTHS[-1]
     search = functools.partial(
         decoding.greedy, max_new_tokens=length - 1, stop_token_ids=[end], padding_id=0
@@ -102,7 +102,7 @@ def translate(model: keras.Model, source: np.ndarray, begin: int, end: int) -> n
 
 
 def align(model: keras.Model, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What the decoder attends to as it writes `target` `[B, 1 + T]`: weights `[B, T, S]`."""
+    """The decoder's attention weights `[B, T, S]` for the given `target` `[B, 1 + T]`."""
     (decoder,) = models.parts.of(model).decoder.blocks
     scores = keras.Model(model.input, models.parts.outputs(model, decoder)[1])
     return scores({"source_ids": source, "target_ids": target[:, :-1]}).numpy()
@@ -165,7 +165,7 @@ def main(arguments: argparse.Namespace) -> None:
         keras.optimizers.Muon(_shared.schedule(LEARNING_RATE, EPOCHS * steps_per_epoch)),
         {"logits": training.SmoothedCrossEntropy(ignore_class=0)},
         weighted_metrics={"logits": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]},
-        jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
+        jit_compile=False,  # on a CPU, compiling for each length costs more than it saves
     )
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
@@ -199,7 +199,7 @@ def main(arguments: argparse.Namespace) -> None:
     shown = int(np.argmin(np.abs(lengths - 16)))
     columns = source[shown, : lengths[shown]]
     written = ids[shown, : np.count_nonzero(ids[shown])]
-    rows = written[1:]  # what was written, after [CLS]
+    rows = written[1:]  # without [CLS]
     visualization.heatmap(
         output / "alignment.png",
         align(model, columns[None], written[None])[0],

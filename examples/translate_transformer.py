@@ -47,7 +47,7 @@ def encode(texts: list[str], tokenizer: data.BertTokenizer) -> list[list[int]]:
 
 
 def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, list]:
-    """The pairs that fit the longest shape, as texts and as ids."""
+    """The pairs that are short enough for the longest shape, as texts and as ids."""
     rows = zip(*(encode(list(side), tokenizer) for side in zip(*pairs, strict=True)), strict=True)
     kept = [
         (text, ids)
@@ -63,12 +63,12 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
         optimizer,
         training.SmoothedCrossEntropy(0.1, ignore_class=0),
         metrics=[training.Perplexity(from_logits=True, ignore_class=0)],
-        jit_compile=False,  # a compilation for each length costs more than it gains on a CPU
+        jit_compile=False,  # on a CPU, compiling for each length costs more than it saves
     )
 
 
 def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]:
-    """What the model takes, and the labels: the target without its first token."""
+    """The model's inputs, and the labels: the target without its first token."""
     inputs = {
         "source_ids": source,
         "source_padding_mask": source > 0,
@@ -78,7 +78,7 @@ def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]
 
 
 def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
-    """Batches of one length; with a seed an endless stream in an order of its own.
+    """Batches of one length; with a seed, an endless stream in its own order.
 
     It ends without a prefetch, which must not stand before a cache.
     """
@@ -139,7 +139,7 @@ class Translator:
 
 
 def bleu(lines: Sequence[str], references: Sequence[str], language: str) -> float:
-    """As sacrebleu has it."""
+    """BLEU by sacrebleu."""
     tokenize = "zh" if language == "zh" else "13a"
     found = sacrebleu.corpus_bleu(lines, [list(references)], tokenize=tokenize, force=True)
     return found.score

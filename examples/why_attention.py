@@ -26,7 +26,7 @@ from keras_attn.ops import positions, scores, selection
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-REPEATS = 7  # of each timing; the median counts, and those to compare take turns
+REPEATS = 7  # of each timing; the median is used, and compared runs alternate
 SEEDS = (1, 2, 3)
 SCORES = ("dot", "scaled_dot", "additive")
 WIDTHS = (4, 16, 64, 256)  # of queries and keys, in 3 and 4

@@ -1,4 +1,4 @@
-"""From Python to a server."""
+"""Models as files for servers and other runtimes."""
 
 from keras_attn.export.generation import Generation
 from keras_attn.export.isolation import ask

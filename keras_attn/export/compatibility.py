@@ -1,7 +1,7 @@
-"""Has a ModelServer every operation that a SavedModel uses?
+"""Checks that a ModelServer has every operation that a SavedModel uses.
 
-`operations/VERSION.json` holds what each version has registered; tools/server_operations.py of the
-repository made them.
+`operations/VERSION.json` lists the operations of each version; tools/server_operations.py of the
+repository wrote the lists.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def check_operations(path: str | os.PathLike, server: str) -> None:
 
     Args:
         path: a SavedModel's folder.
-        server: a version such as "2.20" or "2.19.1". A version between two lists is held to the
-            older one.
+        server: a version such as "2.20" or "2.19.1". For a version between two lists, the older
+            list applies.
     """
     known = operations_of(server)
     problems = {}
@@ -38,7 +38,7 @@ def operations_of(server: str) -> dict[str, dict[str, list | None]]:
     """Operations of a ModelServer: name to attributes, each with its allowed values or None.
 
     Raises:
-        ValueError: the version is no number, or older than the oldest list.
+        ValueError: not a version, or one older than the oldest list.
     """
     lists = {_numbers(file.stem): file for file in _LISTS.glob("*.json")}
     wanted = _numbers(server)
@@ -50,7 +50,7 @@ def operations_of(server: str) -> dict[str, dict[str, list | None]]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The first two numbers of a version; none if it is no version."""
+    """The first two numbers of a version; empty if it is not a version."""
     parts = str(version).split(".")
     if len(parts) < 2 or not all(part.isdecimal() for part in parts):
         return ()
@@ -58,7 +58,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _nodes(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
-    """Every node of the graph and its functions, with the name of where it stands."""
+    """Every node of the graph and of its functions, with the name of the graph or function."""
     (meta_graph,) = _read(path).meta_graphs
     functions = {function.signature.name for function in meta_graph.graph_def.library.function}
     for node in meta_graph.graph_def.node:
@@ -84,7 +84,7 @@ def _problem(node: Any, known: dict[str, dict[str, list | None]]) -> str | None:
     attributes = known[node.op]
     for name, value in node.attr.items():
         if name.startswith("_"):
-            continue  # hints to the runtime, which any version may ignore
+            continue  # hints, which any runtime may ignore
         if name not in attributes:
             return f"its operation {node.op} has no attribute {name}"
         allowed = attributes[name]

@@ -1,9 +1,9 @@
-"""A script, not a module to import: runs SavedModels where Keras cannot be imported.
+"""A script, not a module to import: runs SavedModels in a process that cannot import Keras.
 
-Reads from stdin, one after another, pickled `(path, [(signature, {input: array}, wanted), ...])`,
-and writes a pickled answer to each to stdout: `(None, [...])` with each request's outputs, none
-where they are not wanted, or the text of its error; or `(why the path does not load, [])`. The
-graph is loaded and run in a session, the way TF Serving does it.
+Reads pickled messages `(path, [(signature, {input: array}, wanted), ...])` from stdin, and writes
+a pickled answer to each to stdout: `(None, [...])` with the outputs of each request (empty if they
+are not wanted) or the text of its error; or `(error, [])` if the path cannot be loaded. The graph
+is loaded and run in a session, as TF Serving does it.
 """
 
 import glob
@@ -18,7 +18,7 @@ BLOCKED = ("keras", "keras_attn", "keras_hub", "keras_nlp", "tf_keras")
 
 
 class _Blocker(importlib.abc.Loader):
-    """Finds the blocked packages, as tensorflow asks for keras' place, but cannot run them."""
+    """Finds the blocked packages, since tensorflow looks for keras, but does not run them."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -36,7 +36,7 @@ class _Blocker(importlib.abc.Loader):
 
 
 def run(path, requests):
-    """The outputs of each request, or what went wrong with it."""
+    """The outputs of each request, or the text of its error."""
     import tensorflow as tf
 
     answers = []
@@ -53,7 +53,7 @@ def run(path, requests):
 
 
 def load_libraries():
-    """The operations of TensorFlow Text; importing the package would import keras."""
+    """Load the operations of TensorFlow Text, without the package, which would import keras."""
     import tensorflow as tf
 
     text = importlib.util.find_spec("tensorflow_text")
@@ -77,7 +77,7 @@ def _answer(session, signatures, name, inputs):
     return session.run(fetches, feeds)
 
 
-def _serve(answers_to):
+def _serve(answer_file):
     load_libraries()
     while True:
         try:
@@ -88,12 +88,12 @@ def _serve(answers_to):
             answer = None, run(path, requests)
         except Exception as error:
             answer = f"{type(error).__name__}: {error}", []
-        pickle.dump(answer, answers_to)
-        answers_to.flush()
+        pickle.dump(answer, answer_file)
+        answer_file.flush()
 
 
 if __name__ == "__main__":
-    answers_to = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    answer_file = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries must not print between the answers
     sys.meta_path.insert(0, _Blocker)
-    _serve(answers_to)
+    _serve(answer_file)

@@ -1,4 +1,4 @@
-"""Signatures that write text: strings in, strings out, the whole search in the graph.
+"""Signatures that generate text: strings in, strings out, with the whole search in the graph.
 
 B batch, P prompt tokens, L cache length, R rows, W beams.
 """
@@ -22,7 +22,7 @@ from keras_attn.models import parts
 
 @dataclasses.dataclass(frozen=True)
 class _Option:
-    """A value of a request for each row: what the search calls it, and what it may be."""
+    """An input with one value for each row: the search's name for it, and its allowed values."""
 
     argument: str
     dtype: tf.DType
@@ -34,35 +34,37 @@ class _Option:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How a model that writes shall do it, for `publish(generation=...)`.
+    """How a model generates text, for `publish(generation=...)`.
 
     Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` also temperature,
-    top_k, top_p and seed: the same seed writes the same text, whatever else is in the batch;
-    `beam` takes beams and length_penalty, 0 for none. All are `[B]`, a value for each row, bounded
-    by what is given here. Where their most is given, `sample` also takes min_p, and each search
+    top_k, top_p and seed: the same seed gives the same text, whatever else is in the batch;
+    `beam` takes beams and length_penalty, 0 for none. All are `[B]`, a value for each row, at most
+    the value given here. If their maximum is given, `sample` also takes min_p, and each search
     repetition_penalty and no_repeat_ngram_size. Outputs are `text` `[B]`, of `beam` `[B, W]`, best
     first, with `scores`. The searches are those of `decoding`.
 
     Args:
         tokenizer: with `__call__` from strings to ragged ids, and `detokenize`.
-        prompt_length: P, the most tokens of a prompt, which keeps its last, or of a source, which
-            keeps its first and stands between start_id and stop_id.
-        max_new_tokens: the most tokens to write.
-        beams: W, the most beams.
-        searches: which to offer, the first as `serving_default`, the others by their names.
-        start_id: stands before a prompt or begins the target; defaults to the tokenizer's [CLS],
-            which stands before a prompt only where that is empty if `tokenizer.adds_cls` is
-            False, as for GPT-2.
+        prompt_length: P, the maximum number of tokens of a prompt, of which the last P are kept,
+            or of a source, of which the first P are kept, between start_id and stop_id.
+        max_new_tokens: the maximum number of tokens to generate.
+        beams: W, the maximum number of beams.
+        searches: the searches to export: the first is `serving_default`, the others have their
+            own names.
+        start_id: the token before a prompt, or the first of the target; defaults to the
+            tokenizer's [CLS]. That is put only before an empty prompt if `tokenizer.adds_cls`
+            is False, as for GPT-2.
         stop_id: ends a text; defaults to the tokenizer's [SEP].
-        top_k: the most that a request may ask for of the likeliest tokens that `sample` draws
-            from; defaults to all. A small one makes each step cheaper.
-        min_p: the most that a request may ask for, in [0, 1]; 0 in a request asks for nothing.
-            Defaults to no such option, as the next two.
-        repetition_penalty: the most that a request may ask for; 1 asks for nothing.
-        no_repeat_ngram_size: the most that a request may ask for; 0 asks for nothing.
+        top_k: the maximum of a request's top_k, the number of likeliest tokens that `sample`
+            draws from; defaults to all. A small one makes each step cheaper.
+        min_p: the maximum of a request's min_p, in [0, 1]; 0 in a request has no effect.
+            Defaults to no such input, as do the next two.
+        repetition_penalty: the maximum of a request's; 1 in a request has no effect.
+        no_repeat_ngram_size: the maximum of a request's; 0 in a request has no effect.
 
     Raises:
-        ValueError: what is no positive integer, an unknown search, a most outside its range.
+        ValueError: a length or a number of beams that is not a positive integer, an unknown search,
+            or a maximum outside its range.
     """
 
     tokenizer: keras.layers.Layer
@@ -128,9 +130,9 @@ class Generation:
         sample = functools.partial(decoding.sample, top_k=self.top_k, no_repeat_ngram_size=size)
         beam = functools.partial(decoding.beam_search, beams=self.beams, no_repeat_ngram_size=size)
         searches = {
-            "greedy": (greedy, every, self._one),
-            "sample": (sample, {**every, **sampling}, self._one),
-            "beam": (beam, {**every, **beams}, self._several),
+            "greedy": (greedy, every, self._single),
+            "sample": (sample, {**every, **sampling}, self._single),
+            "beam": (beam, {**every, **beams}, self._beams),
         }
         return {
             name if index else DEFAULT: functools.partial(
@@ -140,7 +142,7 @@ class Generation:
         }
 
     def _check(self, model: keras.Model) -> None:
-        """Raises a ValueError unless the model writes, and has positions for what is asked."""
+        """Raises a ValueError unless the model generates text and has enough positions."""
         found = parts.find(model)
         decoder, encoder = (found.decoder, found.encoder) if found else (None, None)
         if decoder is None:
@@ -178,10 +180,10 @@ class Generation:
         outputs: Callable,
     ) -> Signature:
         tokenizer = self.tokenizer
-        translates = parts.of(model).encoder is not None
-        most_before = 1 if translates else self.prompt_length + 1
+        has_encoder = parts.of(model).encoder is not None
+        most_before = 1 if has_encoder else self.prompt_length + 1
         start = tokenizer.cls_id if self.start_id is None else self.start_id
-        bare = self.start_id is None and not getattr(tokenizer, "adds_cls", True)
+        only_if_empty = self.start_id is None and not getattr(tokenizer, "adds_cls", True)
         stop = tokenizer.sep_id if self.stop_id is None else self.stop_id
         search = functools.partial(search, stop_token_ids=[stop], padding_id=tokenizer.pad_id)
         generate = models.steps.generator(model, search, most_before + self.max_new_tokens)
@@ -194,10 +196,10 @@ class Generation:
             }
             tokens = tokenizer(text)
             first = tf.fill([tokens.nrows(), 1], start)
-            if bare and not translates:
+            if only_if_empty and not has_encoder:
                 empty = tokens.row_lengths() == 0
                 first = tf.ragged.boolean_mask(first, empty[:, None])
-            if translates:
+            if has_encoder:
                 last = tf.fill([tokens.nrows(), 1], stop)
                 source = tf.concat([first, tokens[:, : self.prompt_length], last], axis=1)
                 shape = [None, self.prompt_length + 2]
@@ -221,26 +223,26 @@ class Generation:
             resources=[tokenizer],
         )
 
-    def _one(self, found: dict, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"text": self._written(found, lengths)}
+    def _single(self, found: dict, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"text": self._new_text(found, lengths)}
 
-    def _several(self, found: dict, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _beams(self, found: dict, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = {
             "token_ids": tf.reshape(found["token_ids"], [-1, tf.shape(found["token_ids"])[2]]),
             "lengths": tf.reshape(found["lengths"], [-1]),
         }
-        text = self._written(rows, tf.repeat(lengths, self.beams))
-        # A beam that was not asked for has no score; JSON knows no infinity.
+        text = self._new_text(rows, tf.repeat(lengths, self.beams))
+        # Beams that were not requested have the score -infinity, which JSON cannot hold.
         scores = tf.maximum(found["scores"], tf.float32.min)
         return {"text": tf.reshape(text, [-1, self.beams]), "scores": scores}
 
-    def _written(self, found: dict, lengths: tf.Tensor) -> tf.Tensor:
-        """What stands behind the prompts, of rows [R, L]."""
+    def _new_text(self, found: dict, lengths: tf.Tensor) -> tf.Tensor:
+        """The text after the prompts, of rows [R, L]."""
         place = tf.range(tf.shape(found["token_ids"])[1])[None]
         new = (place >= lengths[:, None]) & (place < found["lengths"][:, None])
         ids = tf.where(new, found["token_ids"], self.tokenizer.pad_id)
         vocabulary = getattr(self.tokenizer, "vocabulary", None)
-        if vocabulary is not None:  # rows of the matrix that stand for no token
+        if vocabulary is not None:  # rows of the embedding beyond the vocabulary
             ids = tf.where(ids < len(vocabulary), ids, self.tokenizer.unk_id)
         return self.tokenizer.detokenize(ids)
 
@@ -251,7 +253,7 @@ def _check_most(name: str, value: Any, rule: str, allowed: Callable[[float], boo
 
 
 def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> tf.Tensor:
-    """The values; a request that asks for what was not exported is an error that says so."""
+    """The values; outside their bounds, running the graph fails with a message."""
     given = tf.shape(value)[0]
     checks = [tf.debugging.assert_equal(given, rows, f"{name}: one value for each text")]
     if option.above is not None:

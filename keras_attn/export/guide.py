@@ -1,4 +1,4 @@
-"""What stands beside the versions: a README, and a file of batching parameters."""
+"""The files beside the versions: a README, and batching parameters."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from keras_attn.export.versions import versions
 
 BATCHING = """\
 # Read by tensorflow_model_server --enable_batching --batching_parameters_file=...
-# Requests that wait at the same time run as one batch, of at most so many rows:
+# Requests that wait at the same time run as one batch, of at most this many rows:
 max_batch_size { value: 32 }
 # a batch that is not full waits this long for others, in microseconds:
 batch_timeout_micros { value: 2000 }
-# as many batches run at once as the machine has cores for:
+# the number of batches that run at the same time, such as the number of cores:
 num_batch_threads { value: 4 }
 max_enqueued_batches { value: 100 }
-# Never true here: the server would pad with the first element of a tensor. Strings need no padding,
-# and rows of token_ids must come in one width where batching is on.
+# Keep this false: the server would pad with the first element of a tensor. Strings need no padding;
+# with batching, all rows of token_ids must have the same length.
 pad_variable_length_inputs: false
 """
 
-_OURS = "was written and checked by keras_attn"
+_MARK = "was written and checked by keras_attn"
 README = """\
 # {title}, for TF Serving {server} or later
 
-Version {version} {ours}. Start a server (the tag is the version):
+Version {version} {mark}. Start a server (the tag is the version):
 
     docker run --rm -p 8500:8500 -p 8501:8501 -e TF_ENABLE_ONEDNN_OPTS=1 \\
       -v "$PWD":{mounted} -e MODEL_NAME={name} tensorflow/serving:{tag} \\
       --enable_batching --batching_parameters_file={mounted}/batching_parameters.txt
 
-with this folder as the current one. TF_ENABLE_ONEDNN_OPTS=1 switches on what TensorFlow leaves off
-on x86 processors without AVX-512 VNNI or AMX: float32 answers take 0.7 to 0.9 of the time there,
-and differ in their last digits.
+with this folder as the current one. TF_ENABLE_ONEDNN_OPTS=1 enables oneDNN, which TensorFlow leaves
+off on x86 processors without AVX-512 VNNI or AMX: float32 requests take 0.7 to 0.9 of the time
+there, and the answers differ in their last digits.
 
-Ask it over REST,
+Send a request over REST,
 
     curl -s {url}:predict -d {body}
 
@@ -55,12 +55,12 @@ or over gRPC, with the folder `keras_attn/export/client`, which needs neither ke
     from client import Client
     Client("grpc://localhost:8500", {model!r})({arguments})
 
-Is it ready, and with which versions?
+To see whether the server is ready, and which versions it has:
 
     curl -s {url}
 
-A server takes the highest version as soon as its folder is there. To serve two side by side, say
-the new one to some clients only, give them labels in a file of the server's --model_config_file:
+A server loads the highest version as soon as its folder exists. To serve two versions at once, such
+as the new one to some clients only, give them labels in the file for --model_config_file:
 
     model_config_list {{ config {{
       name: {quoted}  base_path: {base_path}  model_platform: "tensorflow"
@@ -69,7 +69,7 @@ the new one to some clients only, give them labels in a file of the server's --m
       version_labels {{ key: "canary"  value: {version} }}
     }} }}
 
-and start it with --allow_version_labels_for_unavailable_models. Over REST a label is asked at
+and start it with --allow_version_labels_for_unavailable_models. The REST address of a label is
 {url}/labels/canary:predict.
 
 Signatures:
@@ -79,19 +79,19 @@ Signatures:
 ```
 """
 
-_INLINE = 1000  # characters of a request that a person still reads
+_INLINE = 1000  # characters of a request that the README shows
 _log = logging.getLogger(__name__)
 
 
 def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str) -> None:
     """Writes README.md and batching_parameters.txt into the servable's folder.
 
-    The README tells of this version. A README.md of somebody else stays, and ours is SERVING.md;
-    batching parameters that are there stay as their owner left them.
+    The README describes this version. A README.md that was not written here is kept, and this one
+    becomes SERVING.md; an existing file of batching parameters is kept.
 
     Args:
         servable: the version.
-        batch: a request to `serving_default`, of which the README shows the first row.
+        batch: a request to `serving_default`; the README shows its first row.
         server: the ModelServer version.
     """
     base_dir = servable.path.parent
@@ -100,7 +100,7 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
         name: _readable((value if inputs[name].shape[0] else value[:1]).tolist())
         for name, value in batch.items()
     }
-    # The shell ends a quoted text at an apostrophe.
+    # An apostrophe would end the shell's quoted string.
     body = json.dumps({"inputs": request}, ensure_ascii=False).replace("'", "\\u0027")
     arguments = ", ".join(f"{name}={value!r}" for name, value in request.items())
     if len(body) > _INLINE:
@@ -118,7 +118,7 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
         base_path=json.dumps(f"/models/{name}"),
         url=shlex.quote(f"http://localhost:8501/v1/models/{urllib.parse.quote(name, safe='')}"),
         version=servable.version,
-        ours=_OURS,
+        mark=_MARK,
         older=max(older, default=max(servable.version - 1, 0)),
         server=server,
         tag=server if server.count(".") > 1 else f"{server}.0",
@@ -127,25 +127,25 @@ def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str
         signatures=str(servable).partition("\n")[2],
     )
     readme = base_dir / "README.md"
-    foreign = readme.exists() and _OURS not in readme.read_text(encoding="utf-8", errors="replace")
+    foreign = readme.exists() and _MARK not in readme.read_text(encoding="utf-8", errors="replace")
     _replace(base_dir / "SERVING.md" if foreign else readme, text)
     batching = base_dir / "batching_parameters.txt"
     if not batching.exists():
         batching.write_text(BATCHING)
-    if _gains_from_onednn():
-        _hint_at_onednn()
+    if _needs_onednn_flag():
+        _warn_of_onednn()
 
 
 @functools.cache
-def _hint_at_onednn() -> None:
+def _warn_of_onednn() -> None:
     _log.warning(
-        "TensorFlow leaves oneDNN off on this processor, which would gain: set "
+        "TensorFlow leaves oneDNN off on this processor, where it would be faster: set "
         "TF_ENABLE_ONEDNN_OPTS=1 in the server's environment"
     )
 
 
-def _gains_from_onednn(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this processor can run oneDNN's kernels and TensorFlow does not switch them on."""
+def _needs_onednn_flag(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this processor can run oneDNN's kernels, but TensorFlow leaves them off."""
     if "TF_ENABLE_ONEDNN_OPTS" in os.environ or not os.path.exists(cpuinfo):
         return False
     flags = set(Path(cpuinfo).read_text().split())
@@ -154,7 +154,7 @@ def _gains_from_onednn(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file in one step: a reader sees the old text or the new one."""
+    """Writes a file atomically: a reader sees the old text or the new one."""
     written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     written.write_text(text, encoding="utf-8")
     written.replace(path)

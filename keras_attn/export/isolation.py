@@ -1,4 +1,4 @@
-"""SavedModels in a process of their own, in which Keras cannot be imported: ask and check."""
+"""Runs and checks SavedModels in a separate process that cannot import Keras."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from keras_attn.export.signature import DEFAULT, Signature, as_array
 
 
 class FreshProcess:
-    """Python without keras and keras_attn; a context.
+    """A Python process without keras and keras_attn; a context manager.
 
-    It imports tensorflow from the moment it is made, beside whatever the caller does meanwhile.
+    It starts to import tensorflow as soon as it is created, while the caller goes on.
     """
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class FreshProcess:
     def run(self, path: str | os.PathLike, requests: Sequence[tuple[str, dict, bool]]) -> list:
         """The answers to `(signature, inputs, wanted)`: a dict of arrays, or an error's text.
 
-        The dict is empty where the outputs are not wanted.
+        The dict is empty if the outputs are not wanted.
 
         Raises:
-            RuntimeError: the path does not load, or the process ended.
+            RuntimeError: the path cannot be loaded, or the process ended.
         """
         try:
             pickle.dump((os.fspath(path), list(requests)), self._to)
@@ -59,15 +59,15 @@ class FreshProcess:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._process.kill()  # it holds nothing that could be lost
+        self._process.kill()  # it has no data to lose
         self._process.communicate()
         self._errors.close()
 
 
 def quiet_environment(**variables: str) -> dict[str, str]:
-    """The environment of a child: it takes no accelerator, and TensorFlow tells errors only.
+    """The environment of a child process: without accelerators, TensorFlow logs errors only.
 
-    A servable is small work: no accelerator is taken from whoever trains beside it.
+    The work is small, and another process may be training on the accelerator.
     """
     quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return {**os.environ, **quiet, **variables}
@@ -76,12 +76,12 @@ def quiet_environment(**variables: str) -> dict[str, str]:
 def ask(path: str | os.PathLike, signature: str = DEFAULT, **inputs: Any) -> dict:
     """The answer of a SavedModel to one batch, from a process without keras and keras_attn.
 
-    It starts Python and loads the model for this one question, which takes seconds: it shows that
-    the folder needs nothing else. A server is asked with `export.client`.
+    Each call starts Python and loads the model, which takes seconds: it shows that the folder needs
+    nothing else. For requests to a server, use `export.client`.
 
     Args:
         path: the version's folder.
-        signature: which one to ask.
+        signature: the name of the signature.
         **inputs: by name, lists or arrays with the batch first.
 
     Returns:
@@ -89,7 +89,7 @@ def ask(path: str | os.PathLike, signature: str = DEFAULT, **inputs: Any) -> dic
 
     Raises:
         ValueError: the request failed; with the error's text.
-        RuntimeError: the process failed, as for a folder without a SavedModel.
+        RuntimeError: the process failed, for example because the folder has no SavedModel.
     """
     arrays = {name: as_array(value) for name, value in inputs.items()}
     with FreshProcess() as process:
@@ -106,17 +106,18 @@ def check(
     batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
     tolerance: float,
 ) -> None:
-    """Runs all batches of each signature in the process, and compares the first with Keras.
+    """Runs all batches of each signature in the process, and compares the first with Keras'.
 
     Args:
         process: a fresh one.
         path: the SavedModel's folder.
         signatures: by name.
         batches: for each name, from `Signature.batch`.
-        tolerance: how far numbers may differ, relative to 1 and to themselves.
+        tolerance: the allowed difference, relative to 1 plus the absolute value.
 
     Raises:
-        ValueError: an answer differs, fails, or does not have the batch first; names it.
+        ValueError: an answer differs, fails, or does not have the batch first; the message names
+            it.
     """
     requests = [
         (name, batch, not index) for name in signatures for index, batch in enumerate(batches[name])
@@ -146,11 +147,11 @@ def _compare(name: str, expected: dict, answer: dict, rows: int, tolerance: floa
 
 
 def compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> float:
-    """The largest difference from Keras' output; none between equal infinities or NaN and NaN.
+    """The largest difference from Keras' output; equal infinities, and two NaN, do not differ.
 
     Raises:
-        ValueError: it is more than the tolerance, relative to 1 and to the numbers themselves;
-            the text begins with `what`.
+        ValueError: a difference exceeds the tolerance, relative to 1 plus the absolute value; the
+            message begins with `what`.
     """
     if expected.shape != got.shape:
         raise ValueError(f"{what} gives {got.shape}, Keras {expected.shape}")
@@ -165,7 +166,7 @@ def compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: 
                 f"{what} differs from Keras by {np.max(difference):.2g}, more than {tolerance}"
             )
         return float(difference.max(initial=0))
-    # In half precision close runners-up may change places.
+    # In half precision, candidates with close scores may change places.
     if tolerance < 1e-3 and not (expected == got).all():
         raise ValueError(f"{what} differs from Keras: {got} is not {expected}")
     return 0.0
