@@ -31,7 +31,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_attn import layers
+from keras_attn import layers, ops
 from tests.backend import randomize
 
 B, T, S, P, C = 2, 5, 7, 19, 23
@@ -427,7 +427,9 @@ CASES = [
             "normalize_first": True,
             "attention_norm": False,
             "window": 2,
-            "position": layers.RotaryEmbedding(100.0, scaling=2.0, rotary_fraction=0.7),
+            "position": layers.RotaryEmbedding(
+                100.0, scaling=ops.YarnScaling(3.0, 9), rotary_fraction=0.7
+            ),
             "kernel": "reference",
             "kernel_initializer": _normal(),
             "attention_options": {"use_bias": False, "query_key_norm": "rms", "use_sink": True},
@@ -524,7 +526,7 @@ CASES = [
     Case(
         layers.RotaryEmbedding,
         lambda: {"max_wavelength": 100.0, "rotary_fraction": 0.5, "scaling": 2.0},
-        {"inputs": floats(B, T, HEADS, 8)},
+        {"inputs": floats(B, T, HEADS, 8), "positions": ids(11, B, T)},
     ),
     Case(
         layers.ALiBi,

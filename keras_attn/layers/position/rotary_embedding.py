@@ -8,10 +8,10 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_positive, renamed
+from keras_attn._checks import check_positive, check_shape, renamed
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
-from keras_attn.ops.positions import rotary_angles, rotate
+from keras_attn.ops.positions import RotaryScaling, rotary_angles, rotate
 
 
 @register()
@@ -24,20 +24,23 @@ class RotaryEmbedding(keras.layers.Layer):
     Args:
         max_wavelength: wavelength of the slowest pair of columns.
         rotary_fraction: fraction of the head width that is rotated, in (0, 1].
-        scaling: positions are divided by it, to stretch a trained model to longer inputs.
+        scaling: positions are divided by it, to stretch a trained model to longer inputs; or an
+            `NtkScaling`, `YarnScaling` or `Llama3Scaling` of `keras_attn.ops`.
 
     Call arguments:
         inputs: float `[B, T, N, H]`.
         offset: int or scalar tensor, position of the first input (decoding with a cache).
+        positions: int `[T]` or `[B, T]`, such as those of packed sequences or behind padding on the
+            left; defaults to 0, 1, 2 and so on. The offset is added to them.
 
     Returns:
         `[B, T, N, H]`.
 
     Raises:
-        ValueError: a fraction outside (0, 1], a scaling that is not positive, or a rotated width
-            that is odd.
+        ValueError: a fraction outside (0, 1], a scaling that is not positive, a rotated width that
+            is odd, or positions of another shape.
 
-    Source: Su et al. 2021, section 3.4.2; scaling: Chen et al. 2023.
+    Source: Su et al. 2021, section 3.4.2; scaling by a number: Chen et al. 2023.
 
     Example:
     >>> import keras
@@ -50,14 +53,17 @@ class RotaryEmbedding(keras.layers.Layer):
         self,
         max_wavelength: float = 10_000.0,
         rotary_fraction: float = 1.0,
-        scaling: float = 1.0,
+        scaling: float | RotaryScaling = 1.0,
         **kwargs: Any,
     ) -> None:
         rotary_fraction = renamed(kwargs, "share", "rotary_fraction", rotary_fraction)
         super().__init__(**kwargs)
         if not 0 < rotary_fraction <= 1:
             raise ValueError(f"`rotary_fraction` must be in (0, 1], got {rotary_fraction!r}")
-        check_positive("scaling", scaling)
+        if isinstance(scaling, dict):
+            scaling = keras.saving.deserialize_keras_object(scaling)
+        if not isinstance(scaling, RotaryScaling):
+            check_positive("scaling", scaling)
         self.max_wavelength = max_wavelength
         self.rotary_fraction = rotary_fraction
         self.scaling = scaling
@@ -83,17 +89,23 @@ class RotaryEmbedding(keras.layers.Layer):
         self._rotated(input_shape[-1])
         self.built = True
 
-    def call(self, inputs: Any, offset: Any = 0) -> Any:
+    def call(self, inputs: Any, offset: Any = 0, positions: Any = None) -> Any:
         """Rotate `inputs` by the angles of their positions."""
-        return self.rotate(inputs, offset)
+        return self.rotate(inputs, offset, positions)
 
-    def rotate(self, inputs: Any, offset: Any = 0) -> Any:
-        """Rotate queries or keys `[B, T, N, H]`, the first of which is at position `offset`."""
+    def rotate(self, inputs: Any, offset: Any = 0, positions: Any = None) -> Any:
+        """Rotate queries or keys `[B, T, N, H]`, at `positions` from `offset` on."""
         width = self._rotated(inputs.shape[-1])
-        positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32") + offset
+        batch, length, *_ = inputs.shape
+        if positions is None:
+            positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
+        elif len(positions.shape) == 1:
+            check_shape("positions", positions.shape, length=length)
+        else:
+            check_shape("positions", positions.shape, broadcast=True, batch=batch, length=length)
         dtype = wide(inputs.dtype)
-        angles = rotary_angles(positions, width, self.max_wavelength, self.scaling, dtype)
-        return rotate(inputs, angles)
+        angles = rotary_angles(positions + offset, width, self.max_wavelength, self.scaling, dtype)
+        return rotate(inputs, angles, getattr(self.scaling, "magnitude", 1.0))
 
     def _rotated(self, head_width: int) -> int:
         width = int(head_width * self.rotary_fraction)
@@ -113,5 +125,5 @@ class RotaryEmbedding(keras.layers.Layer):
             **super().get_config(),
             "max_wavelength": self.max_wavelength,
             "rotary_fraction": self.rotary_fraction,
-            "scaling": self.scaling,
+            "scaling": keras.saving.serialize_keras_object(self.scaling),
         }
