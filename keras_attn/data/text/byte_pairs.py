@@ -88,9 +88,9 @@ class Merges:
         later = [first_use[token] > rank for rank, token in enumerate(whole)]
         self._at_once = np.array([*later, False])
         self._none = len(pairs)
-        initializer = tf.lookup.KeyValueTensorInitializer(
-            left * self._size + right, np.arange(len(pairs), dtype=np.int64)
-        )
+        # One key that no pair has: a table may not be empty.
+        keys = np.append(left * self._size + right, -1)
+        initializer = tf.lookup.KeyValueTensorInitializer(keys, np.arange(len(keys)))
         self.table = tf.lookup.StaticHashTable(initializer, default_value=self._none)
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:

@@ -119,6 +119,7 @@ def test_overlapping_and_late_merge_rules_equal_tokenizers(tmp_path):
     own = ours(theirs, tmp_path)
     assert_same(theirs, own, [*texts, "a" * 23])
     assert own(["azb"]).to_list() == [[0, 1]]  # "z" has no token
+    assert BytePairTokenizer({"a": 0}, [])(["aba"]).to_list() == [[0, 0]]  # no rules
 
 
 def test_invalid_bytes_become_the_replacement_character(small, tmp_path):
