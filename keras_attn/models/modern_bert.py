@@ -109,7 +109,8 @@ def block(size: ModernBertSize, index: int, **options: Any) -> layers.Transforme
         attention_norm=index > 0,  # the first block follows the norm of the embeddings
         window=window,
         position=layers.RotaryEmbedding(
-            size.global_wavelength if window is None else size.local_wavelength
+            size.global_wavelength if window is None else size.local_wavelength,
+            scaling=size.global_scaling if window is None else size.local_scaling,
         ),
         kernel_initializer=_initializer(size),
         attention_options={"use_bias": False},

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from keras_attn._checks import check_count
+from keras_attn.ops.positions import RotaryScaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ class ModernBertSize:
     global_every: int = 3
     global_wavelength: float = 160_000.0
     local_wavelength: float = 10_000.0
+    global_scaling: float | RotaryScaling = 1.0
+    local_scaling: float | RotaryScaling = 1.0
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0
     feed_forward_dropout: float = 0.0

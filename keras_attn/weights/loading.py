@@ -16,6 +16,7 @@ from keras_attn.data.text.files import read_json
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.ops.masks import Window
+from keras_attn.ops.positions import RotaryScaling
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
@@ -209,7 +210,10 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
             continue
         if key.number and (value is not None or key.name not in format.defaults):
             _number(title, key.name, value, _range(field))
-        fields[field.name] = _number(title, key.name, key.load(value, config), _range(field))
+        loaded = key.load(value, config)
+        if not isinstance(loaded, RotaryScaling):
+            _number(title, key.name, loaded, _range(field))
+        fields[field.name] = loaded
     return kind(**fields)
 
 

@@ -242,6 +242,8 @@ def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
         global_every=global_every([each.window is None for each in stack.blocks]) or 1,
         global_wavelength=getattr(block.position, "max_wavelength", 1.0),
         local_wavelength=local and getattr(local.position, "max_wavelength", 1.0),
+        global_scaling=getattr(block.position, "scaling", 1.0),
+        local_scaling=local and getattr(local.position, "scaling", 1.0),
         embedding_dropout=embedding.dropout,
         attention_dropout=block.attention_dropout,
         feed_forward_dropout=block.feed_forward.dropout,

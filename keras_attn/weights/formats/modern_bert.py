@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_attn.models.sizes import global_every
+from keras_attn.ops.positions import Llama3Scaling, YarnScaling
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
     REQUIRES,
@@ -67,26 +68,99 @@ def _save_global_every(every: int, config: Config) -> list[str]:
     return _layer_types([index % every == 0 for index in range(config["num_hidden_layers"])])
 
 
-def _wavelength(kind: str, older: str) -> Key:
-    """The base of a kind of layer's rotary embedding, where older files have a key for it."""
+# Their types of rotary embeddings: our scaling, our names for the keys that must be there, and for
+# those that may. Of the others "dynamic" and "longrope" change with the length of each call.
+ROTARY: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
+    "default": (lambda: 1.0, {}, {}),
+    "linear": (float, {"factor": "x"}, {}),
+    "yarn": (
+        YarnScaling,
+        {"factor": "factor", "original_max_position_embeddings": "original_length"},
+        {name: name for name in ("beta_fast", "beta_slow", "attention_factor")},
+    ),
+    "llama3": (
+        Llama3Scaling,
+        {
+            "factor": "factor",
+            "original_max_position_embeddings": "original_length",
+            "low_freq_factor": "low_frequency_factor",
+            "high_freq_factor": "high_frequency_factor",
+        },
+        {},
+    ),
+}
 
-    def load(parameters: Any, config: Config) -> float:
+
+def _rotary(kind: str, older: str) -> dict[str, Key]:
+    """The wavelength and the scaling of a kind of layers; older files have a key for the first."""
+
+    def read(parameters: Any) -> dict[str, Any]:
         own = parameters.get(kind) if isinstance(parameters, dict) else parameters
         own = {} if own is None else own
-        plain = isinstance(own, dict) and own.keys() <= {"rope_type", "rope_theta"}
-        if not plain or own.get("rope_type", "default") != "default":
+        name = own.get("rope_type", "default") if isinstance(own, dict) else own
+        if not isinstance(name, str) or name not in ROTARY:
             raise ValueError(
-                f"`rope_parameters` must have rope_type 'default' and a rope_theta alone for "
-                f"{kind}, got {own!r}"
+                f"`rope_parameters` must have a rope_type among {', '.join(ROTARY)} for {kind}, "
+                f"got {own!r}"
             )
-        return own.get("rope_theta", config[older])
+        _, needed, optional = ROTARY[name]
+        keys = own.keys() - {"rope_type", "rope_theta"}
+        if not needed.keys() <= keys <= needed.keys() | optional.keys():
+            expected = " and ".join(["a rope_theta alone"] if name == "default" else [*needed])
+            raise ValueError(
+                f"`rope_parameters` must have {expected} with rope_type {name!r} for {kind}, "
+                f"got {own!r}"
+            )
+        return own
 
-    def save(theta: float, config: Config) -> dict[str, Any]:
+    def load_wavelength(parameters: Any, config: Config) -> float:
+        return read(parameters).get("rope_theta", config[older])
+
+    def load_scaling(parameters: Any, config: Config) -> Any:
+        own = read(parameters)
+        scaling, needed, optional = ROTARY[own.get("rope_type", "default")]
+        fields = {
+            ours: own[theirs] for theirs, ours in (needed | optional).items() if theirs in own
+        }
+        if scaling is float:
+            return fields["x"]
+        try:
+            return scaling(**fields)
+        except ValueError as error:
+            raise ValueError(f"`rope_parameters` for {kind}: {error}") from error
+
+    def save_wavelength(theta: float, config: Config) -> dict[str, Any]:
         found = {"rope_type": "default", "rope_theta": theta}
         return {**(config.get("rope_parameters") or {}), kind: found}
 
-    return Key("rope_parameters", load=load, save=save, number=False)
+    def save_scaling(scaling: Any, config: Config) -> dict[str, Any]:
+        parameters = config["rope_parameters"]
+        names = (n for n, (made, *_) in ROTARY.items() if type(scaling) is made)
+        name = "default" if scaling == 1.0 else next(names, None)
+        if name is None:
+            raise ValueError(
+                "`model` must have a number, a YarnScaling or a Llama3Scaling as `scaling` of its "
+                f"rotary embeddings for transformers to load it, got {scaling!r}"
+            )
+        _, needed, optional = ROTARY[name]
+        fields = {"x": scaling} if name == "linear" else getattr(scaling, "get_config", dict)()
+        if not fields.get("truncate", True):
+            raise ValueError(
+                "`model` must have a YarnScaling with truncate=True for transformers to load it, "
+                f"got {scaling!r}"
+            )
+        pairs = ((theirs, fields[ours]) for theirs, ours in (needed | optional).items())
+        found = {theirs: value for theirs, value in pairs if value is not None}
+        theta = parameters[kind]["rope_theta"]
+        return {**parameters, kind: {"rope_type": name, "rope_theta": theta, **found}}
 
+    wavelength = Key("rope_parameters", load=load_wavelength, save=save_wavelength, number=False)
+    scaling = Key("rope_parameters", load=load_scaling, save=save_scaling, number=False)
+    return {"wavelength": wavelength, "scaling": scaling}
+
+
+GLOBAL = _rotary("full_attention", "global_rope_theta")
+LOCAL = _rotary("sliding_attention", "local_rope_theta")
 
 FORMAT = Format(
     name="modernbert",
@@ -115,8 +189,8 @@ FORMAT = Format(
         "global_every": Key(
             "layer_types", load=_load_global_every, save=_save_global_every, number=False
         ),
-        "global_wavelength": _wavelength("full_attention", "global_rope_theta"),
-        "local_wavelength": _wavelength("sliding_attention", "local_rope_theta"),
+        **{f"global_{name}": key for name, key in GLOBAL.items()},
+        **{f"local_{name}": key for name, key in LOCAL.items()},
     },
     trunk=(
         rule("embeddings.tok_embeddings.weight", "embedding/token/embeddings"),

@@ -127,16 +127,33 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
         ("rope_scaling", {"factor": 2.0}, "`rope_scaling` must be None, got {'factor': 2.0}"),
         (
             "rope_parameters",
-            {"full_attention": {"rope_type": "yarn", "rope_theta": 9.0}},
-            "`rope_parameters` must have rope_type 'default' and a rope_theta alone for "
-            "full_attention, got {'rope_type': 'yarn', 'rope_theta': 9.0}",
+            {"full_attention": {"rope_type": "dynamic", "rope_theta": 9.0, "factor": 2.0}},
+            "`rope_parameters` must have a rope_type among default, linear, yarn, llama3 for "
+            "full_attention, got {'rope_type': 'dynamic',",
+        ),
+        (
+            "rope_parameters",
+            {"full_attention": {"rope_type": "yarn", "rope_theta": 9.0, "factor": 2.0}},
+            "`rope_parameters` must have factor and original_max_position_embeddings with "
+            "rope_type 'yarn' for full_attention, got {'rope_type': 'yarn',",
+        ),
+        (
+            "rope_parameters",
+            {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": -2.0,
+                    "original_max_position_embeddings": 9,
+                }
+            },
+            "`rope_parameters` for full_attention: `factor` must be positive, got -2.0",
         ),
         (
             "rope_parameters",
             {"sliding_attention": {"partial_rotary_factor": 0.5}},
-            "alone for sliding_attention, got {'partial_rotary_factor': 0.5}",
+            "a rope_theta alone with rope_type 'default' for sliding_attention, got {'partial_rot",
         ),
-        ("rope_parameters", [1], "alone for full_attention, got [1]"),
+        ("rope_parameters", [1], "default, linear, yarn, llama3 for full_attention, got [1]"),
         (
             "rope_parameters",
             {"full_attention": {"rope_theta": "9"}},
@@ -204,6 +221,47 @@ def test_a_model_built_here_is_saved_with_every_configuration_key(tmp_path):
     assert loaded.model.get_layer("block_1").window == 4
 
 
+LENGTH = {"original_max_position_embeddings": 12}
+
+
+@pytest.mark.parametrize(
+    ("full", "sliding"),
+    [
+        (
+            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.5, **LENGTH},
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                **LENGTH,
+            },
+        ),
+        ({"rope_type": "linear", "factor": 3.0}, {"rope_type": "default"}),
+    ],
+    ids=["yarn and llama3", "linear"],
+)
+def test_scaled_rotary_positions_equal_transformers(
+    full, sliding, modern, inputs, run_theirs, tmp_path
+):
+    full, sliding = {"rope_theta": 90.0, **full}, {"rope_theta": 70.0, **sliding}
+    model, directory = modern(
+        rope_parameters={"full_attention": full, "sliding_attention": sliding}
+    )
+    loaded = weights.load(directory)
+    assert loaded.unknown == ()
+    seen = inputs["padding_mask"]
+    outputs = keras.ops.convert_to_numpy(loaded.model(inputs)["sequence_output"])
+    expected = run_theirs(model, inputs, token_type_ids=None).last_hidden_state.numpy()
+    np.testing.assert_allclose(outputs[seen], expected[seen], atol=1e-4)
+    weights.save(loaded.model, tmp_path / "again")
+    again = weights.load(tmp_path / "again").model
+    np.testing.assert_allclose(again(inputs)["sequence_output"], outputs, atol=1e-6)
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())["rope_parameters"]
+    for kind, given in (("full_attention", full), ("sliding_attention", sliding)):
+        assert given.items() <= saved[kind].items()
+
+
 def test_unequal_windows_are_refused(tmp_path):
     model = small()
     for block in model.layers:
@@ -220,6 +278,7 @@ CHANGED = {
     "positions": ({"position": layers.ALiBi(3)}, "position"),
     "dropout": ({"dropout": 0.5}, "dropout"),
     "wavelength": ({"position": layers.RotaryEmbedding(77.0)}, "position"),
+    "scaling": ({"position": layers.RotaryEmbedding(scaling=2.0)}, "position"),
 }
 
 
