@@ -84,15 +84,15 @@ class MultiHead(CompositeLayer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
 
-    def keys_and_values(self, value: Any, key: Any = None, offset: Any = 0) -> tuple[Any, Any]:
+    def keys_and_values(
+        self, value: Any, key: Any = None, offset: Any = 0, positions: Any = None
+    ) -> tuple[Any, Any]:
         """The projected key and value heads `[B, S, K, H]`; keys normalized and rotated."""
         heads = self.num_kv_heads or self.num_heads
         k = _split_heads(self.key_projection(value if key is None else key), heads)
         k = k if self.query_key_norm is None else self.key_norm(k)
         v = _split_heads(self.value_projection(value), heads)
-        if hasattr(self.position, "rotate"):
-            k = self.position.rotate(k, offset=offset)
-        return k, v
+        return self._rotated(k, offset, positions), v
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """The query's mask; none for the weights."""
@@ -158,15 +158,15 @@ class MultiHead(CompositeLayer):
         cache_index: Any,
         return_attention_scores: bool,
         training: bool | None,
+        positions: Any = None,
     ) -> Any:
         q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
         q = q if self.query_key_norm is None else self.query_norm(q)
-        if hasattr(self.position, "rotate"):
-            q = self.position.rotate(q, offset=cache_index)
+        q = self._rotated(q, cache_index, positions)
         if value is None:
             k, v = caches.read(cache)
         else:
-            k, v = self.keys_and_values(value, key, offset=cache_index)
+            k, v = self.keys_and_values(value, key, cache_index, positions)
             if cache is not None:
                 cache = caches.append(cache, k, v, cache_index)
                 k, v = caches.read(cache)
@@ -189,6 +189,19 @@ class MultiHead(CompositeLayer):
         if cache is not None:
             outputs = (*outputs, cache)
         return outputs if len(outputs) > 1 else outputs[0]
+
+    def _rotated(self, heads: Any, offset: Any, positions: Any) -> Any:
+        """Queries or keys `[B, T, N, H]` turned by their positions, which count from `offset`."""
+        if hasattr(self.position, "rotate"):
+            if positions is None:
+                return self.position.rotate(heads, offset=offset)
+            return self.position.rotate(heads, positions=positions)
+        if positions is not None:
+            raise ValueError(
+                "`positions` needs a layer whose `position` is a RotaryEmbedding, got "
+                f"{self.position!r}"
+            )
+        return heads
 
     def _output_spec(
         self, query: Any, key_length: int | None, cache: dict | None, return_scores: bool

@@ -55,6 +55,9 @@ class MultiHeadSelfAttention(MultiHead):
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
+        positions: int `[T]` or `[B, T]`, positions of the inputs for a `RotaryEmbedding`, such as
+            those behind padding on the left; defaults to `cache_index` and on. Masks and windows
+            go by the place in the row.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: the
     output at a padded position is computed like any other and has no meaning. NaN there reaches no
@@ -65,7 +68,8 @@ class MultiHeadSelfAttention(MultiHead):
         (`[B, N, T, L]` with a cache); then, if a cache was given, the cache.
 
     Raises:
-        ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`.
+        ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`; positions
+            without a `RotaryEmbedding`.
 
     Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention); window: Beltagy
     et al. 2020, section 3.1, and causal Jiang et al. 2023, section 2; soft cap: Gemma Team 2024,
@@ -95,6 +99,7 @@ class MultiHeadSelfAttention(MultiHead):
         cache_index: Any = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
+        positions: Any = None,
     ) -> Any:
         """Attend from `inputs` to `inputs`."""
         mask = own_mask(inputs, mask)
@@ -103,7 +108,15 @@ class MultiHeadSelfAttention(MultiHead):
             causal=self.causal, window=self.window, query_offset=cache_index, **masks
         )
         return self._attend(
-            inputs, inputs, None, mask, cache, cache_index, return_attention_scores, training
+            inputs,
+            inputs,
+            None,
+            mask,
+            cache,
+            cache_index,
+            return_attention_scores,
+            training,
+            positions,
         )
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -120,6 +133,7 @@ class MultiHeadSelfAttention(MultiHead):
         cache_index: Any = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
+        positions: Any = None,
     ) -> Any:
         """Symbolic outputs, in the order of those of the call."""
         self._checked(inputs, mask, attention_mask, sequence_ids, cache)

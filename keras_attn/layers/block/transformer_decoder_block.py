@@ -65,6 +65,7 @@ class TransformerDecoderBlock(TransformerBlock):
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
+        positions: int `[T]` or `[B, T]`, as `MultiHeadSelfAttention` takes them.
 
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
@@ -119,6 +120,7 @@ class TransformerDecoderBlock(TransformerBlock):
         cache_index: Any = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
+        positions: Any = None,
     ) -> Any:
         """Transform `inputs` with the context."""
         hidden, *extras = self._sublayer(
@@ -132,6 +134,7 @@ class TransformerDecoderBlock(TransformerBlock):
             cache=None if cache is None else cache["self"],
             cache_index=cache_index,
             return_attention_scores=return_attention_scores,
+            positions=positions,
         )
         cached = None
         if cache is not None:
@@ -167,6 +170,7 @@ class TransformerDecoderBlock(TransformerBlock):
         cache_index: Any = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
+        positions: Any = None,
     ) -> Any:
         """Symbolic outputs, in the order of those of the call."""
         outputs = self.self_attention.compute_output_spec(

@@ -56,6 +56,7 @@ class TransformerEncoderBlock(TransformerBlock):
         cache_index: int or scalar tensor, position of the first input.
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
+        positions: int `[T]` or `[B, T]`, as `MultiHeadSelfAttention` takes them.
 
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
@@ -95,6 +96,7 @@ class TransformerEncoderBlock(TransformerBlock):
         cache_index: Any = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
+        positions: Any = None,
     ) -> Any:
         """Transform `inputs`."""
         hidden, *extras = self._sublayer(
@@ -108,6 +110,7 @@ class TransformerEncoderBlock(TransformerBlock):
             cache=cache,
             cache_index=cache_index,
             return_attention_scores=return_attention_scores,
+            positions=positions,
         )
         (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
         return (outputs, *extras) if extras else outputs

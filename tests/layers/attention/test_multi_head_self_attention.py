@@ -1,5 +1,6 @@
 """Cached calls, windows and packed rows against one full call."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -122,6 +123,33 @@ def test_rotary_logits_depend_only_on_the_distance():
     logits = np.log(arrays(scores))
     steps = logits[..., 1:, 1:] - logits[..., :-1, :-1]
     np.testing.assert_allclose(steps, np.broadcast_to(steps[..., :1], steps.shape), atol=1e-4)
+
+
+def test_positions_are_those_of_the_rotary_embedding():
+    """Rows padded on the left give what the same rows give without padding."""
+    layer = layers.MultiHeadSelfAttention(N, causal=True, position=layers.RotaryEmbedding(50.0))
+    expected = arrays(layer(INPUTS))
+    padded = np.pad(INPUTS, ((0, 0), (3, 0), (0, 0)), constant_values=9.0)
+    mask = np.arange(T + 3) >= np.array([[3]] * B)
+    where = keras.ops.convert_to_tensor(np.maximum(np.arange(T + 3) - 3, 0) + 20)
+    found = arrays(layer(padded, mask=mask, positions=where))
+    np.testing.assert_allclose(found[:, 3:], expected, rtol=1e-4, atol=1e-5)
+    # Other distances give something else, and a block and a cached step take them too.
+    apart = arrays(layer(INPUTS, positions=keras.ops.arange(T) * 5))
+    assert np.abs(apart - expected).max() > 1e-2
+    cache, steps = caches.create(B, T, N, D // N), []
+    for step in range(T):
+        here = keras.ops.convert_to_tensor([5 * step])
+        row = INPUTS[:, step : step + 1]
+        outputs, cache = layer(row, cache=cache, cache_index=step, positions=here)
+        steps.append(arrays(outputs))
+    np.testing.assert_allclose(np.concatenate(steps, 1), apart, rtol=1e-4, atol=1e-5)
+    block = layers.TransformerEncoderBlock(N, 5, position=layers.RotaryEmbedding(50.0))
+    moved = arrays(block(INPUTS, positions=keras.ops.arange(T) + 8))
+    np.testing.assert_allclose(moved, arrays(block(INPUTS)), rtol=1e-4, atol=1e-5)
+    assert np.abs(arrays(block(INPUTS, positions=keras.ops.arange(T) * 5)) - moved).max() > 1e-3
+    with pytest.raises(ValueError, match="`positions` needs a layer whose `position` is a Rotary"):
+        layers.MultiHeadSelfAttention(N)(INPUTS, positions=keras.ops.arange(T))
 
 
 def test_a_cache_needs_a_causal_layer():
