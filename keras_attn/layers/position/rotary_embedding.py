@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_positive, check_shape, renamed
+from keras_attn._checks import check_positive, check_shape, renamed, to_integers
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import RotaryScaling, rotary_angles, rotate
@@ -99,10 +99,10 @@ class RotaryEmbedding(keras.layers.Layer):
         batch, length, *_ = inputs.shape
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
-        elif len(positions.shape) == 1:
-            check_shape("positions", positions.shape, length=length)
         else:
-            check_shape("positions", positions.shape, broadcast=True, batch=batch, length=length)
+            positions = to_integers("positions", positions)
+            axes = {"length": length} if len(positions.shape) == 1 else {"batch": batch}
+            check_shape("positions", positions.shape, **axes | {"length": length})
         dtype = wide(inputs.dtype)
         angles = rotary_angles(positions + offset, width, self.max_wavelength, self.scaling, dtype)
         return rotate(inputs, angles, getattr(self.scaling, "magnitude", 1.0))
