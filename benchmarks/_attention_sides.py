@@ -5,8 +5,10 @@
 answers each length on stdin with the seconds of one run, or with the peak of one, in MiB.
 """
 
+import contextlib
 import ctypes
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -27,7 +29,9 @@ SIDES = {  # name: backend, kernel of ours or None
     "keras": ("tensorflow", None),
     "keras_layer": ("tensorflow", None),
     "jax": ("jax", None),
+    "jax_plain": ("jax", None),
     "torch": ("torch", None),
+    "torch_flash": ("torch", None),
 }
 
 
@@ -61,18 +65,25 @@ def attend(case):
         import keras
 
         return lambda *qkv: keras.ops.dot_product_attention(*qkv, is_causal=causal)
-    if case.side == "jax":
+    if case.side.startswith("jax"):
         import jax
 
         fused = "cudnn" if jax.default_backend() == "gpu" else None
+        fused = "xla" if case.side == "jax_plain" else fused
         return lambda *qkv: jax.nn.dot_product_attention(
             *qkv, is_causal=causal, implementation=fused
         )
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
+
+    kernel_of = contextlib.nullcontext
+    if case.side == "torch_flash":
+        kernel_of = functools.partial(sdpa_kernel, SDPBackend.FLASH_ATTENTION)
 
     def torch_attention(*qkv):
         rows = (x.transpose(1, 2) for x in qkv)
-        return scaled_dot_product_attention(*rows, is_causal=causal).transpose(1, 2)
+        with kernel_of():
+            return scaled_dot_product_attention(*rows, is_causal=causal).transpose(1, 2)
 
     return torch_attention
 

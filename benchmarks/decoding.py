@@ -17,6 +17,7 @@ import _workers
 from _results import keep, machine
 
 PROMPT, NEW, VOCABULARY = 32, 128, 50_257
+SIZE, LAYERS = "gpt_small", 12
 SIDES = {  # name: backend, function below, its options
     "ours": ("tensorflow", "ours", {}),
     "ours_xla": ("tensorflow", "ours", {"xla": True}),
@@ -37,7 +38,7 @@ def ours(prompt, beams=None, xla=False):
 
     from keras_attn import decoding, models
 
-    model = models.gpt.decoder("gpt_small")
+    model = models.gpt.decoder(SIZE, vocabulary_size=VOCABULARY)
     if beams:
         search = functools.partial(decoding.beam_search, beams=beams, max_new_tokens=NEW)
     else:
@@ -53,7 +54,7 @@ def keras_hub(prompt, beams=None, xla=False):
     import keras_hub
     import numpy as np
 
-    backbone = keras_hub.models.GPT2Backbone(VOCABULARY, 12, 12, 768, 3072)
+    backbone = keras_hub.models.GPT2Backbone(VOCABULARY, LAYERS, 12, 768, 3072)
     model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
     sampler = keras_hub.samplers.BeamSampler(num_beams=beams) if beams else "greedy"
     model.compile(sampler=sampler, jit_compile=xla)
@@ -69,25 +70,27 @@ def transformers(prompt):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config()).eval()
-    ids = torch.tensor(prompt)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GPT2LMHeadModel(GPT2Config(n_layer=LAYERS)).eval().to(device)
+    ids = torch.tensor(prompt, device=device)
     return lambda: model.generate(
         ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
-    )
+    ).cpu()
 
 
 def answers_of(side, batch):
     """Answers with the time of one generation in seconds, after a first one that compiles."""
+    import keras
     import numpy as np
 
     _, function, options = SIDES[side]
     prompt = np.random.default_rng(0).integers(0, VOCABULARY, (batch, PROMPT))
     generate = globals()[function](prompt, **options)
-    np.asarray(generate())
+    keras.ops.convert_to_numpy(generate())
 
     def answer(_):
         start = time.perf_counter()
-        rows = np.asarray(generate())
+        rows = keras.ops.convert_to_numpy(generate())
         seconds = time.perf_counter() - start
         assert rows.shape[-1] == PROMPT + NEW, rows.shape
         return seconds
