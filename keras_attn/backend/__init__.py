@@ -1,9 +1,9 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `generator_states`, `assign_generator_states`, `owned_parts`,
-`needed_parts`, `assign_parts`, `file_number` and `from_all_processes`; the file of the backend that
-runs is imported on first use.
+`with_gradient`, `traced_once`, `random_int16`, `generator_states`, `assign_generator_states`,
+`owned_parts`, `needed_parts`, `assign_parts`, `file_number` and `from_all_processes`; the file of
+the backend that runs is imported on first use.
 
 Letters: B batch, T steps.
 """
@@ -134,6 +134,16 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
         tensors: a nest of tensors and None.
     """
     return _running().traced_once(function, identity, tensors)
+
+
+def random_int16(shape: tuple, seed: Any) -> Any:
+    """Uniform integers of all 16 bits, int16; several of them come from one longer draw.
+
+    Args:
+        shape: shape of the result, of rank 1 or more; entries may be tensors in a graph.
+        seed: integer tensor `[2]`.
+    """
+    return _running().random_int16(shape, seed)
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -72,6 +72,16 @@ def _after(d_outputs: tuple, tensors: tuple) -> list:
     ]
 
 
+def random_int16(shape: tuple, seed: Any) -> Any:
+    """Two from each draw."""
+    *others, last = shape
+    draws = tf.random.stateless_uniform(
+        (*others, (last + 1) // 2), tf.cast(seed, "int32"), None, None, "int32"
+    )
+    pairs = tf.bitcast(draws, "int16")  # [..., (last + 1) // 2, 2]
+    return tf.reshape(pairs, (*others, (last + 1) // 2 * 2))[..., :last]
+
+
 def generator_states() -> dict[str, np.ndarray]:
     """Nothing draws from TensorFlow's own generator."""
     return {}

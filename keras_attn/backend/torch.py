@@ -51,6 +51,18 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
     return function(tensors)
 
 
+def random_int16(shape: tuple, seed: Any) -> Any:
+    """Four from each draw: one after the other, they take more time than the rest of dropout."""
+    *others, last = shape
+    seed = keras.ops.convert_to_tensor(seed)
+    draws = torch.empty((*others, -(-last // 4)), dtype=torch.int64, device=seed.device)
+    if not draws.is_meta:  # Keras only asks for the shape there
+        generator = torch.Generator(seed.device)
+        generator.manual_seed(int(seed.sum()) % 2**32)  # as keras.random does
+        draws.random_(torch.iinfo(torch.int64).min, None, generator=generator)
+    return draws.view(torch.int16)[..., :last]
+
+
 def generator_states() -> dict[str, np.ndarray]:
     """The state of each device's generator, from which Keras' Dropout without a seed draws."""
     found = {"torch_cpu": torch.get_rng_state().numpy()}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from keras_attn import backend
 from keras_attn.ops import random
 from tests.backend import arrays, tensors
 
@@ -27,5 +28,24 @@ def test_draws_depend_only_on_the_seed(draw):
 
 def test_dropout_zeroes_at_its_rate_and_scales_the_others():
     found = arrays(random.dropout(tensors(np.ones((331, 307), "float32")), 0.3, seed(3)))
-    np.testing.assert_allclose(np.unique(found), [0, 1 / 0.7], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.unique(found), [0, 1 / 0.7], rtol=1e-5
+    )  # the rate is rounded to 2^-16
     np.testing.assert_allclose((found == 0).mean(), 0.3, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 1), (2, 3, 4), (7, 0)])
+def test_draws_have_the_shape_and_all_of_their_bits(shape):
+    assert arrays(backend.random_int16(shape, seed(3))).shape == shape
+    found = arrays(backend.random_int16((2, 40_001), seed(3))).astype(int) + 2**15
+    assert found.min() < 20 and found.max() > 2**16 - 20
+    # Each bit, and each pair of neighbours, is a fair coin: five standard deviations of 80,002.
+    bits = found[..., None] >> np.arange(16) & 1
+    np.testing.assert_allclose(bits.mean((0, 1)), 0.5, atol=0.009)
+    np.testing.assert_allclose((bits[:, 1:] ^ bits[:, :-1]).mean((0, 1)), 0.5, atol=0.009)
+
+
+def test_a_rate_next_to_one_keeps_the_mean():
+    keep, factor = random.kept((3001, 1001), 0.9999, seed(3))
+    np.testing.assert_allclose(arrays(keep).mean() * factor, 1.0, atol=0.3)
+    assert np.isfinite(random.kept((2,), 1 - 1e-9, seed(3))[1])

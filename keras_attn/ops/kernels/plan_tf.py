@@ -24,6 +24,8 @@ class Plan:
     """
 
     mask: AttentionMask
+    visible_keys: Any
+    visible_queries: Any
     scale: float
     logits_soft_cap: float | None
     sink: Any
@@ -72,6 +74,8 @@ def plan_of(
     fixed = under_xla()
     return Plan(
         mask=mask,
+        visible_keys=mask.visible_keys(),
+        visible_queries=mask.visible_queries(),
         scale=scale,
         logits_soft_cap=logits_soft_cap,
         sink=sink,
@@ -108,7 +112,7 @@ def cut_span(plan: Plan, index: Any, key: Any, value: Any) -> Span:
     batch, head = index // plan.runs, index % plan.runs * plan.heads
     visible, visible_queries = (
         None if part is None else part[0 if part.shape[0] == 1 else batch]
-        for part in (plan.mask.visible_keys(), plan.mask.visible_queries())
+        for part in (plan.visible_keys, plan.visible_queries)
     )
     parts = []
     for tensor in (key, value):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_attn.backend.tensorflow import size
+from keras_attn.ops import random
 from keras_attn.ops.kernels.plan_tf import Plan, Span, key_range, product_type
 from keras_attn.ops.kernels.reference import hidden, visible_pairs
 from keras_attn.ops.kernels.terms_tf import MASKED, Place, bias_in, rows_with_a_key
@@ -184,8 +185,8 @@ def _keep(plan: Plan, tile: Tile) -> Any:
     """Zero where a weight is dropped, else what scales the others up, `[k, G r, s]`."""
     step = tile.span.index * plan.blocks + tile.index
     seed = tf.random.experimental.stateless_fold_in(tf.cast(plan.seed, "int32"), step)
-    draw = tf.random.stateless_uniform(tf.shape(tile.weights), seed)
-    return tf.cast(draw >= plan.dropout, plan.precision) / (1 - plan.dropout)
+    keep, factor = random.kept(tf.unstack(tf.shape(tile.weights)), plan.dropout, seed)
+    return tf.cast(keep, plan.precision) * factor
 
 
 def _rows(plan: Plan, place: Place, tensor: Any, factor: Any = 1.0, visible: Any = None) -> Any:
