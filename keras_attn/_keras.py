@@ -46,6 +46,8 @@ rnn = getattr(_rnn, "rnn", _rnn)
 # The method of Keras' and keras-hub's attention layers that gets projected heads and a mask: where
 # `upgrade` puts our kernels into a layer that keeps its class.
 ATTENTION_HOOK = "_compute_attention"
+# The methods of Keras' own layers that take part in it, and stay as they are with our kernels.
+ATTENTION_METHODS = (ATTENTION_HOOK, "_masked_softmax")
 # What `build` makes in Keras' attention layers, in its order: `upgrade` hands it on to a twin.
 BUILT_ATTENTION = (
     *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
@@ -58,6 +60,7 @@ register = functools.partial(keras.saving.register_keras_serializable, package="
 
 __all__ = [
     "ATTENTION_HOOK",
+    "ATTENTION_METHODS",
     "BUILT_ATTENTION",
     "GLOBAL_SEED_GENERATOR",
     "AutocastScope",

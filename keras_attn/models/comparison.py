@@ -21,8 +21,8 @@ class Comparison:
 
     def __init__(self, model: keras.Model, inputs: Any = None) -> None:
         for tensor in keras.tree.flatten(inputs):
-            if getattr(tensor, "shape", None) and tensor.shape[0] == 0:
-                raise ValueError(f"`inputs` must hold a row, got the shape {tuple(tensor.shape)}")
+            if 0 in tuple(getattr(tensor, "shape", ())):
+                raise ValueError(f"`inputs` must not be empty, got the shape {tuple(tensor.shape)}")
         made = inputs is None and has_inputs(model)
         self._batches = [make_inputs(model) if made else inputs]
         if any(map(_paddable, keras.tree.flatten(self._batches[0]))):

@@ -12,7 +12,7 @@ import keras
 from keras import ops as kops
 
 from keras_attn import layers, ops
-from keras_attn._keras import ATTENTION_HOOK, BUILT_ATTENTION, flatten_layers
+from keras_attn._keras import ATTENTION_HOOK, ATTENTION_METHODS, BUILT_ATTENTION, flatten_layers
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 
 DROP_INS = {
@@ -59,7 +59,7 @@ def has_hook(layer: Any) -> bool:
     """Whether its class computes attention in a method that we can replace."""
     if isinstance(layer, _MANY_HEADS):
         base = base_of(layer)
-        return getattr(type(layer), ATTENTION_HOOK) is getattr(base, ATTENTION_HOOK)
+        return all(getattr(type(layer), name) is getattr(base, name) for name in ATTENTION_METHODS)
     known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
     # Gemma drops attention weights; the others apply dropout afterwards, in their own code.
     return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
@@ -158,7 +158,7 @@ def _mean_where_empty(context: Any, mask: ops.AttentionMask, values: Any) -> Any
     matrix = mask.materialize(kops.shape(context)[1], kops.shape(values)[1])
     if matrix is None:
         return context
-    some = kops.transpose(kops.any(matrix, axis=-1), (0, 2, 1))[..., None]  # [B, T, N or 1, 1]
+    some = kops.transpose(kops.any(matrix, axis=-1, keepdims=True), (0, 2, 1, 3))  # [B, T, N or 1, 1]
     return kops.where(some, context, kops.mean(values, axis=1, keepdims=True))
 
 

@@ -195,8 +195,8 @@ class _Trial:
             if now[0] <= self.tolerance:
                 kept, found = [*kept, place], now
             else:
-                survey.leave(
-                    place.path,
+                survey.put_back(
+                    place,
                     f"with ours the outputs of the model differ by {now[0]:.1e}: keep it, or "
                     "compare the two layers on your data",
                 )
@@ -239,6 +239,11 @@ class _Survey:
         """Note that a layer stays."""
         self.left[self._unique(path)] = reason
 
+    def put_back(self, place: _Place, reason: str) -> None:
+        """Note that a layer that was found stays."""
+        self._found.remove(place)
+        self.left[place.path] = reason
+
     def _graph(self, model: keras.Model, prefix: str) -> None:
         for layer in model.layers:
             path = prefix + layer.name
@@ -273,11 +278,12 @@ class _Survey:
         elif base is not None and self._masks == "keras" and type(layer) is base:
             self.leave(path, 'with masks="keras" it is its only exact copy: keep it')
         elif base is not None:
-            ours = f"keras_attn.layers.{exchange.DROP_INS[base].__name__}"
+            # Both packages have it under this name, which is not always that of the class.
+            name = next(name for name, kind in vars(keras.layers).items() if kind is base)
             self.leave(
                 path,
-                f"{type(layer).__name__} changes what its base class computes: keep it, or derive "
-                f"it from {ours}",
+                f"{type(layer).__name__} may compute something else than {name}: keep it, "
+                f"or derive it from keras_attn.layers.{name}",
             )
         else:
             parts = flatten_layers(layer, recursive=False)

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
+import keras_attn
 from benchmarks import runtimes as benchmark
 from keras_attn import export, layers, models
 from keras_attn.export import runtimes
@@ -121,6 +122,18 @@ def test_the_chunked_kernel_is_exported_as_the_reference_kernel(runtime, tmp_pat
     attention = layers.MultiHeadSelfAttention(2, 2, causal=True, kernel="chunked")
     model = keras.Model({"inputs": inputs}, {"outputs": attention(inputs)})
     batch = {"inputs": RNG.normal(size=(3, 7, 4)).astype("float32")}
+    assert_runs(runtime, model, tmp_path, batch)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("runtime", ["litert"], indirect=True)
+@pytest.mark.parametrize("masks", ["exact", "keras"])
+def test_an_upgraded_model_is_exported(masks, runtime, tmp_path):
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    hidden = keras.layers.Embedding(9, 8, mask_zero=True)(ids)
+    hidden = keras.layers.MultiHeadAttention(2, 4)(hidden, hidden)
+    model = keras_attn.upgrade(keras.Model({"ids": ids}, {"outputs": hidden}), masks=masks).model
+    batch = {"ids": np.array([[3, 5, 0], [1, 0, 0]], "int32")}
     assert_runs(runtime, model, tmp_path, batch)
 
 

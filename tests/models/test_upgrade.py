@@ -367,11 +367,19 @@ class OwnMathematics(kl.MultiHeadAttention):
         return value, None
 
 
+class OwnSoftmax(kl.GroupQueryAttention):
+    """A subclass that replaces a part of it."""
+
+    def _masked_softmax(self, scores, attention_mask=None):
+        return scores
+
+
 def test_subclasses_are_changed_in_place_and_own_computations_are_left():
     inputs = keras.Input((T, D))
     hidden = Subclass(N, H, name="subclass")(inputs, inputs)
     hidden = Custom(name="custom")(hidden)
     hidden = OwnMathematics(N, H, name="own")(hidden, hidden)
+    hidden = OwnSoftmax(H, N, N, name="softmax")(hidden, hidden)
     model = model_of(inputs, kl.MultiHeadAttention(N, H, name="plain")(hidden, hidden))
     batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
     expected = arrays(model(batch))
@@ -379,10 +387,12 @@ def test_subclasses_are_changed_in_place_and_own_computations_are_left():
     assert result.replaced == ("subclass", "custom/hidden", "plain")
     assert result.changed_in_place == ("subclass", "custom/hidden")
     reason = (
-        "OwnMathematics changes what its base class computes: keep it, or derive it from "
-        "keras_attn.layers.MultiHeadAttention"
+        "{} may compute something else than {}: keep it, or derive it from keras_attn.layers.{}"
     )
-    assert result.left == {"own": reason}
+    assert result.left == {
+        "own": reason.format("OwnMathematics", *["MultiHeadAttention"] * 2),
+        "softmax": reason.format("OwnSoftmax", *["GroupQueryAttention"] * 2),
+    }
     assert_equal(result.model, (batch,), expected, None)
     assert type(model.get_layer("subclass")) is Subclass
     assert type(model.get_layer("plain")) is kl.MultiHeadAttention

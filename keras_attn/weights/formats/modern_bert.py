@@ -184,7 +184,7 @@ FORMAT = Format(
         "window": Key(
             "local_attention",
             load=lambda value, _: value // 2 + 1,
-            save=lambda value, _: 2 * (value - 1),
+            save=lambda value, _: max(2 * (value - 1), 1),
         ),
         "global_every": Key(
             "layer_types", load=_load_global_every, save=_save_global_every, number=False

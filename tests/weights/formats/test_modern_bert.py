@@ -221,6 +221,11 @@ def test_a_model_built_here_is_saved_with_every_configuration_key(tmp_path):
     assert loaded.model.get_layer("block_1").window == 4
 
 
+def test_a_window_of_one_is_saved_and_loaded(tmp_path):
+    weights.save(small(window=1), tmp_path)
+    assert weights.load(tmp_path).model.get_layer("block_1").window == 1
+
+
 LENGTH = {"original_max_position_embeddings": 12}
 
 
