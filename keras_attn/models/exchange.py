@@ -158,7 +158,8 @@ def _mean_where_empty(context: Any, mask: ops.AttentionMask, values: Any) -> Any
     matrix = mask.materialize(kops.shape(context)[1], kops.shape(values)[1])
     if matrix is None:
         return context
-    some = kops.transpose(kops.any(matrix, axis=-1, keepdims=True), (0, 2, 1, 3))  # [B, T, N or 1, 1]
+    # [B, T, N or 1, 1]
+    some = kops.transpose(kops.any(matrix, axis=-1, keepdims=True), (0, 2, 1, 3))
     return kops.where(some, context, kops.mean(values, axis=1, keepdims=True))
 
 
