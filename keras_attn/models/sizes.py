@@ -52,7 +52,7 @@ class ModernBertSize:
     """The sizes of a ModernBERT (Warner et al. 2024, section 2.1 and table 4).
 
     Every `global_every`-th block, starting with the first, attends to the whole sequence, the
-    others to positions less than `window` away. The wavelengths are those of their
+    others to positions less than `window` away. The wavelengths and scalings are those of their
     `RotaryEmbedding`.
     """
 

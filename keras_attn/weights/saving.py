@@ -227,7 +227,7 @@ def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
     stack = found.stack
     block, embedding = stack.blocks[0], stack.embedding
     local: Any = next((each for each in stack.blocks if each.window is not None), None)
-    if local is not None and not isinstance(local.window, int):
+    if not isinstance(getattr(local, "window", 1), int):
         raise ValueError(
             "`model` must have equal windows before and after a position for transformers to load "
             f"it, got {local.window!r}"

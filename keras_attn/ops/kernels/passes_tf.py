@@ -60,10 +60,10 @@ def backward(
 
         start = (_no_keys(plan, (key.shape[-1], value.shape[-1])), *carry)
         dtypes = (query.dtype, *_key_outputs(plan))
-        (sums, *carry), (d_query, *outputs) = loop(plan.blocks, run_block, start, dtypes)
+        (sums, *totals), (d_query, *outputs) = loop(plan.blocks, run_block, start, dtypes)
         d_key, d_value = _all_keys(plan, sums, outputs)
         d_key, d_value = tf.cast(d_key, key.dtype), tf.cast(d_value, value.dtype)
-        return tuple(carry), (_join(plan, d_query), d_key, d_value)
+        return tuple(totals), (_join(plan, d_query), d_key, d_value)
 
     start = (
         no_bias_gradients(bias, learned, plan.precision),

@@ -238,7 +238,7 @@ def test_the_chunked_kernel_accepts_a_symbolic_batch_size():
 
 
 @pytest.mark.backends("jax", reason="XLA reports the memory of a program")
-@pytest.mark.parametrize("window", [None, 64])
+@pytest.mark.parametrize("window", [None, (96, 16)])
 def test_memory_grows_linearly_with_length_on_jax(window):
     import jax
 
