@@ -64,6 +64,20 @@ def counts(case):
     return {n: v for n, v in case.arguments().items() if type(v) is int and n != "seed"}
 
 
+POSITIVE = "layer_norm_epsilon", "max_wavelength"
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [(case, name) for case in CASES for name in POSITIVE if name in case.parameters()],
+    ids=str,
+)
+def test_a_value_that_is_not_positive_raises(case, name):
+    for value in (0.0, -1e-6, "1e-6"):
+        with pytest.raises(ValueError, match=f"`{name}` must be positive, got {value!r}"):
+            case.layer(**case.arguments() | {name: value})
+
+
 COUNTING = [case for case in CALLED if counts(case)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_positive
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 
@@ -47,6 +48,7 @@ class ScalarMix(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.normalize = normalize
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.supports_masking = True
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_choice, check_count, check_rate
+from keras_attn._checks import check_choice, check_count, check_positive, check_rate
 from keras_attn._keras import serialize_shared
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
@@ -59,6 +59,7 @@ class TransformerBlock(CompositeLayer):
         self.attention_output_dropout = attention_output_dropout
         self.activation = keras.activations.get(activation)
         self.norm = norm
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.normalize_first = normalize_first
         self.attention_norm = attention_norm

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count, check_rate
+from keras_attn._checks import check_count, check_positive, check_rate
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
@@ -83,6 +83,7 @@ class BertEmbedding(keras.layers.Layer):
         self.num_segments = check_count("num_segments", num_segments) if num_segments != 0 else 0
         self.mask_zero = mask_zero
         self.dropout = dropout
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer = keras.initializers.get(initializer)
         self.seed = seed

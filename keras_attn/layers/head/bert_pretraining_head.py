@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_positive
 from keras_attn._keras import register
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.sublayers import CompositeLayer, Projection
@@ -90,6 +91,7 @@ class BertPretrainingHead(CompositeLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.supports_masking = True

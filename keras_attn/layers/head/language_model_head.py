@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import ops
-from keras_attn._checks import check_choice, check_shape
+from keras_attn._checks import check_choice, check_positive, check_shape
 from keras_attn._keras import register
 from keras_attn.layers.sublayers import NORMS, CompositeLayer, make_norm
 
@@ -54,6 +54,7 @@ class LanguageModelHead(CompositeLayer):
         if norm is not None:
             check_choice("norm", norm, NORMS)
         self.norm = norm
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.use_bias = use_bias
         self.supports_masking = True

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import ops
-from keras_attn._checks import check_shape
+from keras_attn._checks import check_positive, check_shape
 from keras_attn._keras import register
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
@@ -57,6 +57,7 @@ class MaskedLMHead(CompositeLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
+        check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.use_bias = use_bias

@@ -64,6 +64,7 @@ class RotaryEmbedding(keras.layers.Layer):
             scaling = keras.saving.deserialize_keras_object(scaling)
         if not isinstance(scaling, RotaryScaling):
             check_positive("scaling", scaling)
+        check_positive("max_wavelength", max_wavelength)
         self.max_wavelength = max_wavelength
         self.rotary_fraction = rotary_fraction
         self.scaling = scaling

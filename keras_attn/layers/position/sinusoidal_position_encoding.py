@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_choice, optional_count
+from keras_attn._checks import check_choice, check_positive, optional_count
 from keras_attn._keras import register
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import sinusoids
@@ -60,6 +60,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         check_combination(combination, dim)
+        check_positive("max_wavelength", max_wavelength)
         self.max_wavelength = max_wavelength
         self.combination = combination
         self.dim = optional_count("dim", dim)
