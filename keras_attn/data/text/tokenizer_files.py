@@ -1,7 +1,7 @@
 """The files of transformers, `tokenizers` and `sentencepiece` to a tokenizer."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +77,20 @@ def read_tokenizer(
             arguments = _tokenizer_json(content, file)
         else:
             arguments = _vocabulary_and_merges(directory, settings, special_tokens)
-        return _with_special_tokens(BytePairTokenizer(**arguments), special_tokens)
+        known = _known(special_tokens, arguments["vocabulary"])
+        return BytePairTokenizer(**arguments, special_tokens=known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def _with_special_tokens(tokenizer: Any, special_tokens: Mapping[str, str]) -> Any:
     """The tokenizer with those of the special tokens that its vocabulary has."""
-    known = {role: token for role, token in special_tokens.items() if token in tokenizer.vocabulary}
+    known = _known(special_tokens, tokenizer.vocabulary)
     return type(tokenizer).from_config({**tokenizer.get_config(), "special_tokens": known})
+
+
+def _known(special_tokens: Mapping[str, str], vocabulary: Collection[str]) -> dict[str, str]:
+    return {role: token for role, token in special_tokens.items() if token in vocabulary}
 
 
 def _sentence_piece(

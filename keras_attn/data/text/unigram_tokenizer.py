@@ -28,7 +28,12 @@ _SPACE = "▁"  # stands for a space in a vocabulary
 _WORD = f"{_SPACE}[^{_SPACE}]*|[^{_SPACE}]+"
 _SCHEMES = ("always", "first", "never")
 # The decoder of a vocabulary with bytes.
-_OF_BYTES = ["Replace", "ByteFallback", "Fuse", "Strip"]
+_OF_BYTES = [
+    {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+]
 
 
 @register()
@@ -199,11 +204,10 @@ def _check(file: dict[str, Any]) -> None:
     normalizers(file.get("normalizer"))
     _metaspace(file.get("pre_tokenizer") or {})
     decoder = file.get("decoder") or {}
-    kinds = [part["type"] for part in decoder.get("decoders") or ()]
-    if decoder.get("type") != "Metaspace" and kinds != _OF_BYTES:
+    if decoder.get("type") != "Metaspace" and decoder.get("decoders") != _OF_BYTES:
         raise ValueError(
-            f"the decoder must be Metaspace or a Sequence of {', '.join(_OF_BYTES)}, "
-            f"got {described(decoder)}"
+            "the decoder must be Metaspace or a Sequence of Replace, ByteFallback, Fuse and Strip "
+            f"that makes {_SPACE!r} a space and strips the first, got {described(decoder)}"
         )
     check_added(file.get("added_tokens") or [])
 
