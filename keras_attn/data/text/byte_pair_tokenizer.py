@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import tf, tf_text
+from keras_attn.data._tensorflow import strings, tf, tf_text
+from keras_attn.data.text.byte_offsets import places, words
 from keras_attn.data.text.byte_pairs import Merges, split_words, to_bytes
 from keras_attn.data.text.spans import AddedTokens, Spans, check_added, replaced_by, with_ids
 from keras_attn.data.text.subwords import SubwordTokenizer
@@ -111,21 +112,35 @@ class BytePairTokenizer(SubwordTokenizer):
         ids = self._read["vocabulary"]
         return sorted(ids, key=ids.get)
 
+    def tokenize_with_offsets(
+        self, text: Any, whole_words: bool = False
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """The ids of `text`, and where in it each token begins and ends.
+
+        Args:
+            text: as in a call.
+            whole_words: whether a token has the place of its whole word, up to white space.
+
+        Returns:
+            Three ragged int32 `[B, (T)]`: the ids, the first byte of each token in its string as
+            it was given, without the space before it, and the byte after its last. A token of
+            white space alone is empty there.
+        """
+        text = strings("text", text)
+        if isinstance(text, tf.RaggedTensor):
+            parts = self.tokenize_with_offsets(text.values, whole_words)
+            return tuple(text.with_values(part) for part in parts)
+        ids = self(text)
+        found = places(text, self._texts(ids, special=True), self._normalize)
+        begins, ends = (ids.with_values(tf.cast(place, tf.int32)) for place in found)
+        return (ids, *(words(begins, ends) if whole_words else (begins, ends)))
+
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
 
         Special tokens are left out. A character of which a byte is missing becomes U+FFFD.
         """
-        self._tables()
-        added = dict(self._added.contents)
-        added |= {t["content"]: "" for t in self._read["added_tokens"] if t.get("special")}
-        texts = tf.constant(
-            [
-                added[token].encode() if token in added else to_bytes(token)
-                for token in self.vocabulary
-            ]
-        )
-        texts = tf.ragged.map_flat_values(lambda flat: tf.gather(texts, flat), self._checked(ids))
+        texts = self._texts(self._checked(ids), special=False)
         text = tf.strings.reduce_join(texts, axis=-1)
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
@@ -147,6 +162,20 @@ class BytePairTokenizer(SubwordTokenizer):
         words, _, ids = spans
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
         return with_ids(spans, tf.gather(merges(ordinary), place), tf.size(text, tf.int64))
+
+    def _texts(self, ids: Any, special: bool) -> Any:
+        """What the tokens stand for, of the shape of ids; "" for special ones unless `special`."""
+        self._tables()
+        added = dict(self._added.contents)
+        if not special:
+            added |= {t["content"]: "" for t in self._read["added_tokens"] if t.get("special")}
+        texts = tf.constant(
+            [
+                added[token].encode() if token in added else to_bytes(token)
+                for token in self.vocabulary
+            ]
+        )
+        return tf.ragged.map_flat_values(lambda flat: tf.gather(texts, flat), ids)
 
     def _prefixed(self, spans: Spans) -> tf.Tensor:
         """The text among the spans, with the space before it that the checkpoint asks for."""

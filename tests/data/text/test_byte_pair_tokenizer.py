@@ -1,19 +1,22 @@
 import random
+import re
 import string
 
 import keras
 import pytest
 import tensorflow as tf
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from keras_attn.data import BytePairTokenizer, read_table, read_tokenizer
+from keras_attn.data import BytePairTokenizer, SpanPreprocessor, read_table, read_tokenizer
 from keras_attn.export.compatibility import check_operations
 from tests.data.text.test_tokenizer import CORPUS, UNUSUAL_WORDS
 
 on_tensorflow = pytest.mark.backends(
     "tensorflow", reason="functional string models need TensorFlow"
 )
+SEEN = re.compile("[^\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+BEHIND = re.compile("[\u0300-\u036f\u093e-\u094d\u1160-\u11ff]")
 LANGUAGES = ["en", "de", "zh"]
 PARTS = [" ", "  ", "\n", "\t", "'", "s", "'ll", "a", "Z", "é", "1", "²", "_", ".", "😀", "ß", "中"]
 PARTS += ["\u00a0", "\u2028", "\x00", "\x0b", "\x1c", "\x85", "\u0301", "६", "ש", "<|endoftext|>"]
@@ -180,6 +183,53 @@ def test_the_config_restores_the_tokenizer(small, tmp_path):
 def test_invalid_arguments_raise(wrong, message):
     with pytest.raises(ValueError, match=message):
         BytePairTokenizer(**{"vocabulary": {"a": 0}, "merges": [], **wrong})
+
+
+@pytest.mark.parametrize("normalizer", [None, "NFC"])
+@pytest.mark.parametrize("space", [False, True])
+def test_offsets_equal_tokenizers(small, space, normalizer, tmp_path):
+    theirs = tokenizers.Tokenizer.from_str(small.to_str())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    theirs.post_processor = processors.ByteLevel(trim_offsets=True, add_prefix_space=space)
+    if normalizer:
+        theirs.normalizer = getattr(normalizers, normalizer)()
+    texts = [*UNUSUAL, "e\u0301te\u0301 \u1112\u1161\u11ab", " <mask>  [new]  x"]
+    parts = ours(theirs, tmp_path).tokenize_with_offsets(texts)
+    parts = zip(*(part.to_list() for part in parts), strict=True)
+    for text, own, wanted in zip(texts, parts, theirs.encode_batch(texts), strict=True):
+        assert own[0] == wanted.ids
+        for token, begin, end, (first, last) in zip(*own, wanted.offsets, strict=True):
+            spelled = theirs.decode([token], skip_special_tokens=False)
+            if not all(SEEN.search(part) for part in (spelled, text[first:last] or "a")):
+                assert begin == end
+                continue
+            if space and first == last:  # the package takes the space in front out of the text
+                assert begin < end
+                continue
+            while not SEEN.match(text[first]):  # the package does not trim the first token
+                first += 1
+            # Nor has it the accents that it composes with a letter.
+            least, most = first, last
+            while normalizer and least and BEHIND.match(text[least]):
+                least -= 1
+            while normalizer and most < len(text) and BEHIND.match(text[most]):
+                most += 1
+            least, first, last, most = (len(text[:n].encode()) for n in (least, first, last, most))
+            assert least <= begin <= first < last <= end <= most, (repr(text), wanted.tokens)
+
+
+def test_a_span_is_found_in_a_context_of_byte_pairs(small, tmp_path):
+    small = tokenizers.Tokenizer.from_str(small.to_str())
+    small.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>"])
+    layer = SpanPreprocessor(ours(small, tmp_path), length=40, question_length=8, overlap=2)
+    context, answer = "Ärger  mit 😀 naïve words, and more.", "😀 naïve"
+    features, labels, _ = layer(["who"], [context], [answer], [context.index(answer)])
+    place = labels["start"][:, 0], labels["end"][:, 0]
+    found = layer.answers([context], features["offsets"][:, 0], *place)
+    assert found.numpy()[0].decode() == answer
+    _, begins, ends = layer.tokenizer.tokenize_with_offsets([context], whole_words=True)
+    spelled = {context.encode()[b:e].decode() for b, e in zip(begins[0], ends[0], strict=True)}
+    assert spelled - {""} == set(context.split())
 
 
 def test_invalid_calls_raise():
