@@ -216,6 +216,17 @@ def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkey
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
+def test_no_process_goes_on_where_another_cannot_read_its_part(finished, monkeypatch):
+    calls = iter(range(3))  # the step, the data, and whether reading failed
+    monkeypatch.setattr(
+        backend,
+        "from_all_processes",
+        lambda model, number: [number, 1 if next(calls) == 2 else number],
+    )
+    with pytest.raises(ValueError, match="process 1 could not read its part, as it says itself"):
+        TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
+
+
 def test_only_the_first_process_writes_files(tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "file_number", lambda model, variables: (1, 1))
     train(tmp_path)
