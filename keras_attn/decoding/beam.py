@@ -24,6 +24,8 @@ from keras_attn.decoding.loop import (
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
+# The log-probability of a step for which every token is banned: below any other, above NOTHING.
+DEAD_END = -1e20
 
 
 class _State(NamedTuple):
@@ -79,7 +81,8 @@ def beam_search(
 
     Returns:
         `{"token_ids": int32 [B, W, R], "lengths": int32 [B, W], "scores": float32 [B, W]}`, the
-        best first; a score of -inf marks rows that hold no hypothesis but padding of length 0.
+        best first. A score of -inf marks what no token was left for, which goes on with token 0 as
+        in `greedy`, and rows that hold no hypothesis but padding of length 0.
 
     Raises:
         ValueError: `beams` is not a positive integer, `length_penalty` is not finite, or
@@ -131,7 +134,8 @@ def beam_search(
 
         # Running hypotheses: the W likeliest continuations
         totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
-        totals = totals if change is None else change(totals, state.token_ids, position)
+        if change is not None:
+            totals = _passable(change(totals, state.token_ids, position))
         totals = state.scores[:, :, None] + totals  # [B, W, V]
         goes_on = np.zeros(size, "float32")
         goes_on[list(stop_token_ids)] = NOTHING
@@ -197,6 +201,13 @@ def _start(first: Any, prompts: Prompts, rank: Any, cache: Any, padding_id: int)
     )
 
 
+def _passable(totals: Any) -> Any:
+    """Log-probabilities `[B, W, V]`; where every token is banned, the first can follow."""
+    banned = ops.all(ops.equal(totals, -np.inf), axis=-1, keepdims=True)
+    first = ops.equal(ops.arange(totals.shape[-1]), 0)
+    return ops.where(ops.logical_and(banned, first), DEAD_END, totals)
+
+
 def _places(beams: int, size: int, stop_token_ids: Sequence[int]) -> np.ndarray:
     """Where the stop tokens of each beam stand in `[B, W V]`, int `[W E]`."""
     return (np.arange(beams)[:, None] * size + np.array(stop_token_ids)).reshape(-1).astype("int32")
@@ -247,10 +258,11 @@ def _best(state: _State, used: Any, prompts: Prompts, length_penalty: Any, paddi
     lengths = ops.zeros_like(state.finished_lengths) + prompts.limits[:, None]
     lengths = ops.concatenate([state.finished_lengths, lengths], axis=1)
     found = ops.logical_and(_real(scores), used)
+    reached = scores > DEAD_END / 1e6  # whatever the length penalty
     return {
         "token_ids": ops.where(found[:, :, None], token_ids, padding_id),
         "lengths": ops.where(found, ops.take_along_axis(lengths, kept, axis=1), 0),
-        "scores": ops.where(found, scores, float("-inf")),
+        "scores": ops.where(ops.logical_and(found, reached), scores, float("-inf")),
     }
 
 

@@ -64,8 +64,10 @@ def penalize_repetition(logits: Any, token_ids: Any, length: Any, penalty: Any) 
     Source: Keskar et al. 2019, section 4.1, which divides negative logits too, and so rewards them.
     """
     seen = _marked(token_ids, ops.arange(ops.shape(token_ids)[-1]) < length, logits.shape[-1])
-    penalty = by_row(penalty, logits)
-    return ops.where(seen, ops.where(logits < 0, logits * penalty, logits / penalty), logits)
+    number = np.finfo("float32")  # a quotient past it would be no number for a softmax
+    penalty = ops.maximum(by_row(penalty, logits), float(number.tiny))
+    divided = ops.minimum(logits / penalty, float(number.max))
+    return ops.where(seen, ops.where(logits < 0, logits * penalty, divided), logits)
 
 
 def ban_repeated_ngrams(

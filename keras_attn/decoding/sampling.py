@@ -37,7 +37,7 @@ def sample(
         step: as in `decode`.
         prompt_ids: int `[B, P]`, padded on the right.
         seeds: int `[B]`, one for each row.
-        temperature: divides the logits; a float or a tensor `[B]`, above 0.
+        temperature: divides the logits; a float or a tensor `[B]`, above 0; infinity draws evenly.
         top_k: k, or None for the whole vocabulary.
         active_top_k: a smaller k for each row, an int tensor `[B]`; defaults to `top_k`.
         top_p: p in (0, 1], a float or a tensor `[B]`; None draws from all.
@@ -80,11 +80,11 @@ def sample(
 
     def choose(logits: Any, position: Any) -> Any:
         logits = ops.cast(logits, "float32")
-        logits = logits / by_row(temperature, logits)
         size = logits.shape[-1]
         ids = None
         if ranked:
             logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
+        logits = at_temperature(logits, by_row(temperature, logits))
         if active_top_k is not None:
             rank = ops.arange(logits.shape[-1])
             logits = ops.where(rank < active_top_k[:, None], logits, -np.inf)
@@ -99,6 +99,17 @@ def sample(
         return drawn if ids is None else ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
 
     return decode(step, choose, prompt_ids, **options)
+
+
+def at_temperature(logits: Any, temperature: Any) -> Any:
+    """Logits whose softmax is that of `logits / temperature`, the greatest 0.
+
+    Divided first, they grow so large at a low temperature that one rounding more or less, as
+    compilers make it, separates the greatest from itself. Within the bounds of the temperature its
+    reciprocal, by which compilers multiply, is neither infinite nor zero.
+    """
+    temperature = ops.clip(temperature, 1e-37, 1e37)
+    return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
 
 
 def draw(probabilities: Any, uniform: Any) -> Any:

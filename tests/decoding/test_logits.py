@@ -120,14 +120,41 @@ def test_every_search_applies_the_options_to_prompts_of_unequal_length(search, o
         assert tokens.tolist() == follow(PROMPTS[row, :length].tolist(), 6)
 
 
-def test_no_hypothesis_is_left_when_every_token_is_banned():
+@pytest.mark.parametrize(
+    ("search", "options"),
+    [
+        (decoding.greedy, {}),
+        (decoding.sample, {"seeds": [1, 2, 3]}),
+        (decoding.sample, {"seeds": [1, 2, 3], "top_k": 3, "top_p": 0.9, "min_p": 0.1}),
+        (decoding.beam_search, {"beams": 3}),
+    ],
+    ids=["greedy", "sample", "top k", "beam"],
+)
+def test_prompts_stay_when_every_token_is_banned(search, options):
     """A row may add each of the seven tokens that it does not hold once; the first has too few."""
-    options = {"max_new_tokens": 5, "no_repeat_ngram_size": 1, "repetition_penalty": None}
-    found = arrays(searched(decoding.beam_search, beams=3, **options))
-    assert np.isinf(found["scores"]).all(1).tolist() == [True, False, False]
-    assert found["lengths"][0].tolist() == [0, 0, 0]
-    for tokens in found["token_ids"][1:, 0]:
-        assert set(tokens.tolist()) == set(range(V))
+    ban = {"max_new_tokens": 5, "no_repeat_ngram_size": 1, "repetition_penalty": None}
+    found = arrays(searched(search, **options, **ban))
+    tokens = found["token_ids"].reshape(3, -1, found["token_ids"].shape[-1])
+    for row, length in enumerate(LENGTHS):
+        assert found["lengths"][row].min() == length + 5
+        for beam in tokens[row]:
+            np.testing.assert_array_equal(beam[:length], PROMPTS[row, :length])
+            free = min(V - len(set(PROMPTS[row, :length].tolist())), 5)
+            new = beam[length : length + free].tolist()
+            assert len(set(new) - set(beam[:length].tolist())) == free
+            assert (beam[length + free : length + 5] == 0).all()
+    if "scores" in found:
+        assert np.isinf(found["scores"]).all(1).tolist() == [True, False, False]
+
+
+def test_the_smallest_and_largest_penalties_give_numbers():
+    """Without the bounds the first is infinite or, where a logit is 0, no number."""
+    for penalty, expected in ((1e-45, [1e38, 0.0, 0.0]), (3e38, [0.0, 0.0, -np.inf])):
+        logits = tensors(np.array([[[5.0, 0.0, -2.0]]], "float32"))
+        tokens = tensors(np.array([[[0, 1, 2]]], "int32"))
+        found = arrays(penalize_repetition(logits, tokens, 3, penalty))[0, 0]
+        assert not np.isnan(found).any() and found[0] < np.inf
+        np.testing.assert_allclose(np.minimum(found, 1e38), expected, atol=1e-30)
 
 
 @pytest.mark.parametrize("search", ["greedy", "sample", "beam_search"])

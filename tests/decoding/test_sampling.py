@@ -116,6 +116,42 @@ def test_each_row_may_have_its_own_temperature_and_top_p():
     assert (rows[0] != rows[1]).any()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"repetition_penalty": 1.3}, {"top_k": 3, "top_p": 0.9}, {"min_p": 0.1}],
+    ids=["plain", "penalty", "top k", "min p"],
+)
+@pytest.mark.parametrize("search", [decoding.compiled, lambda function: function])
+def test_the_lowest_temperatures_give_the_likeliest_tokens(search, options):
+    """Logits that rounding can part from their own maximum, as a product with a matrix."""
+    draw = np.random.default_rng(0)
+    size, rows, coldest = 37, 48, [1e-8, 1e-9, 1e-12, 1e-30, 1e-38, 1e-45]
+    left, right = draw.normal(size=(2, size, size)).astype("float32")
+    prompts = draw.integers(0, size, (rows, 3)).astype("int32")
+
+    def step(token_ids, index, cache, context):
+        return ops.matmul(ops.take(tensors(left), token_ids[:, -1], axis=0), tensors(right)), cache
+
+    def found(function, **own):
+        cache = caches.create(rows, 7, 1, 1)
+        own = {"cache": cache, "max_new_tokens": 4, "no_repeat_ngram_size": 2, **own}
+        return arrays(search(lambda: function(step, prompts, **own)["token_ids"])())
+
+    penalty = {key: value for key, value in options.items() if key == "repetition_penalty"}
+    likeliest = found(decoding.greedy, **penalty)
+    temperature = tensors(np.repeat(np.array(coldest, "float32"), rows // len(coldest)))
+    for each in (temperature, 1e-9):
+        drawn = found(decoding.sample, seeds=np.arange(rows), temperature=each, **options)
+        np.testing.assert_array_equal(drawn, likeliest)
+
+
+@pytest.mark.parametrize("temperature", [np.inf, 1e38])
+def test_an_infinite_temperature_draws_evenly_from_what_is_allowed(temperature):
+    banned = {"no_repeat_ngram_size": 1}  # the prompt holds token 0
+    found = drawn(temperature=temperature, **banned)
+    np.testing.assert_allclose(found, [0, 0.25, 0.25, 0.25, 0.25], atol=0.03)
+
+
 def test_uniform_numbers_are_murmur_hashes_of_the_seed():
     def mix(bits):
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
