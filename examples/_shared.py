@@ -3,10 +3,12 @@
 An example writes into the folder that --output names, and marks it as its own in run.json. It
 refuses any other folder that is not empty. A second run asks for --overwrite, which removes what
 the earlier run made and would be mistaken for the new one's; served versions and files of others
-stay.
+stay. Nothing is removed or written before `begin`, which an example calls when it has accepted its
+options and its data.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -21,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import tensorflow as tf
 
-from keras_attn import data, models, training, weights
+from keras_attn import backend, data, models, training, weights
 
 CORPUS = pathlib.Path(__file__).parent / "data" / "libreoffice_help.tsv.gz"
 HELD_OUT = 0.05  # of the corpus, the same documents in every example that does not say otherwise
@@ -82,25 +84,36 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     try:
         main(arguments)
     except KeyboardInterrupt:
-        line = "stopped"
-        if "resume" in arguments:
-            output = shlex.quote(os.fspath(arguments.output))
-            line += f"; to go on: python {shlex.quote(sys.argv[0])} --resume --output {output}"
-        print(f"\n{line}", file=sys.stderr)
+        print(f"\nstopped{to_go_on(arguments)}", file=sys.stderr)
         sys.exit(130)
+
+
+def to_go_on(arguments: argparse.Namespace) -> str:
+    """The end of a line: the command that resumes a stopped run, if it can be resumed."""
+    if "resume" not in arguments or not (arguments.output / MARK).exists():
+        return ""
+    output = shlex.quote(os.fspath(arguments.output))
+    return f"; to go on: python {shlex.quote(sys.argv[0])} --resume --output {output}"
 
 
 def start(
     main: Callable, parser: argparse.ArgumentParser, given: Sequence[str]
 ) -> argparse.Namespace:
-    """The parsed options of a run, whose folder is checked and marked."""
+    """The parsed options of a run, whose folder is checked."""
     arguments = parser.parse_args(given)
     if "output" not in arguments:
         return arguments
     folder, example = arguments.output, pathlib.Path(main.__code__.co_filename).name
-    earlier = _options_of(folder, example)
-    recorded = [option for option in given if option not in ("--overwrite", "--resume")]
     first = not getattr(arguments, "index", 0)  # the first of several workers owns the folder
+    try:
+        earlier = _options_of(folder, example)
+        if first and not getattr(arguments, "resume", False):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(
+            f"`--output` must be a folder that can be made, got {folder}: {error.strerror}"
+        ) from error
+    recorded = [option for option in given if option not in ("--overwrite", "--resume")]
     if getattr(arguments, "resume", False):
         if earlier is None:
             raise SystemExit(
@@ -110,23 +123,79 @@ def start(
         recorded = [*earlier, *recorded]
         arguments = parser.parse_args([*earlier, *given])  # later options override earlier ones
         arguments.output = folder  # the folder may have moved
-    elif first and earlier is not None and "overwrite" in arguments:
-        if not arguments.overwrite and os.listdir(folder) != [MARK]:
-            resume = "--resume goes on with it, " if "resume" in arguments else ""
-            raise SystemExit(
-                f"`--output` must be a folder without a run, got {folder}, which holds an earlier "
-                f"run of {example}: {resume}--overwrite replaces it (served versions and files of "
-                "others stay), another --output leaves it alone"
-            )
-        for pattern in REPLACED:
-            for file in folder.glob(pattern):
-                file.unlink()
-    if first:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = json.dumps({"example": example, "options": recorded})
-        (folder / "unfinished").write_text(record + "\n")
-        (folder / "unfinished").replace(folder / MARK)  # at once: other workers may be reading it
+    elif (
+        first
+        and earlier is not None
+        and not getattr(arguments, "overwrite", True)
+        and os.listdir(folder) != [MARK]
+    ):
+        resume = "--resume goes on with it, " if "resume" in arguments else ""
+        raise SystemExit(
+            f"`--output` must be a folder without a run, got {folder}, which holds an earlier "
+            f"run of {example}: {resume}--overwrite replaces it (served versions and files of "
+            "others stay), another --output leaves it alone"
+        )
+    arguments.mark = {"example": example, "options": recorded}
     return arguments
+
+
+def begin(arguments: argparse.Namespace) -> None:
+    """Make the folder that of this run: what --overwrite replaces goes, run.json comes."""
+    if getattr(arguments, "index", 0):
+        return
+    if getattr(arguments, "overwrite", False):
+        for pattern in REPLACED:
+            for file in arguments.output.glob(pattern):
+                file.unlink()
+    unfinished = arguments.output / f"{MARK}.unfinished"
+    unfinished.write_text(json.dumps(arguments.mark) + "\n", encoding="utf-8")
+    unfinished.replace(arguments.output / MARK)  # at once: other workers may be reading it
+
+
+def restore(
+    arguments: argparse.Namespace,
+    checkpoint: training.TrainingCheckpoint,
+    model: keras.Model,
+    batch: Any,
+) -> int:
+    """`begin`, and the step where the run goes on; what the last checkpoint refuses ends it."""
+    if not arguments.resume:
+        begin(arguments)
+    backend.from_all_processes(model, 0)  # no worker looks before the first has removed old files
+    try:
+        step = checkpoint.restore(model, batch)
+    except ValueError as error:
+        raise SystemExit(f"--resume cannot go on: {error}") from error
+    if arguments.resume:
+        begin(arguments)
+    return step
+
+
+def identity(
+    arguments: argparse.Namespace,
+    rows: Any,
+    vocabulary: Sequence[str],
+    batch_size: int,
+    steps_per_epoch: int,
+    **more: Any,
+) -> dict:
+    """What a resumed run must have in common with the first, for its TrainingCheckpoint.
+
+    Digests stand for rows and vocabulary; rows are anything that JSON or numpy can hold.
+    """
+
+    def digest(content: Any) -> str:
+        text = json.dumps(content, default=lambda array: array.tolist())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return {
+        "rows": digest(rows),
+        "vocabulary": digest(vocabulary),
+        "batch_size": batch_size,
+        "seed": arguments.seed,
+        "steps_per_epoch": steps_per_epoch,
+        **more,
+    }
 
 
 def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
@@ -140,10 +209,12 @@ def _options_of(folder: pathlib.Path, example: str) -> list[str] | None:
         if MARK in names:
             try:
                 record = json.loads((folder / MARK).read_text(encoding="utf-8"))
-                if record["example"] == example:
-                    return record["options"]
-                found = f"a run of {record['example']}"
-            except (ValueError, LookupError, TypeError):
+                by, given = record["example"], record["options"]
+                if isinstance(given, list) and all(isinstance(option, str) for option in given):
+                    if by == example:
+                        return given
+                    found = f"a run of {by}"
+            except (OSError, ValueError, LookupError, TypeError):
                 pass  # not our file
     raise SystemExit(
         f"`--output` must be a new or empty folder, or one of an earlier run of {example}, got "

@@ -62,6 +62,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     encoder, tokenizer = _shared.read_encoder(arguments.checkpoint)
+    _shared.begin(arguments)
 
     # The weights from "it" to both nouns, of every layer and head
     found = {}  # sentence -> noun -> [layers, heads]

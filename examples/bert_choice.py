@@ -109,8 +109,12 @@ def main(arguments: argparse.Namespace) -> None:
     )
     learned = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     print(f"{learned:,} of {model.count_params():,} weights are trained")
-    checkpoint = training.TrainingCheckpoint(arguments.output / "checkpoints", every=SAVE_EVERY)
-    step = checkpoint.restore(model, measured)
+    checkpoint = training.TrainingCheckpoint(
+        arguments.output / "checkpoints",
+        every=SAVE_EVERY,
+        data=_shared.identity(arguments, train, tokenizer.vocabulary, BATCH_SIZE, steps_per_epoch),
+    )
+    step = _shared.restore(arguments, checkpoint, model, measured)
     model.fit(
         dataset(preprocessor, train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

@@ -121,6 +121,7 @@ def main(arguments: argparse.Namespace) -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    _shared.begin(arguments)
     model.fit(
         dataset(preprocessor, train, labels, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

@@ -221,7 +221,6 @@ def main(arguments: argparse.Namespace) -> None:
         tokenizer = data.BertTokenizer(vocabulary)
         train_ids = data.tokenize_documents(train_documents, tokenizer)
         held_out_ids = data.tokenize_documents(held_out_documents, tokenizer)
-    _shared.write_vocabulary(output, vocabulary)
     held_out = data.pretraining_dataset(
         held_out_ids,
         tokenizer,
@@ -244,8 +243,20 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=arguments.save_every)
-    step = checkpoint.restore(model, held_out)
+    checkpoint = training.TrainingCheckpoint(
+        output / "checkpoints",
+        every=arguments.save_every,
+        data=_shared.identity(
+            arguments,
+            train_ids.to_list(),
+            vocabulary,
+            BATCH_SIZE,
+            steps_per_epoch,
+            whole_word=arguments.whole_word,
+        ),
+    )
+    step = _shared.restore(arguments, checkpoint, model, held_out)
+    _shared.write_vocabulary(output, vocabulary)
     if step:
         print(f"resuming after step {step}")
     source, read = train_ids, data.pretraining_dataset

@@ -13,6 +13,7 @@ import argparse
 import itertools
 import os
 import pathlib
+import shlex
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -55,6 +56,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
+    _shared.begin(arguments)
     paths = arguments.text or embedded_corpus(output / "text")
 
     if arguments.vocabulary:
@@ -74,7 +76,7 @@ def main(arguments: argparse.Namespace) -> None:
         held_out=arguments.held_out,
         **options,
     )
-    print(f"python examples/bert_pretrain.py --records {output}")
+    print(f"python examples/bert_pretrain.py --records {shlex.quote(os.fspath(output))}")
 
 
 if __name__ == "__main__":

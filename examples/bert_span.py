@@ -154,6 +154,7 @@ def main(arguments: argparse.Namespace) -> None:
         {"start": loss, "end": loss},
     )
     features, _, _, asked = rows(preprocessor, validation)
+    _shared.begin(arguments)
     model.fit(
         dataset(to_learn(preprocessor, train), seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

@@ -138,6 +138,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     learned = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     print(f"{learned:,} of {model.count_params():,} weights are trained")
+    _shared.begin(arguments)
     model.fit(
         dataset(preprocessor, train, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

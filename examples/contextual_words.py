@@ -162,6 +162,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"this vocabulary has no tokens for {', '.join(unknown)}: take an encoder that was "
             f"trained on this language\n{__doc__}"
         )
+    _shared.begin(arguments)
 
     plt.rcParams.update(fonts())
     figure, axes = plt.subplots(3, len(words), figsize=(4 * len(words), 11), layout="constrained")

@@ -12,7 +12,6 @@ KERAS_DISTRIBUTION_PROCESS_ID. All workers must see --output; the first one writ
 """
 
 import argparse
-import hashlib
 import json
 import multiprocessing.connection
 import os
@@ -38,6 +37,7 @@ STEPS = 600
 EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
 LEARNING_RATE = 2e-3
 SILENCE = 30  # seconds after which JAX considers a worker dead
+REFUSED = 2  # the exit status of a worker whose options or data were refused
 
 
 def batches(
@@ -116,12 +116,13 @@ def connect_jax(arguments: argparse.Namespace, workers: list[str]) -> tuple:
 
 def work(arguments: argparse.Namespace) -> None:
     """Run one worker."""
-    workers = [] if arguments.workers == "1" else arguments.workers.split(",")
-    workers = workers or ["localhost:0"]
+    workers = ["localhost:0"] if arguments.workers == "1" else arguments.workers.split(",")
     began, output = time.time(), arguments.output
     steps_per_epoch = max(1, arguments.steps // EPOCHS)
-    if len(workers) > 1:
+    try:
         distribution.wait_for_workers(workers, arguments.index, arguments.wait)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--workers needs a count or addresses: {error}") from error
     connect = {"tensorflow": connect_tensorflow, "jax": connect_jax}[keras.backend.backend()]
     scope, copies, hand_out = connect(arguments, workers)
     if BATCH_SIZE % copies:
@@ -163,13 +164,11 @@ def work(arguments: argparse.Namespace) -> None:
         checkpoint = training.TrainingCheckpoint(
             output / "checkpoints",
             every=arguments.save_every,
-            data={
-                "rows": hashlib.sha256(train.tobytes()).hexdigest(),
-                "batch_size": BATCH_SIZE,
-                "seed": arguments.seed,
-            },
+            data=_shared.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch),
         )
-        step = checkpoint.restore(model, batches(train, None, 0, 0, 1, 1))
+        step = _shared.restore(arguments, checkpoint, model, batches(train, None, 0, 0, 1, 1))
+        if first:
+            _shared.write_vocabulary(output, vocabulary)
         if step:
             say(f"resuming after step {step}")
         validation = hand_out(lambda *share: batches(held_out, None, 0, *share))
@@ -186,7 +185,6 @@ def work(arguments: argparse.Namespace) -> None:
         )
         found = model.evaluate(validation, steps=held_out_steps, verbose=0, return_dict=True)
     if first:
-        _shared.write_vocabulary(output, vocabulary)
         model.save(output / "model.keras")
     say(f"{arguments.steps} steps, {time.time() - began:.0f} s in all")
     say(
@@ -195,8 +193,19 @@ def work(arguments: argparse.Namespace) -> None:
     )
 
 
+def attempt(arguments: argparse.Namespace) -> None:
+    """Run one worker; what it refuses it says in one line, and ends with argparse's status."""
+    try:
+        work(arguments)
+    except SystemExit as refusal:
+        print(f"worker {arguments.index}: {refusal}", file=sys.stderr)
+        sys.exit(REFUSED)
+
+
 def try_here(arguments: argparse.Namespace, count: int) -> None:
     """Start the workers on this machine; if one dies, end the others."""
+    if arguments.index:
+        raise SystemExit(f"--index needs addresses in --workers, got --workers {count}")
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     arguments.workers = ",".join(f"127.0.0.1:{s.getsockname()[1]}" for s in sockets)
     for port in sockets:
@@ -204,7 +213,7 @@ def try_here(arguments: argparse.Namespace, count: int) -> None:
     processes, spawn = [], multiprocessing.get_context("spawn")
     for index in range(count):
         place = argparse.Namespace(**{**vars(arguments), "index": index})
-        processes.append(spawn.Process(target=work, args=(place,), daemon=True))
+        processes.append(spawn.Process(target=attempt, args=(place,), daemon=True))
         processes[index].start()
         print(f"worker {index} is process {processes[index].pid}", flush=True)
     running = processes
@@ -214,10 +223,9 @@ def try_here(arguments: argparse.Namespace, count: int) -> None:
         if failed:
             for process in processes:
                 process.kill()
-            raise SystemExit(
-                f"worker {failed[0]} ended with status {processes[failed[0]].exitcode}; to go on: "
-                f"python {sys.argv[0]} --resume --output {arguments.output}"
-            )
+            status = processes[failed[0]].exitcode
+            hint = "" if status == REFUSED else _shared.to_go_on(arguments)
+            raise SystemExit(f"worker {failed[0]} ended with status {status}{hint}")
         running = [process for process in running if process.exitcode is None]
 
 

@@ -116,7 +116,6 @@ def main(arguments: argparse.Namespace) -> None:
         VOCABULARY_SIZE,
         lowercase=False,
     )
-    _shared.write_vocabulary(output, vocabulary)
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     train, held_out = rows_of(train_documents, tokenizer), rows_of(held_out_documents, tokenizer)
     print(f"{len(train)} rows of {LENGTH} tokens to learn from, {len(held_out)} held out")
@@ -130,8 +129,10 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
-    step = checkpoint.restore(model, validation)
+    identity = _shared.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch)
+    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
+    step = _shared.restore(arguments, checkpoint, model, validation)
+    _shared.write_vocabulary(output, vocabulary)
     model.fit(
         batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

@@ -71,6 +71,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    _shared.begin(arguments)
     servables = {name: arguments.output / "servables" / name for name in QUESTIONS}
 
     if not arguments.server:

@@ -46,6 +46,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    _shared.begin(arguments)
     servable = arguments.output / "servables" / "translate"
 
     if not arguments.server:

@@ -172,7 +172,6 @@ def main(arguments: argparse.Namespace) -> None:
     vocabulary = data.train_vocabulary(
         (side for pair in train_pairs for side in pair), VOCABULARY_SIZE, lowercase=False
     )
-    _shared.write_vocabulary(output, vocabulary)
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     _, train = short_pairs(train_pairs, tokenizer)
     held_out_texts, held_out = short_pairs(held_out_pairs, tokenizer)
@@ -189,8 +188,10 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200)
-    step = checkpoint.restore(model, validation)
+    identity = _shared.identity(arguments, train, vocabulary, BATCH_TOKENS, steps_per_epoch)
+    checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
+    step = _shared.restore(arguments, checkpoint, model, validation)
+    _shared.write_vocabulary(output, vocabulary)
     model.fit(
         batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,

@@ -377,6 +377,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    _shared.begin(arguments)
     began = time.time()
     keras.utils.set_random_seed(1)
     figure, axes = plt.subplots(3, 4, figsize=(20, 13), layout="constrained")

@@ -124,13 +124,18 @@ def wait_for_workers(addresses: Sequence[str], index: int, seconds: float = 300.
         seconds: how long to wait.
 
     Raises:
-        ValueError: an address is not "host:port", or `index` is not one of an address.
+        ValueError: an address is not "host:port" with a port up to 65535, or `index` is not one of
+            an address.
         TimeoutError: a worker did not come up in time; its address is named.
 
     Example:
     >>> wait_for_workers(["localhost:0"], 0)  # alone
     """
-    wrong = [address for address in addresses if not re.fullmatch(r".+:\d+", address)]
+    wrong = [
+        address
+        for address in addresses
+        if not re.fullmatch(r".+:\d{1,5}", address) or int(address.rsplit(":")[-1]) > _LAST_PORT
+    ]
     if wrong or not addresses:
         raise ValueError(f"`addresses` must be 'host:port' each, got {', '.join(wrong) or 'none'}")
     if index not in range(len(addresses)):
@@ -182,6 +187,7 @@ def _has_met(host: str, port: int, index: int, end: float) -> bool:
 
 
 _ALL_HERE = b"all workers are here"
+_LAST_PORT = 65535
 
 
 def _parts(

@@ -295,6 +295,10 @@ def test_a_missing_worker_raises(addresses):
 def test_invalid_addresses_or_index_raise(addresses):
     with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got a, b:c"):
         distribution.wait_for_workers(["a", *addresses, "b:c"], 0)
+    with pytest.raises(
+        ValueError, match="`addresses` must be 'host:port' each, got c:65536, c:99999$"
+    ):
+        distribution.wait_for_workers([*addresses, "c:65536", "c:99999", "c:65535"], 0)
     with pytest.raises(ValueError, match="`addresses` must be 'host:port' each, got none"):
         distribution.wait_for_workers([], 0)
     with pytest.raises(ValueError, match="`index` must be one of the 3 addresses, got 3"):

@@ -1,5 +1,6 @@
 """Several processes on one machine train as one process, and resume after one was killed."""
 
+import importlib
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.examples.runner import ROOT, printed_by, run
+from tests.examples.runner import ROOT, printed_by, refusal, run
 
 WORDS = ["open", "the", "table", "row", "cell", "sheet", "chart", "value", "menu", "file", "page"]
 # Rounding of partial sums depends on the number of devices: errors of 5e-7 were observed.
@@ -135,11 +136,15 @@ def test_workers_with_different_directories_or_data_raise(options, tmp_path, dif
 
 
 @pytest.mark.slow
-def test_resuming_with_other_data_raises(options, tmp_path):
-    given = [*options, "--output", tmp_path]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resuming_with_other_data_raises(options, tmp_path, workers):
+    given = [*options, "--output", tmp_path, "--workers", workers]
     printed_by("distributed", *given, "--steps", 5)
+    before = (tmp_path / "run.json").read_text()
     status, printed = run("distributed", *given, "--resume", "--steps", 10, "--seed", 2)
     assert status == 1
+    assert "Traceback" not in printed and "to go on" not in printed
+    assert (tmp_path / "run.json").read_text() == before
     assert re.search(
         r"`data` must be what .*step-0000000005.npz was trained on, .*'seed': 1", printed
     )
@@ -151,6 +156,60 @@ def test_several_workers_on_one_machine_train_as_one_process(options, whole, tmp
     printed_by("distributed", *options, "--output", tmp_path, *given)
     for value, expected in zip(state(tmp_path)[0], whole[0], strict=True):
         np.testing.assert_allclose(value, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["abc"], "got abc"),
+        (["0"], "got 0"),
+        (["-1"], "got -1"),
+        (["b:2222,a:99999"], "got a:99999"),
+        (["b:2222", "--index", 1], "`index` must be one of the 1 addresses, got 1"),
+        ([2, "--index", 1], "--index needs addresses in --workers, got --workers 2"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch, given, message):
+    options = ["--output", tmp_path / "run", "--workers", *given]
+    assert refusal(monkeypatch, "distributed", *options, cwd=tmp_path).endswith(message)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def die(arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(arguments):
+    raise SystemExit("refused")
+
+
+def end_refused(arguments):
+    sys.exit(2)
+
+
+@pytest.mark.parametrize(("worker", "hint"), [(die, True), (refuse, False)])
+def test_only_a_worker_that_died_can_go_on(tmp_path, monkeypatch, worker, hint):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    distributed, shared = (importlib.import_module(name) for name in ("distributed", "_shared"))
+    if worker is refuse:
+        monkeypatch.setattr(distributed, "work", refuse)
+        with pytest.raises(SystemExit) as refused:
+            distributed.attempt(distributed.options().parse_args([]))
+        assert refused.value.code == distributed.REFUSED
+        worker = end_refused
+    monkeypatch.setattr(distributed, "attempt", worker)
+    monkeypatch.setattr(sys, "argv", ["an example.py"])
+    folder = tmp_path / "a run"
+    arguments = shared.start(
+        distributed.main, distributed.options(), ["--workers", "2", "--output", str(folder)]
+    )
+    shared.begin(arguments)
+    with pytest.raises(SystemExit) as ended:
+        distributed.main(arguments)
+    line = str(ended.value)
+    assert re.match(f"worker [01] ended with status {-signal.SIGKILL if hint else 2}", line)
+    command = f"python 'an example.py' --resume --output '{folder}'"
+    assert line.endswith(f"; to go on: {command}") if hint else "to go on" not in line
 
 
 @pytest.mark.slow

@@ -4,10 +4,14 @@ import argparse
 import importlib
 import json
 import pathlib
+import runpy
+import shlex
 import signal
 import sys
 
 import pytest
+
+from keras_attn import data
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 RESUMABLE = [
@@ -42,14 +46,26 @@ def example(monkeypatch):
 
 
 @pytest.fixture
-def start(example, tmp_path):
-    """A function: the given options -> the options of the run, in tmp_path / "run"."""
+def check(example, tmp_path):
+    """A function: the given options -> the checked options of a run in tmp_path / "run"."""
     shared = example("_shared")
     parser = shared.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
 
-    def begin(*given, folder=tmp_path / "run"):
-        return shared.start(main, parser, [*given, "--output", str(folder)])
+    def given(*options, folder=tmp_path / "run"):
+        return shared.start(main, parser, [*options, "--output", str(folder)])
+
+    return given
+
+
+@pytest.fixture
+def start(example, check):
+    """The same, of a run that begins."""
+
+    def begin(*options, **folder):
+        arguments = check(*options, **folder)
+        example("_shared").begin(arguments)
+        return arguments
 
     return begin
 
@@ -89,6 +105,9 @@ def files(folder):
         ({"run.json": "not ours"}, "run.json"),
         ({"run.json": "[1]", "x": ""}, "run.json, x"),
         ({"run.json": '{"example": "other.py", "options": []}'}, "a run of other.py"),
+        ({"run.json": '{"example": "test_run_folders.py", "options": "--steps 3"}'}, "run.json"),
+        ({"run.json": '{"example": "test_run_folders.py", "options": [3, null]}'}, "run.json"),
+        ({"run.json": '{"example": "test_run_folders.py"}'}, "run.json"),
     ],
 )
 def test_a_folder_with_other_files_raises_and_is_not_changed(
@@ -113,6 +132,44 @@ def test_a_file_as_output_folder_raises(start, tmp_path):
     with pytest.raises(SystemExit, match=r"got .*run \(a file\)"):
         start("--overwrite")
     assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file/below", "Not a directory"),
+        ("link", "File exists"),
+        ("long" * 100, "File name too long"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_made_raises(check, tmp_path, name, reason):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(SystemExit) as refused:
+        check(folder=tmp_path / name)
+    assert str(refused.value) == (
+        f"`--output` must be a folder that can be made, got {tmp_path / name}: {reason}"
+    )
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--resume"])
+def test_a_run_that_ends_before_it_begins_changes_nothing(start, check, tmp_path, option):
+    start()
+    finish(tmp_path / "run")
+    before = files(tmp_path / "run")
+    assert check(option, "--steps", "9").steps == 9  # and then the example refuses it
+    assert files(tmp_path / "run") == before
+    assert start("--resume").steps == 5
+
+
+def test_the_next_command_of_bert_records_is_quoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "write_records", lambda *arguments, **options: None)
+    monkeypatch.setattr(sys, "argv", ["it", "--output", str(tmp_path / "a run"), "--text", "t"])
+    (tmp_path / "t").write_text("open the table")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "bert_records.py"), run_name="__main__")
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(command)[-2:] == ["--records", str(tmp_path / "a run")]
 
 
 def test_a_second_run_in_the_same_folder_raises(start, tmp_path):
@@ -164,7 +221,9 @@ def test_only_the_first_worker_writes_to_the_folder(example, tmp_path):
     parser.add_argument("--index", type=int, default=0)
 
     def begin(*given):
-        return shared.start(main, parser, [*given, "--output", str(folder)])
+        arguments = shared.start(main, parser, [*given, "--output", str(folder)])
+        shared.begin(arguments)
+        return arguments
 
     assert begin("--index", "1").index == 1
     assert not folder.exists()
@@ -206,6 +265,7 @@ def test_an_interrupt_prints_one_line_with_the_resume_command(
     )  # a background job may ignore it
 
     def interrupted(arguments: argparse.Namespace) -> None:
+        shared.begin(arguments)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(SystemExit) as stopped:
