@@ -17,6 +17,8 @@ from keras_attn._checks import check_count
 from keras_attn.ops import random
 from keras_attn.training import state_file
 
+_NAME = re.compile(r"step-([0-9]{10})\.(npz|part-[0-9]+-of-[0-9]+)")
+
 
 class TrainingCheckpoint(keras.callbacks.Callback):
     """Saves all that `model.fit` changes, in mid-epoch too, and puts it back.
@@ -43,7 +45,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     bit.
 
     Args:
-        directory: where the files go; made if it does not exist.
+        directory: where the files go; made if it does not exist. Other files in it are left alone.
         every: how many batches lie between two files. Each epoch ends with a file in any case.
         keep: how many files stay; the oldest go.
         data: what the batches are made from, such as a digest of the examples, the seed of their
@@ -217,10 +219,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
 
     def _compare_data(self, path: pathlib.Path, found: Any) -> None:
-        if None not in (self.data, found) and self.data != found:
-            raise ValueError(
-                f"`data` must be what {path} was trained on, {found!r}, got {self.data!r}"
-            )
+        given = self.data
+        if None not in (given, found) and given != found:
+            if isinstance(given, dict) and isinstance(found, dict):
+                same = {key for key in given.keys() & found.keys() if given[key] == found[key]}
+                found, given = (
+                    {key: value for key, value in side.items() if key not in same}
+                    for side in (found, given)
+                )
+            raise ValueError(f"`data` must be what {path} was trained on, {found!r}, got {given!r}")
 
     def _save(self) -> None:
         if hasattr(self.model, "jax_state_sync"):
@@ -250,15 +257,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         )
         if index == 0:
             kept = sorted(step for step in self._files() if step <= self._step)[-self.keep :]
-            # The file before its parts, which are nothing without it.
-            for path in sorted(self.directory.glob("step-*")):
-                match = re.fullmatch(r"step-(\d+)\.(npz|part-\d+-of-\d+)", path.name)
-                if match and int(match[1]) not in kept:
+            for step, path in self._written():
+                if step not in kept:
                     path.unlink()
 
     def _files(self) -> dict[int, pathlib.Path]:
-        paths = self.directory.glob("step-*.npz")
-        return {int(path.stem.removeprefix("step-")): path for path in sorted(paths)}
+        return {step: path for step, path in self._written() if path.suffix == ".npz"}
+
+    def _written(self) -> list[tuple[int, pathlib.Path]]:
+        """Our own files and their steps, each before its parts, which are nothing without it."""
+        paths = sorted(path for path in self.directory.glob("step-*") if path.is_file())
+        matches = [(_NAME.fullmatch(path.name), path) for path in paths]
+        return [(int(match[1]), path) for match, path in matches if match]
 
     @contextlib.contextmanager
     def _naming_older(self, path: pathlib.Path) -> Iterator[None]:

@@ -26,6 +26,7 @@ import numpy as np
 from keras_attn.backend import Part
 
 _GENERATOR = "generator_"
+_UNFINISHED = ".step-unfinished"  # what is being written; a name that nobody else chooses
 
 
 def write(
@@ -58,7 +59,7 @@ def write(
     header: dict[str, Any] = {"record": record, "variables": _describe(variables)}
     if count > 1:
         part_file = _part_file(path, index, count)
-        _write(part_file, arrays, f"unfinished.part-{index}-of-{count}")
+        _write(part_file, arrays, f"{_UNFINISHED}.part-{index}-of-{count}")
         header["parts"] = agree(_digest(part_file))  # all are written when all agree
         arrays = {}
     if index == 0:
@@ -67,7 +68,7 @@ def write(
             **arrays,
             **{_GENERATOR + name: state for name, state in generators.items()},
         }
-        _write(path, content, "unfinished")
+        _write(path, content, _UNFINISHED)
 
 
 @dataclasses.dataclass(frozen=True)

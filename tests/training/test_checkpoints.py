@@ -196,6 +196,11 @@ def test_restoring_with_other_data_raises(tmp_path):
         r"\{'seed': 1, 'files': \['a', 'b'\]\}, got 'c'",
     ):
         TrainingCheckpoint(tmp_path, data="c").restore(make_model(), batch_of(0))
+    other = {"seed": 2, "files": ["a", "b"], "new": None}
+    with pytest.raises(
+        ValueError, match=r"trained on, \{'seed': 1\}, got \{'seed': 2, 'new': None\}$"
+    ):
+        TrainingCheckpoint(tmp_path, data=other).restore(make_model(), batch_of(0))
 
 
 def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkeypatch):

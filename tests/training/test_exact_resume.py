@@ -132,8 +132,25 @@ def test_early_stopping_within_a_resumed_epoch_stops(tmp_path):
 def test_an_unfinished_file_is_ignored(tmp_path, whole):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(5, raise_killed))
-    (tmp_path / "unfinished").write_bytes(b"half")
+    (tmp_path / ".step-unfinished").write_bytes(b"half")
     assert_same(train(tmp_path), whole)
+    assert not (tmp_path / ".step-unfinished").exists()
+
+
+def test_files_of_others_are_ignored_and_stay(tmp_path, whole):
+    with pytest.raises(KilledError):
+        train(tmp_path, kill_at(5, raise_killed))
+    names = ["step-best.npz", "step-0000000004 (1).npz", "step-4.npz", "step-.npz", "unfinished"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "step-0000000099.npz").mkdir()
+    assert_same(train(tmp_path), whole)
+    assert [(tmp_path / name).read_text() for name in names] == ["mine"] * 5
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in names) == [
+        "step-0000000016.npz",
+        "step-0000000018.npz",
+        "step-0000000099.npz",
+    ]
 
 
 def test_a_process_killed_within_an_epoch_is_resumed_exactly(tmp_path, whole):
