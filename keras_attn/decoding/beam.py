@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_count, check_numbers, to_integers
-from keras_attn.decoding.logits import against_repetition
+from keras_attn.decoding.logits import DEAD_END, against_repetition
 from keras_attn.decoding.loop import (
     Prompts,
     Step,
@@ -24,8 +24,6 @@ from keras_attn.decoding.loop import (
 from keras_attn.ops import cache as caches
 
 NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differences stay numbers
-# The log-probability of a step for which every token is banned: below any other, above NOTHING.
-DEAD_END = -1e20
 
 
 class _State(NamedTuple):
@@ -134,8 +132,7 @@ def beam_search(
 
         # Running hypotheses: the W likeliest continuations
         totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
-        if change is not None:
-            totals = _passable(change(totals, state.token_ids, position))
+        totals = totals if change is None else change(totals, state.token_ids, position)
         totals = state.scores[:, :, None] + totals  # [B, W, V]
         goes_on = np.zeros(size, "float32")
         goes_on[list(stop_token_ids)] = NOTHING
@@ -199,13 +196,6 @@ def _start(first: Any, prompts: Prompts, rank: Any, cache: Any, padding_id: int)
         done=ops.zeros_like(prompts.lengths, dtype="bool"),
         cache=cache,
     )
-
-
-def _passable(totals: Any) -> Any:
-    """Log-probabilities `[B, W, V]`; where every token is banned, the first can follow."""
-    banned = ops.all(ops.equal(totals, -np.inf), axis=-1, keepdims=True)
-    first = ops.equal(ops.arange(totals.shape[-1]), 0)
-    return ops.where(ops.logical_and(banned, first), DEAD_END, totals)
 
 
 def _places(beams: int, size: int, stop_token_ids: Sequence[int]) -> np.ndarray:

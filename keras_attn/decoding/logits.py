@@ -14,6 +14,10 @@ from keras_attn._checks import check_numbers, optional_count, to_integers
 # (logits [B, W, V], token_ids [B, W, R], length) -> logits
 Change = Callable[[Any, Any, Any], Any]
 
+# The logit of token 0 where every token is banned: below any other, and yet a number, so that
+# every search goes on with that token on every backend.
+DEAD_END = -1e20
+
 
 def against_repetition(
     batch: Any,
@@ -53,7 +57,9 @@ def against_repetition(
             logits = penalize_repetition(logits, token_ids, length, repetition_penalty)
         if size is not None:
             logits = ban_repeated_ngrams(logits, token_ids, length, size, active)
-        return logits
+        banned = ops.all(ops.equal(logits, -np.inf), axis=-1, keepdims=True)
+        first = ops.equal(ops.arange(logits.shape[-1]), 0)
+        return ops.where(ops.logical_and(banned, first), DEAD_END, logits)
 
     return change
 
