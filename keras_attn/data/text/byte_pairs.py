@@ -68,9 +68,8 @@ class Merges:
         self, vocabulary: dict[str, int], pairs: Sequence[tuple[str, str]], unknown: int | None
     ):
         self._size = len(vocabulary) + 1  # one more stands for what is no token
-        self._missing = len(vocabulary)
-        self._unknown = unknown
-        self._byte_ids = np.array([vocabulary.get(c, self._missing) for c in CHARACTERS], np.int64)
+        missing = len(vocabulary) if unknown is None else unknown
+        self._byte_ids = np.array([vocabulary.get(c, missing) for c in CHARACTERS], np.int64)
         left, right, whole = (
             np.array([vocabulary[token] for token in tokens], np.int64)
             for tokens in (
@@ -99,17 +98,14 @@ class Merges:
         byte = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         ids = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
         rows = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
+        known = ids < self._size - 1  # a rule may join what stood around a byte without a token
+        ids, rows = tf.boolean_mask(ids, known), tf.boolean_mask(rows, known)
         ids, rows, _ = tf.while_loop(
             lambda ids, rows, ranks: tf.reduce_any(ranks < self._none),
             self._step,
             (ids, rows, self._ranks(ids, rows)),
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
-        known = ids != self._missing
-        if self._unknown is None:
-            ids, rows = tf.boolean_mask(ids, known), tf.boolean_mask(rows, known)
-        else:
-            ids = tf.where(known, ids, self._unknown)
         count = tf.size(words, tf.int64)
         return tf.RaggedTensor.from_value_rowids(tf.cast(ids, tf.int32), rows, nrows=count)
 

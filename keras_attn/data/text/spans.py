@@ -70,6 +70,9 @@ def check_added(added_tokens: Sequence[Mapping[str, Any]]) -> None:
             f"`added_tokens` may be found with lstrip, rstrip and normalized, got {whole[0]!r} "
             "with single_word"
         )
+    zeros = [token["content"] for token in added_tokens if "\0" in token["content"]]
+    if zeros:
+        raise ValueError(f"`added_tokens` must have no zero byte, got {zeros[0]!r}")
 
 
 class AddedTokens:

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_attn.data._tensorflow import strings, symbolic_ids, tf
+from keras_attn.data._tensorflow import integers, strings, symbolic_ids, tf
 from keras_attn.data.text.segments import check_ids
 
 # What checkpoints call the tokens of each role, the first that the vocabulary has.
@@ -124,7 +124,9 @@ class SubwordTokenizer(keras.layers.Layer):
         )
 
     def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        if not isinstance(ids, tf.RaggedTensor):
-            ids = tf.convert_to_tensor(ids)
+        if isinstance(ids, tf.RaggedTensor):
+            ids = ids.with_flat_values(integers("ids", ids.flat_values))
+        else:
+            ids = integers("ids", ids)
         check_ids(ids, len(self.vocabulary), "ids")
         return ids

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
+from keras_attn.data._tensorflow import integers, strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
     marked,
@@ -220,8 +220,10 @@ class BertTokenizer(keras.layers.Layer):
         return words.with_flat_values(tf.where(too_long, unknown, words.flat_values))
 
     def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        if not isinstance(ids, tf.RaggedTensor):
-            ids = tf.convert_to_tensor(ids)
+        if isinstance(ids, tf.RaggedTensor):
+            ids = ids.with_flat_values(integers("ids", ids.flat_values))
+        else:
+            ids = integers("ids", ids)
         check_ids(ids, len(self.vocabulary), "ids")
         return ids
 

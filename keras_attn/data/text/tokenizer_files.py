@@ -1,13 +1,15 @@
 """The files of transformers, `tokenizers` and `sentencepiece` to a tokenizer."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
 from keras_attn.data.text.files import read_json, read_lines
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
+from keras_attn.data.text.subwords import ROLES
 from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer, described
 
 # What each role is called in tokenizer_config.json, the first that is there.
@@ -50,25 +52,28 @@ def read_tokenizer(
     >>> read_tokenizer("roberta-base")(["Hello"])  # doctest: +SKIP
     """
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"`path` must be a file or a directory, got {path}, where nothing is")
     directory = path if path.is_dir() else path.parent
     file = directory / "tokenizer.json" if path.is_dir() else path
-    settings = directory / "tokenizer_config.json"
-    settings = read_json(settings) if settings.exists() else {}
-    special_tokens = {
-        role: token
-        for role, keys in _ROLES.items()
-        for token in [next((_content(settings[key]) for key in keys if settings.get(key)), None)]
-        if token is not None
-    }
+    settings = _settings(directory)
+    with _reading(directory / "tokenizer_config.json"):
+        special_tokens = {
+            role: _content(token)
+            for role, keys in _ROLES.items()
+            for token in [next((settings[key] for key in keys if settings.get(key)), None)]
+            if token is not None
+        }
     models = sorted(directory.glob("*.model")) if path.is_dir() else []
     if file.exists() and file.suffix == ".model":
         models = [file]
     elif file.exists():
         models = []
     if models:
-        return _sentence_piece(models, settings, special_tokens)
+        with _reading(models[0]):
+            return _sentence_piece(models, settings, special_tokens)
     content = read_json(file) if file.exists() else {}
-    try:
+    with _reading(path):
         if (content.get("model") or {}).get("type") == "Unigram":
             adds_cls = _adds_cls(content.get("post_processor") or {})
             tokenizer = UnigramTokenizer(content, adds_cls=adds_cls)
@@ -76,11 +81,35 @@ def read_tokenizer(
         if content:
             arguments = _tokenizer_json(content, file)
         else:
-            arguments = _vocabulary_and_merges(directory, settings, special_tokens)
+            arguments = _vocabulary_and_merges(directory, settings)
         known = _known(special_tokens, arguments["vocabulary"])
         return BytePairTokenizer(**arguments, special_tokens=known)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever cannot be read becomes a ValueError that names the file or directory."""
+    try:
+        yield
     except ValueError as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: {error}") from error
+    except (AttributeError, IndexError, KeyError, OSError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be as transformers and tokenizers write it, "
+            f"got what ends in {type(error).__name__}: {error}"
+        ) from error
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json with special_tokens_map.json, which counts where it has no tokens."""
+    file = directory / "tokenizer_config.json"
+    settings = read_json(file) if file.exists() else {}
+    file = directory / "special_tokens_map.json"
+    if file.exists() and "added_tokens_decoder" not in settings:
+        settings |= read_json(file)
+    return settings
 
 
 def _with_special_tokens(tokenizer: Any, special_tokens: Mapping[str, str]) -> Any:
@@ -172,9 +201,7 @@ def _adds_cls(processor: dict) -> bool:
     return processor.get("type") in ("RobertaProcessing", "BertProcessing")
 
 
-def _vocabulary_and_merges(
-    directory: Path, settings: dict, special_tokens: Mapping[str, str]
-) -> dict[str, Any]:
+def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
     missing = [n for n in ("vocab.json", "merges.txt") if not (directory / n).exists()]
     if missing:
         raise ValueError(
@@ -184,21 +211,30 @@ def _vocabulary_and_merges(
     ids = read_json(directory / "vocab.json")
     file = directory / "added_tokens.json"
     ids |= read_json(file) if file.exists() else {}
-    listed = settings.get("added_tokens_decoder") or {}
-    added = {token["content"]: dict(token) for token in listed.values()}
-    ids |= {token["content"]: int(index) for index, token in listed.items()}
-    for role, token in special_tokens.items():
-        if token in ids:
-            # The space before a mask goes with it: transformers says so in code, not in a file.
-            content = {"content": token, "special": True, "lstrip": role == "mask"}
-            added.setdefault(token, content)
-    lines = [line for _, line in read_lines(directory / "merges.txt")]
+    with _reading(directory / "tokenizer_config.json"):
+        listed = settings.get("added_tokens_decoder") or {}
+        added = {token["content"]: dict(token) for token in listed.values()}
+        ids |= {token["content"]: int(index) for index, token in listed.items()}
+    roles = {}
+    for role, keys in _ROLES.items():
+        # Tokens that no file names have their usual names, as in the classes of transformers.
+        named = [settings[key] for key in keys if settings.get(key)]
+        named = named or [name for name in ROLES[role] if name in ids][:1]
+        roles[role] = [_content(token) for token in named]
+        for token in named:
+            if _content(token) in ids:
+                more = {} if isinstance(token, str) else token
+                added.setdefault(
+                    _content(token), {**more, "content": _content(token), "special": True}
+                )
+    with _reading(directory / "merges.txt"):
+        lines = [line for _, line in read_lines(directory / "merges.txt")]
     return {
         "vocabulary": ids,
         "merges": [line for line in lines if line and not line.startswith("#version")],
         "added_tokens": list(added.values()),
         "add_prefix_space": bool(settings.get("add_prefix_space", False)),
-        "adds_cls": special_tokens.get("cls") != special_tokens.get("sep"),
+        "adds_cls": roles["cls"][:1] != roles["sep"][:1],
     }
 
 

@@ -121,8 +121,19 @@ def test_overlapping_and_late_merge_rules_equal_tokenizers(tmp_path):
     texts = ["".join(draw.choices("abc", k=draw.randint(1, 20))) for _ in range(300)]
     own = ours(theirs, tmp_path)
     assert_same(theirs, own, [*texts, "a" * 23])
-    assert own(["azb"]).to_list() == [[0, 1]]  # "z" has no token
     assert BytePairTokenizer({"a": 0}, [])(["aba"]).to_list() == [[0, 0]]  # no rules
+
+
+@pytest.mark.parametrize("unknown", [None, "U", "?"])
+def test_bytes_without_a_token_are_merged_around_as_by_tokenizers(unknown, tmp_path):
+    tokens = ["a", "b", "ab", "Ġ", "?", "U", "aU", "UU"]
+    ids = {token: index for index, token in enumerate(tokens)}
+    merges = [("a", "b"), ("U", "U"), ("a", "U")]
+    theirs = tokenizers.Tokenizer(models.BPE(ids, merges, unk_token=unknown))
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = decoders.ByteLevel()
+    texts = ["azb", "az", "zaz", "aéb a", "zz", "z", "zzz ab", "", "abz zab"]
+    assert_same(theirs, ours(theirs, tmp_path), texts)
 
 
 def test_invalid_bytes_become_the_replacement_character(small, tmp_path):
@@ -176,6 +187,10 @@ def test_the_config_restores_the_tokenizer(small, tmp_path):
         ({"merges": ["a"]}, "`merges` must be two tokens .* got 'a'"),
         ({"added_tokens": [{"content": "z"}]}, "`added_tokens` must be in the vocabulary, got 'z'"),
         ({"added_tokens": [{"content": "a", "single_word": True}]}, "'a' with single_word"),
+        (
+            {"vocabulary": {"\0": 0}, "added_tokens": [{"content": "\0"}]},
+            r"no zero byte, got '\\x00'",
+        ),
         ({"special_tokens": {"end": "a"}}, "must be for cls, sep, pad, unk, mask, got end"),
         ({"normalizer": "Lowercase"}, "None or one of NFC, NFD, NFKC, NFKD, got 'Lowercase'"),
     ],
@@ -238,5 +253,10 @@ def test_invalid_calls_raise():
         tokenizer([["a"]])
     with pytest.raises(ValueError, match="`ids` must be ids below the vocabulary's size 1, got 1"):
         tokenizer.detokenize([[1]])
+    with pytest.raises(ValueError, match="`ids` must hold integers, got"):
+        tokenizer.detokenize([[0.5]])
+    with pytest.raises(ValueError, match="`ids` must hold integers, got"):
+        tokenizer.tokens(tf.ragged.constant([[0.5]]))
+    assert tokenizer.detokenize([[]]).numpy().tolist() == [b""]
     with pytest.raises(ValueError, match="must name a token under 'sep'"):
         _ = tokenizer.sep_id
