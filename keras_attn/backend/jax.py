@@ -116,7 +116,7 @@ def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
     return jax.process_index(), jax.process_count() if split else 1
 
 
-def _part(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple:
+def _part(index: Any, shape: tuple[int, ...]) -> tuple:
     return tuple(along.indices(size)[:2] for along, size in zip(index, shape, strict=True))
 
 
