@@ -219,14 +219,17 @@ def try_here(arguments: argparse.Namespace, count: int) -> None:
     running = processes
     while running:
         multiprocessing.connection.wait([process.sentinel for process in running])
-        failed = [i for i, process in enumerate(processes) if process.exitcode]
+        ended = [process.exitcode for process in processes]  # once: another may end meanwhile
+        failed = [i for i, status in enumerate(ended) if status]
         if failed:
             for process in processes:
                 process.kill()
-            status = processes[failed[0]].exitcode
+            status = ended[failed[0]]
             hint = "" if status == REFUSED else _shared.to_go_on(arguments)
             raise SystemExit(f"worker {failed[0]} ended with status {status}{hint}")
-        running = [process for process in running if process.exitcode is None]
+        running = [
+            process for process, status in zip(processes, ended, strict=True) if status is None
+        ]
 
 
 def place() -> tuple[str, int]:
