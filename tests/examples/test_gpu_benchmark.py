@@ -38,6 +38,7 @@ def test_each_of_our_cases_runs(gpu, part):
             assert found["seconds"] > 0
 
 
+@pytest.mark.backends("jax", reason="it starts processes of its own, on JAX")
 def test_it_goes_on_without_network_or_tensorflow(gpu, tmp_path, monkeypatch):
     for name in ("tensorflow", "keras_hub"):
         text = f"raise ModuleNotFoundError('No module named {name}')"

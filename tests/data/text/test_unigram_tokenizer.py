@@ -158,6 +158,7 @@ def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path
 
 
 @on_tensorflow
+@pytest.mark.slow  # the export below is a graph too
 def test_graphs_give_the_same_ids(small, tmp_path):
     expected = ours(small, tmp_path)(UNUSUAL).to_list()
     own = read_tokenizer(tmp_path)
