@@ -101,9 +101,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     """The start and the end of the answer: a dict of logits, "start" and "end", each `[B, T]`.
 
     The question is segment 0, the context segment 1. Padding and the question get no probability;
-    the first position, [CLS], means that there is no answer. An encoder with one segment
-    or none also takes rows whose ids mark no context: any position except padding may be the
-        answer.
+    the first position, [CLS], means that there is no answer. An encoder with one segment or none
+    also takes rows whose ids mark no context: any position except padding may be the answer.
 
     Args:
         encoder: with output sequence_output.
