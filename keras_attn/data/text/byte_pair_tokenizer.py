@@ -14,6 +14,7 @@ from keras_attn._keras import register
 from keras_attn.data._tensorflow import strings, tf, tf_text
 from keras_attn.data.text.byte_offsets import places, words
 from keras_attn.data.text.byte_pairs import Merges, split_words, to_bytes
+from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.spans import AddedTokens, Spans, check_added, replaced_by, with_ids
 from keras_attn.data.text.subwords import SubwordTokenizer
 
@@ -140,7 +141,7 @@ class BytePairTokenizer(SubwordTokenizer):
 
         Special tokens are left out. A character of which a byte is missing becomes U+FFFD.
         """
-        texts = self._texts(self._checked(ids), special=False)
+        texts = self._texts(token_ids(ids, len(self.vocabulary)), special=False)
         text = tf.strings.reduce_join(texts, axis=-1)
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 

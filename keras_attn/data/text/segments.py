@@ -6,8 +6,9 @@ B batch, T tokens of a segment (ragged), L row length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from keras_attn.data._tensorflow import tf
+from keras_attn.data._tensorflow import integers, tf
 
 
 def pack(
@@ -99,6 +100,16 @@ def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str)
             raise ValueError(
                 f"`{name}` must be ids below the vocabulary's size {vocabulary_size}, got {extreme}"
             )
+
+
+def token_ids(ids: Any, count: int) -> tf.Tensor | tf.RaggedTensor:
+    """The ids as a tensor of integers; raises unless all are in a vocabulary of `count` tokens."""
+    if isinstance(ids, tf.RaggedTensor):
+        ids = ids.with_flat_values(integers("ids", ids.flat_values))
+    else:
+        ids = integers("ids", ids)
+    check_ids(ids, count, "ids")
+    return ids
 
 
 def _fair_shares(lengths: tf.Tensor, space: int) -> tf.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import tf, tf_text
+from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.subwords import SubwordTokenizer
 
 
@@ -88,7 +89,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B], as the package does."""
-        return self._tokenizer.detokenize(self._checked(ids))
+        return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""

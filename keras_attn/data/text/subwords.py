@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from keras_attn.data._tensorflow import integers, strings, symbolic_ids, tf
-from keras_attn.data.text.segments import check_ids
+from keras_attn.data._tensorflow import strings, symbolic_ids, tf
+from keras_attn.data.text.segments import token_ids
 
 # What checkpoints call the tokens of each role, the first that the vocabulary has.
 ROLES = {
@@ -91,7 +91,8 @@ class SubwordTokenizer(keras.layers.Layer):
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
         """The tokens as strings, as the vocabulary writes them, of the shape of `ids`."""
         return tf.ragged.map_flat_values(
-            lambda flat: tf.gather(tf.constant(self.vocabulary), flat), self._checked(ids)
+            lambda flat: tf.gather(tf.constant(self.vocabulary), flat),
+            token_ids(ids, len(self.vocabulary)),
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -122,11 +123,3 @@ class SubwordTokenizer(keras.layers.Layer):
             f"`special_tokens` must name a token under {role!r}: the vocabulary has none of "
             f"{', '.join(names)}"
         )
-
-    def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        if isinstance(ids, tf.RaggedTensor):
-            ids = ids.with_flat_values(integers("ids", ids.flat_values))
-        else:
-            ids = integers("ids", ids)
-        check_ids(ids, len(self.vocabulary), "ids")
-        return ids

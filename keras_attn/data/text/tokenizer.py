@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import integers, strings, symbolic_ids, tf, tf_text
+from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
     marked,
@@ -22,7 +22,7 @@ from keras_attn.data.text.normalization import (
     sources,
     split_words,
 )
-from keras_attn.data.text.segments import check_ids
+from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.vocabulary import check_vocabulary, read_vocabulary
 
 _LONGEST_WORD = 100  # characters; BERT gives [UNK] for a longer one
@@ -170,7 +170,8 @@ class BertTokenizer(keras.layers.Layer):
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
         """The tokens as strings, of the shape of `ids`."""
         return tf.ragged.map_flat_values(
-            lambda flat: tf.gather(tf.constant(self.vocabulary), flat), self._checked(ids)
+            lambda flat: tf.gather(tf.constant(self.vocabulary), flat),
+            token_ids(ids, len(self.vocabulary)),
         )
 
     def pieces(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
@@ -184,7 +185,7 @@ class BertTokenizer(keras.layers.Layer):
         [PAD], [CLS] and [SEP] are left out, "##" glues a token to the one before, and a space
         stands between words: spaces, case and accents of the first text are not known any more.
         """
-        ids = self._checked(ids)
+        ids = token_ids(ids, len(self.vocabulary))
         silent = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
@@ -218,14 +219,6 @@ class BertTokenizer(keras.layers.Layer):
         too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > _LONGEST_WORD
         unknown = marked("[UNK]", self.lowercase)
         return words.with_flat_values(tf.where(too_long, unknown, words.flat_values))
-
-    def _checked(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        if isinstance(ids, tf.RaggedTensor):
-            ids = ids.with_flat_values(integers("ids", ids.flat_values))
-        else:
-            ids = integers("ids", ids)
-        check_ids(ids, len(self.vocabulary), "ids")
-        return ids
 
     def _wordpiece(self) -> tf_text.WordpieceTokenizer:
         if self._tokenizer is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import tf, tf_text
+from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.spans import (
     SPACES,
     AddedTokens,
@@ -112,7 +113,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B], special tokens left out."""
-        ids = self._checked(ids)
+        ids = token_ids(ids, len(self.vocabulary))
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
         added = self._read.get("added_tokens") or []

@@ -2,14 +2,13 @@ import random
 import re
 import string
 
-import keras
 import pytest
 import tensorflow as tf
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from keras_attn.data import BytePairTokenizer, SpanPreprocessor, read_table, read_tokenizer
-from keras_attn.export.compatibility import check_operations
+from tests.data.text.graphs import check_graphs, check_saved_model
 from tests.data.text.test_tokenizer import CORPUS, UNUSUAL_WORDS
 
 on_tensorflow = pytest.mark.backends(
@@ -147,27 +146,12 @@ def test_invalid_bytes_become_the_replacement_character(small, tmp_path):
 def test_ids_in_graphs_and_saved_models_equal_eager_ids(small, tmp_path):
     own = ours(small, tmp_path)
     expected = own(UNUSUAL).to_list()
-    batches = tf.data.Dataset.from_tensor_slices(UNUSUAL).batch(50).map(own)
-    assert [row for batch in batches for row in batch.to_list()] == expected
-    text = keras.Input(shape=(), dtype="string")
-    keras.Model(text, own(text)).save(tmp_path / "model.keras")
-    (tmp_path / "tokenizer.json").unlink()
-    model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(tf.constant(UNUSUAL)).to_list() == expected
-    assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
-    assert own(tf.constant([], tf.string)).to_list() == []
+    check_graphs(own, UNUSUAL, expected, tmp_path)
 
 
 def test_a_saved_model_uses_only_operations_of_old_servers(small, tmp_path):
     own = ours(small, tmp_path)
-    archive = keras.export.ExportArchive()
-    archive.track(own)
-    spec = [tf.TensorSpec([None], tf.string, name="text")]
-    archive.add_endpoint("serve", lambda text: own.detokenize(own(text)), spec)
-    archive.write_out(str(tmp_path / "saved"), verbose=False)
-    check_operations(tmp_path / "saved", "2.12")
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(["a\x00 b", "ß"]))
-    assert [text.decode() for text in served.numpy()] == ["a\x00 b", "ß"]
+    check_saved_model(own, ["a\x00 b", "ß"], ["a\x00 b", "ß"], tmp_path)
 
 
 def test_the_config_restores_the_tokenizer(small, tmp_path):

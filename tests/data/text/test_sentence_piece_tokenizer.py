@@ -2,14 +2,13 @@ import io
 import json
 import random
 
-import keras
 import pytest
 import sentencepiece
 import tensorflow as tf
 
 from keras_attn import data
 from keras_attn.data import SentencePieceTokenizer, read_tokenizer
-from keras_attn.export.compatibility import check_operations
+from tests.data.text.graphs import check_graphs, check_saved_model
 from tests.data.text.test_byte_pair_tokenizer import UNUSUAL, lines, on_tensorflow
 
 OPTIONS = {
@@ -89,27 +88,13 @@ def test_bytes_that_are_no_text_become_the_replacement_character(small):
 @on_tensorflow
 def test_graphs_give_the_same_ids(small, tmp_path):
     own = SentencePieceTokenizer(small)
-    batches = tf.data.Dataset.from_tensor_slices(UNUSUAL).batch(50).map(own)
     expected = SentencePieceTokenizer(small)(UNUSUAL).to_list()
-    assert [row for batch in batches for row in batch.to_list()] == expected
-    text = keras.Input(shape=(), dtype="string")
-    keras.Model(text, own(text)).save(tmp_path / "model.keras")
-    model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(tf.constant(UNUSUAL)).to_list() == expected
-    assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
-    assert own(tf.constant([], tf.string)).to_list() == []
+    check_graphs(own, UNUSUAL, expected, tmp_path)
 
 
 def test_saved_model_has_operations_of_old_servers(small, tmp_path):
     own = SentencePieceTokenizer(small)
-    archive = keras.export.ExportArchive()
-    archive.track(own)
-    spec = [tf.TensorSpec([None], tf.string, name="text")]
-    archive.add_endpoint("serve", lambda text: own.detokenize(own(text)), spec)
-    archive.write_out(str(tmp_path / "saved"), verbose=False)
-    check_operations(tmp_path / "saved", "2.12")
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(["a\x00 b", "ß"]))
-    assert [text.decode() for text in served.numpy()] == ["a\x00 b", "ß"]
+    check_saved_model(own, ["a\x00 b", "ß"], ["a\x00 b", "ß"], tmp_path)
 
 
 def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):

@@ -1,7 +1,6 @@
 import json
 import random
 
-import keras
 import pytest
 import tensorflow as tf
 import tokenizers
@@ -9,8 +8,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from keras_attn import weights
 from keras_attn.data import UnigramTokenizer, read_tokenizer
-from keras_attn.export.compatibility import check_operations
 from keras_attn.models import bert
+from tests.data.text.graphs import check_graphs, check_saved_model
 from tests.data.text.test_byte_pair_tokenizer import UNUSUAL, lines, on_tensorflow
 from tests.data.text.test_unicode_maps import charsmap
 
@@ -162,27 +161,12 @@ def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path
 def test_graphs_give_the_same_ids(small, tmp_path):
     expected = ours(small, tmp_path)(UNUSUAL).to_list()
     own = read_tokenizer(tmp_path)
-    batches = tf.data.Dataset.from_tensor_slices(UNUSUAL).batch(50).map(own)
-    assert [row for batch in batches for row in batch.to_list()] == expected
-    text = keras.Input(shape=(), dtype="string")
-    keras.Model(text, own(text)).save(tmp_path / "model.keras")
-    (tmp_path / "tokenizer.json").unlink()
-    model = keras.saving.load_model(tmp_path / "model.keras")
-    assert model(tf.constant(UNUSUAL)).to_list() == expected
-    assert own(tf.ragged.constant([["a", ""], [], ["b"]])).shape.rank == 3
-    assert own(tf.constant([], tf.string)).to_list() == []
+    check_graphs(own, UNUSUAL, expected, tmp_path)
 
 
 def test_saved_model_has_operations_of_old_servers(small, tmp_path):
     own = ours(small, tmp_path)
-    archive = keras.export.ExportArchive()
-    archive.track(own)
-    spec = [tf.TensorSpec([None], tf.string, name="text")]
-    archive.add_endpoint("serve", lambda text: own.detokenize(own(text)), spec)
-    archive.write_out(str(tmp_path / "saved"), verbose=False)
-    check_operations(tmp_path / "saved", "2.12")
-    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(["a b", "① e\u0301"]))
-    assert [text.decode() for text in served.numpy()] == ["a b", "1 é"]
+    check_saved_model(own, ["a b", "① e\u0301"], ["a b", "1 é"], tmp_path)
 
 
 def test_a_directory_of_a_checkpoint_gives_its_tokenizer(small, tmp_path):
