@@ -1,7 +1,9 @@
 """Stores the results of the benchmarks, with the machine on which they were measured."""
 
+import functools
 import json
 import os
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,17 @@ def machine() -> dict[str, Any]:
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as installed"),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+@functools.cache
+def device() -> str:
+    """The GPU's name, or "cpu"."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "cpu"
+    return said.splitlines()[0].strip()
 
 
 def _version(package: str) -> str | None:

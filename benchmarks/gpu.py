@@ -67,16 +67,6 @@ def cases(part, tiny):
     ]
 
 
-def device():
-    """The GPU's name, or "cpu"."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "cpu"
-    return said.splitlines()[0].strip()
-
-
 def run_part(part, options, where):
     """Run what has no result yet, each in a process of its own, until the time is over."""
     path, end = options.output / "gpu.jsonl", time.monotonic() + SECONDS
@@ -162,7 +152,7 @@ def main():
         pip += ["--upgrade", "--target", str(options.output / "site")]
         subprocess.run([*pip, *map(str, sorted(options.wheels.glob("*.whl")))], check=True)
     for part in options.parts:
-        run_part(part, options, device())
+        run_part(part, options, _results.device())
         plot(options.output / "gpu.jsonl")
 
 

@@ -17,6 +17,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 Cells = tuple[str, dict[str, str]]  # the name of a row, and its cells by the name of the column
 NAMES = {
     "keras": "Keras",
+    "bert": "BERT",
+    "modern_bert": "ModernBERT",
     "keras_hub": "keras-hub",
     "ours_onednn": "ours, TF_ENABLE_ONEDNN_OPTS=1",
     "keras_attn": "this library",
@@ -132,9 +134,23 @@ def quality(*numbers: str) -> Callable[[dict], Cells]:
     return cells
 
 
+def modern_encoder(record: dict) -> Cells | None:
+    """Loss and accuracy of a training, and its seconds, one number for each seed."""
+    if record["part"] == "rates":
+        return None
+    row = f"{record['part']}: {side(record['model'])}"
+    return row, {
+        "steps": f"{record['steps']:,}",
+        "learning rate": f"{record['rate']:g}",
+        "masked lm loss": f"{record['masked_lm_loss']:.3f}",
+        "masked lm accuracy": _amount("accuracy", record["masked_lm_accuracy"]),
+        "time": _time(1000 * record["seconds"]),
+    }
+
+
 QUESTIONS: dict[str, Callable[[dict], Cells | None]] = {
     **{f.__name__: f for f in (attention_kernels, startup, upgrade, packing, cache, decoding)},
-    **{f.__name__: f for f in (serving_latency, encoder, pretraining_step)},
+    **{f.__name__: f for f in (serving_latency, encoder, pretraining_step, modern_encoder)},
     "pretraining_quality": quality(
         "masked_lm_accuracy", "masked_lm_perplexity", "next_sentence_accuracy"
     ),
@@ -176,7 +192,7 @@ def _natural(row: str) -> list[tuple[str, int]]:
 
 
 def _machine(record: dict[str, Any]) -> str:
-    if "processor" not in record:
+    if "processor" not in record or record.get("device", "cpu") != "cpu":
         return record.get("device", "")
     names = [f"{record['processor']}, {record['cores']} cores", *record["can"]]
     if record["onednn"] != "as installed":
