@@ -44,7 +44,7 @@ VOCABULARY_SIZE, APART = 8000, {"held_out": 0.1, "dev": 0.05}  # of the document
 LAYERS, WIDTH, HEADS = 4, 256, 4
 WEIGHTS_RANGE = WIDTH**-0.5  # of the initial matrices: they keep the variance
 POSITION_SCALE = 0.3
-RATE, RATES = 1e-3, (1e-3, 2e-3, 4e-3)
+RATE, RATES = 1e-3, (5e-4, 1e-3, 2e-3)
 HELD_OUT_SEED, EVERY = 7, 100  # steps between two evaluations
 COMPILING = 2  # steps that are not timed
 METRICS = ("masked_lm_loss", "masked_lm_accuracy")
@@ -197,17 +197,17 @@ def start(*arguments):
 
 
 def rates(options):
-    """Each rate of each model, a third of the steps, on the documents that are kept for this."""
+    """Each rate of each model, half of the steps, on the documents that are kept for this."""
     for name in MODELS:
         for rate in RATES:
-            found = {"part": "rates", "model": name, "rate": rate, "steps": options.steps // 3}
+            found = {"part": "rates", "model": name, "rate": rate, "steps": options.steps // 2}
             run(options, **found)
 
 
 def best_rate(options, name):
     """The rate with the lowest loss in `rates`, or the common one."""
     asked = argparse.Namespace(**vars(options) | {"part": "rates", "model": name})
-    asked.steps = options.steps // 3
+    asked.steps = options.steps // 2
     tried = results(asked, "part", "model", "steps")
     return min(tried, key=lambda line: line["masked_lm_loss"], default={"rate": RATE})["rate"]
 

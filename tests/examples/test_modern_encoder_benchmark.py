@@ -126,7 +126,7 @@ def test_equal_time_gives_the_faster_one_more_steps(benchmark, path, tmp_path, m
     monkeypatch.setattr(benchmark, "start", call)
     given = "--seeds=2", "--steps=12"
     call("rates", *given)
-    assert [line["steps"] for line in lines(tmp_path)] == 6 * [4]
+    assert [line["steps"] for line in lines(tmp_path)] == 6 * [6]
     call("all", *given)
     names = "part", "model", "seed", "steps", "rate"
     found = [tuple(line[name] for name in names) for line in lines(tmp_path)[6:]]
