@@ -46,6 +46,7 @@ class Case:
     dropout: float = 0.0
     batch: int = 1
     heads: int = 8
+    repeats: int = 1  # how often a run calls it before it waits, on JAX and torch
 
 
 def attend(case):
@@ -148,7 +149,13 @@ def step(case):
 
         def make(length):
             inputs = [jnp.asarray(x, case.dtype) for x in arrays(length)]
-            return lambda: jax.block_until_ready(run(*inputs))
+
+            def repeated():
+                for _ in range(case.repeats):
+                    outputs = run(*inputs)
+                jax.block_until_ready(outputs)
+
+            return repeated
 
     else:
         import torch
@@ -161,9 +168,10 @@ def step(case):
             leaves = [x.requires_grad_(not case.forward) for x in inputs]
 
             def run():
-                context = function(*leaves)
-                if not case.forward:
-                    torch.autograd.grad(context, leaves, upstream)
+                for _ in range(case.repeats):
+                    context = function(*leaves)
+                    if not case.forward:
+                        torch.autograd.grad(context, leaves, upstream)
                 if device == "cuda":
                     torch.cuda.synchronize()
 

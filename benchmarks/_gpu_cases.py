@@ -3,6 +3,7 @@
 Letters: T query length, S key length, B batch, N heads, H head width.
 """
 
+import itertools
 import statistics
 import time
 
@@ -11,6 +12,7 @@ import _attention_sides
 MASKS = ("none", "causal", "window", "padding")
 SIZES = {"base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096), "tiny": (1, 16, 2, 32)}
 VOCABULARY, MASKED = 30_522, 0.15
+LENGTHS, POSITIONS = [1024 << i for i in range(7)], 16_384
 
 
 def kernels(case, tiny):
@@ -99,7 +101,7 @@ def _exact(query, key, value, upstream, seen):
 
 
 def training(case, tiny):
-    """Seconds of a step of masked LM and next sentence with Adam, bfloat16; FLOP utilisation."""
+    """Seconds of a step of masked LM and next sentence with Adam, bfloat16, and useful FLOP/s."""
     import numpy as np
 
     layers, width, heads, hidden = SIZES[case["size"]]
@@ -115,8 +117,9 @@ def training(case, tiny):
         "masked_lm": random.integers(5, VOCABULARY, (batch, masked), dtype="int32"),
         "next_sentence": random.integers(0, 2, batch, dtype="int32"),
     }
-    make = _transformers_step if case["side"] == "transformers" else _keras_step
-    seconds = _timed(make(case["side"], (layers, width, heads, hidden), inputs, labels), tiny)
+    make = _transformers_steps if case["side"] == "transformers" else _keras_steps
+    steps, count = make(case, (layers, width, heads, hidden), inputs, labels), 2 if tiny else 10
+    seconds = _timed(lambda: steps(count), tiny) / count
     # Forward and backward are three times forward, and a product is a multiplication and a sum.
     token = layers * (4 * width**2 + 2 * width * hidden + 2 * length * width)
     head = width**2 + width * VOCABULARY
@@ -124,15 +127,18 @@ def training(case, tiny):
     return {"seconds": seconds, "flop_a_second": operations / seconds}
 
 
-def _keras_step(side, size, inputs, labels):
+def _keras_steps(case, size, inputs, labels):
+    """`model.fit` over one batch again and again; its logs are numbers, so the work is done."""
     import keras
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     layers, width, heads, hidden = size
-    if side == "keras_hub":
+    if case["side"] == "keras_hub":
         import keras_hub
 
-        backbone = keras_hub.models.BertBackbone(VOCABULARY, layers, heads, width, hidden)
+        backbone = keras_hub.models.BertBackbone(
+            VOCABULARY, layers, heads, width, hidden, dropout=case["dropout"]
+        )
         positions = keras.Input((None,), dtype="int32", name="masked_positions")
         masked_lm = keras_hub.layers.MaskedLMHead(
             token_embedding=backbone.token_embedding, intermediate_activation="gelu"
@@ -143,14 +149,18 @@ def _keras_step(side, size, inputs, labels):
     else:
         from keras_attn import models
 
-        model = models.bert.pretraining(models.sizes.BertSize(*size))
+        model = models.bert.pretraining(models.sizes.BertSize(*size, dropout=case["dropout"]))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", dict.fromkeys(labels, loss))
-    # It returns a number, so that the step is over.
-    return lambda: model.train_on_batch(inputs, labels, return_dict=True)["loss"]
+
+    def steps(count):
+        batches = (batch for batch in itertools.repeat((inputs, labels)))
+        model.fit(batches, steps_per_epoch=count, shuffle=False, verbose=0)
+
+    return steps
 
 
-def _transformers_step(side, size, inputs, labels):
+def _transformers_steps(case, size, inputs, labels):
     """It computes the logits of all positions, which is not counted as useful."""
     import torch
     from transformers import BertConfig, BertForPreTraining
@@ -163,8 +173,10 @@ def _transformers_step(side, size, inputs, labels):
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=hidden,
+        hidden_dropout_prob=case["dropout"],
+        attention_probs_dropout_prob=case["dropout"],
     )
-    model = BertForPreTraining(config).to(device)
+    model = BertForPreTraining(config).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     ids = torch.tensor(inputs["token_ids"], device=device).long()
     segments = torch.tensor(inputs["segment_ids"], device=device).long()
@@ -173,24 +185,35 @@ def _transformers_step(side, size, inputs, labels):
     targets[:, : masked.shape[1]] = masked
     follows = torch.tensor(labels["next_sentence"], device=device).long()
 
-    def step():
-        with torch.autocast(device, torch.bfloat16):
-            loss = model(
-                ids, token_type_ids=segments, labels=targets, next_sentence_label=follows
-            ).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def steps(count):
+        for _ in range(count):
+            with torch.autocast(device, torch.bfloat16):
+                loss = model(
+                    ids, token_type_ids=segments, labels=targets, next_sentence_label=follows
+                ).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         return loss.item()
 
-    return step
+    return steps
 
 
 def attention(case, tiny):
-    """Seconds of forward and backward, 8 heads of 64."""
-    which = {key: case[key] for key in ("side", "mask")}
-    step = _attention_sides.step(_attention_sides.Case(**which, dtype="bfloat16"))
-    return {"seconds": _timed(step(case["length"]), tiny)}
+    """Seconds of forward and backward for each length, 16 heads of 64, 16k positions or one row."""
+    found = {}
+    for length in (64,) if tiny else LENGTHS:
+        batch = max(1, POSITIONS // length) if not tiny else 1
+        asked = {"dtype": "bfloat16", "heads": 16, "batch": batch}
+        asked |= {"side": case["side"], "mask": case["mask"]}
+        asked["repeats"] = 1 if tiny else max(1, 16 * POSITIONS // length)
+        try:
+            run = _attention_sides.step(_attention_sides.Case(**asked))(length)
+            found[length] = _timed(run, tiny) / asked["repeats"]
+        except Exception as error:  # out of memory, under each backend's own name
+            found[length] = f"{type(error).__name__}: {str(error)[:100]}"
+            break
+    return {"seconds": found}
 
 
 def decoding(case, tiny):
@@ -206,7 +229,7 @@ def decoding(case, tiny):
 
 def _timed(run, tiny):
     seconds = []
-    for _ in range(2 if tiny else 9):
+    for _ in range(2 if tiny else 7):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)

@@ -44,16 +44,17 @@ def cases(part, tiny):
     if part == "training":
         sides = {"ours_jax": "jax", "ours_torch": "torch"}
         sides |= {"keras_hub": "jax", "transformers": "torch"}
+        shapes = [("large", 512, 32), ("base", 128, 128), ("large", 128, 128), ("base", 512, 32)]
         return [
-            {"backend": backend, "side": side, "size": size, "length": length, "batch": batch}
-            for size in (("tiny",) if tiny else ("base", "large"))
-            for length, batch in (((8, 2),) if tiny else ((128, 64), (512, 16)))
+            {"backend": backend, "side": side, "dropout": dropout}
+            | {"size": size, "length": length, "batch": batch}
+            for size, length, batch in ([("tiny", 8, 2)] if tiny else shapes)
+            for dropout in (0.1, 0.0)
             for side, backend in sides.items()
         ]
     if part == "attention":
         return [
-            {"backend": _attention_sides.SIDES[side][0], "side": side, "mask": mask, "length": n}
-            for n in ((64,) if tiny else [1024 << i for i in range(7)])
+            {"backend": _attention_sides.SIDES[side][0], "side": side, "mask": mask}
             for mask in ("none", "causal")
             for side in ("ours_jax", "jax", "jax_plain", "ours_torch", "torch", "torch_flash")
         ]
@@ -97,6 +98,7 @@ def run_part(part, options, where):
         if answers:
             found = json.loads(answers[0].removeprefix("RESULT "))
         else:
+            print(ran.stderr[-1500:], file=sys.stderr)
             found = {"skipped": (ran.stderr.strip().splitlines() or ["it ended"])[-1][:300]}
         peak = next((peak for name, peak in PEAKS.items() if name in where), None)
         if peak and "flop_a_second" in found:
@@ -118,9 +120,10 @@ def plot(path):
         for record in records:
             case = record["case"]
             if record["part"] == "attention" and case["mask"] == mask and "seconds" in record:
-                curves.setdefault(case["side"], {})[case["length"]] = record["seconds"]
+                seconds = record["seconds"].items()
+                curves[case["side"]] = {int(n): s for n, s in seconds if not isinstance(s, str)}
             if record["part"] == "training" and "flop_a_second" in record:
-                name = f"{case['side']} {case['size']} {case['length']}"
+                name = f"{case['side']} {case['size']} {case['length']} {case['dropout']}"
                 bars[name] = record["flop_a_second"] / 1e12
         for side, points in curves.items():
             axis.loglog(*zip(*sorted(points.items()), strict=True), "o-", label=side)

@@ -3,7 +3,10 @@
 `KERAS_BACKEND` chooses the backend of a run. A test that does not apply to some says so with
 `@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, with a
 count in the summary; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder
-of shared data (KERAS_ATTN_SHARED, or `shared` beside the repository) exists.
+of shared data (KERAS_ATTN_SHARED, or `shared` beside the repository) exists; `gpu` tests run where
+JAX or torch may see one:
+
+    CUDA_VISIBLE_DEVICES=0 JAX_PLATFORMS=cuda KERAS_BACKEND=jax python -m pytest tests/ops/kernels
 """
 
 import gc
@@ -15,8 +18,9 @@ for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_TH
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tolerances of 1e-6: no TF32
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # tolerances of 1e-6: no TF32
 if os.environ["KERAS_BACKEND"] == "jax":  # eight devices, for tests/test_distribution.py
     os.environ["XLA_FLAGS"] = (
         f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -49,6 +53,7 @@ def pytest_collection_finish(session):
 def pytest_collection_modifyitems(config, items):
     """Deselect what this backend or this machine cannot run."""
     has_data = (shared_folder(config.rootpath) / "data").is_dir()
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
     kept, dropped = [], []
     for item in items:
         marker = item.get_closest_marker("backends")
@@ -56,7 +61,8 @@ def pytest_collection_modifyitems(config, items):
             raise pytest.UsageError(f"{item.nodeid}: the marker `backends` needs a reason")
         other_backend = marker is not None and BACKEND not in marker.args
         no_data = item.get_closest_marker("shared_data") is not None and not has_data
-        (dropped if other_backend or no_data else kept).append(item)
+        no_gpu = item.get_closest_marker("gpu") is not None and not gpu
+        (dropped if other_backend or no_data or no_gpu else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept

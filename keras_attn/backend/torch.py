@@ -1,7 +1,8 @@
 """`keras_attn.backend` on torch."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import keras
@@ -58,9 +59,33 @@ def random_int16(shape: tuple, seed: Any) -> Any:
     draws = torch.empty((*others, -(-last // 4)), dtype=torch.int64, device=seed.device)
     if not draws.is_meta:  # Keras only asks for the shape there
         generator = torch.Generator(seed.device)
-        generator.manual_seed(int(seed.sum()) % 2**32)  # as keras.random does
+        generator.manual_seed(_number(seed))
         draws.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     return draws.view(torch.int16)[..., :last]
+
+
+@contextlib.contextmanager
+def seeded(seed: Any, device: torch.device) -> Iterator[None]:
+    """The device's own generator starts from the seed, and afterwards is what it was.
+
+    For what takes no generator.
+    """
+    if device.type == "meta":  # Keras only asks for the shape there
+        yield
+        return
+    own = torch.default_generator
+    if device.type == "cuda":
+        own = torch.cuda.default_generators[device.index]
+    state = own.get_state()
+    own.manual_seed(_number(seed))
+    try:
+        yield
+    finally:
+        own.set_state(state)
+
+
+def _number(seed: Any) -> int:
+    return int(keras.ops.convert_to_tensor(seed).sum()) % 2**32  # as keras.random does
 
 
 def generator_states() -> dict[str, np.ndarray]:

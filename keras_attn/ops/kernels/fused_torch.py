@@ -3,11 +3,13 @@
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
 """
 
+import contextlib
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from keras_attn.backend.torch import seeded
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.kernels.reference import hidden, visible_pairs, zeroed
 from keras_attn.ops.masks import AttentionMask
@@ -47,15 +49,17 @@ def attention(
         visible = torch.where(visible, bias, hidden(some).to(bias.dtype)).to(query.dtype)
     elif some is not None and visible is not None:
         visible = visible | ~some  # torch's weights of a row without a key are not numbers
-    context = scaled_dot_product_attention(
-        zeroed(query.transpose(1, 2), queries),
-        zeroed(key.transpose(1, 2), keys),
-        zeroed(value.transpose(1, 2), keys),
-        attn_mask=visible,
-        is_causal=mask.causal,
-        scale=scale,
-        enable_gqa=query.shape[2] != key.shape[2],
-    )  # [B, N, T, Hv]
+    with seeded(seed, query.device) if dropout else contextlib.nullcontext():
+        context = scaled_dot_product_attention(
+            zeroed(query.transpose(1, 2), queries),
+            zeroed(key.transpose(1, 2), keys),
+            zeroed(value.transpose(1, 2), keys),
+            attn_mask=visible,
+            dropout_p=dropout,
+            is_causal=mask.causal,
+            scale=scale,
+            enable_gqa=query.shape[2] != key.shape[2],
+        )  # [B, N, T, Hv]
     if some is not None:
         context = torch.where(some, context, 0.0)
     return context.transpose(1, 2)
@@ -64,8 +68,8 @@ def attention(
 def refusal(request: Any) -> str | None:
     """Why torch cannot do this, or None."""
     mask = request.mask
-    if request.dropout:
-        return "its dropout takes no seed"
+    if request.dropout and not torch.cuda.is_available():
+        return "with dropout it would hold all logits where there is no GPU"
     if isinstance(request.bias, PositionBias):
         return "it would hold the bias of all positions"
     if request.bias is not None and _rounds(request.bias, request.dtype):

@@ -195,10 +195,46 @@ def test_an_unavailable_fused_kernel_raises_with_its_reason():
 
 @pytest.mark.backends("torch", reason="the fused kernel of torch")
 def test_the_fused_kernel_of_torch_raises_for_unsupported_options():
-    _fails("cannot run here: its dropout takes no seed", kernel="fused", dropout=0.1, seed=_seed())
+    import torch
+
+    if not torch.cuda.is_available():
+        message = "with dropout it would hold all logits where there is no GPU"
+        _fails(message, kernel="fused", dropout=0.1, seed=_seed())
     _fails("whole mask for window", kernel="fused", mask=AttentionMask(window=2))
     bias = PositionBias(alibi, (np.ones(N, "float32"),))
     _fails("bias of all positions", kernel="fused", bias=bias)
+
+
+@pytest.mark.backends("torch", reason="the fused kernel of torch")
+def test_dropout_of_the_fused_kernel_of_torch_equals_its_definition(monkeypatch):
+    """The value is the identity, so that the context is the weights after dropout."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    rate, size = 0.25, 64
+    rng = np.random.default_rng(0)
+    query, key, upstream = rng.normal(size=(3, 2, size, N, size)).astype("float32")
+    identity = np.broadcast_to(np.eye(size, dtype="float32")[:, None], query.shape)
+    mask = AttentionMask(key_padding=np.arange(size) < np.array([[size], [40]]))
+    given = {"mask": mask, "kernel": "fused"}
+
+    def attend(value, number):
+        seed = np.array([number, 3], "uint32")
+        return ops.attention(query, key, value, dropout=rate, seed=seed, **given)
+
+    weights = arrays(ops.attention(query, key, identity, **given))
+    before = torch.get_rng_state()
+    runs = [arrays(attend(identity, number)) for number in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert (runs[1] != runs[2]).mean() > 0.2
+    dropped = runs[2] == 0
+    assert dropped[weights > 0].mean() == pytest.approx(rate, abs=0.02)
+    expected = np.where(dropped, 0, weights / (1 - rate))
+    np.testing.assert_allclose(runs[2], expected, rtol=1e-4, atol=1e-6)
+    change = gradients(lambda v: kops.sum(kops.multiply(attend(v, 2), upstream)), identity)[0]
+    expected = np.einsum("btns,btnh->bsnh", runs[2], upstream)
+    np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_position_bias_with_another_number_of_heads_raises():
