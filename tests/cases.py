@@ -721,6 +721,13 @@ CASES = [
         variant="mean",
         hides={"mask": "inputs"},
     ),
+    Case(
+        layers.SequencePooling,
+        lambda: {"mode": "last", "normalize": True},
+        {"inputs": floats(B, T, D), "mask": padding(B, T)},
+        variant="last",
+        hides={"mask": "inputs"},
+    ),
 ]
 
 CALLED = [case for case in CASES if case.covered_by is None]

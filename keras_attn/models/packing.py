@@ -109,7 +109,7 @@ def packed(model: keras.Model) -> keras.Model:
 def _takes_one(operation: Any) -> bool:
     """Whether it is `x[:, 0]` or the pooling that does the same."""
     if isinstance(operation, layers.SequencePooling):
-        return operation.mode == "first"
+        return operation.mode == "first" and not operation.normalize
     return type(operation).__name__ == "GetItem"  # Keras does not export the class
 
 

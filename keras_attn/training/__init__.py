@@ -1,7 +1,7 @@
 """What `model.compile` and `model.fit` need and Keras lacks."""
 
 from keras_attn.training.checkpoints import TrainingCheckpoint
-from keras_attn.training.losses import SmoothedCrossEntropy
+from keras_attn.training.losses import InfoNCE, SmoothedCrossEntropy
 from keras_attn.training.metrics import Perplexity
 from keras_attn.training.schedules import TransformerSchedule, WarmupLinearDecay
 from keras_attn.training.scores import (
@@ -16,6 +16,7 @@ from keras_attn.training.scores import (
 )
 
 __all__ = [
+    "InfoNCE",
     "Perplexity",
     "PredictionScores",
     "SmoothedCrossEntropy",

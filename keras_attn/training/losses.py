@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._checks import check_positive, check_shape
 from keras_attn._keras import get_keras_mask, reduce_weighted_values, register
 from keras_attn.ops.numerics import mean
 
@@ -109,6 +110,131 @@ class SmoothedCrossEntropy(keras.losses.Loss):
             **super().get_config(),
             "label_smoothing": self.label_smoothing,
             "ignore_class": self.ignore_class,
+            "dtype": self.dtype,
+        }
+
+
+@register()
+class InfoNCE(keras.losses.Loss):
+    """Contrastive loss: which text of the batch belongs to this one?
+
+    A row holds the vectors of C texts: the query q, the text p that belongs to it, and C - 2 hard
+    negatives, similar texts that do not. Each query has as candidates c the texts p of all rows and
+    the hard negatives of all rows:
+    `loss_i = logsumexp_j(q_i . c_j / temperature) - q_i . p_i / temperature`.
+
+    The larger the batch, the more a row learns from it. With `tf.distribute` the candidates are
+    those of the replica.
+
+    Args:
+        temperature: divides the dot products; 0.05 suits vectors of norm 1.
+        symmetric: whether the loss is the mean of this one and of that of finding q among the
+            queries of all rows, given p.
+        reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the rows,
+            weighted by `sample_weight` if it is given.
+        name: name of the loss.
+        dtype: dtype of the computation; defaults to float32.
+
+    Call arguments:
+        y_true: int `[B]` or `[B, 1]`, a number for each row, or None. Rows of equal number are not
+            each other's negatives: number equal texts alike where a batch may hold a text twice.
+            None: each row is different.
+        y_pred: float `[B, C, D]`, as of `keras_attn.models.bert_tasks.siamese`.
+        sample_weight: float `[B]` or `[B, 1]`, or None.
+
+    Masking: the texts of a row of weight zero, such as one that fills up the last batch, are no
+    candidates, and their vectors may be anything, even NaN. A row without negatives, as in a batch
+    of one, has loss and gradient zero.
+
+    Returns:
+        A scalar; `[B]` without reduction.
+
+    Raises:
+        ValueError: a temperature that is not positive; vectors of another rank, or of one text;
+            not a number for each row.
+
+    Source: van den Oord et al. 2018, section 2.3; Henderson et al. 2017, section 4.4 (the batch as
+    negatives); Gao et al. 2021, equations 1 (temperature) and 5 (hard negatives); Radford et al.
+    2021, figure 3 (symmetric).
+
+    Example:
+    >>> import numpy as np
+    >>> loss = InfoNCE(temperature=0.5)
+    >>> vectors = np.array([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    >>> round(float(loss(None, vectors)), 4)  # log(exp(2) + exp(0)) - 2
+    0.1269
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        symmetric: bool = False,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str = "info_nce",
+        dtype: Any = None,
+    ) -> None:
+        check_positive("temperature", temperature)
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.temperature = temperature
+        self.symmetric = symmetric
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The loss, reduced over the rows."""
+        # Keras' Loss would round the numbers of the rows, and hides no row from the others.
+        y_pred, used = ops.convert_to_tensor(y_pred, dtype=self.dtype), None
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            used = ops.not_equal(ops.reshape(sample_weight, (-1,)), 0)
+        losses = self._losses(y_true, y_pred, used)
+        return reduce_weighted_values(losses, sample_weight, None, self.reduction, self.dtype)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each row."""
+        return self._losses(y_true, ops.convert_to_tensor(y_pred), None)
+
+    def _losses(self, y_true: Any, y_pred: Any, used: Any) -> Any:
+        check_shape("y_pred", y_pred.shape, batch=None, texts=None, width=None)
+        if y_pred.shape[1] == 1:
+            raise ValueError(
+                f"`y_pred` must hold two texts of a row or more, got shape {tuple(y_pred.shape)}"
+            )
+        if used is not None:
+            y_pred = ops.where(used[:, None, None], y_pred, 0.0)
+        every = ops.ones_like(y_pred[:, 0, 0], dtype="bool")
+        used = every if used is None else used
+        rows = ops.cumsum(ops.cast(every, "int32"))
+        own = ops.equal(rows[:, None], rows)  # [B, B]
+        candidates = ops.logical_or(own, used)
+        if y_true is not None:
+            numbers = ops.convert_to_tensor(y_true)
+            numbers = ops.squeeze(numbers, -1) if len(numbers.shape) == 2 else numbers
+            check_shape("y_true", numbers.shape, batch=y_pred.shape[0])
+            different = ops.not_equal(numbers[:, None], numbers)
+            candidates = ops.logical_and(candidates, ops.logical_or(own, different))
+
+        queries, partners = y_pred[:, 0], y_pred[:, 1]  # [B, D]
+        # Not `ops.matmul`, which rounds float64 to float32 on torch.
+        similarity = queries @ ops.transpose(partners) / self.temperature  # [B, B]
+        right = ops.sum(ops.where(own, similarity, 0.0), axis=1)
+        logits = ops.where(candidates, similarity, -float("inf"))
+        if y_pred.shape[1] != 2:
+            hard = ops.reshape(y_pred[:, 2:], (-1, y_pred.shape[2]))  # [B (C - 2), D]
+            shown = ops.logical_and(used[:, None], ops.ones_like(y_pred[:, 2:, 0], dtype="bool"))
+            more = queries @ ops.transpose(hard) / self.temperature
+            more = ops.where(ops.reshape(shown, (-1,)), more, -float("inf"))
+            logits = ops.concatenate([logits, more], axis=1)
+        losses = ops.logsumexp(logits, axis=1) - right
+        if self.symmetric:
+            logits = ops.where(candidates, ops.transpose(similarity), -float("inf"))
+            losses = (losses + ops.logsumexp(logits, axis=1) - right) / 2
+        return losses
+
+    def get_config(self) -> dict:
+        """All constructor arguments."""
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "symmetric": self.symmetric,
             "dtype": self.dtype,
         }
 

@@ -1,4 +1,4 @@
-"""Smoothed cross entropy against one-hot targets, and what we rely on in Keras' own losses."""
+"""The losses against numpy in float64, and what we rely on in Keras' own losses."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from keras.src.backend import set_keras_mask
 
-from keras_attn.training import SmoothedCrossEntropy
-from tests.backend import gradients, tensors
+from keras_attn.training import InfoNCE, SmoothedCrossEntropy
+from tests.backend import BACKEND, gradients, tensors
 
 DRAW = np.random.default_rng(5)
 LOGITS = DRAW.normal(size=(3, 5, 7)).astype("float32")
@@ -160,3 +160,124 @@ def test_label_smoothing_outside_0_to_1_raises(smoothing):
         ValueError, match=rf"`label_smoothing` must be in \[0, 1\), got {smoothing}"
     ):
         SmoothedCrossEntropy(smoothing)
+
+
+ROWS, WIDTH = 5, 3
+VECTORS = DRAW.normal(size=(ROWS, 4, WIDTH)).astype("float32")
+NUMBERS = np.array([7, 2, 7, 9, 2])
+UNUSED = np.array([0.5, 1.0, 0.0, 2.0, 1.0], "float32")
+
+
+def info_nce(vectors, temperature, numbers=None, used=None, symmetric=False):
+    """The loss of each row by the paper's equation, candidate by candidate, in float64."""
+    vectors = vectors.astype("float64")
+    count = len(vectors)
+    numbers = np.arange(count) if numbers is None else numbers
+    used = np.ones(count, bool) if used is None else used
+
+    def find(row, one, other, hard):
+        right = vectors[row, one] @ vectors[row, other]
+        wrong = [
+            vectors[row, one] @ vectors[another, candidate]
+            for another in np.flatnonzero(used)
+            for candidate in ([other] if numbers[another] != numbers[row] else []) + hard
+        ]
+        logits = np.array([right, *wrong]) / temperature
+        return np.log(np.exp(logits).sum()) - logits[0]
+
+    losses = np.array([find(row, 0, 1, list(range(2, vectors.shape[1]))) for row in range(count)])
+    if symmetric:
+        losses = (losses + [find(row, 1, 0, []) for row in range(count)]) / 2
+    return losses
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("texts", [2, 4])
+@pytest.mark.parametrize("numbers", [None, NUMBERS], ids=["distinct", "numbered"])
+def test_info_nce_equals_numpy(numbers, texts, symmetric):
+    loss = InfoNCE(0.7, symmetric, reduction=None)
+    vectors = VECTORS[:, :texts]
+    expected = info_nce(vectors, 0.7, numbers, symmetric=symmetric)
+    np.testing.assert_allclose(np.array(loss(numbers, vectors)), expected, rtol=1e-5)
+    own = numbers if numbers is None else numbers[:, None]
+    mean = InfoNCE(0.7, symmetric)(own, vectors, UNUSED[:, None])
+    expected = info_nce(vectors, 0.7, numbers, UNUSED > 0, symmetric)
+    np.testing.assert_allclose(float(mean), np.average(expected, weights=UNUSED), rtol=1e-5)
+
+
+@pytest.mark.parametrize("held", [np.nan, np.inf])
+def test_rows_of_weight_zero_are_no_negatives_and_may_hold_anything(held):
+    def loss(vectors):
+        return InfoNCE(0.7, symmetric=True)(NUMBERS, vectors, UNUSED)
+
+    vectors = np.where(UNUSED[:, None, None] > 0, VECTORS, np.float32(held))
+    np.testing.assert_allclose(float(loss(tensors(vectors))), float(loss(tensors(VECTORS))))
+    (gradient,) = gradients(loss, vectors)
+    np.testing.assert_allclose(gradient, gradients(loss, VECTORS)[0], atol=1e-7)
+    assert gradient[UNUSED > 0].any() and not gradient[UNUSED == 0].any()
+
+
+@pytest.mark.parametrize("numbers", [None, [4, 4]], ids=["of one row", "of equal texts"])
+def test_a_batch_without_negatives_has_no_loss_and_no_gradient(numbers):
+    vectors = VECTORS[: len(numbers or [1]), :2]
+
+    def loss(vectors):
+        return InfoNCE(0.05, symmetric=True)(numbers, vectors)
+
+    assert float(loss(tensors(vectors))) == 0.0
+    assert not gradients(loss, vectors)[0].any()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_info_nce_trains_compiled_models_with_and_without_a_last_short_batch(policy):
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((2, WIDTH))
+    dense = keras.layers.Dense(WIDTH, kernel_initializer=keras.initializers.RandomNormal(seed=3))
+    model = keras.Model(inputs, dense(inputs))
+    loss = InfoNCE(0.5, symmetric=True)
+    model.compile(keras.optimizers.Adam(0.05), loss, jit_compile=BACKEND != "torch")
+    vectors = VECTORS[:, :2]
+    first = model.evaluate(vectors, batch_size=2, verbose=0)
+    outputs = model.predict(vectors, verbose=0)
+    batches = [info_nce(outputs[start : start + 2], 0.5, symmetric=True) for start in (0, 2, 4)]
+    np.testing.assert_allclose(first, np.concatenate(batches).mean(), rtol=1e-5)
+    # Rows 1 and 4 have the number 2, and are the only ones of the last batch with a weight.
+    numbers, weights = np.array([7, 2, 8, 9, 2]), np.ones(ROWS, "float32")
+    order, weights[[2, 3]] = [0, 2, 3, 1, 4], [0.0, 0.0]
+    history = model.fit(vectors, None, batch_size=2, epochs=20, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    found = model.evaluate(
+        vectors[order], numbers[order], batch_size=3, sample_weight=weights[order], verbose=0
+    )
+    np.testing.assert_allclose(found, 0.0, atol=1e-6)
+
+
+def test_a_temperature_that_is_not_positive_raises():
+    for temperature in (0, -0.1, "0.05"):
+        with pytest.raises(
+            ValueError, match=f"`temperature` must be positive, got {temperature!r}"
+        ):
+            InfoNCE(temperature)
+
+
+def test_vectors_and_numbers_of_other_shapes_raise():
+    with pytest.raises(
+        ValueError, match=r"`y_pred` must have shape \[batch, texts, width\], got shape \(5, 3\)"
+    ):
+        InfoNCE()(None, VECTORS[:, 0])
+    with pytest.raises(
+        ValueError, match=r"`y_pred` must hold two texts of a row or more, got shape \(5, 1, 3\)"
+    ):
+        InfoNCE()(None, VECTORS[:, :1])
+    with pytest.raises(ValueError, match=r"`y_true` must have .* = \(5,\), got shape \(4,\)"):
+        InfoNCE()(NUMBERS[:4], VECTORS)
+
+
+def test_the_config_restores_info_nce():
+    loss = InfoNCE(0.3, symmetric=True, reduction="sum", name="pairs")
+    config = keras.saving.serialize_keras_object(loss)
+    restored = keras.saving.deserialize_keras_object(config)
+    assert restored.name == "pairs"
+    np.testing.assert_allclose(
+        float(restored(NUMBERS, VECTORS)), float(loss(NUMBERS, VECTORS)), rtol=1e-6
+    )

@@ -9,24 +9,29 @@ import keras
 
 from keras_attn._checks import check_choice, check_shape, to_mask
 from keras_attn._keras import register
-from keras_attn.ops.numerics import wide
+from keras_attn.ops.numerics import wide, widen
 
-MODES = ("first", "mean", "max")
+MODES = ("first", "last", "mean", "max")
+SHORTEST = 1e-12  # a shorter vector is divided by this, not by its norm
 
 
 @register()
 class SequencePooling(keras.layers.Layer):
-    """The first vector of a sequence ([CLS]), or the mean or maximum of the unmasked vectors.
+    """The first or last unmasked vector of a sequence, or the mean or maximum of all of them.
+
+    "first" takes [CLS], "last" what a causal model knows at the end, wherever the padding stands.
 
     Args:
-        mode: "first", "mean" or "max".
+        mode: "first", "last", "mean" or "max".
+        normalize: whether the result is divided by its Euclidean norm, so that the dot product of
+            two is their cosine.
 
     Call arguments:
         inputs: float `[B, T, D]`.
         mask: bool `[B, T]`, False at positions to ignore; defaults to all True.
 
-    Masking: extra padding does not change the output; a fully masked row gives zeros. "first"
-    ignores the mask. No mask is propagated.
+    Masking: extra padding does not change the output; a fully masked row gives zeros. No mask is
+    propagated. Sums and norms are computed in float32 at least.
 
     Returns:
         `[B, D]`.
@@ -43,29 +48,46 @@ class SequencePooling(keras.layers.Layer):
     [[2.0]]
     """
 
-    def __init__(self, mode: str = "mean", **kwargs: Any) -> None:
+    def __init__(self, mode: str = "mean", normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_choice("mode", mode, MODES)
         self.mode = mode
+        self.normalize = normalize
         self.supports_masking = True
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """Pool `inputs`."""
-        mask = self._checked(inputs, mask)
-        if self.mode == "first":
-            return inputs[:, 0]
-        if mask is None:
-            mask = keras.ops.ones_like(inputs[..., 0], dtype="bool")
-        mask = keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1)  # [B, T, 1]
+        vectors = self._pooled(inputs, self._checked(inputs, mask))
+        if self.normalize:
+            vectors = widen(vectors)
+            squares = keras.ops.sum(keras.ops.square(vectors), axis=-1, keepdims=True)  # [B, 1]
+            # The bound keeps a vector of zeros, and its gradient, free of NaN.
+            vectors = vectors * keras.ops.rsqrt(keras.ops.maximum(squares, SHORTEST**2))
+        return keras.ops.cast(vectors, inputs.dtype)
+
+    def _pooled(self, inputs: Any, mask: Any) -> Any:
+        """`[B, D]`, of the mean in a wide dtype."""
+        if mask is None and self.mode in ("first", "last"):
+            return inputs[:, 0 if self.mode == "first" else -1]
+        used = keras.ops.ones_like(inputs[..., 0], dtype="bool")
+        if mask is not None:
+            used = keras.ops.logical_and(used, keras.ops.cast(mask, "bool"))  # [B, T]
+        if self.mode in ("first", "last"):
+            number = keras.ops.cumsum(keras.ops.cast(used, "int32"), axis=1)  # 1 at the first
+            wanted = 1 if self.mode == "first" else keras.ops.max(number, axis=1, keepdims=True)
+            used = keras.ops.logical_and(used, keras.ops.equal(number, wanted))
+        chosen = keras.ops.expand_dims(used, -1)  # [B, T, 1]
         if self.mode == "max":
             lowest = keras.ops.cast(float("-inf"), inputs.dtype)
-            highest = keras.ops.max(keras.ops.where(mask, inputs, lowest), axis=1)
-            some = keras.ops.any(mask, axis=1)
+            highest = keras.ops.max(keras.ops.where(chosen, inputs, lowest), axis=1)
+            some = keras.ops.any(chosen, axis=1)
             return keras.ops.where(some, highest, keras.ops.zeros_like(highest))  # [B, D]
         dtype = wide(inputs.dtype)  # float16 counts only to 2048
-        total = keras.ops.sum(keras.ops.where(mask, keras.ops.cast(inputs, dtype), 0.0), axis=1)
-        count = keras.ops.sum(keras.ops.cast(mask, dtype), axis=1)
-        return keras.ops.cast(total / keras.ops.maximum(count, 1.0), inputs.dtype)
+        total = keras.ops.sum(keras.ops.where(chosen, keras.ops.cast(inputs, dtype), 0.0), axis=1)
+        if self.mode != "mean":
+            return total
+        count = keras.ops.sum(keras.ops.cast(chosen, dtype), axis=1)
+        return total / keras.ops.maximum(count, 1.0)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """Shape of the pooled vectors."""
@@ -81,7 +103,7 @@ class SequencePooling(keras.layers.Layer):
 
     def get_config(self) -> dict:
         """All constructor arguments."""
-        return {**super().get_config(), "mode": self.mode}
+        return {**super().get_config(), "mode": self.mode, "normalize": self.normalize}
 
     def _checked(self, inputs: Any, mask: Any) -> Any:
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
