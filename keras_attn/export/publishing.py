@@ -48,9 +48,10 @@ def publish(
 
     With a preprocessor the signatures are `serving_default`, from strings to answers; `tokens`, the
     same from token_ids and lengths; `attention`, the weights of every layer and head with the
-    tokens; `embed`, vectors of a text. With `generation` they are its searches. Otherwise
-    `serving_default` takes the model's inputs. Numbers come out as float32 or int64; names have `_`
-    in place of what is no letter or digit, and repeated names are numbered.
+    tokens; `embed`, vectors of a text, which an embedder makes itself. With `generation` they are
+    its searches. Otherwise `serving_default` takes the model's inputs. Numbers come out as float32
+    or int64; names have `_` in place of what is no letter or digit, and repeated names are
+    numbered.
 
     Args:
         model: functional, or sequential and built.

@@ -26,14 +26,14 @@ def automatic(
     model: keras.Model, preprocessor: Any, postprocessor: Any, jit_compile: bool
 ) -> dict[str, Callable[[], Signature]]:
     """Name to a function that makes the signature; those that make sense for this model."""
-    core = _core(model, jit_compile)
+    core, embeds = _core(model, jit_compile), parts.embeds(model)
     if preprocessor is None:
         return {DEFAULT: lambda: _from_inputs(model, core)}
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         outputs = core(features)
         if postprocessor is None:
-            return named(outputs, model)
+            return {"embedding": outputs} if embeds else named(outputs, model)
         answers = postprocessor(outputs, features)
         if not isinstance(answers, dict):
             raise ValueError(
@@ -50,7 +50,11 @@ def automatic(
             made["attention"] = lambda: _from_text(
                 preprocessor, _with_pieces(_core(weights, jit_compile), preprocessor), weights
             )
-        if one_row and _has_encoder(model):
+        if embeds:
+            made["embed"] = lambda: _from_text(
+                preprocessor, lambda features: {"embedding": core(features)}, model
+            )
+        elif one_row and _has_encoder(model):
             encoder = models.bert.encoder_of(model)
             made["embed"] = lambda: _from_text(
                 preprocessor, _vectors(_core(encoder, jit_compile)), encoder

@@ -4,9 +4,9 @@ Each builder takes a model of `keras_attn.models.bert.encoder` or `modern_bert.e
 loaded, shares its layers, and returns a model with the encoder's inputs (multiple choice: one more
 axis). The head is the layer that carries the builder's name (a regressor's is "classifier");
 ModernBERT's heads begin with a dense layer and a norm. Outputs are logits: compile with
-`from_logits=True`.
+`from_logits=True`. An `embedder` has no head and gives vectors, `siamese` those of several texts.
 
-Letters: B batch, T length, C choices, P masked positions, V vocabulary, D model width.
+Letters: B batch, T length, C choices or texts, P masked positions, V vocabulary, D model width.
 """
 
 from typing import Any
@@ -32,8 +32,8 @@ def classifier(
     Args:
         encoder: with outputs sequence_output and, for the pooler, pooled_output.
         num_classes: how many logits.
-        pooling: "pooler" takes pooled_output; "first", "mean" and "max" pool sequence_output;
-            defaults to "pooler", or for ModernBERT, which has none, to "first".
+        pooling: "pooler" takes pooled_output; "first", "last", "mean" and "max" pool
+            sequence_output; defaults to "pooler", or for ModernBERT, which has none, to "first".
         dropout: fraction of the pooled vector that is zeroed in training.
         name: name of the model.
 
@@ -154,19 +154,81 @@ def multiple_choice(
     (None, 3, None)
     """
     num_choices = check_count("num_choices", num_choices)
-    inputs = {
-        key: keras.Input((num_choices, None), dtype=tensor.dtype, name=key)
-        for key, tensor in encoder.input.items()
-    }
-    rows = {
-        # Not `unstack`, which fails in OpenVINO, nor `split`, which LiteRT lacks for masks.
-        key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(num_choices)])  # [C B, T]
-        for key, tensor in inputs.items()
-    }
+    inputs, rows = _several(encoder, num_choices)
     pooled = _pooled(encoder, pooling, encoder(rows), rows["padding_mask"])
-    pooled = ops.stack(ops.split(pooled, num_choices, axis=0), axis=1)  # [B, C, D]
+    pooled = _together(pooled, num_choices)  # [B, C, D]
     head = layers.MultipleChoiceHead(dropout=dropout, **_options(encoder, "multiple_choice"))
     return keras.Model(inputs, head(_transformed(encoder, pooled)), name=name)
+
+
+def embedder(
+    encoder: keras.Model,
+    *,
+    pooling: str = "mean",
+    normalize: bool = True,
+    name: str = "bert_embedder",
+) -> keras.Model:
+    """A vector of a text, to compare it with others by their dot product: `[B, D]`.
+
+    Published with a preprocessor, its signature `embed` gives the vectors of strings. To train it,
+    see `siamese`.
+
+    Args:
+        encoder: with output sequence_output.
+        pooling: the mode of `keras_attn.layers.SequencePooling`: "mean", "first", "last" or "max".
+        normalize: whether vectors have norm 1, so that the dot product of two is their cosine.
+        name: name of the model.
+
+    Raises:
+        ValueError: an encoder without the output that is needed, an unknown pooling.
+
+    Source: Reimers and Gurevych 2019, section 3.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> embedder(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
+    (None, 128)
+    """
+    layer = layers.SequencePooling(
+        pooling,
+        normalize,
+        dtype=parts.encoder(encoder).embedding.dtype_policy,
+        name="pooling",
+    )
+    vectors = layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
+    return keras.Model(encoder.input, vectors, name=name)
+
+
+def siamese(
+    embedder: keras.Model, num_texts: int = 2, *, name: str = "bert_siamese"
+) -> keras.Model:
+    """Vectors of the texts that belong together: `[B, C, D]`, from inputs `[B, C, T]`.
+
+    Fit it with the loss `keras_attn.training.InfoNCE`: a row holds a query, the text to find, and
+    hard negatives if there are more than two. `embedder` is trained with it.
+
+    Args:
+        embedder: the model of all texts, with one output `[B, D]`.
+        num_texts: C.
+        name: name of the model.
+
+    Raises:
+        ValueError: a model with other outputs.
+
+    Source: Reimers and Gurevych 2019, section 3 (siamese networks).
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> model = siamese(embedder(bert.encoder("bert_tiny", vocabulary_size=100)))
+    >>> model.input["token_ids"].shape, model.output.shape
+    ((None, 2, None), (None, 2, 128))
+    """
+    num_texts = check_count("num_texts", num_texts)
+    if not isinstance(embedder.output, keras.KerasTensor) or len(embedder.output.shape) != 2:
+        shapes = keras.tree.map_structure(lambda output: output.shape, embedder.output)
+        raise ValueError(f"`embedder` must have one output [B, D], got {shapes}")
+    inputs, rows = _several(embedder, num_texts)
+    return keras.Model(inputs, _together(embedder(rows), num_texts), name=name)
 
 
 def masked_lm(
@@ -208,6 +270,25 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
     """
     head = layers.NextSentenceHead(**_options(encoder, "next_sentence"))
     return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
+
+
+def _several(model: keras.Model, count: int) -> tuple[dict, dict]:
+    """Inputs `[B, C, T]` in place of a model's, and their rows for it, `[C B, T]`."""
+    inputs = {
+        key: keras.Input((count, None), dtype=tensor.dtype, name=key)
+        for key, tensor in model.input.items()
+    }
+    rows = {
+        # Not `unstack`, which fails in OpenVINO, nor `split`, which LiteRT lacks for masks.
+        key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(count)])  # [C B, T]
+        for key, tensor in inputs.items()
+    }
+    return inputs, rows
+
+
+def _together(vectors: Any, count: int) -> Any:
+    """`[B, C, D]`, from vectors `[C B, D]`."""
+    return ops.stack(ops.split(vectors, count, axis=0), axis=1)
 
 
 def _pooled(

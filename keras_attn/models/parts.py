@@ -199,6 +199,14 @@ def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
     raise ValueError(f"`layer` must be called by {model.name!r}, got {layer.name!r}")
 
 
+def embeds(model: keras.Model) -> bool:
+    """Whether the model gives a vector of each text, as that of `models.bert_tasks.embedder`."""
+    pooling = getattr(find(model), "pooling", None)
+    if pooling is None or len(model.outputs) != 1 or pooling not in model.layers:
+        return False
+    return model.outputs[0] is outputs(model, pooling)[0]
+
+
 def enters_logits(position: keras.layers.Layer) -> bool:
     """Whether the position rotates queries and keys or adds a bias, and so belongs to blocks."""
     return hasattr(position, "rotate") or hasattr(position, "bias")

@@ -1,6 +1,7 @@
 """What a checkpoint directory contains."""
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,8 @@ def _object(content: dict, key: str, directory: Path) -> dict:
     if not isinstance(value, dict | None):
         raise ValueError(f"{directory}: {key} must be an object, got {value!r}")
     return value or {}
+
+
+def write_json(file: Path, content: dict | list) -> None:
+    """Writes an object or a list as transformers does."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from keras_attn.ops.positions import RotaryScaling
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
 from keras_attn.weights.formats import Config, Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
+from keras_attn.weights.sentence_transformers import checkpoint_folder, embedder_options
 
 TASKS: dict[str, Callable[..., keras.Model]] = {
     "classifier": bert_tasks.classifier,
@@ -27,6 +28,7 @@ TASKS: dict[str, Callable[..., keras.Model]] = {
     "tagger": bert_tasks.tagger,
     "span": bert_tasks.span,
     "multiple_choice": bert_tasks.multiple_choice,
+    "embedder": bert_tasks.embedder,
     "masked_lm": bert_tasks.masked_lm,
     "next_sentence": bert_tasks.next_sentence,
     "pretraining": bert.with_pretraining_heads,
@@ -102,22 +104,24 @@ def load(
     """Read a checkpoint of BERT or its kin, or of GPT-2, whichever kind it is.
 
     Kinds: a directory of transformers with safetensors, of model_type bert, roberta, distilbert,
-    modernbert or gpt2; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub
-    BertBackbone, as an object or a preset directory. Nothing is fetched, and no pickle is opened.
+    modernbert or gpt2, or of sentence-transformers with one of these; Google's TensorFlow 1
+    checkpoint with bert_config.json; a keras-hub BertBackbone, as an object or a preset directory.
+    Nothing is fetched, and no pickle is opened.
 
     Args:
         source: the directory, or the keras-hub backbone.
         task: None gives the encoder (without pooled_output where the checkpoint has no pooler), of
             GPT-2 the language model; classifier, regressor, tagger, span, multiple_choice,
-            masked_lm, next_sentence and pretraining give that model, whose head is read if it is
-            there and new if not.
+            embedder, masked_lm, next_sentence and pretraining give that model, whose head is read
+            if it is there and new if not.
         hidden_states: and window, kernel, dtype: as in `keras_attn.models.bert.encoder`.
         window: as there; None for ModernBERT, whose configuration has one.
         kernel: as there.
         dtype: as there.
         **head_options: of the task's builder in `keras_attn.models.bert_tasks`, such as
-            `num_classes`, which a head in the checkpoint knows by itself. `dropout`, and the
-            `pooling` of ModernBERT, default to what the configuration says.
+            `num_classes`, which a head in the checkpoint knows by itself. `dropout`, the
+            `pooling` of ModernBERT, and `pooling` and `normalize` of sentence-transformers default
+            to what the configuration says.
 
     Returns:
         a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
@@ -130,9 +134,8 @@ def load(
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
-    checkpoint = (
-        open_backbone(source) if isinstance(source, keras.Model) else open_checkpoint(Path(source))
-    )
+    directory = None if isinstance(source, keras.Model) else checkpoint_folder(Path(source))
+    checkpoint = open_backbone(source) if directory is None else open_checkpoint(directory)
     format = checkpoint.format
     _check_vocabulary(checkpoint)
     options: dict[str, Any] = {"window": window, "kernel": kernel, "dtype": dtype}
@@ -149,6 +152,8 @@ def load(
         options["hidden_states"] = hidden_states
         own = [format.heads[name] for name in heads if name in format.heads]
         head_options = {**_head_options(checkpoint, own), **head_options}
+        if task == "embedder" and directory is not None:
+            head_options = {**embedder_options(Path(source), checkpoint), **head_options}
         if format.family == "modern_bert":
             if options.pop("window") is not None:
                 raise ValueError(
@@ -184,7 +189,7 @@ def load(
         matched.initialized,
         checkpoint.config,
         format.unknown(checkpoint.read_config),
-        None if isinstance(source, keras.Model) else Path(source),
+        directory,
     )
 
 

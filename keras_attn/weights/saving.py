@@ -13,10 +13,12 @@ from keras_attn import layers
 from keras_attn._checks import optional_module
 from keras_attn.models import modern_bert, parts
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, global_every
+from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
-from keras_attn.weights.tokens import Tokens, write_json
+from keras_attn.weights.sentence_transformers import write_modules
+from keras_attn.weights.tokens import Tokens
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
 # The checkpoint that a model of a family becomes if it did not come from another.
@@ -50,7 +52,8 @@ def save(
 
     A `Loaded` goes back to the kind of checkpoint that it came from, RoBERTa to RoBERTa, with all
     that its configuration says about classes, ids and the problem. Google's and keras-hub's become
-    BERT; a model alone becomes BERT, ModernBERT or GPT-2.
+    BERT; a model alone becomes BERT, ModernBERT or GPT-2. Around an embedder come the files with
+    which sentence-transformers loads it.
 
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
@@ -107,6 +110,8 @@ def save(
     safetensors.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
     write_json(directory / "config.json", config)
     tokens.write(directory, format, segments=getattr(size, "num_segments", 1) > 1)
+    if parts.embeds(built):
+        write_modules(found.pooling, size.hidden_dim, directory)
 
 
 def _arrays(

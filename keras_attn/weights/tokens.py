@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
 from keras_attn import data
+from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import Format
 from keras_attn.weights.loading import Loaded
 
@@ -92,8 +92,3 @@ class Tokens:
                 segments=segments and separators == 1,
                 separators=separators,
             )
-
-
-def write_json(file: Path, content: dict) -> None:
-    """Writes an object as transformers does."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

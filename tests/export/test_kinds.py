@@ -117,3 +117,23 @@ def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):
     }
     got = cpp_loader.run(loader, made.path, "serving_default", inputs)
     np.testing.assert_allclose(got["pooled"], model(inputs)["pooled"], atol=1e-5)
+
+
+def test_an_embedder_is_served_with_its_own_vectors(loader, tmp_path, checked_here):
+    embedder = models.bert_tasks.embedder(
+        models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)), pooling="last"
+    )
+    preprocessor = data.BertPreprocessor(TOKENIZER, LENGTH)
+    made = export.publish(
+        embedder,
+        tmp_path / "embedder",
+        preprocessor=preprocessor,
+        signatures=["serving_default", "embed"],
+        server="2.12",
+    )
+    expected = embedder(preprocessor(TEXT["text"]))
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
+    for name in ("serving_default", "embed"):
+        got = cpp_loader.run(loader, made.path, name, TEXT)
+        assert list(got) == ["embedding"]
+        np.testing.assert_allclose(got["embedding"], expected, atol=1e-5)

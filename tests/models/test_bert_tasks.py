@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_attn import training
 from keras_attn.models import bert, bert_tasks
 
 B, T, C, V = 2, 7, 3, 23
@@ -17,6 +18,9 @@ BUILDERS = {
     "tagger": lambda encoder: bert_tasks.tagger(encoder, 5),
     "span": bert_tasks.span,
     "multiple_choice": lambda encoder: bert_tasks.multiple_choice(encoder, C),
+    "embedder": bert_tasks.embedder,
+    "embedder_last": lambda encoder: bert_tasks.embedder(encoder, pooling="last", normalize=False),
+    "siamese": lambda encoder: bert_tasks.siamese(bert_tasks.embedder(encoder), C),
     "masked_lm": bert_tasks.masked_lm,
     "next_sentence": bert_tasks.next_sentence,
 }
@@ -26,9 +30,12 @@ SHAPES = {
     "tagger": (B, T, 5),
     "span": {"start": (B, T), "end": (B, T)},
     "multiple_choice": (B, C),
+    "embedder": (B, SIZE["hidden_dim"]),
+    "siamese": (B, C, SIZE["hidden_dim"]),
     "masked_lm": (B, 2, V),
     "next_sentence": (B, 2),
 }
+SEVERAL = ("multiple_choice", "siamese")
 
 
 @pytest.fixture
@@ -38,13 +45,13 @@ def encoder():
 
 def batch(name, padding=0):
     rng = np.random.default_rng(0)
-    shape = (B, C, T) if name == "multiple_choice" else (B, T)
+    shape = (B, C, T) if name in SEVERAL else (B, T)
     inputs = {
         "token_ids": rng.integers(1, V, shape),
         "segment_ids": np.broadcast_to(np.arange(T) > 2, shape).astype(int),
         "padding_mask": np.broadcast_to(np.arange(T) < [[T], [5]], (B, T)),
     }
-    if name == "multiple_choice":
+    if name in SEVERAL:
         inputs["padding_mask"] = np.stack([inputs["padding_mask"]] * C, axis=1)
     widths = [(0, 0)] * (len(shape) - 1) + [(0, padding)]
     inputs = {key: np.pad(value, widths) for key, value in inputs.items()}
@@ -69,7 +76,7 @@ def test_output_shapes_and_outputs_after_reloading(name, encoder, tmp_path):
     model = BUILDERS[name](encoder)
     outputs = run(model, batch(name))
     shapes = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape).shape, outputs)
-    assert shapes == SHAPES[name.split("_", 1)[0] if "classifier" in name else name]
+    assert shapes == SHAPES[name if name in SHAPES else name.split("_", 1)[0]]
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     equal(run(again, batch(name)), outputs)
@@ -120,6 +127,45 @@ def test_choices_are_scored_independently(encoder):
     equal(run(model, inputs), np.concatenate(expected, axis=1), atol=1e-5)
 
 
+def test_embeddings_are_the_normalized_means_of_the_tokens(encoder):
+    """In numpy, for one text and for several of a row, with padding in the second row."""
+    inputs = batch("siamese")
+    states = [
+        run(encoder, {key: value[:, text] for key, value in inputs.items()})["sequence_output"]
+        for text in range(C)
+    ]
+    states = np.stack(states, axis=1).astype("float64")  # [B, C, T, D]
+    kept = inputs["padding_mask"][..., None]
+    expected = (states * kept).sum(2) / kept.sum(2)
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    embedder = bert_tasks.embedder(encoder)
+    equal(run(bert_tasks.siamese(embedder, C), inputs), expected, atol=1e-6)
+    one = {key: value[:, 1] for key, value in inputs.items()}
+    equal(run(embedder, one), expected[:, 1], atol=1e-6)
+
+
+def test_siamese_learns_which_texts_belong_together_and_trains_the_embedder(encoder):
+    embedder = bert_tasks.embedder(encoder)
+    model = bert_tasks.siamese(embedder)
+    model.compile(keras.optimizers.Adam(0.01), training.InfoNCE())
+    ids = np.random.default_rng(0).integers(1, V, (5, 2, T))
+    inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0}
+    model.fit(inputs, batch_size=5, epochs=10, verbose=0)
+    first, second = (
+        run(embedder, {key: value[:, text] for key, value in inputs.items()}) for text in (0, 1)
+    )
+    assert (first @ second.T).argmax(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_siamese_needs_a_model_with_one_vector(encoder):
+    with pytest.raises(
+        ValueError, match=r"`embedder` must have one output \[B, D\], got \(None, None, 5\)"
+    ):
+        bert_tasks.siamese(bert_tasks.tagger(encoder, 5))
+    with pytest.raises(ValueError, match="one output .* got {'sequence_output'"):
+        bert_tasks.siamese(encoder)
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_encoder_of_returns_the_shared_encoder(name, encoder):
     model = BUILDERS[name](encoder)
@@ -158,8 +204,8 @@ def test_an_encoder_without_pooler_raises_unless_pooling_is_given(encoder):
 
 
 def test_an_unknown_pooling_raises(encoder):
-    with pytest.raises(ValueError, match="`mode` must be one of first, mean, max, got 'last'"):
-        bert_tasks.classifier(encoder, 5, pooling="last")
+    with pytest.raises(ValueError, match="`mode` must be one of first, last, mean, max, got 'sum'"):
+        bert_tasks.classifier(encoder, 5, pooling="sum")
 
 
 def test_a_number_of_choices_that_is_not_a_positive_integer_raises(encoder):

@@ -210,6 +210,10 @@ REFUSED = {
         lambda: models.bert_tasks.classifier(encoder(), C, pooling="mean"),
         "got the layer 'pooling', a SequencePooling",
     ),
+    "embedder": (
+        lambda: models.bert_tasks.embedder(encoder(), pooling="first"),
+        "got the layer 'pooling', a SequencePooling",
+    ),
     "transformer": (
         lambda: models.transformer.encoder_decoder("transformer_tiny", vocabulary_size=V),
         "got the encoder-decoder 'transformer'",

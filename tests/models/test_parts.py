@@ -150,3 +150,13 @@ def test_encoder_of_a_packed_model_raises():
 def test_encoder_of_a_gpt_raises():
     with pytest.raises(ValueError, match="must hold a BERT encoder, got 'gpt'"):
         bert.encoder_of(gpt.decoder("gpt_tiny", **BERT))
+
+
+def test_only_an_embedder_embeds():
+    encoder = bert.encoder("bert_tiny", **BERT)
+    embedder = bert_tasks.embedder(encoder)
+    further = keras.Model(embedder.input, keras.layers.Dense(3)(embedder.output))
+    several = bert_tasks.siamese(embedder)
+    classifier = bert_tasks.classifier(encoder, 3, pooling="mean")
+    assert parts.embeds(embedder)
+    assert not any(map(parts.embeds, (further, several, classifier, encoder)))

@@ -67,6 +67,28 @@ def test_real_sentences_equal_transformers(loaded, directory, run_theirs):
     np.testing.assert_allclose(actual[seen], theirs.last_hidden_state.numpy()[seen], atol=1e-4)
 
 
+def test_vectors_of_sentences_equal_transformers(directory, run_theirs):
+    """Mean pooling and normalization are said by modules.json, and done in float64 here."""
+    transformers = pytest.importorskip("transformers")
+    loaded = weights.load(directory, "embedder")
+    texts = ["The animal didn't cross the street because it was too tired.", "Ein Satz.", ""]
+    batch = transformers.AutoTokenizer.from_pretrained(directory)(
+        texts, padding=True, return_tensors="np"
+    )
+    inputs = {
+        "token_ids": batch["input_ids"],
+        "segment_ids": batch["token_type_ids"],
+        "padding_mask": batch["attention_mask"].astype(bool),
+    }
+    theirs = run_theirs(transformers.AutoModel.from_pretrained(directory).eval(), inputs)
+    states = theirs.last_hidden_state.numpy().astype("float64")
+    kept = inputs["padding_mask"][..., None]
+    expected = (states * kept).sum(1) / kept.sum(1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    actual = keras.ops.convert_to_numpy(loaded.model(inputs))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 def test_saving_writes_the_same_weights_and_vocabulary(loaded, directory, tmp_path):
     weights.save(loaded.model, tmp_path, vocabulary=loaded.vocabulary, lowercase=loaded.lowercase)
     first, second = (
