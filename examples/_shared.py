@@ -105,20 +105,22 @@ def start(
         return arguments
     folder, example = arguments.output, pathlib.Path(main.__code__.co_filename).name
     first = not getattr(arguments, "index", 0)  # the first of several workers owns the folder
+    goes_on = getattr(arguments, "resume", False) or getattr(arguments, "search", None) is not None
     try:
         earlier = _options_of(folder, example)
-        if first and not getattr(arguments, "resume", False):
+        if first and not goes_on:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SystemExit(
             f"`--output` must be a folder that can be made, got {folder}: {error.strerror}"
         ) from error
     recorded = [option for option in given if option not in ("--overwrite", "--resume")]
-    if getattr(arguments, "resume", False):
+    if goes_on:
         if earlier is None:
+            option = "--resume" if getattr(arguments, "resume", False) else "--search"
             raise SystemExit(
-                f"`--resume` needs the folder of an earlier run of {example}, got {folder}, which "
-                "holds none: leave --resume out to begin one"
+                f"`{option}` needs the folder of an earlier run of {example}, got {folder}, which "
+                f"holds none: leave {option} out to begin one"
             )
         recorded = [*earlier, *recorded]
         arguments = parser.parse_args([*earlier, *given])  # later options override earlier ones

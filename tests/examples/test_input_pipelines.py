@@ -47,6 +47,9 @@ PIPELINES = {  # the evaluation data of an example, made small
         count=20,
     ),
     "generate_text": lambda example: example("generate_text").batches(padded(), seed=None),
+    "sentence_search": lambda example: example("sentence_search").batches(
+        [(row, row, number) for number, row in enumerate(IDS)], seed=None
+    ),
     "translate_rnn_attention": lambda example: example("translate_rnn_attention").batches(
         padded(), padded(), seed=None
     ),

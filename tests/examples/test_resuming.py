@@ -79,16 +79,19 @@ def test_resuming_with_another_text_is_refused_before_anything_is_written(
     (folder / "run.json").write_text(json.dumps({"example": f"{name}.py", "options": []}))
     finish(folder)
     before = files(folder)
-    option = "--data" if name.startswith("translate") else "--text"
+    option = "--data" if name.startswith(("translate", "sentence")) else "--text"
     size = {
         "bert_pretrain": "bert_tiny",
+        "sentence_search": "bert_tiny",
         "translate_rnn_attention": "8",
         "translate_transformer": "transformer_tiny",
     }.get(name, "gpt_tiny")
+    rng = np.random.default_rng(0)
     for number, words in enumerate(TEXTS):
         path = tmp_path / f"{number}.txt"
         if option == "--data":
-            rows = [f"{i // 2}\t{words}\t{words}" for i in range(200)]
+            drawn = [rng.choice(words.split(), 5) for _ in range(200)]
+            rows = [f"{i // 2}\t{' '.join(row)}\t{' '.join(row)}" for i, row in enumerate(drawn)]
             path.write_text("\n".join(["document\ten\tde", *rows]))
         else:
             path.write_text("\n\n".join([f"{words}\n{words}\n" * 30] * 100))

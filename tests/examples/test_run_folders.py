@@ -19,6 +19,7 @@ RESUMABLE = [
     "bert_pretrain",
     "distributed",
     "generate_text",
+    "sentence_search",
     "translate_rnn_attention",
     "translate_transformer",
 ]
@@ -241,6 +242,27 @@ def test_resuming_without_a_run_raises(start, tmp_path):
     with pytest.raises(SystemExit, match="which holds none: leave --resume out to begin one"):
         start("--resume")
     assert not (tmp_path / "run").exists()
+
+
+def test_searching_needs_a_run_and_changes_nothing(example, tmp_path, monkeypatch):
+    shared, searching = example("_shared"), example("sentence_search")
+    folder = tmp_path / "run"
+
+    def check(*options):
+        given = [*options, "--output", str(folder)]
+        return shared.start(searching.main, searching.options(), given)
+
+    with pytest.raises(SystemExit, match="which holds none: leave --search out to begin one"):
+        check("--search", "a row")
+    assert not folder.exists()
+    shared.begin(check("--steps", "7"))
+    finish(folder)
+    before = files(folder)
+    arguments = check("--search", "a row")
+    assert (arguments.steps, arguments.search) == (7, "a row")
+    with pytest.raises(SystemExit, match="--search needs a run that has ended, got .*run, which"):
+        searching.main(arguments)
+    assert files(folder) == before
 
 
 def test_every_example_has_the_options_that_it_needs(example):
