@@ -1,5 +1,6 @@
 """Gradients and compiled functions on the current backend, for the tests."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,50 @@ def arrays(outputs: Any) -> Any:
 def is_float(value: Any) -> bool:
     """Whether a tensor or array holds floating-point numbers."""
     return "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, on JAX compiled whole: eager JAX compiles each operation of each shape alone."""
+    if BACKEND != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+def computed(layer: Any, *inputs: Any, **options: Any) -> Any:
+    """`arrays(layer(*inputs, **options))` of a built layer, `whole`.
+
+    Calls with the same shapes share a program, so that a layer must not be rewritten between two
+    calls (quantized, adapted, upgraded); weights may change. On JAX its state stays as it was.
+    """
+    if BACKEND != "jax":
+        return arrays(layer(*inputs, **options))
+    import jax
+
+    leaves, structure = jax.tree.flatten((inputs, options))
+    traced = tuple(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves)
+    fixed = tuple(None if is_array else leaf for leaf, is_array in zip(leaves, traced, strict=True))
+    values = [leaf for leaf, is_array in zip(leaves, traced, strict=True) if is_array]
+    state = [variable.value for variable in layer.variables]
+    return arrays(_program()(layer, structure, traced, fixed, state, values))
+
+
+@functools.cache
+def _program() -> Callable[..., Any]:
+    import jax
+
+    def run(layer, structure, traced, fixed, state, values):
+        values = iter(values)
+        leaves = [
+            next(values) if is_array else leaf for leaf, is_array in zip(fixed, traced, strict=True)
+        ]
+        inputs, options = jax.tree.unflatten(structure, leaves)
+        mapping = list(zip(layer.variables, state, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return layer(*inputs, **options)
+
+    return jax.jit(run, static_argnums=(0, 1, 2, 3))
 
 
 def weight_name(variable: Any) -> str:
@@ -73,8 +118,12 @@ def layer_gradients(layer: Any, inputs: dict, **options: Any) -> dict[str, np.nd
         call = tree.pack_sequence_as(inputs, given)
         return loss_of(call_with(layer, weights, **call, **options))
 
-    weights = [variable.value for variable in layer.trainable_variables]
-    found = gradients(loss, *weights, *(leaves[i] for i in floats))
+    values = [variable.value for variable in layer.trainable_variables]
+    values += [leaves[i] for i in floats]
+    if BACKEND == "jax":
+        found = _gradients_of_layer(layer, inputs, options, values)
+    else:
+        found = gradients(loss, *values)
     labels = [weight_name(v) for v in layer.trainable_variables]
     labels += [f"input:{names[i]}" for i in floats]
     return dict(zip(labels, found, strict=True))
@@ -128,6 +177,36 @@ def _jax(function: Any, inputs: list) -> list:
         return []
     gradient = jax.jit(jax.grad(function, argnums=tuple(range(len(inputs)))))
     return [_array(g) for g in gradient(*inputs)]
+
+
+def _gradients_of_layer(layer: Any, inputs: dict, options: dict, values: list) -> list:
+    import jax
+
+    leaves, structure = jax.tree.flatten(inputs)
+    floats = tuple(map(is_float, leaves))
+    rest = [leaf for leaf, moves in zip(leaves, floats, strict=True) if not moves]
+    state = [variable.value for variable in layer.non_trainable_variables]
+    fixed = tuple(options.items())
+    return arrays(_gradient_program()(layer, structure, floats, fixed, values, state, rest))
+
+
+@functools.cache
+def _gradient_program() -> Callable[..., Any]:
+    import jax
+
+    def run(layer, structure, floats, options, values, state, rest):
+        def loss(values):
+            count = len(layer.trainable_variables)
+            moving, others = iter(values[count:]), iter(rest)
+            leaves = [next(moving) if is_moving else next(others) for is_moving in floats]
+            variables = [*layer.trainable_variables, *layer.non_trainable_variables]
+            mapping = list(zip(variables, [*values[:count], *state], strict=True))
+            with keras.StatelessScope(state_mapping=mapping):
+                return loss_of(layer(**jax.tree.unflatten(structure, leaves), **dict(options)))
+
+        return jax.grad(loss)(values)
+
+    return jax.jit(run, static_argnums=(0, 1, 2, 3))
 
 
 def _torch(function: Any, inputs: list) -> list:

@@ -29,6 +29,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import tree
 
 from keras_attn import layers, ops
@@ -141,6 +142,15 @@ class Case:
             lambda spec: keras.Input(batch_shape=spec.dynamic_shape, dtype=spec.dtype), self.inputs
         )
 
+    def build(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """The layer, built by a symbolic call."""
+        layer(
+            **tree.map_structure(
+                lambda s: keras.Input(batch_shape=s.shape, dtype=s.dtype), self.inputs
+            )
+        )
+        return layer
+
     def model(self, layer: keras.layers.Layer) -> keras.Model:
         """A functional model of one layer, whose inputs are the flat list of those of the call."""
         inputs = self.symbols()
@@ -171,8 +181,8 @@ def built(case: Case) -> keras.layers.Layer:
 
 
 def randomized(layer: keras.layers.Layer, case: Case) -> keras.layers.Layer:
-    """The layer, built by a call, with no weight left at zero or one."""
-    layer(**case.values())
+    """The layer, built, with no weight left at zero or one."""
+    case.build(layer)
     return randomize(layer)
 
 
@@ -732,3 +742,29 @@ CASES = [
 
 CALLED = [case for case in CASES if case.covered_by is None]
 LEARNING = [case for case in CALLED if case.learns]
+
+# One layer for each way of computing. JAX compiles every layer for every test: what one of these
+# shows is fast there, and the others are slow; test_compilation and test_gradients run on all.
+ON_JAX = (
+    "MultiHeadAttention",
+    "MultiHeadCrossAttention",
+    "MultiHeadSelfAttention",
+    "TransformerDecoderBlock",
+    "BertEmbedding",
+    "RelativePositionBias",
+    "LuongAttention",
+    "HardAttention",
+    "AttentionDecoder",
+    "LinearCrossEntropy",
+    "SpanHead",
+    "SequencePooling",
+)
+
+
+def few_on_jax(cases: list) -> list:
+    """Parameters of a test: cases, or tuples of a case and names; most are slow on JAX."""
+    found = []
+    for case, *names in (one if isinstance(one, tuple) else (one,) for one in cases):
+        marks = () if str(case) in ON_JAX else pytest.mark.slow_on("jax")
+        found.append(pytest.param(case, *names, id="-".join((str(case), *names)), marks=marks))
+    return found

@@ -2,9 +2,9 @@
 
 `KERAS_BACKEND` chooses the backend of a run. A test that does not apply to some says so with
 `@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, with a
-count in the summary; `slow` tests run only with `-m slow`; `shared_data` tests run where the folder
-of shared data (KERAS_ATTN_SHARED, or `shared` beside the repository) exists; `gpu` tests run where
-JAX or torch may see one:
+count in the summary; `slow` tests run only with `-m slow`, and so do `slow_on("jax")` tests on JAX;
+`shared_data` tests run where the folder of shared data (KERAS_ATTN_SHARED, or `shared` beside the
+repository) exists; `gpu` tests run where JAX or torch may see one:
 
     CUDA_VISIBLE_DEVICES=0 JAX_PLATFORMS=cuda KERAS_BACKEND=jax python -m pytest tests/ops/kernels
 """
@@ -37,6 +37,7 @@ import pytest  # noqa: E402
 from tests import shapes  # noqa: E402
 
 BACKEND = keras.backend.backend()
+gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay
 
 
 def shared_folder(root: Path) -> Path:
@@ -50,12 +51,15 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config, items):
-    """Deselect what this backend or this machine cannot run."""
+    """Deselect what this backend or this machine cannot run, and mark what is slow here."""
     has_data = (shared_folder(config.rootpath) / "data").is_dir()
     gpu = os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
     kept, dropped = [], []
     for item in items:
+        if any(BACKEND in marker.args for marker in item.iter_markers("slow_on")):
+            item.add_marker("slow")
         marker = item.get_closest_marker("backends")
         if marker is not None and not marker.kwargs.get("reason"):
             raise pytest.UsageError(f"{item.nodeid}: the marker `backends` needs a reason")
@@ -72,6 +76,13 @@ def pytest_collection_modifyitems(config, items):
 def shared(pytestconfig):
     """The folder of shared data; use with the marker `shared_data`."""
     return shared_folder(pytestconfig.rootpath)
+
+
+@pytest.fixture(scope="module")
+def frozen_heap():
+    """Exclude what exists from garbage collection: Keras runs it for each layer it quantizes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

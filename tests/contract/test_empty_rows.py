@@ -8,6 +8,7 @@ from keras_attn import layers
 from tests.backend import arrays, layer_gradients
 
 B, T, S, N, D, DV = 2, 5, 7, 3, 12, 11
+SLOW = pytest.mark.slow_on("jax")
 EMPTY = 3  # the index of the fully masked query
 
 
@@ -40,7 +41,9 @@ def _layer(**options):
     return layer
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["inference", "dropout"])
+@pytest.mark.parametrize(
+    "training", [pytest.param(False, marks=SLOW), True], ids=["inference", "dropout"]
+)
 @pytest.mark.parametrize("scores", [False, True], ids=["output", "scores"])
 @pytest.mark.parametrize("mask", _masks())
 def test_a_fully_masked_query_has_zero_weights_context_and_gradient(mask, scores, training):
@@ -68,7 +71,15 @@ def test_a_batch_row_of_only_padding_has_zero_gradients(scores):
         assert np.abs(found[name][1]).max() > 0
 
 
-@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "float16",
+        pytest.param("bfloat16", marks=SLOW),
+        pytest.param("mixed_float16", marks=SLOW),
+        "mixed_bfloat16",
+    ],
+)
 @pytest.mark.parametrize("mask", _masks())
 def test_a_fully_masked_query_has_zero_context_in_half_precision(mask, policy):
     keras.config.set_dtype_policy(policy)

@@ -6,16 +6,15 @@ import pytest
 from keras import tree
 
 from keras_attn import layers
-from tests.backend import arrays, layer_gradients, tensors
-from tests.cases import CALLED, B, built
+from tests.backend import arrays, computed, layer_gradients, tensors, whole
+from tests.cases import CALLED, B, built, few_on_jax
 
 HIDING = [(case, mask) for case in CALLED for mask in case.hides]
-HIDING_IDS = [f"{case}-{mask}" for case, mask in HIDING]
 EXTRA = 3
 
 
 def call(case, values, **options):
-    return arrays(built(case)(**values, **options))
+    return computed(built(case), **values, **options)
 
 
 def assert_same(one, other, **tolerance):
@@ -32,20 +31,19 @@ def visible(outputs, mask):
     ]
 
 
-@pytest.mark.parametrize("case", [case for case in CALLED if case.scores], ids=str)
+@pytest.mark.parametrize("case", few_on_jax([case for case in CALLED if case.scores]))
 def test_returning_attention_scores_does_not_change_the_output(case):
     values = case.values()
     assert_same(call(case, values, return_attention_scores=True)[0], call(case, values))
 
 
-@pytest.mark.parametrize("case", [c for c in CALLED if "dropout" in c.arguments()], ids=str)
+@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if "dropout" in c.arguments()]))
 def test_dropout_has_no_effect_at_inference(case):
     rates = {name: 0.0 for name in case.arguments() if name.endswith("dropout")}
     without, values = case.make(**rates), case.values()
-    without(**values)
-    without.set_weights(built(case).get_weights())
+    case.build(without).set_weights(built(case).get_weights())
     for options in ({}, {"training": False}):
-        assert_same(call(case, values, **options), arrays(without(**values)), rtol=0, atol=0)
+        assert_same(call(case, values, **options), computed(without, **values), rtol=0, atol=0)
 
 
 def hidden_replaced(case, mask, values, by):
@@ -54,7 +52,7 @@ def hidden_replaced(case, mask, values, by):
     return {**values, name: np.where(shown[..., None], values[name], by).astype("float32")}
 
 
-@pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(HIDING))
 def test_values_at_masked_positions_do_not_change_the_output(case, mask):
     values, shown = case.values(), case.values()[mask]
     noise = 10 * np.random.default_rng(5).normal(size=values[case.hides[mask]].shape)
@@ -72,7 +70,7 @@ KEYS_ALONE = (
 CLEARED = [(c, mask) for c, mask in HIDING if mask != "mask" or c.layer not in KEYS_ALONE]
 
 
-@pytest.mark.parametrize(("case", "mask"), CLEARED, ids=[f"{c}-{m}" for c, m in CLEARED])
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(CLEARED))
 def test_values_at_masked_positions_do_not_change_gradients(case, mask):
     values = case.values()
     shown = keras.ops.convert_to_tensor(values[mask])
@@ -94,9 +92,10 @@ def test_values_at_masked_positions_do_not_change_gradients(case, mask):
             mask = keras.ops.reshape(shown, (*shown.shape, *[1] * (output.ndim - axes)))
             return keras.ops.where(mask, output, 0.0)
 
-    expected = layer_gradients(Visible(), values)
+    visible = Visible()
+    expected = layer_gradients(visible, values)
     for by in (np.nan, np.inf):
-        found = layer_gradients(Visible(), hidden_replaced(case, mask, values, by))
+        found = layer_gradients(visible, hidden_replaced(case, mask, values, by))
         for name, gradient in expected.items():
             if gradient is None:  # an argmax has no gradient to its logits
                 assert found[name] is None
@@ -104,7 +103,7 @@ def test_values_at_masked_positions_do_not_change_gradients(case, mask):
             np.testing.assert_allclose(found[name], gradient, 1e-4, 1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("case", "mask"), HIDING, ids=HIDING_IDS)
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(HIDING))
 def test_extra_padding_does_not_change_the_output(case, mask):
     size = case.inputs[mask].shape[1]
 
@@ -139,7 +138,7 @@ def _masks(case):
 MASKS = [(case, mask) for case in CALLED for mask in _masks(case)]
 
 
-@pytest.mark.parametrize(("case", "mask"), MASKS, ids=[f"{c}-{m}" for c, m in MASKS])
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(MASKS))
 def test_every_mask_changes_the_output(case, mask):
     others = {k: v for k, v in case.values().items() if k not in _masks(case)}
     with_mask, without = call(case, {**others, mask: case.values()[mask]}), call(case, others)
@@ -147,7 +146,7 @@ def test_every_mask_changes_the_output(case, mask):
     assert any(not np.allclose(one, other, atol=1e-4) for one, other in pairs)
 
 
-@pytest.mark.parametrize(("case", "mask"), MASKS, ids=[f"{c}-{m}" for c, m in MASKS])
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(MASKS))
 def test_a_mask_may_be_a_list(case, mask):
     values = case.values()
     lists = tree.map_structure(lambda part: part.tolist(), values[mask])
@@ -157,20 +156,24 @@ def test_a_mask_may_be_a_list(case, mask):
 KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(case.inputs))]
 
 
-@pytest.mark.parametrize(("case", "mask"), KERAS_MASKS, ids=[f"{c}-{m}" for c, m in KERAS_MASKS])
+@pytest.mark.parametrize(("case", "mask"), few_on_jax(KERAS_MASKS))
 def test_a_keras_mask_acts_like_the_explicit_mask(case, mask):
     values = case.values()
     explicit = call(case, values)
     travelling = tensors({k: v for k, v in values.items() if k != mask})
-    first = travelling[case.hides[mask]]
-    keras.src.backend.set_keras_mask(first, keras.ops.convert_to_tensor(values[mask]))
-    assert_same(arrays(built(case)(**travelling)), explicit)
+
+    def masked(inputs, shown):
+        keras.src.backend.set_keras_mask(inputs[case.hides[mask]], shown)
+        return built(case)(**inputs)
+
+    shown = keras.ops.convert_to_tensor(values[mask])
+    assert_same(arrays(whole(masked)(travelling, shown)), explicit)
 
 
 BATCHED = [c for c in CALLED if all(s.shape[:1] == (B,) for s in tree.flatten(c.inputs))]
 
 
-@pytest.mark.parametrize("case", BATCHED, ids=str)
+@pytest.mark.parametrize("case", few_on_jax(BATCHED))
 def test_batch_rows_are_independent(case):
     values = case.values()
     swapped = tree.map_structure(lambda value: value[::-1].copy(), values)

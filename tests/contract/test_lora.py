@@ -10,6 +10,8 @@ from keras_attn.layers.sublayers import Projection
 from tests.backend import arrays
 from tests.cases import LEARNING, randomized
 
+pytestmark = pytest.mark.usefixtures("frozen_heap")
+
 # One for each way in which a layer holds its sublayers; the others are slow.
 FAST = ("TransformerDecoderBlock", "SpanHead", "AttentionDecoder-additive")
 

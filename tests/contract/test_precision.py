@@ -8,12 +8,12 @@ from keras import tree
 from keras_attn import layers, ops, training
 from keras_attn.ops import scores, selection
 from tests import oracles
-from tests.backend import BACKEND, arrays, gradients, layer_gradients
-from tests.cases import CALLED, LEARNING, built
+from tests.backend import arrays, computed, gradients, layer_gradients
+from tests.cases import CALLED, LEARNING, built, few_on_jax
 
 # The slow ones take the same code paths: one narrow exponent, one narrow fraction, one mixed.
 # JAX compiles for minutes here: its fast run has one policy for outputs and one for gradients.
-_SLOW = [pytest.mark.slow] * (BACKEND == "jax")
+_SLOW = pytest.mark.slow_on("jax")
 POLICIES = (
     pytest.param("float16", marks=_SLOW),
     "mixed_bfloat16",
@@ -25,8 +25,7 @@ POLICIES = (
 def in_policy(case, policy):
     weights = built(case).get_weights()
     keras.config.set_dtype_policy(policy)  # of the layers inside the arguments too
-    layer = case.make()
-    layer(**case.values())
+    layer = case.build(case.make())
     layer.set_weights(weights)
     return layer
 
@@ -39,19 +38,19 @@ def with_empty_rows(case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("case", CALLED, ids=str)
+@pytest.mark.parametrize("case", few_on_jax(CALLED))
 def test_half_precision_outputs_are_finite_and_close_to_float32(case, policy):
     reference = built(case)
     layer = in_policy(case, policy)
     for values in (case.values(), with_empty_rows(case)):
-        expected = tree.flatten(arrays(reference(**values)))
-        for output, want in zip(tree.flatten(arrays(layer(**values))), expected, strict=True):
+        expected = tree.flatten(computed(reference, **values))
+        for output, want in zip(tree.flatten(computed(layer, **values)), expected, strict=True):
             assert np.isfinite(output).all()
             assert np.linalg.norm(output - want) <= 0.05 * np.linalg.norm(want) + 1e-3
 
 
 @pytest.mark.parametrize("policy", ("float16", pytest.param("mixed_bfloat16", marks=_SLOW)))
-@pytest.mark.parametrize("case", LEARNING, ids=str)
+@pytest.mark.parametrize("case", few_on_jax(LEARNING))
 def test_half_precision_gradients_are_finite(case, policy):
     layer = in_policy(case, policy)
     found = layer_gradients(layer, with_empty_rows(case), **case.training)

@@ -8,7 +8,9 @@ import pytest
 from keras import tree
 
 from tests.backend import arrays
-from tests.cases import CALLED, randomized
+from tests.cases import CALLED, few_on_jax, randomized
+
+pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 # One for each way in which a layer holds its sublayers; the others are slow.
 FAST = ("MultiHeadAttention", "TransformerDecoderBlock", "SpanHead", "AttentionDecoder-additive")
@@ -19,9 +21,8 @@ def _cases():
     for case in CALLED:
         for mode in MODES:
             fast = str(case) in FAST and mode == "int8"
-            yield pytest.param(
-                case, mode, id=f"{case}-{mode}", marks=[] if fast else [pytest.mark.slow]
-            )
+            marks = few_on_jax([case])[0].marks if fast else pytest.mark.slow
+            yield pytest.param(case, mode, id=f"{case}-{mode}", marks=marks)
 
 
 def quantized(case, mode, **options):
@@ -64,7 +65,7 @@ def test_a_quantized_layer_can_be_reloaded_and_cloned(case, mode, tmp_path):
     assert_equal(clone, expected, case)
 
 
-@pytest.mark.parametrize("case", [case for case in CALLED if str(case) in FAST[1:]], ids=str)
+@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if str(c) in FAST[1:]]))
 def test_a_quantized_layer_in_a_nested_model_can_be_reloaded(case, tmp_path):
     model, _ = quantized(case, "int8")
     inputs = tree.flatten(case.symbols())
@@ -73,7 +74,7 @@ def test_a_quantized_layer_in_a_nested_model_can_be_reloaded(case, tmp_path):
     assert_equal(again, outputs_of(model, case), case)
 
 
-@pytest.mark.parametrize("case", [c for c in CALLED if str(c) in (*FAST[:1], FAST[2])], ids=str)
+@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if str(c) in FAST[::2]]))
 def test_the_quantization_config_is_saved(case, tmp_path):
     model = case.model(randomized(case.make(), case))
     weights_only = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)

@@ -6,7 +6,7 @@ import pytest
 from keras import tree
 
 from keras_attn import layers
-from tests.backend import arrays
+from tests.backend import computed
 
 B, T, S, D, DV, V, N = 2, 5, 7, 12, 11, 17, 3
 
@@ -91,14 +91,15 @@ def _head():
     return [inputs, matrix, labels], [head(inputs, matrix), losses]
 
 
+ALIKE = pytest.mark.slow_on("jax")  # saving and cloning are the same on every backend
 MODELS = (
-    _encoder_blocks,
+    pytest.param(_encoder_blocks, marks=ALIKE),
     _attention_of_every_kind,
-    _embeddings,
+    pytest.param(_embeddings, marks=ALIKE),
     _decoder_cells,
-    _one_cell,
-    _combinations,
-    _head,
+    pytest.param(_one_cell, marks=ALIKE),
+    pytest.param(_combinations, marks=ALIKE),
+    pytest.param(_head, marks=ALIKE),
 )
 
 
@@ -127,8 +128,9 @@ def inputs_of(model):
 
 def assert_equal(one, other):
     inputs = inputs_of(one)
-    for have, want in zip(tree.flatten(one(inputs)), tree.flatten(other(inputs)), strict=True):
-        np.testing.assert_allclose(arrays(have), arrays(want), rtol=1e-5, atol=1e-6)
+    have, want = tree.flatten(computed(one, inputs)), tree.flatten(computed(other, inputs))
+    for own, expected in zip(have, want, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("build", MODELS)

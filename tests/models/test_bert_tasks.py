@@ -6,6 +6,7 @@ import pytest
 
 from keras_attn import training
 from keras_attn.models import bert, bert_tasks
+from tests.backend import computed
 
 B, T, C, V = 2, 7, 3, 23
 SIZE = {"hidden_dim": 12, "num_heads": 3, "intermediate_dim": 17, "max_length": 97}
@@ -61,8 +62,7 @@ def batch(name, padding=0):
 
 
 def run(model, inputs):
-    outputs = model(inputs, training=False)
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+    return computed(model, inputs, training=False)
 
 
 def equal(first, second, atol=0.0):
@@ -71,7 +71,17 @@ def equal(first, second, atol=0.0):
     )
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+def builders(*without):
+    """The names of the builders; JAX compiles each model, and some are slow there."""
+    fast = "classifier", "masked_lm", "multiple_choice", "span"
+    return [
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("jax"))
+        for name in BUILDERS
+        if name not in without
+    ]
+
+
+@pytest.mark.parametrize("name", builders())
 def test_output_shapes_and_outputs_after_reloading(name, encoder, tmp_path):
     model = BUILDERS[name](encoder)
     outputs = run(model, batch(name))
@@ -83,7 +93,7 @@ def test_output_shapes_and_outputs_after_reloading(name, encoder, tmp_path):
     assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("tagger", "span")])
+@pytest.mark.parametrize("name", builders("tagger", "span"))
 def test_extra_padding_does_not_change_the_output(name, encoder):
     model = BUILDERS[name](encoder)
     equal(run(model, batch(name, padding=3)), run(model, batch(name)), atol=1e-5)
@@ -166,7 +176,7 @@ def test_siamese_needs_a_model_with_one_vector(encoder):
         bert_tasks.siamese(encoder)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", builders())
 def test_encoder_of_returns_the_shared_encoder(name, encoder):
     model = BUILDERS[name](encoder)
     token = encoder.get_layer("embedding").token_embedding

@@ -6,7 +6,7 @@ import pytest
 
 from keras_attn import layers, models
 from keras_attn.models.packing import packed
-from tests.backend import arrays, call_with, gradients, randomize
+from tests.backend import arrays, call_with, computed, gradients, randomize
 
 V, D, N, F, L, T, S, C = 23, 12, 3, 31, 7, 11, 3, 5
 SIZE = models.sizes.BertSize(2, D, N, F, vocabulary_size=V, max_length=L, dropout=0.0)
@@ -174,18 +174,28 @@ def both_ways(model):
     """Outputs for padded and for packed rows."""
     padded = {**PADDED, "masked_positions": MASKED}
     rows = {**PACKED, "masked_positions": MASKED_IN_ROWS}
-    return arrays(model(inputs_of(model, padded))), arrays(
-        packed(model)(inputs_of(packed(model), rows))
+    return computed(model, inputs_of(model, padded)), computed(
+        packed(model), inputs_of(packed(model), rows)
     )
 
 
-@pytest.mark.parametrize("build", PER_TOKEN.values(), ids=PER_TOKEN)
+def cases(builds, *fast):
+    """Parameters of a test; JAX compiles two models for each, and some are slow there."""
+    return [
+        pytest.param(build, id=name, marks=() if name in fast else pytest.mark.slow_on("jax"))
+        for name, build in builds.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    "build", cases(PER_TOKEN, "modern_bert", "tagger", "gpt_rotary", "gpt_relative")
+)
 def test_outputs_per_token_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[PACKED["padding_mask"]], expected[SHOWN])
 
 
-@pytest.mark.parametrize("build", PER_SEQUENCE.values(), ids=PER_SEQUENCE)
+@pytest.mark.parametrize("build", cases(PER_SEQUENCE, "masked_lm", "next_sentence", "modern_bert"))
 def test_outputs_per_sequence_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[REAL], expected.reshape(len(SIZES), -1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_attn import decoding, layers, models
-from tests.backend import BACKEND, arrays, tensors
+from tests.backend import BACKEND, arrays, computed, tensors
 
 B, S, T, V, L, N = 2, 7, 5, 23, 11, 3
 RNG = np.random.default_rng(0)
@@ -30,13 +30,13 @@ def gpt(**options):
     return models.gpt.decoder(GPT, **options)
 
 
-def whole(model, tokens):
+def logits_of(model, tokens):
     """Logits of the full model."""
     if "source_ids" in model.input:
         own = {"source_ids": SOURCE, "source_padding_mask": SOURCE_MASK, "target_ids": tokens}
     else:
         own = {"token_ids": tokens, "padding_mask": np.ones(tokens.shape, bool)}
-    return arrays(model(own))
+    return computed(model, own)
 
 
 def stepwise(model, spans):
@@ -54,24 +54,32 @@ def stepwise(model, spans):
             "cache": cache,
             "output_matrix": matrix,
         }
-        outputs = step({**inputs, **context})
+        outputs = computed(step, {**inputs, **context})
         cache = outputs["cache"]
-        logits.append(arrays(outputs["logits"]))
+        logits.append(outputs["logits"])
     return np.stack(logits, axis=1)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+def positions(*fast):
+    """Every position; JAX compiles two models for each, most of them are slow there."""
+    return [
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("jax"))
+        for name in POSITIONS
+    ]
+
+
+@pytest.mark.parametrize("position", positions("default", "rotary", "t5"))
 def test_cached_gpt_steps_equal_the_full_model(position):
     model = gpt(position=POSITIONS[position]())
     found = stepwise(model, [(0, 2), *((i, i + 1) for i in range(2, T))])
-    np.testing.assert_allclose(found, whole(model, TOKENS)[:, 1:], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, logits_of(model, TOKENS)[:, 1:], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", positions("default", "alibi"))
 def test_cached_transformer_steps_equal_the_full_model(position):
     model = models.transformer.encoder_decoder(TRANSFORMER, position=POSITIONS[position]())
     found = stepwise(model, [(i, i + 1) for i in range(T)])
-    np.testing.assert_allclose(found, whole(model, TOKENS), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, logits_of(model, TOKENS), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"window": 2}, {"dtype": "mixed_bfloat16"}])
@@ -79,7 +87,7 @@ def test_cached_steps_with_a_window_or_bfloat16_equal_the_full_model(options):
     model = gpt(**options)
     loose = "dtype" in options
     found = stepwise(model, [(i, i + 1) for i in range(T)])
-    expected = whole(model, TOKENS)
+    expected = logits_of(model, TOKENS)
     np.testing.assert_allclose(found, expected, atol=0.2 if loose else 1e-5, rtol=1e-4)
 
 
@@ -102,7 +110,7 @@ def test_the_step_shares_the_weights_and_can_be_saved(tmp_path):
 def greedily(model, tokens, new):
     """Greedy search with the full model."""
     for _ in range(new):
-        last = whole(model, tokens)[:, -1].argmax(-1)
+        last = logits_of(model, tokens)[:, -1].argmax(-1)
         tokens = np.concatenate([tokens, last[:, None].astype("int32")], axis=1)
     return tokens
 
@@ -134,7 +142,7 @@ def test_beam_scores_equal_those_of_the_full_model():
     found = arrays(generate(TOKENS[:, :1], None, SOURCE, SOURCE_MASK))
     for beam in range(3):
         tokens = found["token_ids"][:, beam]
-        logits = whole(model, tokens[:, :-1]).astype("float64")
+        logits = logits_of(model, tokens[:, :-1]).astype("float64")
         logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
         expected = np.take_along_axis(logits, tokens[:, 1:, None], axis=2).sum((1, 2))
         np.testing.assert_allclose(found["scores"][:, beam], expected, rtol=1e-4)
@@ -152,7 +160,8 @@ def recurrent(attention="luong"):
 def recurrent_logits(model, tokens):
     assert tokens.all()  # 0 is padding to the whole model
     source = np.where(SOURCE_MASK, SOURCE, 0)
-    return arrays(model({"source_ids": source, "target_ids": tokens})["logits"]).astype("float64")
+    found = computed(model, {"source_ids": source, "target_ids": tokens})
+    return found["logits"].astype("float64")
 
 
 SEARCHES = {
@@ -163,7 +172,12 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize(
-    ("search", "attention"), [("greedy", "bahdanau"), ("sample", "luong"), ("beam", "local_p")]
+    ("search", "attention"),
+    [
+        ("greedy", "bahdanau"),
+        pytest.param("sample", "luong", marks=pytest.mark.slow_on("jax")),
+        ("beam", "local_p"),
+    ],
 )
 def test_a_recurrent_translator_runs_in_every_decoding_loop(search, attention):
     """Prompts of unequal length, though a recurrent step takes one token at a time."""

@@ -17,6 +17,8 @@ IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
 CONTEXT = np.array([[8, 9, 7, 9, 3], [2, 3, 0, 0, 0]], "int32")
 REAL = IDS > 0
 
+# JAX compiles each case, and what an upgrade replaces does not depend on the backend.
+ON_JAX = pytest.mark.slow_on("jax")
 DROPS_MASKS = pytest.mark.filterwarnings("ignore:(?s).*of type EinsumDense")  # keras-hub's own
 
 
@@ -66,7 +68,7 @@ def reload(model, path):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=ON_JAX), 0.3])
 def test_self_attention_with_padding_is_replaced(causal, dropout, tmp_path):
     ids, hidden = embed()
     value_dim = H if BACKEND == "jax" else 3  # Keras supports no other there
@@ -100,7 +102,7 @@ def test_returned_scores_stay_equal():
     check(model_of(inputs, outputs), np.random.default_rng(0).normal(size=(B, T, D)))
 
 
-@pytest.mark.parametrize("shape", [(T, T), (1, T, T), (1, N, T, T)])
+@pytest.mark.parametrize("shape", [(T, T), pytest.param((1, T, T), marks=ON_JAX), (1, N, T, T)])
 def test_a_constant_attention_mask_is_kept(shape):
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 2, size=shape) | np.eye(T, dtype=int)
@@ -109,7 +111,7 @@ def test_a_constant_attention_mask_is_kept(shape):
     check(model_of(inputs, outputs), rng.normal(size=(B, T, D)))
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
+@pytest.mark.parametrize("dtype", ["bool", pytest.param("int32", marks=ON_JAX), "float32"])
 def test_an_attention_mask_input_is_kept(dtype):
     rng = np.random.default_rng(0)
     mask = (rng.integers(0, 2, size=(B, T, T)) | np.eye(T, dtype=int)).astype(dtype)
@@ -119,7 +121,7 @@ def test_an_attention_mask_input_is_kept(dtype):
 
 
 @DROPS_MASKS
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 @pytest.mark.parametrize("window", [2, 3, None])
 def test_grouped_query_attention_with_a_window_is_replaced(causal, window):
     ids, hidden = embed()
@@ -136,8 +138,8 @@ def test_grouped_query_attention_with_a_window_is_replaced(causal, window):
     [
         {"use_gate": True},
         {"sliding_window": 1},
-        {"kernel_regularizer": "l2", "bias_constraint": "non_neg"},
-        {"output_shape": (3, 2)},
+        pytest.param({"kernel_regularizer": "l2", "bias_constraint": "non_neg"}, marks=ON_JAX),
+        pytest.param({"output_shape": (3, 2)}, marks=ON_JAX),
     ],
     ids=str,
 )
@@ -295,7 +297,7 @@ def plain_attention():
     return attention.sdpa_kernel(attention.SDPBackend.MATH)
 
 
-@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("unknown", [pytest.param(False, marks=ON_JAX), True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_gradients_of_a_gradient_penalty_stay_equal(unknown, inside):
     inputs = keras.Input((None if unknown else T, D))
@@ -471,8 +473,15 @@ def hub():
     return pytest.importorskip("keras_hub").layers
 
 
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize(
+    ("first", "explicit"),
+    [
+        (False, True),
+        (True, False),
+        pytest.param(False, False, marks=ON_JAX),
+        pytest.param(True, True, marks=ON_JAX),
+    ],
+)
 def test_a_keras_hub_encoder_block_is_replaced(hub, first, explicit, tmp_path):
     ids, hidden = embed(mask_zero=not explicit)
     masks = {"padding_mask": keras.ops.not_equal(ids, 0)} if explicit else {}

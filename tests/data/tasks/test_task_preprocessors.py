@@ -152,17 +152,25 @@ def test_words_may_be_arrays_tuples_or_empty():
     assert lists(words_layer()([[]])["token_ids"]) == [[2, 3]]
 
 
+SLOW = pytest.mark.slow  # a graph of each takes seconds; one row, which might broadcast, is fast
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "name"),
     [
-        (PairPreprocessor, (["who"] * 3, ["ann"] * 2), "second"),
+        pytest.param(PairPreprocessor, (["who"] * 3, ["ann"] * 2), "second", marks=SLOW),
         (PairPreprocessor, (["who"], ["ann"] * 2), "second"),
-        (ChoicePreprocessor, (["who"] * 2, [["ann", "the"]]), "prompt"),
+        pytest.param(ChoicePreprocessor, (["who"] * 2, [["ann", "the"]]), "prompt", marks=SLOW),
         (ChoicePreprocessor, (["who"], [["ann", "the"]] * 2), "prompt"),
-        (SpanPreprocessor, (["who"] * 3, ["ann"] * 2), "question"),
+        pytest.param(SpanPreprocessor, (["who"] * 3, ["ann"] * 2), "question", marks=SLOW),
         (SpanPreprocessor, (["who"], ["ann"] * 2), "question"),
         (SpanPreprocessor, (["who"], ["ann the"], ["ann", "the"], [0, 4]), "answer"),
-        (SpanPreprocessor, (["who"], ["ann the"], ["ann"], [0, 4]), "answer_start"),
+        pytest.param(
+            SpanPreprocessor,
+            (["who"], ["ann the"], ["ann"], [0, 4]),
+            "answer_start",
+            marks=SLOW,
+        ),
     ],
 )
 def test_unequal_numbers_of_rows_raise(make, arguments, name):

@@ -165,7 +165,15 @@ class Substituted:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("names", [FAST, pytest.param(("test_",), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("file", OWN)
+@pytest.mark.parametrize(
+    "file",
+    [
+        "multi_head_attention_test",
+        pytest.param("grouped_query_attention_test", marks=pytest.mark.slow_on("jax")),
+        "attention_test",
+        "additive_attention_test",
+    ],
+)
 def test_keras_own_tests_pass_with_our_classes(file, names, monkeypatch, pytestconfig):
     pytestconfig.addinivalue_line("markers", "requires_trainable_backend: of Keras' own tests")
     module = importlib.import_module(f"keras.src.layers.attention.{file}")

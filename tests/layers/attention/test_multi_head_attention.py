@@ -75,12 +75,12 @@ def test_options_masks_and_scores_equal_keras(options, causal, mask):
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
-        ((1, 2), (B, F, T, F, S)),
+        pytest.param((1, 2), (B, F, T, F, S), marks=pytest.mark.slow_on("jax")),
         ((2, 1), (B, T, F, S, F)),
-        (None, (B, N, F, T, F, S)),
+        pytest.param(None, (B, N, F, T, F, S), marks=pytest.mark.slow_on("jax")),
         ((2,), (B, T, S)),
         ((-2,), (B, F, T, S)),
-        ((2,), (T, S)),
+        pytest.param((2,), (T, S), marks=pytest.mark.slow_on("jax")),
     ],
 )
 def test_attention_axes_equal_keras(axes, shape):

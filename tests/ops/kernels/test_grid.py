@@ -140,34 +140,62 @@ def _shape(kernel, key_heads):
     return Shape(key_heads=key_heads, value_width=5 if kernel == "fused" else 7)
 
 
-PAIRS = [
-    (kernel, mask, bias, key_heads, dtype)
-    for kernel, (mask, bias, key_heads, dtype) in itertools.product(KERNELS, pairwise())
-    if _can(kernel, mask, bias, dtype, _shape(kernel, key_heads))
-]
+# JAX compiles each case. The reference kernel is the same code on every backend: there, its fast
+# cases have each value of each axis, and those of the others each mask and bias with the main ones.
+SLOW = pytest.mark.slow_on("jax")
+MAIN_MASKS, MAIN_BIASES = ("none", "causal_padding", "unsorted_ids"), ("none", "dense", "buckets")
 
 
-@pytest.mark.parametrize(("kernel", "mask", "bias", "key_heads", "dtype"), PAIRS)
+def pairs():
+    """The pairs of options for each kernel that accepts them."""
+    found, seen = [], set()
+    for kernel, (mask, bias, key_heads, dtype) in itertools.product(KERNELS, pairwise()):
+        if _can(kernel, mask, bias, dtype, _shape(kernel, key_heads)):
+            values = {mask, f"{bias} bias", key_heads, dtype}
+            if kernel == "reference":
+                few = not values <= seen
+                seen |= values
+            else:
+                few = mask in MAIN_MASKS or bias in MAIN_BIASES
+            marks = () if few else SLOW
+            found.append(pytest.param(kernel, mask, bias, key_heads, dtype, marks=marks))
+    return found
+
+
+def by_dtype(masks, biases, fast):
+    """Every kernel, mask, bias and dtype; on JAX, chunked float32 and `fast` are fast."""
+    found = []
+    for kernel, mask, bias, dtype in itertools.product(KERNELS, masks, biases, TOLERANCE):
+        if _can(kernel, mask, bias, dtype, _shape(kernel, 3)):
+            few = (kernel, dtype) == ("chunked", "float32") or (mask, bias) == fast
+            found.append(pytest.param(kernel, mask, bias, dtype, marks=() if few else SLOW))
+    return found
+
+
+@pytest.mark.parametrize(("kernel", "mask", "bias", "key_heads", "dtype"), pairs())
 def test_kernels_equal_the_oracle_on_pairs_of_options(kernel, mask, bias, key_heads, dtype):
     shape = _shape(kernel, key_heads)
     check(kernel, mask, bias, dtype, shape, block_size=4 if kernel == "chunked" else None)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("mask", MASKS)
-def test_a_masked_key_has_zero_weight_for_any_bias(kernel, mask):
+@pytest.mark.parametrize(
+    ("kernel", "mask", "bias", "dtype"), by_dtype(MASKS, ("dense",), ("causal_padding", "dense"))
+)
+def test_a_masked_key_has_zero_weight_for_any_bias(kernel, mask, bias, dtype):
     shape, parts = _shape(kernel, 3), mask_parts(mask, _shape(kernel, 3))
-    bias = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
-    for dtype in TOLERANCE:
-        if _can(kernel, mask, "dense", dtype, shape):
-            block_size = 4 if kernel == "chunked" else None
-            compare(kernel, parts, "dense", (bias,), dtype, shape, block_size)
+    hiding = hiding_bias(allowed(parts, shape), np.random.default_rng(5))
+    block_size = 4 if kernel == "chunked" else None
+    compare(kernel, parts, bias, (hiding,), dtype, shape, block_size)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("bias", ["none", "dense"])
-@pytest.mark.parametrize("where", ["key_padding", "query_padding", "dense"])
-def test_values_at_padding_do_not_change_outputs_or_gradients(kernel, bias, where):
+WHERE = ("key_padding", "query_padding", "dense")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "where", "bias", "dtype"),
+    by_dtype(WHERE, ("none", "dense"), ("key_padding", "none")),
+)
+def test_values_at_padding_do_not_change_outputs_or_gradients(kernel, where, bias, dtype):
     shape, parts = _shape(kernel, 3), mask_parts(where, _shape(kernel, 3))
     if where == "dense":
         parts["dense"][:, :, :, 5] = parts["dense"][:, :, 3] = False
@@ -176,11 +204,8 @@ def test_values_at_padding_do_not_change_outputs_or_gradients(kernel, bias, wher
         spoil = [(1, ~parts[where]), (2, ~parts[where])]
     else:
         spoil = [(0, ~parts[where])]
-    for dtype in TOLERANCE:
-        if _can(kernel, where, bias, dtype, shape):
-            extra = bias_arrays(bias, shape)
-            block_size = 4 if kernel == "chunked" else None
-            compare(kernel, parts, bias, extra, dtype, shape, block_size, spoil)
+    block_size = 4 if kernel == "chunked" else None
+    compare(kernel, parts, bias, bias_arrays(bias, shape), dtype, shape, block_size, spoil)
 
 
 CAP = 0.8  # most logits are near it
@@ -194,7 +219,11 @@ CAPPED = [
 ]
 
 
-@pytest.mark.parametrize("kernel", ["chunked", "reference"])
+# Masked keys under a cap and the tests of MultiHeadSelfAttention run the reference kernel on JAX.
+BOTH = ["chunked", pytest.param("reference", marks=SLOW)]
+
+
+@pytest.mark.parametrize("kernel", BOTH)
 @pytest.mark.parametrize(("mask", "bias", "dtype"), CAPPED)
 def test_a_soft_cap_equals_the_oracle(kernel, mask, bias, dtype):
     shape, blocks = _shape(kernel, 3), 4 if kernel == "chunked" else None
@@ -222,7 +251,7 @@ SUNK = [
 ]
 
 
-@pytest.mark.parametrize("kernel", ["chunked", "reference"])
+@pytest.mark.parametrize("kernel", BOTH)
 @pytest.mark.parametrize(("mask", "bias", "key_heads", "dtype", "cap"), SUNK)
 def test_a_sink_equals_the_oracle(kernel, mask, bias, key_heads, dtype, cap):
     dtype = dtype if dtype in TOLERANCE else "float32"
