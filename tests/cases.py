@@ -743,9 +743,10 @@ CASES = [
 CALLED = [case for case in CASES if case.covered_by is None]
 LEARNING = [case for case in CALLED if case.learns]
 
-# One layer for each way of computing. JAX compiles every layer for every test: what one of these
-# shows is fast there, and the others are slow; test_compilation and test_gradients run on all.
-ON_JAX = (
+# One layer for each way of computing. torch runs every test on every layer in a minute; for many
+# tests, JAX (which compiles each) and TensorFlow run these fast, and the others with `-m slow`.
+# test_compilation and test_gradients run all layers on every backend.
+SOME = (
     "MultiHeadAttention",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
@@ -761,10 +762,10 @@ ON_JAX = (
 )
 
 
-def few_on_jax(cases: list) -> list:
-    """Parameters of a test: cases, or tuples of a case and names; most are slow on JAX."""
+def few_but_on_torch(cases: list) -> list:
+    """Parameters of a test: cases, or tuples of a case and names; most are slow but on torch."""
     found = []
     for case, *names in (one if isinstance(one, tuple) else (one,) for one in cases):
-        marks = () if str(case) in ON_JAX else pytest.mark.slow_on("jax")
+        marks = () if str(case) in SOME else pytest.mark.slow_on("jax", "tensorflow")
         found.append(pytest.param(case, *names, id="-".join((str(case), *names)), marks=marks))
     return found

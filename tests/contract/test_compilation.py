@@ -18,9 +18,9 @@ def assert_close(one, other):
     tree.map_structure(close, arrays(one), arrays(other))
 
 
-# Eager, JAX compiles every operation; a second case of a layer shares most of them with the first.
+# A second case of a layer shares most of its code with the first.
 ONE_EACH = [
-    pytest.param(case, id=str(case), marks=pytest.mark.slow_on("jax") if case.variant else ())
+    pytest.param(case, id=str(case), marks=pytest.mark.slow if case.variant else ())
     for case in CALLED
 ]
 

@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_attn import layers
 from tests.backend import arrays
-from tests.cases import CALLED, CASES, built, few_on_jax, randomized
+from tests.cases import CALLED, CASES, built, few_but_on_torch, randomized
 
 
 def test_every_public_layer_has_a_case():
@@ -109,7 +109,7 @@ def test_serialization_round_trip_keeps_the_config(case):
     assert again.get_config() == layer.get_config()
 
 
-@pytest.mark.parametrize("case", few_on_jax(CALLED))
+@pytest.mark.parametrize("case", few_but_on_torch(CALLED))
 def test_a_layer_rebuilt_from_its_config_computes_the_same(case):
     layer = built(case)
     again = case.layer.from_config(layer.get_config())
@@ -123,7 +123,7 @@ def test_a_layer_rebuilt_from_its_config_computes_the_same(case):
 
 
 @pytest.mark.parametrize(
-    "case", few_on_jax([c for c in CALLED if c.arguments().get("seed") is not None])
+    "case", few_but_on_torch([c for c in CALLED if c.arguments().get("seed") is not None])
 )
 def test_the_seed_makes_dropout_reproducible(case):
     def train():

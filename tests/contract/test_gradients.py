@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.backend import layer_gradients
-from tests.cases import LEARNING, built, few_on_jax
+from tests.cases import LEARNING, built, few_but_on_torch
 from tests.contract.test_invariance import HIDING
 
 
@@ -34,7 +34,7 @@ def without_outputs(case, mask):
 
 @pytest.mark.parametrize(
     ("case", "mask"),
-    few_on_jax([one for one in HIDING if without_outputs(*one)]),
+    few_but_on_torch([one for one in HIDING if without_outputs(*one)]),
 )
 def test_masked_positions_get_zero_gradient(case, mask):
     values = case.values()

@@ -7,7 +7,7 @@ from keras import tree
 
 from keras_attn import layers
 from tests.backend import arrays, computed, layer_gradients, tensors, whole
-from tests.cases import CALLED, B, built, few_on_jax
+from tests.cases import CALLED, B, built, few_but_on_torch
 
 HIDING = [(case, mask) for case in CALLED for mask in case.hides]
 EXTRA = 3
@@ -31,13 +31,15 @@ def visible(outputs, mask):
     ]
 
 
-@pytest.mark.parametrize("case", few_on_jax([case for case in CALLED if case.scores]))
+@pytest.mark.parametrize("case", few_but_on_torch([case for case in CALLED if case.scores]))
 def test_returning_attention_scores_does_not_change_the_output(case):
     values = case.values()
     assert_same(call(case, values, return_attention_scores=True)[0], call(case, values))
 
 
-@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if "dropout" in c.arguments()]))
+@pytest.mark.parametrize(
+    "case", few_but_on_torch([c for c in CALLED if "dropout" in c.arguments()])
+)
 def test_dropout_has_no_effect_at_inference(case):
     rates = {name: 0.0 for name in case.arguments() if name.endswith("dropout")}
     without, values = case.make(**rates), case.values()
@@ -52,7 +54,7 @@ def hidden_replaced(case, mask, values, by):
     return {**values, name: np.where(shown[..., None], values[name], by).astype("float32")}
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(HIDING))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(HIDING))
 def test_values_at_masked_positions_do_not_change_the_output(case, mask):
     values, shown = case.values(), case.values()[mask]
     noise = 10 * np.random.default_rng(5).normal(size=values[case.hides[mask]].shape)
@@ -70,7 +72,7 @@ KEYS_ALONE = (
 CLEARED = [(c, mask) for c, mask in HIDING if mask != "mask" or c.layer not in KEYS_ALONE]
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(CLEARED))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(CLEARED))
 def test_values_at_masked_positions_do_not_change_gradients(case, mask):
     values = case.values()
     shown = keras.ops.convert_to_tensor(values[mask])
@@ -103,7 +105,7 @@ def test_values_at_masked_positions_do_not_change_gradients(case, mask):
             np.testing.assert_allclose(found[name], gradient, 1e-4, 1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(HIDING))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(HIDING))
 def test_extra_padding_does_not_change_the_output(case, mask):
     size = case.inputs[mask].shape[1]
 
@@ -138,7 +140,7 @@ def _masks(case):
 MASKS = [(case, mask) for case in CALLED for mask in _masks(case)]
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(MASKS))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(MASKS))
 def test_every_mask_changes_the_output(case, mask):
     others = {k: v for k, v in case.values().items() if k not in _masks(case)}
     with_mask, without = call(case, {**others, mask: case.values()[mask]}), call(case, others)
@@ -146,7 +148,7 @@ def test_every_mask_changes_the_output(case, mask):
     assert any(not np.allclose(one, other, atol=1e-4) for one, other in pairs)
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(MASKS))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(MASKS))
 def test_a_mask_may_be_a_list(case, mask):
     values = case.values()
     lists = tree.map_structure(lambda part: part.tolist(), values[mask])
@@ -156,7 +158,7 @@ def test_a_mask_may_be_a_list(case, mask):
 KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(case.inputs))]
 
 
-@pytest.mark.parametrize(("case", "mask"), few_on_jax(KERAS_MASKS))
+@pytest.mark.parametrize(("case", "mask"), few_but_on_torch(KERAS_MASKS))
 def test_a_keras_mask_acts_like_the_explicit_mask(case, mask):
     values = case.values()
     explicit = call(case, values)
@@ -173,7 +175,7 @@ def test_a_keras_mask_acts_like_the_explicit_mask(case, mask):
 BATCHED = [c for c in CALLED if all(s.shape[:1] == (B,) for s in tree.flatten(c.inputs))]
 
 
-@pytest.mark.parametrize("case", few_on_jax(BATCHED))
+@pytest.mark.parametrize("case", few_but_on_torch(BATCHED))
 def test_batch_rows_are_independent(case):
     values = case.values()
     swapped = tree.map_structure(lambda value: value[::-1].copy(), values)

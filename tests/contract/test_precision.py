@@ -9,7 +9,7 @@ from keras_attn import layers, ops, training
 from keras_attn.ops import scores, selection
 from tests import oracles
 from tests.backend import arrays, computed, gradients, layer_gradients
-from tests.cases import CALLED, LEARNING, built, few_on_jax
+from tests.cases import CALLED, LEARNING, built, few_but_on_torch
 
 # The slow ones take the same code paths: one narrow exponent, one narrow fraction, one mixed.
 # JAX compiles for minutes here: its fast run has one policy for outputs and one for gradients.
@@ -38,7 +38,7 @@ def with_empty_rows(case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("case", few_on_jax(CALLED))
+@pytest.mark.parametrize("case", few_but_on_torch(CALLED))
 def test_half_precision_outputs_are_finite_and_close_to_float32(case, policy):
     reference = built(case)
     layer = in_policy(case, policy)
@@ -50,7 +50,7 @@ def test_half_precision_outputs_are_finite_and_close_to_float32(case, policy):
 
 
 @pytest.mark.parametrize("policy", ("float16", pytest.param("mixed_bfloat16", marks=_SLOW)))
-@pytest.mark.parametrize("case", few_on_jax(LEARNING))
+@pytest.mark.parametrize("case", few_but_on_torch(LEARNING))
 def test_half_precision_gradients_are_finite(case, policy):
     layer = in_policy(case, policy)
     found = layer_gradients(layer, with_empty_rows(case), **case.training)

@@ -8,7 +8,7 @@ import pytest
 from keras import tree
 
 from tests.backend import arrays
-from tests.cases import CALLED, few_on_jax, randomized
+from tests.cases import CALLED, few_but_on_torch, randomized
 
 pytestmark = pytest.mark.usefixtures("frozen_heap")
 
@@ -21,7 +21,7 @@ def _cases():
     for case in CALLED:
         for mode in MODES:
             fast = str(case) in FAST and mode == "int8"
-            marks = few_on_jax([case])[0].marks if fast else pytest.mark.slow
+            marks = few_but_on_torch([case])[0].marks if fast else pytest.mark.slow
             yield pytest.param(case, mode, id=f"{case}-{mode}", marks=marks)
 
 
@@ -65,7 +65,7 @@ def test_a_quantized_layer_can_be_reloaded_and_cloned(case, mode, tmp_path):
     assert_equal(clone, expected, case)
 
 
-@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if str(c) in FAST[1:]]))
+@pytest.mark.parametrize("case", few_but_on_torch([c for c in CALLED if str(c) in FAST[1:]]))
 def test_a_quantized_layer_in_a_nested_model_can_be_reloaded(case, tmp_path):
     model, _ = quantized(case, "int8")
     inputs = tree.flatten(case.symbols())
@@ -74,7 +74,7 @@ def test_a_quantized_layer_in_a_nested_model_can_be_reloaded(case, tmp_path):
     assert_equal(again, outputs_of(model, case), case)
 
 
-@pytest.mark.parametrize("case", few_on_jax([c for c in CALLED if str(c) in FAST[::2]]))
+@pytest.mark.parametrize("case", few_but_on_torch([c for c in CALLED if str(c) in FAST[::2]]))
 def test_the_quantization_config_is_saved(case, tmp_path):
     model = case.model(randomized(case.make(), case))
     weights_only = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)

@@ -121,7 +121,13 @@ def test_each_row_may_have_its_own_temperature_and_top_p():
     [{}, {"repetition_penalty": 1.3}, {"top_k": 3, "top_p": 0.9}, {"min_p": 0.1}],
     ids=["plain", "penalty", "top k", "min p"],
 )
-@pytest.mark.parametrize("search", [decoding.compiled, lambda function: function])
+@pytest.mark.parametrize(
+    "search",
+    [
+        decoding.compiled,
+        pytest.param(lambda function: function, marks=pytest.mark.slow_on("jax"), id="eager"),
+    ],
+)
 def test_the_lowest_temperatures_give_the_likeliest_tokens(search, options):
     """Logits that rounding can part from their own maximum, as a product with a matrix."""
     draw = np.random.default_rng(0)

@@ -138,7 +138,7 @@ def test_hidden_states_equal_transformers(twins):
         pytest.param("bert_large", 335_141_888, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.backends("tensorflow", "torch", reason="shapes are the same on every backend")
+@pytest.mark.backends("torch", reason="shapes are the same on every backend")
 def test_sizes_have_the_parameter_counts_of_the_paper(size, count):
     # A stateless scope defers the weights, which then have shapes but no memory.
     with keras.StatelessScope():

@@ -178,7 +178,8 @@ def test_shared_and_time_distributed_layers_are_replaced_once():
     np.testing.assert_allclose(arrays(model(batch)), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.usefixtures("frozen_heap")
+@pytest.mark.parametrize("inside", [pytest.param(False, marks=pytest.mark.slow_on("jax")), True])
 @pytest.mark.parametrize("kind", ["lora", "int8", "frozen", "bfloat16"])
 def test_lora_quantized_frozen_and_bfloat16_layers_are_replaced(kind, inside):
     if kind == "bfloat16":

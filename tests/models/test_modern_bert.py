@@ -32,7 +32,7 @@ def encoder(**changes):
         pytest.param("modern_bert_large", 394_781_696, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.backends("tensorflow", "torch", reason="shapes are the same on every backend")
+@pytest.mark.backends("torch", reason="shapes are the same on every backend")
 def test_sizes_have_the_parameter_counts_of_transformers(size, count):
     """The counts of `ModernBertModel` for answerdotai/ModernBERT-base and -large."""
     with keras.StatelessScope():  # weights without memory

@@ -297,7 +297,9 @@ def plain_attention():
     return attention.sdpa_kernel(attention.SDPBackend.MATH)
 
 
-@pytest.mark.parametrize("unknown", [pytest.param(False, marks=ON_JAX), True])
+@pytest.mark.parametrize(
+    "unknown", [pytest.param(False, marks=pytest.mark.slow_on("jax", "tensorflow")), True]
+)
 @pytest.mark.parametrize("inside", [False, True])
 def test_gradients_of_a_gradient_penalty_stay_equal(unknown, inside):
     inputs = keras.Input((None if unknown else T, D))

@@ -69,7 +69,9 @@ def test_mask_arguments_may_be_arrays_or_lists(kernel):
             np.testing.assert_allclose(context, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "chunked", "reference"])
+@pytest.mark.parametrize(
+    "kernel", [pytest.param("auto", marks=pytest.mark.slow_on("jax")), "chunked", "reference"]
+)
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5), (2, 3, 0), (0, 0, 0)])
 def test_empty_inputs_give_empty_or_zero_context(sizes, kernel):
     batch, length, keys = sizes

@@ -41,7 +41,9 @@ def seeds(block):
     return [arrays(v.value) for v in block.variables if "seed" in v.path]
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow_on("jax"))]
+)
 @BLOCKS
 def test_outputs_and_gradients_are_the_same_with_dropout(kind, inputs, policy):
     position = layers.RelativePositionBias(N, num_buckets=8, initializer="normal")

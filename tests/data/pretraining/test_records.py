@@ -43,7 +43,7 @@ def test_passes_differ_in_order_and_masks_but_not_in_text(records):
     )
 
 
-@pytest.mark.parametrize("start", [4, 76])
+@pytest.mark.parametrize("start", [pytest.param(4, marks=pytest.mark.slow), 76])
 def test_start_continues_the_stream_at_that_example(records, start):
     """Also in a later pass, and with another batch size."""
     whole_run = list(itertools.chain(*map(whole, stream(records, start // 4 + 3, batch_size=4))))

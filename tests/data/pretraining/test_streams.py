@@ -82,7 +82,7 @@ def test_the_stream_depends_on_the_seed_and_not_on_the_batch_size(whole_word):
     assert any((a != b).any() for a, b in zip(ours[0], other[0], strict=True))
 
 
-@pytest.mark.parametrize("start", [7, 200])
+@pytest.mark.parametrize("start", [pytest.param(7, marks=pytest.mark.slow), 200])
 def test_start_continues_the_stream_at_that_example(start):
     assert_equal(examples(start + 20, 10)[start:], examples(20, 10, start=start))
 

@@ -130,7 +130,13 @@ def _penalty_gradients(inputs, **options):
 
 @pytest.mark.parametrize(
     ("how", "cap"),
-    [("eager", None), ("eager", 0.8), ("graph", None), ("graph", 0.8), ("xla", None)],
+    [
+        ("eager", None),
+        pytest.param("eager", 0.8, marks=pytest.mark.slow),
+        pytest.param("graph", None, marks=pytest.mark.slow),
+        ("graph", 0.8),
+        ("xla", None),
+    ],
 )
 def test_second_derivatives_equal_the_reference_kernel(how, cap):
     import tensorflow as tf

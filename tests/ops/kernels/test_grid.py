@@ -140,9 +140,10 @@ def _shape(kernel, key_heads):
     return Shape(key_heads=key_heads, value_width=5 if kernel == "fused" else 7)
 
 
-# JAX compiles each case. The reference kernel is the same code on every backend: there, its fast
-# cases have each value of each axis, and those of the others each mask and bias with the main ones.
-SLOW = pytest.mark.slow_on("jax")
+# JAX compiles each case, TensorFlow traces it, and torch runs all of them in seconds. The reference
+# kernel is the same code on every backend: elsewhere, its fast cases have each value of each axis,
+# and those of the chunked kernels have each mask and each bias with the main ones of the other.
+SLOW = pytest.mark.slow_on("jax", "tensorflow")
 MAIN_MASKS, MAIN_BIASES = ("none", "causal_padding", "unsorted_ids"), ("none", "dense", "buckets")
 
 
@@ -163,7 +164,7 @@ def pairs():
 
 
 def by_dtype(masks, biases, fast):
-    """Every kernel, mask, bias and dtype; on JAX, chunked float32 and `fast` are fast."""
+    """Every kernel, mask, bias and dtype; chunked float32 and `fast` are fast everywhere."""
     found = []
     for kernel, mask, bias, dtype in itertools.product(KERNELS, masks, biases, TOLERANCE):
         if _can(kernel, mask, bias, dtype, _shape(kernel, 3)):
@@ -220,7 +221,7 @@ CAPPED = [
 
 
 # Masked keys under a cap and the tests of MultiHeadSelfAttention run the reference kernel on JAX.
-BOTH = ["chunked", pytest.param("reference", marks=SLOW)]
+BOTH = ["chunked", pytest.param("reference", marks=pytest.mark.slow_on("jax"))]
 
 
 @pytest.mark.parametrize("kernel", BOTH)
