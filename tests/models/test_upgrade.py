@@ -340,7 +340,7 @@ class Custom(kl.Layer):
 
 
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 def test_attention_with_list_inputs_is_replaced(name, causal):
     ids, hidden = embed()
     context_ids, context = embed("context")
@@ -505,7 +505,7 @@ def test_a_keras_hub_encoder_block_is_replaced(hub, first, explicit, tmp_path):
         np.testing.assert_allclose(got[1][rows], expected[1][rows], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 @DROPS_MASKS
 def test_a_keras_hub_decoder_block_without_context_is_replaced(hub, causal):
     ids, hidden = embed()
@@ -515,7 +515,7 @@ def test_a_keras_hub_decoder_block_without_context_is_replaced(hub, causal):
     check(model_of(ids, hidden), IDS, real=REAL, replaced=("block_0", "block_1"))
 
 
-@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("explicit", [pytest.param(False, marks=ON_JAX), True])
 @DROPS_MASKS
 def test_a_keras_hub_decoder_block_with_context_is_replaced(hub, explicit, tmp_path):
     ids, hidden = embed()
