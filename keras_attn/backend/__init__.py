@@ -1,13 +1,14 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `random_int16`, `generator_states`, `assign_generator_states`,
-`owned_parts`, `needed_parts`, `assign_parts`, `file_number` and `from_all_processes`; the file of
-the backend that runs is imported on first use.
+`with_gradient`, `traced_once`, `random_int16`, `seeds_place`, `generator_states`,
+`assign_generator_states`, `owned_parts`, `needed_parts`, `assign_parts`, `file_number` and
+`from_all_processes`; the file of the backend that runs is imported on first use.
 
 Letters: B batch, T steps.
 """
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Hashable, Sequence
@@ -144,6 +145,11 @@ def random_int16(shape: tuple, seed: Any) -> Any:
         seed: integer tensor `[2]`.
     """
     return _running().random_int16(shape, seed)
+
+
+def seeds_place() -> contextlib.AbstractContextManager:
+    """Where the state of a layer's seed generator is kept and read, as a context."""
+    return _running().seeds_place()
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """`keras_attn.backend` on JAX."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -66,6 +67,11 @@ def random_int16(shape: tuple, seed: Any) -> Any:
     *others, last = shape
     draws = jax.random.bits(jnp.asarray(seed, "uint32"), (*others, (last + 1) // 2), "uint32")
     return draws.view("int16")[..., :last]
+
+
+def seeds_place() -> contextlib.AbstractContextManager:
+    """Seeds stay in the program."""
+    return contextlib.nullcontext()
 
 
 def generator_states() -> dict[str, np.ndarray]:

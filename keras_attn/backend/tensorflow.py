@@ -1,5 +1,6 @@
 """`keras_attn.backend` on TensorFlow."""
 
+import contextlib
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -80,6 +81,11 @@ def random_int16(shape: tuple, seed: Any) -> Any:
     )
     pairs = tf.bitcast(draws, "int16")  # [..., (last + 1) // 2, 2]
     return tf.reshape(pairs, (*others, (last + 1) // 2 * 2))[..., :last]
+
+
+def seeds_place() -> contextlib.AbstractContextManager:
+    """Seeds stay in the graph."""
+    return contextlib.nullcontext()
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -55,10 +55,9 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
 def random_int16(shape: tuple, seed: Any) -> Any:
     """Four from each draw: one after the other, they take more time than the rest of dropout."""
     *others, last = shape
-    seed = keras.ops.convert_to_tensor(seed)
-    draws = torch.empty((*others, -(-last // 4)), dtype=torch.int64, device=seed.device)
+    draws = keras.ops.empty((*others, -(-last // 4)), dtype="int64")
     if not draws.is_meta:  # Keras only asks for the shape there
-        generator = torch.Generator(seed.device)
+        generator = torch.Generator(draws.device)
         generator.manual_seed(_number(seed))
         draws.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     return draws.view(torch.int16)[..., :last]
@@ -84,8 +83,15 @@ def seeded(seed: Any, device: torch.device) -> Iterator[None]:
         own.set_state(state)
 
 
+def seeds_place() -> contextlib.AbstractContextManager:
+    """A draw takes its seed as a number; to read it from a GPU waits for all work queued there."""
+    if keras.ops.empty(()).is_meta:  # Keras only asks for the shape
+        return contextlib.nullcontext()
+    return keras.device("cpu")
+
+
 def _number(seed: Any) -> int:
-    return int(keras.ops.convert_to_tensor(seed).sum()) % 2**32  # as keras.random does
+    return int(torch.as_tensor(seed).to(torch.int64).sum()) % 2**32  # as keras.random does
 
 
 def generator_states() -> dict[str, np.ndarray]:

@@ -80,14 +80,18 @@ def dense(
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
-def table_rows(table: Any, ids: Any) -> Any:
-    """`table[ids]`, whose gradient is one tensor on every backend.
+def table_rows(table: Any, ids: Any, dtype: str) -> Any:
+    """`table[ids]`, cast to a dtype, whose gradient is one tensor on every backend.
+
+    Cast afterwards, so that the gradients of a row, which may occur thousands of times, are summed
+    in the table's dtype: a sum in bfloat16 stands still where a part is 1/256 of it. On a GPU
+    such sums wait for each other as well.
 
     On TensorFlow that of `ops.take` is a list of rows. Where a row occurs in it several times,
     Keras' Adam and its kin add the squares of the parts, not the square of their sum. The gradient
     of a reshape makes a tensor of the list.
     """
-    return ops.take(ops.reshape(table, table.shape), ids, axis=0)
+    return ops.cast(ops.take(ops.reshape(table, table.shape), ids, axis=0), dtype)
 
 
 @register()

@@ -21,6 +21,19 @@ class _Fixed(keras.random.SeedGenerator):
         return self._seed
 
 
+class SeedGenerator(keras.random.SeedGenerator):
+    """Keras' own, whose state lies where a draw can read it without waiting."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        with backend.seeds_place():
+            super().__init__(seed)
+
+    def next(self, ordered: bool = True) -> Any:
+        """The next seed `[2]`."""
+        with backend.seeds_place():
+            return super().next(ordered)
+
+
 def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
     """Uniform numbers in [0, 1).
 

@@ -17,6 +17,7 @@ from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
 from keras_attn.ops.masks import AttentionMask, Window, check_window
 from keras_attn.ops.numerics import wide
+from keras_attn.ops.random import SeedGenerator
 
 
 class MultiHead(CompositeLayer):
@@ -81,7 +82,7 @@ class MultiHead(CompositeLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self.supports_masking = True
 
     def keys_and_values(

@@ -81,18 +81,20 @@ class TokenEmbedding(keras.layers.Layer):
             initializer=self.embeddings_initializer,
             regularizer=self.embeddings_regularizer,
             constraint=self.embeddings_constraint,
+            autocast=False,
             name="embeddings",
         )
         self.built = True
 
     def call(self, token_ids: Any, return_matrix: bool = False) -> Any:
         """Look up `token_ids`."""
-        matrix = keras.ops.cast(self.embeddings, self.compute_dtype)
         rows = check_ids("token_ids", token_ids, self.input_dim)
-        vectors = table_rows(matrix, rows)
+        vectors = table_rows(self.embeddings, rows, self.compute_dtype)
         if self.scale != 1.0:
             vectors = vectors * self.scale
-        return (vectors, matrix) if return_matrix else vectors
+        if not return_matrix:
+            return vectors
+        return vectors, keras.ops.cast(self.embeddings, self.compute_dtype)
 
     def compute_output_shape(self, token_ids_shape: Any) -> tuple:
         """Shape of the vectors."""

@@ -71,6 +71,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         self.table = self.add_weight(
             shape=(self.max_length, self.dim or input_shape[-1]),
             initializer=self.initializer,
+            autocast=False,
             name="table",
         )
 
@@ -87,7 +88,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
         rows = keras.ops.clip(positions + offset, 0, self.max_length - 1)
-        return combine(self.combination, inputs, table_rows(self.table, rows))
+        return combine(self.combination, inputs, table_rows(self.table, rows, self.compute_dtype))
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """The inputs' shape, wider if concatenated."""

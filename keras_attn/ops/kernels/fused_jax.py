@@ -81,6 +81,9 @@ def refusal(request: Any) -> str | None:
     widths = {request.query[3], request.value[3]}
     if len(widths) > 1 or max(widths) % 8 or max(widths) > 128:
         return f"cuDNN takes equal head widths, multiples of 8 up to 128, not {sorted(widths)}"
+    lengths = request.query[1], request.key[1]
+    if any(isinstance(length, int) and length % 2 for length in lengths):
+        return f"JAX's gradient of it takes even lengths, not {lengths[0]} and {lengths[1]}"
     if request.dropout:
         return "its dropout would draw the same in every step"
     if request.bias is not None or mask.structure - MASKS:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests.backend import arrays, layer_gradients
+from tests.backend import arrays, gradients, layer_gradients
 
 IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
 
@@ -36,6 +36,29 @@ def test_a_tied_matrix_gets_the_gradients_of_both_uses():
     np.add.at(tied, IDS, 3 * seen)
     (found,) = layer_gradients(layer, {"token_ids": IDS}, return_matrix=True).values()
     np.testing.assert_allclose(found, tied, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["token", "position"])
+def test_gradients_of_a_frequent_row_are_summed_in_float32(layer):
+    """A sum of ones stands still at 256 in bfloat16, and at 2,048 in float16."""
+    count = 5000
+    if layer == "token":
+        embedding = layers.TokenEmbedding(3, 2, dtype="mixed_bfloat16")
+        embedding.build()
+        weight, inputs, options = embedding.embeddings, np.full((1, count), 1), {}
+    else:
+        embedding = layers.LearnedPositionEmbedding(3, dtype="mixed_bfloat16")
+        weight, inputs = None, np.zeros((1, count, 2), "float32")
+        options = {"positions": np.full((1, count), 1)}
+        embedding.build(inputs.shape)
+        weight = embedding.table
+
+    def loss(value):
+        with keras.StatelessScope(state_mapping=[(weight, value)]):
+            return keras.ops.sum(keras.ops.cast(embedding(inputs, **options), "float32"))
+
+    (found,) = gradients(loss, np.zeros((3, 2), "float32"))
+    np.testing.assert_allclose(found, [[0, 0], [count, count], [0, 0]], rtol=1e-6)
 
 
 def test_a_tied_matrix_stays_tied_after_reloading(tmp_path):

@@ -135,3 +135,13 @@ def test_on_a_gpu_explain_names_unsupported_masks(parts, reason, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     rows = jax.numpy.ones((B, T, N, H), "bfloat16")
     assert reason in ops.explain(rows, rows, rows, mask=AttentionMask(**parts)).others["fused"]
+
+
+def test_on_a_gpu_explain_names_odd_lengths(monkeypatch):
+    """JAX raises for their gradients."""
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rows = jax.numpy.ones((B, 7, N, H), "bfloat16")
+    reason = "JAX's gradient of it takes even lengths, not 6 and 7"
+    assert ops.explain(rows[:, :6], rows, rows).others["fused"] == reason

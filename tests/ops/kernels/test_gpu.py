@@ -16,6 +16,7 @@ pytestmark = [
 
 SHAPES = {
     "square": Shape(length=192, keys=192, width=64, value_width=64),
+    "uneven": Shape(length=78, keys=130, width=40, value_width=40),
     "odd": Shape(length=77, keys=131, width=40, value_width=40),
     "grouped": Shape(length=130, keys=130, key_heads=2, width=128, value_width=128),
 }

@@ -125,7 +125,7 @@ def test_auto_chooses_the_reference_kernel_for_weights_and_short_rows():
 
 def test_auto_chooses_the_chunked_kernel_for_long_rows():
     name = {"tensorflow": "chunked_tf", "jax": "chunked_jax", "torch": "chunked_torch"}[BACKEND]
-    assert _chosen(4096, dropout=0.1) == name
+    assert _chosen(4096, mask=AttentionMask(window=3), dropout=0.1) == name
     assert _chosen(4096, mask=AttentionMask(window=3)) == name
     assert _chosen(16, block_size=4) == name
 
