@@ -1,6 +1,6 @@
 """Learn vectors of paragraphs in which a text and its translation are alike, and search by them.
 
-    python examples/sentence_search.py                                # five to ten minutes
+    python examples/sentence_search.py                              # about six minutes on two cores
     python examples/sentence_search.py --search "How do I add a row to a table?"      # in that run
     python examples/sentence_search.py --source zh --target en       # any two of en, de, zh
     python examples/sentence_search.py --data mine.tsv               # a table with named columns
