@@ -25,8 +25,17 @@ NAMES = {
     "ours_layer": "ours",
     "keras_layer": "Keras",
     "ours_beam4": "ours, beam 4",
+    "jax_plain": "JAX, plain",
+    "jax": "JAX",
+    "torch_flash": "torch, flash alone",
 }
-ENDINGS = {"_xla": "XLA", "_jax": "JAX", "_bf16": "bfloat16", "_bf16_compile": "bfloat16, compiled"}
+ENDINGS = {
+    "_xla": "XLA",
+    "_jax": "JAX",
+    "_torch": "torch",
+    "_bf16": "bfloat16",
+    "_bf16_compile": "bfloat16, compiled",
+}
 MASKS = {"none": "no mask", "causal": "causal", "window": "window of 256 each side"}
 LAYERS = {"layer": "layer", "short": "layer of BERT-base, batch 8", "dropout": "layer"}
 
@@ -148,9 +157,33 @@ def modern_encoder(record: dict) -> Cells | None:
     }
 
 
+def gpu(record: dict) -> Cells | None:
+    """What the parts of gpu.py found, where they ran."""
+    case, part = record["case"], record["part"]
+    if part == "kernels":
+        exact = [error for error in record["errors"].values() if isinstance(error, float)]
+        row = f"largest relative error: {case['kernel']} kernel, {case['dtype']}"
+        return (row, {case["backend"]: f"{max(exact):.1e}"}) if exact else None
+    if "seconds" not in record:
+        return None
+    if part == "attention":
+        times = [t if isinstance(t, str) else f"{1e3 * t:.2f}" for t in record["seconds"].values()]
+        lengths = ", ".join(f"{int(length):,}" for length in record["seconds"])
+        row = f"attention, {MASKS[case['mask']]}, ms at T = {lengths}"
+        return row, {case["side"]: ", ".join(t if t[0].isdigit() else "none" for t in times)}
+    if part == "decoding":
+        row = f"decoding, batch {case['batch']}"
+        return row, {case["side"]: f"{record['tokens_a_second']:,.0f} tokens a second"}
+    row = f"training BERT-{case['size']}, {case['batch']} x {case['length']}"
+    used = f"{record['utilisation']:.0%}".replace("%", " %")
+    row += f", dropout {case['dropout']}"
+    return row, {case["side"]: f"{1e3 * record['seconds']:.0f} ms, {used}"}
+
+
 QUESTIONS: dict[str, Callable[[dict], Cells | None]] = {
     **{f.__name__: f for f in (attention_kernels, startup, upgrade, packing, cache, decoding)},
     **{f.__name__: f for f in (serving_latency, encoder, pretraining_step, modern_encoder)},
+    "gpu": gpu,
     "pretraining_quality": quality(
         "masked_lm_accuracy", "masked_lm_perplexity", "next_sentence_accuracy"
     ),

@@ -12,4 +12,4 @@ def test_tables_match_the_stored_results():
     assert tables["page"](text) == text, "run: python benchmarks/tables.py"
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("<!-- table: ")}
     kept = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.jsonl")}
-    assert shown == kept - {"runtimes", "gpu"}  # a guide of its own, a figure
+    assert shown == kept - {"runtimes"}  # a guide of its own
