@@ -11,6 +11,7 @@ from keras import ops
 from keras_attn._checks import check_numbers, optional_count, to_integers
 from keras_attn.decoding.logits import by_row
 from keras_attn.decoding.loop import Step, decode, tokens_of
+from keras_attn.ops.numerics import at_temperature
 
 
 def sample(
@@ -99,17 +100,6 @@ def sample(
         return drawn if ids is None else ops.take_along_axis(ids, drawn[:, None], axis=-1)[:, 0]
 
     return decode(step, choose, prompt_ids, **options)
-
-
-def at_temperature(logits: Any, temperature: Any) -> Any:
-    """Logits whose softmax is that of `logits / temperature`, the greatest 0.
-
-    Divided first, they grow so large at a low temperature that one rounding more or less, as
-    compilers make it, separates the greatest from itself. Within the bounds of the temperature its
-    reciprocal, by which compilers multiply, is neither infinite nor zero.
-    """
-    temperature = ops.clip(temperature, 1e-37, 1e37)
-    return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
 
 
 def draw(probabilities: Any, uniform: Any) -> Any:

@@ -80,6 +80,17 @@ def dense(
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
+def at_temperature(logits: Any, temperature: Any) -> Any:
+    """Logits whose softmax is that of `logits / temperature`, the greatest 0.
+
+    Divided first, they grow so large at a low temperature that one rounding more or less, as
+    compilers make it, separates the greatest from itself. Within the bounds of the temperature its
+    reciprocal, by which compilers multiply, is neither infinite nor zero.
+    """
+    temperature = ops.clip(temperature, 1e-37, 1e37)
+    return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
+
+
 def table_rows(table: Any, ids: Any, dtype: str) -> Any:
     """`table[ids]`, cast to a dtype, whose gradient is one tensor on every backend.
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn.ops import random, scores
-from keras_attn.ops.numerics import wide, widen
+from keras_attn.ops.numerics import at_temperature, wide, widen
 
 _TINY = 1e-20
 
@@ -102,7 +102,9 @@ def gumbel(logits: Any, seed: Any, mask: Any = None, temperature: float = 1.0) -
     Source: Jang et al. 2017, section 2.2.
     """
     logits = widen(logits)
-    return soft((logits + _gumbel(logits, seed)) / temperature, mask)
+    shown, some = _allowed(logits + _gumbel(logits, seed), mask)
+    weights = soft(at_temperature(shown, ops.cast(temperature, shown.dtype)), mask)
+    return ops.where(some, weights, 0.0)
 
 
 def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: Any = 0) -> Any:

@@ -1,8 +1,10 @@
 """A model becomes a checkpoint directory that the library transformers loads."""
 
+import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ def save(
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
             `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
-        directory: made if it is not there; files of these names are replaced.
+        directory: made if it is not there; files of these names are replaced once all are written,
+            so that an interrupted call leaves what was there.
         vocabulary: the tokens in the order of their ids, for the vocab.txt of BERT and
             DistilBERT; defaults to that of the `Loaded`.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
@@ -105,13 +108,27 @@ def save(
     arrays = _arrays(targets, format, heads, size.num_layers, config)
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
-    directory = Path(directory)
+    with _moved_when_complete(Path(directory)) as folder:
+        safetensors.save_file(arrays, folder / "model.safetensors", {"format": "pt"})
+        write_json(folder / "config.json", config)
+        tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1)
+        if parts.embeds(built):
+            write_modules(found.pooling, size.hidden_dim, folder)
+
+
+@contextlib.contextmanager
+def _moved_when_complete(directory: Path) -> Iterator[Path]:
+    """A folder whose files replace those of the directory at the end, if nothing failed."""
     directory.mkdir(parents=True, exist_ok=True)
-    safetensors.save_file(arrays, directory / "model.safetensors", {"format": "pt"})
-    write_json(directory / "config.json", config)
-    tokens.write(directory, format, segments=getattr(size, "num_segments", 1) > 1)
-    if parts.embeds(built):
-        write_modules(found.pooling, size.hidden_dim, directory)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
+        folder = Path(name)
+        yield folder
+        for path in sorted(folder.rglob("*")):
+            target = directory / path.relative_to(folder)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
 
 
 def _arrays(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_attn.backend import compiled
 from keras_attn.ops import selection
 
 B, T, S = 2, 3, 7
@@ -95,6 +96,15 @@ def test_gumbel_sharpens_with_the_temperature_and_sums_to_one():
     np.testing.assert_allclose(warm.sum(-1), MASK.any(-1), atol=1e-5)
     np.testing.assert_array_equal(cold.argmax(-1), array(run("hard", seed)[0]).argmax(-1))
     assert warm.max(-1)[0].max() < cold.max(-1)[0].min()
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-38])
+def test_gumbel_at_a_tiny_temperature_is_the_hard_choice(temperature):
+    """Compiled, since XLA may divide otherwise there."""
+    seed, logits, mask = tensor(SEED, "uint32"), tensor(LOGITS), tensor(MASK, "bool")
+    draw = compiled(lambda *given: selection.gumbel(*given, temperature))
+    expected = array(run("hard", seed)[0])
+    np.testing.assert_array_equal(array(draw(logits, seed, mask)), expected)
 
 
 @pytest.mark.parametrize("offset", [0, 2, [[1], [4]]])

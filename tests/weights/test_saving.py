@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from keras_attn import weights
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
+from keras_attn.weights import saving
 
 transformers = pytest.importorskip("transformers")
 
@@ -95,6 +96,26 @@ def test_a_model_reloaded_by_keras_saves_the_same_file(encoder, tmp_path):
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")
     )
     assert first == second
+
+
+def test_an_interrupted_save_leaves_what_was_there(encoder, tmp_path, monkeypatch):
+    weights.save(encoder, tmp_path, vocabulary=VOCABULARY)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for weight in encoder.trainable_variables:
+        weight.assign(weight + 1.0)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(saving, "write_json", stopped)
+        weights.save(encoder, tmp_path, vocabulary=VOCABULARY)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    weights.save(encoder, tmp_path, vocabulary=VOCABULARY)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.keys() == before.keys()
+    assert after["model.safetensors"] != before["model.safetensors"]
 
 
 def test_vocabulary_and_lowercase_are_saved(encoder, tmp_path):

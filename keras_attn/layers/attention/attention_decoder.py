@@ -13,6 +13,7 @@ from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
 from keras_attn.layers.masking import without_hidden
+from keras_attn.ops.random import SeedGenerator
 
 _MEMORY = 3  # states at the end that no step changes: memory, keys, memory_mask
 
@@ -66,7 +67,7 @@ class AttentionDecoder(keras.layers.Layer):
         if not isinstance(cell, AttentionDecoderCell):
             raise ValueError(f"`cell` must be an AttentionDecoderCell, got {cell!r}")
         self.cell = cell
-        self.seed_generator = keras.random.SeedGenerator()
+        self.seed_generator = SeedGenerator(getattr(cell.attention, "seed", None))
         self.supports_masking = True
 
     def build(self, inputs_shape: Any, memory_shape: Any) -> None:

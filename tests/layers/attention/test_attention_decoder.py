@@ -57,6 +57,20 @@ def call(layer, inputs=INPUTS, memory=MEMORY, **kwargs):
     )
 
 
+def test_draws_depend_on_the_seed_of_the_attention():
+    def contexts(seed):
+        attention = HardAttention(seed=seed)
+        layer = AttentionDecoder(AttentionDecoderCell(keras.layers.GRUCell(U), attention))
+        call(layer)
+        for weight in layer.trainable_variables:
+            weight.assign(ops.full(weight.shape, 0.1))
+        return array(call(layer, training=True))
+
+    same = [contexts(seed) for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(same[0], same[1])
+    assert np.abs(same[0] - same[2]).max() > 1e-3
+
+
 def model(layer):
     widths = {"x": D, "memory": DM}
     inputs = {name: keras.Input((None, width), name=name) for name, width in widths.items()}
