@@ -37,6 +37,7 @@ import pytest  # noqa: E402
 from tests import shapes  # noqa: E402
 
 BACKEND = keras.backend.backend()
+LONG = ("tests/examples", "tests/export")  # they start processes
 gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay
 
 
@@ -53,7 +54,7 @@ def pytest_collection_finish(session):
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config, items):
-    """Deselect what this backend or this machine cannot run, and mark what is slow here."""
+    """Deselect what cannot run here, mark what is slow here, and begin with long files."""
     has_data = (shared_folder(config.rootpath) / "data").is_dir()
     gpu = os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
     kept, dropped = [], []
@@ -69,7 +70,8 @@ def pytest_collection_modifyitems(config, items):
         (dropped if other_backend or no_data or no_gpu else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    # Two workers take file after file: the longest ones start first, so that both end together.
+    items[:] = sorted(kept, key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from tests.export.small import SIZE, VOCABULARY, ask_all, ask_here, sharp_gpt
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
 LIMITS = {"prompt_length": 5, "max_new_tokens": 7}
+REPETITION = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
+STOP = 1  # seldom the likeliest: texts become long
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def gpt():
 @pytest.fixture(scope="module")
 def served(gpt, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt") / "gpt"
-    generation = export.Generation(tokenizer, **LIMITS, beams=3)
+    generation = export.Generation(tokenizer, **LIMITS, beams=3, stop_id=STOP, **REPETITION)
     made = export.publish(gpt, folder, generation=generation, server="2.12")
     assert list(made.signatures) == ["serving_default", "sample", "beam"]
     return str(made.path)
@@ -38,13 +40,18 @@ def counts(rows, value):
     return np.full(rows, value, "int32")
 
 
+def any_repetition(rows):
+    """Options of every request to `served` that have no effect."""
+    return {"repetition_penalty": np.ones(rows, "float32"), "no_repeat_ngram_size": counts(rows, 0)}
+
+
 def test_served_greedy_text_equals_the_search(served, gpt, tokenizer, loader):
     texts, most = ["the cat", "playing"], [7, 2]
-    inputs = {"text": texts, "max_new_tokens": np.array(most, "int32")}
+    inputs = {"text": texts, "max_new_tokens": np.array(most, "int32"), **any_repetition(2)}
     got = cpp_loader.run(loader, served, "serving_default", inputs)["text"]
     for row, (text, count) in enumerate(zip(texts, most, strict=True)):
         search = functools.partial(
-            decoding.greedy, max_new_tokens=count, stop_token_ids=[tokenizer.sep_id], padding_id=0
+            decoding.greedy, max_new_tokens=count, stop_token_ids=[STOP], padding_id=0
         )
         generate = models.steps.generator(gpt, search, length=10)
         prompt = np.array([[2, *tokenizer([text]).to_list()[0]]])
@@ -57,6 +64,7 @@ def test_sampled_text_depends_only_on_its_own_seed(served):
         rows = len(texts)
         options = {"max_new_tokens": counts(rows, 7), "top_k": counts(rows, 50)}
         options |= {"temperature": np.full(rows, 2.0, "float32"), "top_p": np.ones(rows, "float32")}
+        options |= {"min_p": np.zeros(rows, "float32"), **any_repetition(rows)}
         return "sample", {"text": texts, "seed": np.array(seeds, "int32"), **options}
 
     requests = [request(["the cat", "the cat", "a"], [1, 2, 1]), request(["the cat"], [1])]
@@ -67,7 +75,11 @@ def test_sampled_text_depends_only_on_its_own_seed(served):
 
 def test_beams_are_sorted_by_score_and_limited(served):
     def beam(most, beams):
-        options = {"max_new_tokens": counts(1, most), "beams": counts(1, beams)}
+        options = {
+            "max_new_tokens": counts(1, most),
+            "beams": counts(1, beams),
+            **any_repetition(1),
+        }
         return "beam", {"text": ["the cat"], "length_penalty": np.zeros(1, "float32"), **options}
 
     requests = [beam(7, 3), beam(7, 1), beam(7, 4), beam(7, 0), beam(8, 1)]
@@ -149,9 +161,11 @@ def test_ids_beyond_the_vocabulary_are_written_as_unknown_tokens(tokenizer, tmp_
     matrix.assign(
         np.where(np.arange(len(VOCABULARY) + 9) < len(VOCABULARY), 1, 50)[:, None] * matrix
     )
-    generation = export.Generation(tokenizer, **LIMITS, searches=["greedy"])
+    generation = export.Generation(tokenizer, **LIMITS, searches=["sample"])
     made = export.publish(model, tmp_path, generation=generation)
-    (text,) = ask_here(made.path, text=["the"], max_new_tokens=counts(1, 3))["text"]
+    options = {"temperature": np.ones(1, "float32"), "top_p": np.ones(1, "float32")}
+    options |= {"max_new_tokens": counts(1, 3), "top_k": counts(1, 1), "seed": counts(1, 1)}
+    (text,) = ask_here(made.path, text=["the"], **options)["text"]
     assert set(text.split()) == {b"[UNK]"}
 
 
@@ -173,7 +187,7 @@ def test_a_tokenizer_of_another_vocabulary_size_raises(gpt, tmp_path):
 
 def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
     texts, rows = ["the cat", "the cat"], 2
-    asked = {"max_new_tokens": counts(rows, 7), "beams": counts(rows, 3)}
+    asked = {"max_new_tokens": counts(rows, 7), "beams": counts(rows, 3), **any_repetition(rows)}
     penalty = np.array([0.0, 1.5], "float32")
     got = ask_here(served, "beam", text=texts, length_penalty=penalty, **asked)
     prompt = np.array([[2, *tokenizer(texts[:1]).to_list()[0]]])
@@ -183,7 +197,7 @@ def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
             beams=3,
             max_new_tokens=7,
             length_penalty=exponent,
-            stop_token_ids=[tokenizer.sep_id],
+            stop_token_ids=[STOP],
         )
         expected = models.steps.generator(gpt, search, length=10)(prompt)["scores"]
         np.testing.assert_allclose(got["scores"][row], expected[0], atol=1e-4)
@@ -192,6 +206,7 @@ def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
     def sample(top_p=1.0, seeds=range(9), top_k=50):
         options = {"temperature": np.full(9, 3.0, "float32"), "seed": np.array(seeds, "int32")}
         options |= {"top_p": np.full(9, top_p, "float32"), "top_k": counts(9, top_k)}
+        options |= {"min_p": np.zeros(9, "float32"), **any_repetition(9)}
         return "sample", {"text": ["a"] * 9, "max_new_tokens": counts(9, 7), **options}
 
     # With only the likeliest token there is one text, with all tokens there are several.
@@ -208,11 +223,7 @@ def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
     assert "top_p must be above 0" in none
 
 
-def test_repetition_options_apply_to_each_row(tokenizer, tmp_path, checked_here):
-    gpt, stop = sharp_gpt(), 1
-    most = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
-    generation = export.Generation(tokenizer, **LIMITS, beams=2, stop_id=stop, **most)
-    made = export.publish(gpt, tmp_path / "gpt", generation=generation, server="2.12")
+def test_repetition_options_apply_to_each_row(served, gpt, tokenizer):
     penalties, sizes = [1.0, 3.0, 1.0, 1.0], [0, 0, 1, 2]
     text, rows = "playing", 4
     asked = {"text": [text] * rows, "max_new_tokens": counts(rows, 7)}
@@ -233,11 +244,11 @@ def test_repetition_options_apply_to_each_row(tokenizer, tmp_path, checked_here)
         ("sample", {**drawn, "min_p": np.full(rows, np.nan, "float32")}),
         ("sample", {**drawn, "min_p": np.full(rows, -0.1, "float32")}),
     ]
-    greedy, beam, sample, *errors = ask_all(made.path, requests)
+    greedy, beam, sample, *errors = ask_all(served, requests)
     assert sample["text"].tolist() == greedy["text"].tolist()
     assert len(set(greedy["text"])) > 2
     prompt = np.array([[2, *tokenizer([text]).to_list()[0]]])
-    options = {"max_new_tokens": 7, "stop_token_ids": [stop]}
+    options = {"max_new_tokens": 7, "stop_token_ids": [STOP]}
     for row, (penalty, size) in enumerate(zip(penalties, sizes, strict=True)):
         own = {**options, "repetition_penalty": penalty, "no_repeat_ngram_size": size or None}
         search = functools.partial(decoding.greedy, **own)
@@ -246,7 +257,7 @@ def test_repetition_options_apply_to_each_row(tokenizer, tmp_path, checked_here)
         assert greedy["text"][row] == expected
         search = functools.partial(decoding.beam_search, beams=2, **own)
         found = models.steps.generator(gpt, search, length=13)(prompt)["scores"]
-        np.testing.assert_allclose(beam["scores"][row], found[0], atol=1e-4)
+        np.testing.assert_allclose(beam["scores"][row, :2], found[0], atol=1e-4)
     messages = ["repetition_penalty: at most 3.0", "repetition_penalty must be above 0"]
     messages += ["no_repeat_ngram_size: at most 3", "no_repeat_ngram_size: at least 0"]
     messages += ["min_p: at least 0", "min_p: at least 0"]

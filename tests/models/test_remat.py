@@ -39,7 +39,15 @@ CASES = {
 
 
 @pytest.mark.backends("tensorflow", "torch", reason="JAX takes long; its blocks are in tests/ops")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [  # torch runs all in seconds
+        pytest.param("bert", marks=pytest.mark.slow_on("tensorflow")),
+        "modern_bert",
+        pytest.param("gpt", marks=pytest.mark.slow_on("tensorflow")),
+        "transformer",
+    ],
+)
 def test_every_block_is_recomputed_with_the_same_gradients(name):
     build, size, inputs = CASES[name]
     found = []

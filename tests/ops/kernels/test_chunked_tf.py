@@ -40,14 +40,24 @@ def _gradients(shape, mask, bias, inputs, extra, **options):
     ]
 
 
+# tests/ops/kernels/test_grid.py has every mask and bias: called eagerly the kernel is a graph too.
+FAST = (
+    *((mask, "none", False) for mask in ("none", "uneven_window_padding", "unsorted_ids")),
+    *(("causal_window", bias, False) for bias in ("dense", "hiding_buckets")),
+    ("causal_padding", "none", True),
+    ("causal_window", "buckets", True),
+)
+GRID = (
+    *((mask, "none", False) for mask in MASKS),
+    *(("causal_window", bias, False) for bias in BIASES),
+    *((mask, "none", True) for mask in ("causal_padding", "window", "unsorted_ids")),
+    *(("causal_window", bias, True) for bias in ("dense", "buckets")),
+)
+
+
 @pytest.mark.parametrize(
     ("mask", "bias", "xla"),
-    [
-        *((mask, "none", False) for mask in MASKS),
-        *(("causal_window", bias, False) for bias in BIASES),
-        *((mask, "none", True) for mask in ("causal_padding", "window", "unsorted_ids")),
-        *(("causal_window", bias, True) for bias in ("dense", "buckets")),
-    ],
+    [pytest.param(*case, marks=() if case in FAST else pytest.mark.slow) for case in GRID],
 )
 def test_compiled_gradients_equal_the_reference_kernel(mask, bias, xla):
     import tensorflow as tf
