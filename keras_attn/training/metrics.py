@@ -10,7 +10,12 @@ import keras
 from keras import ops
 
 from keras_attn._keras import get_keras_mask, register
-from keras_attn.training.losses import match_rank, neutral, squeeze_labels
+from keras_attn.training.losses import (
+    cross_entropies,
+    match_rank,
+    neutral,
+    squeeze_labels,
+)
 
 
 @register()
@@ -77,7 +82,7 @@ class Perplexity(keras.metrics.Mean):
             used = ops.logical_and(used, ops.not_equal(labels, self.ignore_class))
         weights = ops.where(used, weights, 0.0)
         labels, y_pred = neutral(labels, y_pred, used)
-        losses = ops.sparse_categorical_crossentropy(labels, y_pred, from_logits=self.from_logits)
+        losses = cross_entropies(labels, y_pred, self.from_logits)
         super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 
     def result(self) -> Any:
