@@ -70,7 +70,10 @@ class RelativePositionBias(keras.layers.Layer):
     def build(self, query_positions_shape: Any = None) -> None:
         """Create the table, one number for each bucket and head."""
         self.table = self.add_weight(
-            shape=(self.num_buckets, self.num_heads), initializer=self.initializer, name="table"
+            shape=(self.num_buckets, self.num_heads),
+            initializer=self.initializer,
+            autocast=False,  # thousands of pairs add to the gradient of a number
+            name="table",
         )
         self.built = True
 

@@ -1,10 +1,11 @@
 """T5's buckets against transformers."""
 
+import keras
 import numpy as np
 import pytest
 
 from keras_attn import layers
-from tests.backend import arrays, tensors
+from tests.backend import arrays, gradients, tensors
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -38,3 +39,19 @@ def test_buckets_equal_transformers(bidirectional, buckets, distance):
 def test_invalid_arguments_raise(options, text):
     with pytest.raises(ValueError, match=text):
         layers.RelativePositionBias(**{"num_heads": 3, **options})
+
+
+def test_the_gradient_of_a_bucket_is_summed_in_float32():
+    """A sum of ones stands still at 256 in bfloat16."""
+    layer = layers.RelativePositionBias(num_heads=1, num_buckets=4, dtype="mixed_bfloat16")
+    layer.build()
+    places = np.arange(80)
+
+    def loss(value):
+        with keras.StatelessScope(state_mapping=[(layer.table, value)]):
+            return keras.ops.sum(layer(places, places))
+
+    (found,) = gradients(loss, np.zeros((4, 1), "float32"))
+    distance = places - places[:, None]
+    expected = [(distance == 0).sum(), (distance < 0).sum(), 0, (distance > 0).sum()]
+    assert found[:, 0].tolist() == expected
