@@ -249,7 +249,7 @@ def squeeze_labels(y_true: Any, y_pred: Any) -> Any:
 
 
 def cross_entropies(labels: Any, y_pred: Any, from_logits: bool) -> Any:
-    """The loss of each label `[...]`, computed in rows: of three axes torch takes 2.9 times as long."""
+    """The loss of each label `[...]`, in rows: of three axes torch takes 2.9 times as long."""
     losses = ops.sparse_categorical_crossentropy(
         ops.reshape(labels, (-1,)),
         ops.reshape(y_pred, (-1, y_pred.shape[-1])),
