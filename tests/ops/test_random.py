@@ -1,5 +1,6 @@
 """Random numbers depend only on the seed."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,3 +50,10 @@ def test_a_rate_next_to_one_keeps_the_mean():
     keep, factor = random.kept((3001, 1001), 0.9999, seed(3))
     np.testing.assert_allclose(arrays(keep).mean() * factor, 1.0, atol=0.3)
     assert np.isfinite(random.kept((2,), 1 - 1e-9, seed(3))[1])
+
+
+def test_seeds_are_those_of_keras():
+    ours, theirs = random.SeedGenerator(7), keras.random.SeedGenerator(7)
+    for _ in range(3):
+        np.testing.assert_array_equal(arrays(ours.next()), arrays(theirs.next()))
+    assert ours.state.name == theirs.state.name
