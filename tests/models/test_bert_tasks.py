@@ -72,10 +72,10 @@ def equal(first, second, atol=0.0):
 
 
 def builders(*without):
-    """The names of the builders; JAX compiles each model, and some are slow there."""
-    fast = "classifier", "masked_lm", "multiple_choice", "span"
+    """The names of the builders; torch runs all in seconds, and some are slow elsewhere."""
+    fast = "classifier", "masked_lm", "multiple_choice", "siamese", "span"
     return [
-        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("jax"))
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("jax", "tensorflow"))
         for name in BUILDERS
         if name not in without
     ]

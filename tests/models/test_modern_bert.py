@@ -71,7 +71,8 @@ TASKS = {
     "task",
     [
         pytest.param(
-            task, marks=() if task in ("masked_lm", "span") else pytest.mark.slow_on("jax")
+            task,
+            marks=() if task in ("masked_lm", "span") else pytest.mark.slow_on("jax", "tensorflow"),
         )
         for task in TASKS
     ],
