@@ -11,7 +11,7 @@ from keras import ops
 from keras_attn._checks import check_numbers, optional_count, to_integers
 from keras_attn.decoding.logits import by_row
 from keras_attn.decoding.loop import Step, decode, tokens_of
-from keras_attn.ops.numerics import at_temperature
+from keras_attn.ops.numerics import at_temperature, softmax
 
 
 def sample(
@@ -89,7 +89,7 @@ def sample(
         if active_top_k is not None:
             rank = ops.arange(logits.shape[-1])
             logits = ops.where(rank < active_top_k[:, None], logits, -np.inf)
-        probabilities = ops.softmax(logits)
+        probabilities = softmax(logits)
         if top_p is not None:
             before = ops.cumsum(probabilities, axis=-1) - probabilities
             probabilities = ops.where(before < by_row(top_p, before), probabilities, 0.0)

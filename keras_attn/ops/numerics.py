@@ -91,6 +91,13 @@ def at_temperature(logits: Any, temperature: Any) -> Any:
     return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
 
 
+def softmax(logits: Any) -> Any:
+    """Softmax over the last axis, also where it has one entry, of which Keras warns."""
+    if logits.shape[-1] == 1:
+        return ops.exp(logits - logits)
+    return ops.softmax(logits, axis=-1)
+
+
 def table_rows(table: Any, ids: Any, dtype: str) -> Any:
     """`table[ids]`, cast to a dtype, whose gradient is one tensor on every backend.
 

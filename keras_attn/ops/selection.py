@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn.ops import random, scores
-from keras_attn.ops.numerics import at_temperature, wide, widen
+from keras_attn.ops.numerics import at_temperature, softmax, wide, widen
 
 _TINY = 1e-20
 
@@ -32,7 +32,7 @@ def soft(logits: Any, mask: Any = None) -> Any:
     [[[0.12999999523162842, 0.8700000047683716, 0.0]]]
     """
     logits, some = _allowed(widen(logits), mask)
-    return ops.where(some, ops.softmax(logits, axis=-1), 0.0)
+    return ops.where(some, softmax(logits), 0.0)
 
 
 def greedy(logits: Any, mask: Any = None) -> Any:

@@ -37,6 +37,7 @@ def drawn(**options):
         ({"min_p": 0.6}, np.array([0, 40, 0, 25, 0]) / 65),
         ({"min_p": 0.0}, [0.05, 0.4, 0.1, 0.25, 0.2]),
         ({"temperature": 0.5}, np.array([25, 1600, 100, 625, 400]) / 2750),
+        ({"top_k": 1}, [0, 1, 0, 0, 0]),
         ({"top_k": 2}, np.array([0, 40, 0, 25, 0]) / 65),
         ({"top_k": 4, "active_top_k": np.full(MANY, 2)}, np.array([0, 40, 0, 25, 0]) / 65),
         ({"active_top_k": np.full(MANY, 1)}, [0, 1, 0, 0, 0]),

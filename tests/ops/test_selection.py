@@ -98,6 +98,13 @@ def test_gumbel_sharpens_with_the_temperature_and_sums_to_one():
     assert warm.max(-1)[0].max() < cold.max(-1)[0].min()
 
 
+def test_one_key_takes_all_weight_without_a_warning():
+    mask = tensor([[[True]], [[False]]], "bool")
+    for name in ("soft", "gumbel", "straight_through"):
+        weights = array(SELECTIONS[name](tensor([[[3.0]], [[3.0]]]), mask))
+        assert weights.tolist() == [[[1.0]], [[0.0]]]
+
+
 @pytest.mark.parametrize("temperature", [1e-9, 1e-38])
 def test_gumbel_at_a_tiny_temperature_is_the_hard_choice(temperature):
     """Compiled, since XLA may divide otherwise there."""

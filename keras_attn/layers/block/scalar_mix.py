@@ -9,7 +9,7 @@ import keras
 
 from keras_attn._checks import check_positive
 from keras_attn._keras import register
-from keras_attn.ops.numerics import wide
+from keras_attn.ops.numerics import softmax, wide
 
 
 @register()
@@ -71,7 +71,7 @@ class ScalarMix(keras.layers.Layer):
 
     def call(self, inputs: list) -> Any:
         """Mix `inputs`."""
-        weights = self.gamma * keras.ops.softmax(self.scalars)  # [L]
+        weights = self.gamma * softmax(self.scalars)  # [L]
         total = 0.0
         for layer, states in enumerate(inputs):
             if self.normalize:

@@ -12,7 +12,7 @@ from keras import ops
 from keras_attn.ops import random
 from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.masks import AttentionMask
-from keras_attn.ops.numerics import widen
+from keras_attn.ops.numerics import softmax, widen
 
 
 def attention(
@@ -129,7 +129,5 @@ def _softmax(logits: Any, sink: Any) -> Any:
     if sink is not None:
         column = ops.cast(sink, logits.dtype)[:, None, None]  # [N, 1, 1]
         column = ops.broadcast_to(column, (*ops.shape(logits)[:3], 1))
-        return ops.softmax(ops.concatenate([logits, column], axis=-1), axis=-1)[..., :-1]
-    if logits.shape[-1] == 1:
-        return ops.exp(logits - logits)  # Keras warns of a softmax over one
-    return ops.softmax(logits, axis=-1)
+        return softmax(ops.concatenate([logits, column], axis=-1))[..., :-1]
+    return softmax(logits)
