@@ -80,6 +80,11 @@ def dense(
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
+def at_least(tensor: Any, bound: float) -> Any:
+    """The maximum of both. Not `ops.maximum`, which rounds float64 to float32 on torch."""
+    return ops.where(tensor > bound, tensor, ops.cast(bound, tensor.dtype))
+
+
 def at_temperature(logits: Any, temperature: Any) -> Any:
     """Logits whose softmax is that of `logits / temperature`, the greatest 0.
 

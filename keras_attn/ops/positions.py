@@ -123,6 +123,11 @@ class YarnScaling(RotaryScaling):
         check_count("original_length", self.original_length)
         for name in ("factor", "beta_fast", "beta_slow"):
             check_positive(name, getattr(self, name))
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(
+                "`beta_fast` must be larger than `beta_slow`, got "
+                f"{self.beta_fast!r} and {self.beta_slow!r}"
+            )
         if self.attention_factor is not None:
             check_positive("attention_factor", self.attention_factor)
 

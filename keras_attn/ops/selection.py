@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn.ops import random, scores
-from keras_attn.ops.numerics import at_temperature, softmax, wide, widen
+from keras_attn.ops.numerics import at_least, at_temperature, softmax, wide, widen
 
 _TINY = 1e-20
 
@@ -216,7 +216,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
 
 def _parallel_walk(stop: Any, previous: Any) -> Any:
     passed = _exclusive(ops.cumprod(1 - stop, axis=-1))
-    return stop * passed * ops.cumsum(previous / ops.maximum(passed, 1e-10), axis=-1)
+    return stop * passed * ops.cumsum(previous / at_least(passed, 1e-10), axis=-1)
 
 
 def _recursive_walk(stop: Any, previous: Any) -> Any:

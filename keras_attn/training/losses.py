@@ -137,8 +137,8 @@ class InfoNCE(keras.losses.Loss):
         dtype: dtype of the computation; defaults to float32.
 
     Call arguments:
-        y_true: int `[B]` or `[B, 1]`, a number for each row, or None. Rows of equal number are not
-            each other's negatives: number equal texts alike where a batch may hold a text twice.
+        y_true: int32 `[B]` or `[B, 1]`, a number for each row, or None. Rows of equal number are
+            not each other's negatives: number equal texts alike where a batch may hold one twice.
             None: each row is different.
         y_pred: float `[B, C, D]`, as of `keras_attn.models.bert_tasks.siamese`.
         sample_weight: float `[B]` or `[B, 1]`, or None.
@@ -185,7 +185,8 @@ class InfoNCE(keras.losses.Loss):
         y_pred, used = ops.convert_to_tensor(y_pred, dtype=self.dtype), None
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            used = ops.not_equal(ops.reshape(sample_weight, (-1,)), 0)
+            sample_weight = ops.reshape(sample_weight, (-1,))
+            used = ops.not_equal(sample_weight, 0)
         losses = self._losses(y_true, y_pred, used)
         return reduce_weighted_values(losses, sample_weight, None, self.reduction, self.dtype)
 

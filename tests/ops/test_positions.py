@@ -112,6 +112,10 @@ def test_invalid_scalings_raise():
         positions.NtkScaling(0)
     with pytest.raises(ValueError, match="`original_length` must be a positive integer, got 1.5"):
         positions.YarnScaling(2.0, 1.5)
+    with pytest.raises(
+        ValueError, match="`beta_fast` must be larger than `beta_slow`, got 1.0 and"
+    ):
+        positions.YarnScaling(2.0, 64, beta_fast=1.0, beta_slow=32.0)
     with pytest.raises(ValueError, match="`high_frequency_factor` must be larger than .* 1.0 and"):
         positions.Llama3Scaling(2.0, 100, 4.0, 1.0)
 

@@ -200,6 +200,8 @@ def test_info_nce_equals_numpy(numbers, texts, symmetric):
     expected = info_nce(vectors, 0.7, numbers, symmetric=symmetric)
     np.testing.assert_allclose(np.array(loss(numbers, vectors)), expected, rtol=1e-5)
     own = numbers if numbers is None else numbers[:, None]
+    each = InfoNCE(0.7, symmetric, reduction=None)(own, vectors, UNUSED[:, None])
+    assert tuple(each.shape) == UNUSED.shape
     mean = InfoNCE(0.7, symmetric)(own, vectors, UNUSED[:, None])
     expected = info_nce(vectors, 0.7, numbers, UNUSED > 0, symmetric)
     np.testing.assert_allclose(float(mean), np.average(expected, weights=UNUSED), rtol=1e-5)

@@ -9,7 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_shape, to_mask
 from keras_attn._keras import register
-from keras_attn.ops.numerics import wide, widen
+from keras_attn.ops.numerics import at_least, wide, widen
 
 MODES = ("first", "last", "mean", "max")
 SHORTEST = 1e-12  # a shorter vector is divided by this, not by its norm
@@ -62,7 +62,7 @@ class SequencePooling(keras.layers.Layer):
             vectors = widen(vectors)
             squares = keras.ops.sum(keras.ops.square(vectors), axis=-1, keepdims=True)  # [B, 1]
             # The bound keeps a vector of zeros, and its gradient, free of NaN.
-            vectors = vectors * keras.ops.rsqrt(keras.ops.maximum(squares, SHORTEST**2))
+            vectors = vectors * keras.ops.rsqrt(at_least(squares, SHORTEST**2))
         return keras.ops.cast(vectors, inputs.dtype)
 
     def _pooled(self, inputs: Any, mask: Any) -> Any:

@@ -1,5 +1,6 @@
 """SequencePooling against numpy, with rows of unequal length."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -48,6 +49,15 @@ def test_outputs_equal_numpy(mode):
         lengths = np.linalg.norm(expected, axis=1, keepdims=True)
         expected = np.divide(expected, lengths, out=np.zeros((B, D)), where=lengths > 0)
         np.testing.assert_allclose(array(unit(INPUTS, mask=mask)), expected, atol=1e-6)
+
+
+@pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 unless a flag is set")
+def test_the_norm_is_exact_in_float64():
+    keras.config.set_floatx("float64")  # or numpy's float64 becomes float32 on torch
+    expected = INPUTS.astype("float64").mean(1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    layer = SequencePooling("mean", normalize=True, dtype="float64")
+    np.testing.assert_allclose(array(layer(INPUTS.astype("float64"))), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("mode", MODES)
