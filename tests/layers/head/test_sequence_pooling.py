@@ -68,7 +68,8 @@ def test_extra_padding_does_not_change_the_output(mode):
     for axis_order in (1, -1):
         longer = np.concatenate([INPUTS, padding][::axis_order], axis=1)
         mask = np.concatenate([MASK, no][::axis_order], axis=1)
-        np.testing.assert_array_equal(array(layer(longer, mask=mask)), expected)
+        found = array(layer(longer, mask=mask))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)  # torch sums in another order
 
 
 @pytest.mark.parametrize("normalize", [False, True])
