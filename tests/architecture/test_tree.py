@@ -24,6 +24,7 @@ TOPICS = (
     "test_any_model",
     "test_bad_input",
     "test_exact_resume",
+    "test_gpu",
     "test_grid",
     "test_kernels",
     "test_kinds",
