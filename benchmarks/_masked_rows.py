@@ -33,27 +33,27 @@ class Corpus:
         A document is cut where it is longer than a row. The longest come first, each into the
         first row with space; empty rows fill the last batch.
         """
-        text = length - 2  # [CLS] before, [SEP] behind
-        pieces = [
-            np.concatenate([[self.begin], document[start : start + text], [self.end]])
+        most = length - 2  # [CLS] before, [SEP] behind
+        texts = [
+            np.concatenate([[self.begin], document[start : start + most], [self.end]])
             for document in self.documents(part)
-            for start in range(0, len(document), text)
+            for start in range(0, len(document), most)
         ]
-        pieces.sort(key=len, reverse=True)
-        shape = len(pieces) + multiple, length
+        texts.sort(key=len, reverse=True)
+        shape = len(texts) + multiple, length
         found = {
             name: np.zeros(shape, "int32") for name in ("token_ids", "sequence_ids", "positions")
         }
         found["token_ids"] += self.pad
         used, held = np.zeros(shape[0], int), np.zeros(shape[0], int)
-        for piece in pieces:
-            row = np.argmax(used + len(piece) <= length)  # the first with space
-            place = slice(used[row], used[row] + len(piece))
-            used[row] += len(piece)
+        for text in texts:
+            row = np.argmax(used + len(text) <= length)  # the first with space
+            place = slice(used[row], used[row] + len(text))
+            used[row] += len(text)
             held[row] += 1
-            found["token_ids"][row, place] = piece
+            found["token_ids"][row, place] = text
             found["sequence_ids"][row, place] = held[row]
-            found["positions"][row, place] = np.arange(len(piece))
+            found["positions"][row, place] = np.arange(len(text))
         count = multiple * -(-np.count_nonzero(used) // multiple)
         return {name: array[:count] for name, array in found.items()}
 

@@ -15,8 +15,8 @@ first steps, which compile, and without the evaluations.
 What differs is the encoder: norms before or after, biases, gates, windows, positions. All else is
 the same: about as many weights; one vocabulary, because losses of a token compare only on equal
 tokens; packed rows, where a document sees only itself; masked LM alone (no next sentence), 15 % of
-the tokens; no dropout; AdamW and its schedule. The learning rate is 1e-3 for both (Geiping and
-Goldstein 2022, section 4.3), or each model's best of `rates`, which looks at documents apart from
+the tokens; no dropout; AdamW and its schedule. The learning rate is 1e-3 for both (as in
+Geiping and Goldstein 2022), or each model's best of `rates`, which looks at documents apart from
 those that the results are of. BERT's positions start as in examples/bert_pretrain.py.
 """
 

@@ -1,4 +1,4 @@
-"""Numbers: the precision of accumulation, the dense product, activations by name."""
+"""Numbers: the precision of sums, softmax, rows of a table, the dense product, activations."""
 
 from collections.abc import Callable
 from typing import Any

@@ -12,6 +12,7 @@ from keras_attn._keras import register
 from keras_attn.layers.attention.memory_attention import MemoryAttention, weigh
 from keras_attn.ops import scores, selection
 from keras_attn.ops.numerics import wide
+from keras_attn.ops.random import SeedGenerator
 
 _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
 
@@ -91,7 +92,7 @@ class HardAttention(MemoryAttention):
         self.max_length = optional_count("max_length", max_length)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
 
     def build(self, query_shape: Any, memory_shape: Any) -> None:
         """Create the weights of the score."""

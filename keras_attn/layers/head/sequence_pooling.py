@@ -87,7 +87,7 @@ class SequencePooling(keras.layers.Layer):
         if self.mode != "mean":
             return total
         count = keras.ops.sum(keras.ops.cast(chosen, dtype), axis=1)
-        return total / keras.ops.maximum(count, 1.0)
+        return total / at_least(count, 1.0)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """Shape of the pooled vectors."""
