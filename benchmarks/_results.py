@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": facts.get("model name", "unknown"),
         "can": [label for flag, label in FLAGS.items() if flag in flags],
-        "cores": os.cpu_count(),
+        "cores": _cores(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "as installed"),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -48,6 +48,12 @@ def device() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "cpu"
     return said.splitlines()[0].strip()
+
+
+def _cores() -> int | None:
+    """Those that this process may use, where the system says so."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count()
 
 
 def _version(package: str) -> str | None:
