@@ -85,10 +85,4 @@ class Tokens:
                 {"do_lower_case": self.lowercase, "tokenizer_class": format.tokenizer},
             )
         if self.tokenizer is not None:
-            separators = 2 if format.name == "roberta" else 1  # in place of segments
-            data.write_tokenizer(
-                self.tokenizer,
-                directory,
-                segments=segments and separators == 1,
-                separators=separators,
-            )
+            data.write_tokenizer(self.tokenizer, directory, segments=segments)

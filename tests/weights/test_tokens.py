@@ -1,7 +1,9 @@
 """What transformers makes of the tokenizer's files beside a checkpoint that `save` wrote."""
 
+import json
 import logging
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -87,6 +89,56 @@ def test_roberta_goes_back_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_p
     assert_same(again, weights.load(directory).tokenizer)
     for text in (("ab",), ("ab", "c <mask>")):
         assert dict(again(*text)) == dict(theirs(*text))
+
+
+@pytest.mark.parametrize("files", [1, 2], ids=["tokenizer.json", "vocab.json and merges.txt"])
+def test_pairs_of_roberta_have_two_separators(files, byte_pairs, tmp_path):
+    config = byte_pairs(True).get_config()
+    merges = [tuple(merge.split(" ")) for merge in config["merges"]]
+    theirs = transformers.RobertaTokenizer(vocab=config["vocabulary"], merges=merges)
+    theirs.save_pretrained(tmp_path)
+    if files == 2:
+        (tmp_path / "vocab.json").write_text(json.dumps(config["vocabulary"]), encoding="utf-8")
+        (tmp_path / "merges.txt").write_text("\n".join(config["merges"]), encoding="utf-8")
+        (tmp_path / "tokenizer.json").unlink()
+    own = data.read_tokenizer(tmp_path)
+    pairs = [("one", "two and three"), ("a longer text than fits", "ab"), ("", "")]
+    for length in (8, 30):
+        features = data.PairPreprocessor(own, length)(*zip(*pairs, strict=True))
+        wanted = theirs(*zip(*pairs, strict=True), max_length=length, truncation=True, padding=True)
+        assert features["token_ids"].numpy().tolist() == wanted["input_ids"]
+        assert features["padding_mask"].numpy().astype(int).tolist() == wanted["attention_mask"]
+    with pytest.raises(ValueError, match="`length` must be at least 6, got 5"):
+        data.PairPreprocessor(own, 5)
+
+
+def test_windows_of_roberta_have_two_separators(byte_pairs, tmp_path):
+    config = byte_pairs(True).get_config()
+    merges = [tuple(merge.split(" ")) for merge in config["merges"]]
+    theirs = transformers.RobertaTokenizer(vocab=config["vocabulary"], merges=merges)
+    theirs.save_pretrained(tmp_path)
+    layer = data.SpanPreprocessor(data.read_tokenizer(tmp_path), 26, question_length=6, overlap=3)
+    question, context = "who sang", "; ".join(["Ann, who had a cold, sang loud"] * 3)
+    wanted = theirs(
+        question,
+        context,
+        max_length=len(theirs(question)["input_ids"]) + 2 + layer.window_length,
+        stride=3,
+        truncation="only_second",
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    features, labels, _ = layer([question], [context], ["a cold"], [context.index("a cold")])
+    rows = [row[row != layer.tokenizer.pad_id].tolist() for row in features["token_ids"][0].numpy()]
+    assert rows == wanted["input_ids"]
+    for window, offsets in enumerate(wanted["offset_mapping"]):
+        inside = [index == 1 for index in wanted.sequence_ids(window)]
+        mine = features["offsets"][0, window].numpy()[: len(inside)]
+        assert (mine[:, 0] >= 0).tolist() == inside
+        assert mine[inside][:, 1].tolist() == [end for _, end in np.array(offsets)[inside]]
+    start, end = int(labels["start"][0, 0]), int(labels["end"][0, 0])
+    answer = layer.answers([context], features["offsets"][:, 0], [start], [end])
+    assert answer.numpy().tolist() == [b"a cold"]
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "DistilBertModel"])

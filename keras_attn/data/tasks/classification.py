@@ -50,6 +50,8 @@ class BertPreprocessor(PreprocessorLayer):
 class PairPreprocessor(PreprocessorLayer):
     """Pairs of strings to rows [CLS] first [SEP] second [SEP], the second in segment 1.
 
+    RoBERTa's tokenizers put two [SEP] between them.
+
     Args:
         tokenizer: and `length`, as in `BertPreprocessor`; of a pair that is too long the longer
             string loses its end.

@@ -89,12 +89,13 @@ class PreprocessorLayer(keras.layers.Layer):
         # Strings must reach `call` as they are: no other backend has a tensor for them.
         self._convert_input_args = False
         self._allow_non_tensor_positional_args = True
-        least = 1 + 2 * len(self.text_inputs)
-        if not is_integer(length) or length < least:
-            raise ValueError(f"`length` must be at least {least}, got {length!r}")
         if not isinstance(tokenizer, keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)
         self.tokenizer = tokenizer
+        texts = len(self.text_inputs)
+        least = 2 + texts + tokenizer.separators * (texts - 1)  # a token of each text
+        if not is_integer(length) or length < least:
+            raise ValueError(f"`length` must be at least {least}, got {length!r}")
         self.length = int(length)
         self.built = True
 
@@ -173,6 +174,7 @@ class PreprocessorLayer(keras.layers.Layer):
             cls_id=tokenizer.cls_id,
             sep_id=tokenizer.sep_id,
             pad_id=tokenizer.pad_id,
+            separators=tokenizer.separators,
             pad_to_length=False,
         )
         return self._complete(features)

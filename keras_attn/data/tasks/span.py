@@ -22,6 +22,8 @@ _NEVER = -1e9
 class SpanPreprocessor(PreprocessorLayer):
     """A question with each window of its context to a row [CLS] question [SEP] window [SEP].
 
+    RoBERTa's tokenizers put two [SEP] between them.
+
     A context that is too long for one row is cut into windows that overlap. A token keeps its
     place in the context, so that answers come back as they were written, and need not be words
     between spaces.
@@ -81,11 +83,12 @@ class SpanPreprocessor(PreprocessorLayer):
     ):
         super().__init__(tokenizer, length, **kwargs)
         self.question_length = check_count("question_length", question_length)
-        self.window_length = self.length - 3 - self.question_length
+        special = 2 + self.tokenizer.separators
+        self.window_length = self.length - special - self.question_length
         if not is_integer(overlap) or not 0 <= overlap < self.window_length:
             raise ValueError(
-                "`length` must leave more space than `overlap` after `question_length` and three "
-                f"special tokens, got {length}, {overlap} and {question_length}"
+                "`length` must leave more space than `overlap` after `question_length` and "
+                f"{special} special tokens, got {length}, {overlap} and {question_length}"
             )
         self.overlap = int(overlap)
         self.whole_words = whole_words
@@ -110,7 +113,8 @@ class SpanPreprocessor(PreprocessorLayer):
         places = tf.ragged.range(base, base + size)  # [rows, (R)]
         question = tf.gather(question, example)
         rows = self._pack([question, tf.gather(tokens.flat_values, places)])
-        before = question.row_lengths() + 2  # [CLS], the question, [SEP]
+        # [CLS], the question and what separates it from the context
+        before = question.row_lengths() + 1 + self.tokenizer.separators
         rows["offsets"] = tf.stack(
             [
                 _shift(tf.gather(places_of.flat_values, places), before)

@@ -48,6 +48,7 @@ class BytePairTokenizer(SubwordTokenizer):
         unknown_token: stands for a byte that has no token; None leaves it out.
         adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
             puts it before each prompt then, otherwise only where a prompt is empty.
+        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -83,9 +84,10 @@ class BytePairTokenizer(SubwordTokenizer):
         add_prefix_space: bool = False,
         unknown_token: str | None = None,
         adds_cls: bool = False,
+        separators: int = 1,
         **kwargs: Any,
     ):
-        super().__init__(special_tokens, **kwargs)
+        super().__init__(special_tokens, adds_cls, separators, **kwargs)
         added_tokens = [{k: v for k, v in token.items() if k != "id"} for token in added_tokens]
         _check(vocabulary, merges, added_tokens, normalizer, unknown_token)
         # One string: Keras and TensorFlow would wrap and watch every element of a list.
@@ -99,7 +101,6 @@ class BytePairTokenizer(SubwordTokenizer):
         self.normalizer = normalizer
         self.add_prefix_space = add_prefix_space
         self.unknown_token = unknown_token
-        self.adds_cls = adds_cls
         self._merges: Merges | None = None
         self._check_special_tokens()
 
@@ -153,7 +154,6 @@ class BytePairTokenizer(SubwordTokenizer):
             "normalizer": self.normalizer,
             "add_prefix_space": self.add_prefix_space,
             "unknown_token": self.unknown_token,
-            "adds_cls": self.adds_cls,
         }
 
     def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:

@@ -18,6 +18,7 @@ def pack(
     cls_id: int,
     sep_id: int,
     pad_id: int,
+    separators: int = 1,
     pad_to_length: bool = True,
 ) -> dict[str, tf.Tensor]:
     """Makes BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
@@ -29,6 +30,7 @@ def pack(
         segments: one or more ragged [B, (T)] of integer ids.
         length: the most tokens in a row, L.
         cls_id, sep_id, pad_id: the ids of [CLS], [SEP] and [PAD].
+        separators: how many [SEP] stand between two segments; RoBERTa has 2.
         pad_to_length: False makes the rows only as wide as the longest of the batch, which
             is less work for a server on short requests.
 
@@ -51,24 +53,26 @@ def pack(
     """
     if not segments:
         raise ValueError("`segments` must hold one segment or more, got none")
-    least = 1 + 2 * len(segments)
+    special = 2 + separators * (len(segments) - 1)
+    least = special + len(segments)
     if length < least:
         raise ValueError(
             f"`length` must be at least {least} for {len(segments)} segments, got {length}"
         )
     segments = [tf.cast(segment, tf.int32) for segment in segments]
-    segments = trim(segments, length - 1 - len(segments))
+    segments = trim(segments, length - special)
     rows = segments[0].nrows()
     cls = tf.fill([rows, 1], cls_id)
     sep = tf.fill([rows, 1], sep_id)
     parts, numbers = [cls], [tf.zeros_like(cls)]
     for number, segment in enumerate(segments):
-        parts += [segment, sep]
-        numbers += [tf.fill([rows, 1], number), tf.ones_like(segment) * number]
+        ends = 1 if number == len(segments) - 1 else separators
+        parts += [segment, *[sep] * ends]
+        numbers += [tf.ones_like(segment) * number, *[tf.fill([rows, 1], number)] * ends]
     token_ids = tf.concat(parts, axis=1)  # [B, (L)]
     segment_ids = tf.concat(numbers, axis=1)
     # No texts have a length too, that of empty ones: a model may ask for the first token.
-    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), 1 + len(segments))
+    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), special)
     shape = [None, length] if pad_to_length else tf.stack([-1, longest])
     return {
         "token_ids": token_ids.to_tensor(pad_id, shape=shape),  # [B, L]

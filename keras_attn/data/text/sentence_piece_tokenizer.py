@@ -34,6 +34,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
             `mask_id`, under "cls" and so on; defaults to their usual names.
         adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
             puts it before each prompt then, otherwise only where a prompt is empty.
+        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -59,11 +60,11 @@ class SentencePieceTokenizer(SubwordTokenizer):
         model: bytes | str,
         special_tokens: Mapping[str, str] | None = None,
         adds_cls: bool = False,
+        separators: int = 1,
         **kwargs: Any,
     ):
-        super().__init__(special_tokens, **kwargs)
+        super().__init__(special_tokens, adds_cls, separators, **kwargs)
         self.model = base64.b64encode(model).decode() if isinstance(model, bytes) else model
-        self.adds_cls = adds_cls
         self._check_special_tokens()
 
     @functools.cached_property
@@ -93,7 +94,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""
-        return {**super().get_config(), "model": self.model, "adds_cls": self.adds_cls}
+        return {**super().get_config(), "model": self.model}
 
     def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._checks import check_count
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf
 from keras_attn.data.text.segments import token_ids
 
@@ -33,11 +34,19 @@ class SubwordTokenizer(keras.layers.Layer):
     Args:
         special_tokens: the tokens whose ids are `cls_id` and so on, under "cls", "sep", "pad",
             "unk", "mask"; defaults to their usual names.
+        adds_cls: whether the checkpoint's rows begin with the token "cls".
+        separators: how many tokens "sep" stand between two texts of a row.
     """
 
     vocabulary: list[str]
 
-    def __init__(self, special_tokens: Mapping[str, str] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        special_tokens: Mapping[str, str] | None = None,
+        adds_cls: bool = False,
+        separators: int = 1,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         # Strings must reach `call` as they are: no other backend has a tensor for them.
         self._convert_input_args = False
@@ -48,6 +57,8 @@ class SubwordTokenizer(keras.layers.Layer):
                 f"`special_tokens` must be for {', '.join(ROLES)}, got {', '.join(special_tokens)}"
             )
         self.special_tokens = dict(special_tokens)
+        self.adds_cls = adds_cls
+        self.separators = check_count("separators", separators)
         self.built = True
 
     @property
@@ -97,7 +108,12 @@ class SubwordTokenizer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments that all have."""
-        return {**super().get_config(), "special_tokens": dict(self.special_tokens)}
+        return {
+            **super().get_config(),
+            "special_tokens": dict(self.special_tokens),
+            "adds_cls": self.adds_cls,
+            "separators": self.separators,
+        }
 
     def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
         """The ids `[B, (T)]` of strings `[B]`."""

@@ -66,6 +66,8 @@ class BertTokenizer(keras.layers.Layer):
     Reference: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
+    separators = 1  # [SEP] between two texts of a row
+
     def __init__(
         self,
         vocabulary: Sequence[str] | str | os.PathLike,

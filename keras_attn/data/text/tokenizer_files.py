@@ -75,8 +75,7 @@ def read_tokenizer(
     content = read_json(file) if file.exists() else {}
     with _reading(path):
         if (content.get("model") or {}).get("type") == "Unigram":
-            adds_cls = _adds_cls(content.get("post_processor") or {})
-            tokenizer = UnigramTokenizer(content, adds_cls=adds_cls)
+            tokenizer = UnigramTokenizer(content, **_rows(content.get("post_processor") or {}))
             return _with_special_tokens(tokenizer, special_tokens)
         if content:
             arguments = _tokenizer_json(content, file)
@@ -188,17 +187,23 @@ def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
         "normalizer": names[0] if names else None,
         "add_prefix_space": before.get("add_prefix_space", True),
         "unknown_token": model.get("unk_token"),
-        "adds_cls": _adds_cls(content.get("post_processor") or {}),
+        **_rows(content.get("post_processor") or {}),
     }
 
 
-def _adds_cls(processor: dict) -> bool:
-    """Whether a post-processor puts a special token before the text."""
+def _rows(processor: dict) -> dict[str, Any]:
+    """What a post-processor puts before a text, and between two."""
     if processor.get("type") == "Sequence":
-        return any(_adds_cls(part) for part in processor["processors"])
+        parts = [_rows(part) for part in processor["processors"]]
+        return next((part for part in parts if part["adds_cls"]), _rows({}))
     if processor.get("type") == "TemplateProcessing":
-        return "SpecialToken" in processor["single"][0]
-    return processor.get("type") in ("RobertaProcessing", "BertProcessing")
+        pair = processor["pair"]
+        first, second = (place for place, part in enumerate(pair) if "Sequence" in part)
+        adds_cls = "SpecialToken" in processor["single"][0]
+        return {"adds_cls": adds_cls, "separators": max(1, second - first - 1)}
+    names = {"BertProcessing": 1, "RobertaProcessing": 2}
+    kind = processor.get("type")
+    return {"adds_cls": kind in names, "separators": names.get(kind, 1)}
 
 
 def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
@@ -227,6 +232,7 @@ def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
                 added.setdefault(
                     _content(token), {**more, "content": _content(token), "special": True}
                 )
+    adds_cls = roles["cls"][:1] != roles["sep"][:1]
     with _reading(directory / "merges.txt"):
         lines = [line for _, line in read_lines(directory / "merges.txt")]
     return {
@@ -234,7 +240,8 @@ def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
         "merges": [line for line in lines if line and not line.startswith("#version")],
         "added_tokens": list(added.values()),
         "add_prefix_space": bool(settings.get("add_prefix_space", False)),
-        "adds_cls": roles["cls"][:1] != roles["sep"][:1],
+        "adds_cls": adds_cls,
+        "separators": 2 if adds_cls else 1,  # RoBERTa and its kin alone have these files and both
     }
 
 

@@ -21,7 +21,6 @@ def write_tokenizer(
     directory: str | os.PathLike,
     *,
     segments: bool = False,
-    separators: int = 1,
 ) -> None:
     """Writes the files from which `read_tokenizer` and transformers make the tokenizer again.
 
@@ -34,8 +33,6 @@ def write_tokenizer(
         tokenizer: what `read_tokenizer` gives.
         directory: made if it is not there; files of these names are replaced.
         segments: whether the model tells a second text from the first by its segment ids.
-        separators: how many tokens "sep" stand between two texts; RoBERTa has 2. The file of a
-            `UnigramTokenizer` says it itself.
 
     Raises:
         ValueError: another kind of tokenizer.
@@ -52,13 +49,14 @@ def write_tokenizer(
     if isinstance(tokenizer, UnigramTokenizer):
         files["tokenizer.json"] = json.loads(tokenizer.file)
     elif isinstance(tokenizer, BytePairTokenizer):
-        files["tokenizer.json"] = _byte_pairs(tokenizer, separators)
+        files["tokenizer.json"] = _byte_pairs(tokenizer)
     elif not isinstance(tokenizer, SentencePieceTokenizer):
         raise ValueError(
             "`tokenizer` must be a BytePairTokenizer, SentencePieceTokenizer or UnigramTokenizer, "
             f"got {type(tokenizer).__name__}"
         )
     names = _special_names(tokenizer)
+    segments = segments and tokenizer.separators == 1  # two separators are in place of segments
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -87,7 +85,7 @@ def _special_names(tokenizer: SubwordTokenizer) -> dict[str, Any]:
     return names
 
 
-def _byte_pairs(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]:
+def _byte_pairs(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     """The content of tokenizer.json."""
     config = tokenizer.get_config()
     added = [
@@ -108,7 +106,7 @@ def _byte_pairs(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]
         "normalizer": form and {"type": form},
         "pre_tokenizer": {**_BYTE_LEVEL, "add_prefix_space": config["add_prefix_space"]},
         "post_processor": (
-            _template(tokenizer, separators)
+            _template(tokenizer)
             if tokenizer.adds_cls
             else {**_BYTE_LEVEL, "add_prefix_space": True}
         ),
@@ -128,7 +126,7 @@ def _byte_pairs(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]
     }
 
 
-def _template(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]:
+def _template(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     """What puts the special tokens around one text and two."""
 
     def special(role: str, segment: int) -> dict[str, Any]:
@@ -136,13 +134,13 @@ def _template(tokenizer: BytePairTokenizer, separators: int) -> dict[str, Any]:
         return {"SpecialToken": {"id": token, "type_id": segment}}
 
     single = [special("cls", 0), {"Sequence": {"id": "A", "type_id": 0}}, special("sep", 0)]
-    second = int(separators == 1)  # with several separators there are no segments
+    second = int(tokenizer.separators == 1)  # with several separators there are no segments
     return {
         "type": "TemplateProcessing",
         "single": single,
         "pair": [
             *single,
-            *[special("sep", 0)] * (separators - 1),
+            *[special("sep", 0)] * (tokenizer.separators - 1),
             {"Sequence": {"id": "B", "type_id": second}},
             special("sep", second),
         ],

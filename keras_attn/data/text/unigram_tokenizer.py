@@ -56,6 +56,7 @@ class UnigramTokenizer(SubwordTokenizer):
             `mask_id`, under "cls" and so on; defaults to their usual names.
         adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
             puts it before each prompt then, otherwise only where a prompt is empty.
+        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -87,12 +88,12 @@ class UnigramTokenizer(SubwordTokenizer):
         file: Mapping[str, Any] | str,
         special_tokens: Mapping[str, str] | None = None,
         adds_cls: bool = False,
+        separators: int = 1,
         **kwargs: Any,
     ):
-        super().__init__(special_tokens, **kwargs)
+        super().__init__(special_tokens, adds_cls, separators, **kwargs)
         # One string: Keras and TensorFlow would wrap and watch every element of a list.
         self.file = file if isinstance(file, str) else json.dumps(file, ensure_ascii=False)
-        self.adds_cls = adds_cls
         _check(self._read)
         self._check_special_tokens()
         self._unigrams: Unigrams | None = None
@@ -137,7 +138,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""
-        return {**super().get_config(), "file": self.file, "adds_cls": self.adds_cls}
+        return {**super().get_config(), "file": self.file}
 
     def _flat_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
         unigrams = self._tables()
