@@ -103,10 +103,10 @@ def load(
 ) -> Loaded:
     """Read a checkpoint of BERT or its kin, or of GPT-2, whichever kind it is.
 
-    Kinds: a directory of transformers with safetensors, of model_type bert, roberta, distilbert,
-    modernbert or gpt2, or of sentence-transformers with one of these; Google's TensorFlow 1
-    checkpoint with bert_config.json; a keras-hub BertBackbone, as an object or a preset directory.
-    Nothing is fetched, and no pickle is opened.
+    Kinds: a directory of transformers with safetensors, of model_type bert, distilbert, roberta,
+    xlm-roberta, modernbert or gpt2, or of sentence-transformers with one of these; Google's
+    TensorFlow 1 checkpoint with bert_config.json; a keras-hub BertBackbone, as an object or a
+    preset directory. Nothing is fetched, and no pickle is opened.
 
     Args:
         source: the directory, or the keras-hub backbone.

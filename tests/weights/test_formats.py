@@ -33,10 +33,12 @@ SHARED = [e for e in ENCODERS if e not in ("ForPreTraining", "ForNextSentencePre
 KINDS = {
     "Bert": ENCODERS,
     "Roberta": SHARED,
+    "XLMRoberta": SHARED,
     "DistilBert": SHARED,
     "ModernBert": SHARED,
     "GPT2": ["LMHeadModel"],
 }
+ROBERTAS = ("Roberta", "XLMRoberta")
 # Keys of unsupported models, and the value that makes a model one.
 REFUSED = {
     "is_decoder": True,
@@ -66,7 +68,7 @@ def configuration(kind, ending, rng):
 
     heads, width = int(rng.integers(2, 5)), 2 * int(rng.integers(1, 4))
     activation = str(rng.choice(["gelu_new", "gelu_pytorch_tanh", "relu"]))
-    pad = int(rng.choice([2, 3, 5] if kind != "Roberta" else [0, 2, 5]))
+    pad = int(rng.choice([2, 3, 5] if kind not in ROBERTAS else [0, 2, 5]))
     values = {
         "vocab_size": int(rng.integers(29, 47)),
         "initializer_range": 0.03,
@@ -81,7 +83,7 @@ def configuration(kind, ending, rng):
         "num_attention_heads": heads,
         "max_position_embeddings": int(rng.integers(19, 31)),
     }
-    if kind in ("Bert", "Roberta"):
+    if kind in ("Bert", *ROBERTAS):
         values |= {
             **sizes,
             "intermediate_size": int(rng.integers(5, 20)),
@@ -185,7 +187,7 @@ def inputs_of(kind, config, rng):
 def outputs_of(model, kind, inputs):
     """The outputs of the transformers model, by name."""
     names = {"input_ids": "token_ids", "attention_mask": "padding_mask"}
-    if kind in ("Bert", "Roberta"):
+    if kind in ("Bert", *ROBERTAS):
         names["token_type_ids"] = "segment_ids"
     tensors = {name: torch.tensor(np.int64(inputs[ours])) for name, ours in names.items()}
     with torch.no_grad():
@@ -287,7 +289,7 @@ def test_outputs_dropout_and_saved_files_equal_transformers(kind, ending, seed, 
         for name in ("theirs", "ours")
     )
     assert set(first) == set(second)
-    unread = config["pad_token_id"] + 1 if kind == "Roberta" else 0
+    unread = config["pad_token_id"] + 1 if kind in ROBERTAS else 0
     for name, array in first.items():
         start = unread if "position_embeddings" in name else 0
         np.testing.assert_array_equal(second[name][start:], array[start:], err_msg=name)

@@ -56,7 +56,8 @@ def test_an_unknown_architecture_raises(directory):
     configure(directory, model_type="xlnet")
     fails(
         directory,
-        "must have a model_type among bert, distilbert, roberta, modernbert, gpt2, got 'xlnet'",
+        "must have a model_type among bert, distilbert, roberta, xlm-roberta, modernbert, gpt2, "
+        "got 'xlnet'",
     )
 
 

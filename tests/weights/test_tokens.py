@@ -3,6 +3,7 @@
 import json
 import logging
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +14,7 @@ from tests.data.text import test_byte_pair_tokenizer, test_unigram_tokenizer
 from tests.data.text.test_byte_pair_tokenizer import UNUSUAL, lines
 from tests.data.text.test_sentence_piece_tokenizer import OPTIONS
 from tests.data.text.test_sentence_piece_tokenizer import trained as trained_model
-from tests.weights.conftest import transformers
+from tests.weights.conftest import torch, transformers
 
 TEXTS = [*UNUSUAL, "<s>a</s>", "[CLS] a[SEP]", "x <mask> y"]
 SMALL = {"num_layers": 1, "hidden_dim": 12, "num_heads": 3}
@@ -139,6 +140,29 @@ def test_windows_of_roberta_have_two_separators(byte_pairs, tmp_path):
     start, end = int(labels["start"][0, 0]), int(labels["end"][0, 0])
     answer = layer.answers([context], features["offsets"][:, 0], [start], [end])
     assert answer.numpy().tolist() == [b"a cold"]
+
+
+def test_pairs_of_strings_to_the_logits_of_xlm_roberta(saved, reloaded, tmp_path):
+    file = json.loads(test_unigram_tokenizer.trained(lines(211), 1500).to_str())
+    special = {"<s>": 0, "<pad>": 0, "</s>": 0, "<unk>": 0}
+    scores = special | dict(file["model"]["vocab"]) | {"<mask>": 0}
+    theirs = transformers.XLMRobertaTokenizer(vocab=list(scores.items()))
+    sizes = {"vocab_size": len(theirs), "pad_token_id": 1, "type_vocab_size": 1, "num_labels": 5}
+    model, directory = saved("XLMRobertaForSequenceClassification", **sizes)
+    theirs.save_pretrained(directory)
+    first, second = ["wer singt, who sings", "a b c"], ["Ann sang laut", "ja"]
+    with torch.no_grad():
+        wanted = model(**theirs(first, second, padding=True, return_tensors="pt")).logits.numpy()
+
+    loaded = weights.load(directory, "classifier")
+    features = data.PairPreprocessor(loaded.tokenizer, 40)(first, second)
+    features = {name: features[name].numpy() for name in loaded.model.input}
+    logits = keras.ops.convert_to_numpy(loaded.model(features, training=False))
+    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+    weights.save(loaded, tmp_path / "again")
+    assert (
+        reloaded(tmp_path / "again")(first, second)["input_ids"] == theirs(first, second).input_ids
+    )
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "DistilBertModel"])

@@ -16,6 +16,7 @@ TRANSFORMERS = {
     "bert": bert.FORMAT,
     "distilbert": distilbert.FORMAT,
     "roberta": roberta.FORMAT,
+    "xlm-roberta": roberta.XLM_ROBERTA,
     "modernbert": modern_bert.FORMAT,
     "gpt2": gpt2.FORMAT,
 }

@@ -1,4 +1,9 @@
-"""RoBERTa as the library transformers saves it: BERT's encoder with other names around it."""
+"""RoBERTa as the library transformers saves it: BERT's encoder with other names around it.
+
+XLM-RoBERTa is the same with another vocabulary.
+"""
+
+import dataclasses
 
 import numpy as np
 
@@ -90,4 +95,11 @@ FORMAT = Format(
         "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
+)
+
+XLM_ROBERTA = dataclasses.replace(
+    FORMAT,
+    name="xlm-roberta",
+    defaults={**FORMAT.defaults, "vocab_size": 30_522},
+    architectures={f"XLM{name}": heads for name, heads in FORMAT.architectures.items()},
 )
