@@ -29,8 +29,8 @@ class SpanPreprocessor(PreprocessorLayer):
     between spaces.
 
     Args:
-        tokenizer: and `length`, as in `BertPreprocessor`.
-        length: as there.
+        tokenizer: a `BertTokenizer`, what makes one, or a `BytePairTokenizer`.
+        length: as in `BertPreprocessor`.
         question_length: the most tokens of a question; a longer one loses its end.
         overlap: tokens of context that a window shares with the one before.
         whole_words: whether a token has the place of its whole word instead of its own, so that
@@ -51,9 +51,9 @@ class SpanPreprocessor(PreprocessorLayer):
         fill the batch.
 
     Raises:
-        ValueError: lengths too small for a step; an answer without `answer_start`; not one
-            question, answer and start for each context, or an answer that does not stand in its
-            context there (in a graph an InvalidArgumentError).
+        ValueError: another tokenizer; lengths too small for a step; an answer without
+            `answer_start`; not one question, answer and start for each context, or an answer that
+            does not stand in its context there (in a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "sang", "loud"]
@@ -82,6 +82,11 @@ class SpanPreprocessor(PreprocessorLayer):
         **kwargs: Any,
     ):
         super().__init__(tokenizer, length, **kwargs)
+        if not hasattr(self.tokenizer, "tokenize_with_offsets"):
+            raise ValueError(
+                "`tokenizer` must say where its tokens stand in a text, as BertTokenizer and "
+                f"BytePairTokenizer do, got {type(self.tokenizer).__name__}"
+            )
         self.question_length = check_count("question_length", question_length)
         special = 2 + self.tokenizer.separators
         self.window_length = self.length - special - self.question_length

@@ -6,7 +6,13 @@ import unicodedata
 import pytest
 from transformers import BertTokenizerFast
 
-from keras_attn.data import BertTokenizer, SpanPostprocessor, SpanPreprocessor, train_vocabulary
+from keras_attn.data import (
+    BertTokenizer,
+    SpanPostprocessor,
+    SpanPreprocessor,
+    UnigramTokenizer,
+    train_vocabulary,
+)
 from tests.data.tasks.test_task_preprocessors import VOCABULARY, ids, in_graph, lists, same
 
 tf = pytest.importorskip("tensorflow")
@@ -199,6 +205,15 @@ def test_an_empty_batch_gives_empty_answers():
     wide = {name: tf.zeros([0, 2, 5]) for name in ("start", "end")}
     features = {"offsets": tf.zeros([0, 2, 5, 2], tf.int32), "context": tf.constant([], tf.string)}
     assert SpanPostprocessor()(wide, features)["answer"].shape == (0,)
+
+
+def test_a_tokenizer_without_places_is_refused():
+    vocabulary = [["<unk>", 0.0], ["▁a", -2.0]]
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
+    model = {"type": "Unigram", "unk_id": 0, "vocab": vocabulary}
+    unigrams = UnigramTokenizer({"model": model, "pre_tokenizer": space, "decoder": space})
+    with pytest.raises(ValueError, match="BytePairTokenizer do, got UnigramTokenizer"):
+        SpanPreprocessor(unigrams, 20, 5, 2)
 
 
 def test_invalid_input_raises():
