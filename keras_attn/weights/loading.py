@@ -1,4 +1,4 @@
-"""A checkpoint directory becomes a model."""
+"""Loads a model from a checkpoint directory."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_attn import data
 from keras_attn.data.text.files import read_json
+from keras_attn.data.text.tokenizer_settings import check_word_piece
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.ops.masks import Window
@@ -33,26 +34,26 @@ TASKS: dict[str, Callable[..., keras.Model]] = {
     "next_sentence": bert_tasks.next_sentence,
     "pretraining": bert.with_pretraining_heads,
 }
-# The heads of a task whose name is not that of its head.
+# The heads of the tasks that are not named like their head.
 HEADS = {"regressor": ("classifier",), "pretraining": ("masked_lm", "next_sentence")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What `load` gives.
+    """The result of `load`.
 
     Args:
         model: the encoder, or the model of the task.
-        vocabulary: the tokens in the order of their ids, or None where there is no file of them.
-            The token matrix may have more rows.
-        lowercase: whether the tokenizer lower-cases text, or None where no file says so.
-        skipped: names in the checkpoint that were left out by a rule: heads of other tasks,
-            optimizer slots, constants.
+        vocabulary: the tokens in the order of their ids, or None if no file has them. The token
+            matrix may have more rows.
+        lowercase: whether the tokenizer lower-cases text, or None if no file says so.
+        skipped: names in the checkpoint that a rule leaves out: heads of other tasks, optimizer
+            slots, constants.
         initialized: weights of the model that the checkpoint lacks and that are newly initialized.
         config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
-        unknown: keys of the configuration that say nothing to this package. transformers does not
+        unknown: keys of the configuration that this package does not know. transformers does not
             read them either, but code of the checkpoint's author may.
-        directory: where the checkpoint lies, or None where it is an object.
+        directory: the directory of the checkpoint, or None if it was an object.
     """
 
     model: keras.Model
@@ -66,23 +67,25 @@ class Loaded:
 
     @functools.cached_property
     def tokenizer(self) -> keras.layers.Layer:
-        """What turns strings into the ids of the model, read when it is first asked for.
+        """The tokenizer of the checkpoint, read when it is first used.
 
-        A `data.BertTokenizer`, or what `data.read_tokenizer` finds in the directory.
+        It is a `data.BertTokenizer`, or what `data.read_tokenizer` returns for the directory.
 
         Raises:
-            ValueError: the checkpoint has no files of one that is supported; see
-                `data.BertTokenizer` and `data.read_tokenizer`.
+            ValueError: the checkpoint has no tokenizer files, or its tokenizer is not supported;
+                see `data.BertTokenizer` and `data.read_tokenizer`.
         """
         directory = self.directory
         if directory is None:
-            raise ValueError("a checkpoint that is an object has no files of a tokenizer")
+            raise ValueError("a checkpoint that is an object has no tokenizer files")
         file = directory / "tokenizer.json"
         model = (read_json(file).get("model") or {}) if file.exists() else {}
         byte_pairs = model.get("type") == "BPE" or "merges" in model
         if byte_pairs or self.vocabulary is None or (directory / "vocab.json").exists():
             return data.read_tokenizer(directory)
-        return data.BertTokenizer(self.vocabulary, self.lowercase is not False)
+        lowercase = self.lowercase is not False
+        check_word_piece(directory, lowercase)
+        return data.BertTokenizer(self.vocabulary, lowercase)
 
     @property
     def fresh(self) -> tuple[str, ...]:
@@ -101,36 +104,37 @@ def load(
     dtype: Any = None,
     **head_options: Any,
 ) -> Loaded:
-    """Read a checkpoint of BERT or its kin, or of GPT-2, whichever kind it is.
+    """Loads a checkpoint of BERT, (XLM-)RoBERTa, DistilBERT, ModernBERT or GPT-2.
 
-    Kinds: a directory of transformers with safetensors, of model_type bert, distilbert, roberta,
-    xlm-roberta, modernbert or gpt2, or of sentence-transformers with one of these; Google's
-    TensorFlow 1 checkpoint with bert_config.json; a keras-hub BertBackbone, as an object or a
-    preset directory. Nothing is fetched, and no pickle is opened.
+    The format is recognized by the files: a directory of transformers with safetensors and
+    model_type bert, distilbert, roberta, xlm-roberta, modernbert or gpt2; a directory of
+    sentence-transformers with one of these; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub
+    BertBackbone, as an object or a preset directory. Nothing is downloaded, and no pickle is
+    opened.
 
     Args:
         source: the directory, or the keras-hub backbone.
-        task: None gives the encoder (without pooled_output where the checkpoint has no pooler), of
-            GPT-2 the language model; classifier, regressor, tagger, span, multiple_choice,
-            embedder, masked_lm, next_sentence and pretraining give that model, whose head is read
-            if it is there and new if not.
-        hidden_states: and window, kernel, dtype: as in `keras_attn.models.bert.encoder`.
-        window: as there; None for ModernBERT, whose configuration has one.
+        task: None gives the encoder (without pooled_output if the checkpoint has no pooler), or
+            the language model of a GPT-2. classifier, regressor, tagger, span, multiple_choice,
+            embedder, masked_lm, next_sentence and pretraining give the model of this task; its
+            head is loaded if the checkpoint has it, and newly initialized otherwise.
+        hidden_states: as in `keras_attn.models.bert.encoder`.
+        window: as there; must be None for ModernBERT, whose configuration has one.
         kernel: as there.
         dtype: as there.
-        **head_options: of the task's builder in `keras_attn.models.bert_tasks`, such as
-            `num_classes`, which a head in the checkpoint knows by itself. `dropout`, the
+        **head_options: arguments of the function of the task in `keras_attn.models.bert_tasks`,
+            such as `num_classes`, which defaults to that of the checkpoint's head. `dropout`, the
             `pooling` of ModernBERT, and `pooling` and `normalize` of sentence-transformers default
-            to what the configuration says.
+            to the values in the configuration.
 
     Returns:
         a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
 
     Raises:
-        ValueError: an unknown task; files that are missing, truncated, a pickle or of an unknown
-            architecture; a configuration that asks for what there is no layer for; names that no
-            rule uses, weights that nothing sets, wrong shapes or types, numbers that are not
-            finite; more tokens than the matrix has rows. No model is left half loaded.
+        ValueError: the task is unknown; files are missing, truncated, a pickle or of an unknown
+            architecture; the configuration asks for what this package has no layer for; names
+            are not used, weights are not set, shapes or types are wrong, numbers are not finite;
+            there are more tokens than rows of the token matrix.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
@@ -143,8 +147,8 @@ def load(
     if format.family == "gpt":
         if task is not None or hidden_states:
             raise ValueError(
-                f"`task` and `hidden_states` are for BERT and its kin, got {task!r} and "
-                f"{hidden_states!r} for {format.name}"
+                f"`task` must be None and `hidden_states` False for {format.name}, got {task!r} "
+                f"and {hidden_states!r}"
             )
         size: Any = read_size(checkpoint, GptSize)
         model = gpt.decoder(size, **options)
@@ -194,11 +198,10 @@ def load(
 
 
 def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
-    """Our size of that kind, from a checkpoint's configuration.
+    """Our size, of the class `kind`, from a checkpoint's configuration.
 
     Raises:
-        ValueError: a key that is missing or of the wrong type, or a value for which there is no
-            layer here.
+        ValueError: a key is missing or has the wrong type, or there is no layer for its value.
     """
     config, format, title = checkpoint.read_config, checkpoint.format, checkpoint.source.title
     _require(title, config, format.requires)
@@ -223,14 +226,14 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
 
 
 def _translated(title: str, key: Key, value: Any) -> str:
-    """Our name for one of theirs."""
+    """Our name for a value of the checkpoint."""
     names = key.values or {}
     if value not in tuple(names):
         raise ValueError(f"{title}: `{key.name}` must be one of {', '.join(names)}, got {value!r}")
     return names[value]
 
 
-# What a number must be, and whether it is.
+# Kinds of numbers: the words for an error, and whether a value is one.
 COUNT = ("a positive integer", lambda value: type(value) is int and value > 0)
 RATE = ("a number in [0, 1)", lambda value: type(value) in (int, float) and 0 <= value < 1)
 NUMBER = ("a finite number", lambda value: type(value) in (int, float) and abs(value) < np.inf)
@@ -256,7 +259,7 @@ def _require(title: str, config: Config, required: Config) -> None:
 
 
 def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> dict[str, Any]:
-    """What the configuration says about heads."""
+    """The arguments of the heads, from the configuration."""
     config, title = checkpoint.read_config, checkpoint.source.title
     options = {}
     for head in heads:
@@ -276,7 +279,7 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
     matrix = checkpoint.format.trunk[0].source
     shapes = {checkpoint.format.rename(n): s for n, s in checkpoint.source.shapes.items()}
     tokens, shape = checkpoint.vocabulary or (), shapes.get(matrix, ())
-    # More rows than tokens fill up a multiple of 8 or 64.
+    # There may be more rows than tokens, for a multiple of 8 or 64.
     if shape and shape[0] < len(tokens):
         raise ValueError(
             f"{checkpoint.source.title}: {matrix} must have a row for each of the "
@@ -296,7 +299,7 @@ def _with_task(
 
 
 def _with_num_classes(checkpoint: Checkpoint, task: str, options: dict) -> dict:
-    """The options, with the number of classes of the head that lies in the checkpoint."""
+    """The options, with the number of classes of the checkpoint's head."""
     if task not in ("classifier", "tagger") or "num_classes" in options:
         return options
     source, format = checkpoint.source, checkpoint.format

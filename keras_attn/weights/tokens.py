@@ -1,4 +1,4 @@
-"""The files of a tokenizer beside a checkpoint that is saved."""
+"""The tokenizer files of a checkpoint that is saved."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 
 from keras_attn import data
+from keras_attn.data.text.tokenizer_settings import check_word_piece
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import Format
 from keras_attn.weights.loading import Loaded
@@ -16,12 +17,12 @@ from keras_attn.weights.loading import Loaded
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """What turns text into the ids of a model: of BERT a vocabulary, otherwise a tokenizer.
+    """The tokenizer of a model: a vocabulary for BERT and DistilBERT, a layer for others.
 
     Args:
         vocabulary: the tokens in the order of their ids, for a vocab.txt.
         lowercase: whether text is lower-cased.
-        tokenizer: what `data.write_tokenizer` writes.
+        tokenizer: a tokenizer for `data.write_tokenizer`.
     """
 
     vocabulary: Sequence[str] | None = None
@@ -37,28 +38,28 @@ class Tokens:
         lowercase: bool | None,
         tokenizer: keras.layers.Layer | None,
     ) -> Tokens:
-        """What is given, or what the checkpoint had that the model came from."""
+        """The given arguments, or else the tokenizer of the checkpoint that was loaded."""
         given = vocabulary is not None or lowercase is not None
         if tokenizer is not None and given:
-            raise ValueError("`vocabulary` and `lowercase` must be None where `tokenizer` is given")
+            raise ValueError("`vocabulary` and `lowercase` must be None if `tokenizer` is given")
         if isinstance(tokenizer, data.BertTokenizer):
             return cls(tokenizer.vocabulary, tokenizer.lowercase)
         if tokenizer is None and loaded and not given:
             try:
                 tokenizer = loaded.tokenizer
-            except ValueError:  # it has none, or one that is not supported
+            except ValueError:  # there is none, or it is not supported
                 tokenizer = None
-            if isinstance(tokenizer, data.BertTokenizer):  # as what it was loaded with
+            if isinstance(tokenizer, data.BertTokenizer):  # below, from the vocabulary
                 tokenizer = None
         if tokenizer is not None:
             return cls(tokenizer=tokenizer)
-        if loaded and format.tokenizer:
+        if loaded and format.tokenizer and (given or _is_word_piece(loaded)):
             vocabulary = loaded.vocabulary if vocabulary is None else vocabulary
             lowercase = loaded.lowercase if lowercase is None else lowercase
         return cls(vocabulary, lowercase)
 
     def check(self, format: Format, rows: int) -> None:
-        """Raises a ValueError for what the format has no file for, or more tokens than rows."""
+        """Raises a ValueError if the format has no file for it, or for more tokens than rows."""
         given = self.vocabulary is not None or self.lowercase is not None
         if format.tokenizer is None and given:
             raise ValueError(
@@ -75,7 +76,7 @@ class Tokens:
             )
 
     def write(self, directory: Path, format: Format, segments: bool) -> None:
-        """Writes the files; `segments`: whether the model tells texts apart by segment ids."""
+        """Writes the files; `segments` tells whether the model has segment ids for two texts."""
         if self.vocabulary is not None:
             text = "".join(f"{token}\n" for token in self.vocabulary)
             (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
@@ -86,3 +87,13 @@ class Tokens:
             )
         if self.tokenizer is not None:
             data.write_tokenizer(self.tokenizer, directory, segments=segments)
+
+
+def _is_word_piece(loaded: Loaded) -> bool:
+    """Whether vocab.txt and lowercase are all that describes the tokenizer of a checkpoint."""
+    try:
+        if loaded.directory is not None:
+            check_word_piece(loaded.directory, loaded.lowercase is not False)
+    except ValueError:
+        return False
+    return True

@@ -101,6 +101,35 @@ def test_a_bert_directory_gives_its_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config", {"strip_accents": False}, "strip_accents must be True .* got False"),
+        ("tokenizer_config", {"tokenize_chinese_chars": False}, "tokenize_chinese_chars must be"),
+        ("tokenizer_config", {"extra_special_tokens": ["[E1]"]}, r"added tokens must .*'\[E1\]'"),
+        ("special_tokens_map", {"additional_special_tokens": ["<e>"]}, "added tokens must .*'<e>'"),
+        ("tokenizer_config", {"added_tokens_decoder": {"5": {"content": "cat"}}}, "got 'cat'"),
+        ("tokenizer", {"model": {"type": "WordLevel"}}, "the model must be 'WordPiece'"),
+        ("tokenizer", {"normalizer": {"type": "NFC"}}, "normalizer must be 'BertNormalizer'"),
+    ],
+)
+def test_a_bert_directory_with_unsupported_tokenizer_settings_raises(
+    file, content, message, tmp_path
+):
+    vocabulary = [*small.VOCABULARY[:5], "cat", "the"]
+    model = bert.encoder("bert_tiny", vocabulary_size=20)
+    weights.save(model, tmp_path / "first", vocabulary=vocabulary, lowercase=True)
+    path = tmp_path / "first" / f"{file}.json"
+    own = json.loads(path.read_text()) if path.exists() else {}
+    (tmp_path / "first" / f"{file}.json").write_text(json.dumps({**own, **content}))
+    loaded = weights.load(tmp_path / "first")
+    with pytest.raises(ValueError, match=message):
+        _ = loaded.tokenizer
+    # Files that would give other ids are not written.
+    weights.save(loaded, tmp_path / "again")
+    assert not (tmp_path / "again" / "vocab.txt").exists()
+
+
+@pytest.mark.parametrize(
     ("part", "wrong", "message"),
     [
         ("model", {"type": "WordLevel"}, "the model must be BPE or Unigram, got WordLevel"),
@@ -117,7 +146,7 @@ def test_a_bert_directory_gives_its_tokenizer(tmp_path):
         (
             "pre_tokenizer",
             {"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]},
-            "must be ByteLevel with its own expression, got Sequence of Split, ByteLevel",
+            "must be ByteLevel with use_regex, got Sequence of Split, ByteLevel",
         ),
         ("normalizer", {"type": "Lowercase"}, "null or one of NFC, NFD, NFKC, NFKD, got Lowercase"),
     ],

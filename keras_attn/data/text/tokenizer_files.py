@@ -1,8 +1,7 @@
-"""The files of transformers, `tokenizers` and `sentencepiece` to a tokenizer."""
+"""Makes a tokenizer from the files of transformers, `tokenizers` or `sentencepiece`."""
 
-import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,21 @@ from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokeni
 from keras_attn.data.text.files import read_json, read_lines
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 from keras_attn.data.text.subwords import ROLES
+from keras_attn.data.text.tokenizer_settings import (
+    ROLE_KEYS,
+    added_tokens,
+    content_of,
+    listed_ids,
+    read_settings,
+    reading,
+)
 from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer, described
 
-# What each role is called in tokenizer_config.json, the first that is there.
-_ROLES = {
-    "cls": ("cls_token", "bos_token"),
-    "sep": ("sep_token", "eos_token"),
-    "pad": ("pad_token",),
-    "unk": ("unk_token",),
-    "mask": ("mask_token",),
-}
-# The classes of transformers with the ids of a `.model`; None where no file names one.
-_OWN_IDS = (None, "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast")
-# Keys of a BPE model and the only values that byte pairs here know.
+# The classes of transformers that keep the ids of a `.model`; None: no file names a class.
+_SAME_IDS = (None, "LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast")
+# The classes of transformers that take `add_prefix_space` from tokenizer.json alone.
+_GENERIC = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+# Keys of a BPE model that must have one of these values.
 _MODEL = {
     "dropout": (None, 0),
     "continuing_subword_prefix": (None, ""),
@@ -36,31 +37,33 @@ _MODEL = {
 def read_tokenizer(
     path: str | os.PathLike,
 ) -> BytePairTokenizer | SentencePieceTokenizer | UnigramTokenizer:
-    """Reads a tokenizer of byte pairs (GPT-2, RoBERTa, ModernBERT) or of SentencePiece's kind.
+    """Reads a byte-pair tokenizer (GPT-2, RoBERTa, ModernBERT) or a SentencePiece tokenizer.
 
     Args:
-        path: a tokenizer.json, a SentencePiece `.model`, or a directory with one of them (the
-            first, where there are both) or with vocab.json and merges.txt. tokenizer_config.json
-            beside it names the special tokens, where it is there.
+        path: a tokenizer.json, a SentencePiece `.model`, or a directory. A directory has a
+            tokenizer.json, a `.model`, or vocab.json and merges.txt; the first of these is read.
+            tokenizer_config.json, special_tokens_map.json and added_tokens.json in the same
+            directory are read too if they exist: they name special tokens and added tokens.
 
     Raises:
-        ValueError: files that are missing or cannot be read; a tokenizer.json that asks for
-            another model, pre-tokenizer or normalizer than are supported; a `.model` whose
-            tokens have other ids in the checkpoint: the message says what is supported.
+        ValueError: files are missing or cannot be read; a tokenizer.json has a model,
+            pre-tokenizer or normalizer that is not supported; the tokens of a `.model` have
+            other ids in the checkpoint; an additional special token is not in the vocabulary. The
+            message says what is supported.
 
     Example:
     >>> read_tokenizer("roberta-base")(["Hello"])  # doctest: +SKIP
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"`path` must be a file or a directory, got {path}, where nothing is")
+        raise ValueError(f"`path` must be a file or a directory, got {path}, which does not exist")
     directory = path if path.is_dir() else path.parent
     file = directory / "tokenizer.json" if path.is_dir() else path
-    settings = _settings(directory)
-    with _reading(directory / "tokenizer_config.json"):
+    with reading(directory / "tokenizer_config.json"):
+        settings = read_settings(directory)
         special_tokens = {
-            role: _content(token)
-            for role, keys in _ROLES.items()
+            role: content_of(token)
+            for role, keys in ROLE_KEYS.items()
             for token in [next((settings[key] for key in keys if settings.get(key)), None)]
             if token is not None
         }
@@ -70,45 +73,24 @@ def read_tokenizer(
     elif file.exists():
         models = []
     if models:
-        with _reading(models[0]):
+        with reading(models[0]):
             return _sentence_piece(models, settings, special_tokens)
     content = read_json(file) if file.exists() else {}
-    with _reading(path):
+    with reading(path):
         if (content.get("model") or {}).get("type") == "Unigram":
-            tokenizer = UnigramTokenizer(content, **_rows(content.get("post_processor") or {}))
+            rows = _rows(content.get("post_processor") or {})
+            vocabulary = UnigramTokenizer(content).vocabulary
+            ids = {token: index for index, token in enumerate(vocabulary)} | listed_ids(settings)
+            added = added_tokens(content.get("added_tokens") or [], ids, settings)
+            added = [{**token, "id": ids[token["content"]]} for token in added]
+            tokenizer = UnigramTokenizer({**content, "added_tokens": added}, **rows)
             return _with_special_tokens(tokenizer, special_tokens)
         if content:
-            arguments = _tokenizer_json(content, file)
+            arguments = _tokenizer_json(content, file, settings)
         else:
             arguments = _vocabulary_and_merges(directory, settings)
         known = _known(special_tokens, arguments["vocabulary"])
         return BytePairTokenizer(**arguments, special_tokens=known)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever cannot be read becomes a ValueError that names the file or directory."""
-    try:
-        yield
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: {error}") from error
-    except (AttributeError, IndexError, KeyError, OSError, TypeError) as error:
-        raise ValueError(
-            f"{path} must be as transformers and tokenizers write it, "
-            f"got what ends in {type(error).__name__}: {error}"
-        ) from error
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json with special_tokens_map.json, which counts where it has no tokens."""
-    file = directory / "tokenizer_config.json"
-    settings = read_json(file) if file.exists() else {}
-    file = directory / "special_tokens_map.json"
-    if file.exists() and "added_tokens_decoder" not in settings:
-        settings |= read_json(file)
-    return settings
 
 
 def _with_special_tokens(tokenizer: Any, special_tokens: Mapping[str, str]) -> Any:
@@ -124,7 +106,7 @@ def _known(special_tokens: Mapping[str, str], vocabulary: Collection[str]) -> di
 def _sentence_piece(
     models: list[Path], settings: dict, special_tokens: Mapping[str, str]
 ) -> SentencePieceTokenizer:
-    """A `.model`, whose ids must be those of the checkpoint."""
+    """The tokenizer of a `.model`, which must have the ids of the checkpoint."""
     file, *others = models
     if others:
         raise ValueError(
@@ -132,10 +114,10 @@ def _sentence_piece(
             f"got {', '.join(model.name for model in models)}"
         )
     kind = settings.get("tokenizer_class")
-    if kind not in _OWN_IDS:
+    if kind not in _SAME_IDS:
         raise ValueError(
-            f"{file}: a SentencePiece model is read by itself or as that of LlamaTokenizer or "
-            "PreTrainedTokenizerFast, whose ids are those of the model, "
+            f"{file}: the tokenizer_class of a SentencePiece model must be LlamaTokenizer, "
+            "PreTrainedTokenizerFast or not given, since other classes change the ids, "
             f"got {kind}: let transformers write tokenizer.json"
         )
     if not settings.get("add_prefix_space", True):
@@ -148,15 +130,25 @@ def _sentence_piece(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     for index, token in (settings.get("added_tokens_decoder") or {}).items():
-        if vocabulary[int(index) :][:1] != [_content(token)]:
+        if vocabulary[int(index) :][:1] != [content_of(token)]:
             raise ValueError(
                 f"{file}: the tokens of tokenizer_config.json must have their ids in the model, "
-                f"got {_content(token)!r} with {index}: let transformers write tokenizer.json"
+                f"got {content_of(token)!r} with {index}: let transformers write tokenizer.json"
+            )
+    roles = {
+        content_of(settings[key]) for keys in ROLE_KEYS.values() for key in keys if key in settings
+    }
+    for token in added_tokens([], tokenizer._ids, settings):
+        name = token["content"]
+        if name not in roles and tokenizer._ids[name] not in tokenizer([name]).to_list()[0]:
+            raise ValueError(
+                f"{file}: added tokens must be user-defined symbols of the model, "
+                f"got {name!r}: let transformers write tokenizer.json"
             )
     return _with_special_tokens(tokenizer, special_tokens)
 
 
-def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
+def _tokenizer_json(content: dict, file: Path, settings: dict) -> dict[str, Any]:
     model = content.get("model") or {}
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"{file}: the model must be BPE or Unigram, got {model['type']}")
@@ -168,8 +160,7 @@ def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
     before = content.get("pre_tokenizer") or {}
     if before.get("type") != "ByteLevel" or not before.get("use_regex", True):
         raise ValueError(
-            f"{file}: the pre-tokenizer must be ByteLevel with its own expression, "
-            f"got {described(before)}"
+            f"{file}: the pre-tokenizer must be ByteLevel with use_regex, got {described(before)}"
         )
     normalizer = content.get("normalizer") or {}
     parts = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
@@ -180,12 +171,17 @@ def _tokenizer_json(content: dict, file: Path) -> dict[str, Any]:
             f"got {described(normalizer)}"
         )
     added = content.get("added_tokens") or []
+    ids = model["vocab"] | {token["content"]: token["id"] for token in added}
+    ids |= listed_ids(settings)
+    prefix = before.get("add_prefix_space", True)
+    if settings.get("tokenizer_class") not in _GENERIC:
+        prefix = settings.get("add_prefix_space", prefix)
     return {
-        "vocabulary": model["vocab"] | {token["content"]: token["id"] for token in added},
+        "vocabulary": ids,
         "merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
-        "added_tokens": added,
+        "added_tokens": added_tokens(added, ids, settings),
         "normalizer": names[0] if names else None,
-        "add_prefix_space": before.get("add_prefix_space", True),
+        "add_prefix_space": prefix,
         "unknown_token": model.get("unk_token"),
         **_rows(content.get("post_processor") or {}),
     }
@@ -210,40 +206,28 @@ def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
     missing = [n for n in ("vocab.json", "merges.txt") if not (directory / n).exists()]
     if missing:
         raise ValueError(
-            f"{directory} must hold tokenizer.json, a .model, or vocab.json and merges.txt, "
+            f"{directory} must have tokenizer.json, a .model, or vocab.json and merges.txt, "
             f"has no {' and no '.join(missing)}"
         )
     ids = read_json(directory / "vocab.json")
-    file = directory / "added_tokens.json"
-    ids |= read_json(file) if file.exists() else {}
-    with _reading(directory / "tokenizer_config.json"):
-        listed = settings.get("added_tokens_decoder") or {}
-        added = {token["content"]: dict(token) for token in listed.values()}
-        ids |= {token["content"]: int(index) for index, token in listed.items()}
-    roles = {}
-    for role, keys in _ROLES.items():
-        # Tokens that no file names have their usual names, as in the classes of transformers.
-        named = [settings[key] for key in keys if settings.get(key)]
-        named = named or [name for name in ROLES[role] if name in ids][:1]
-        roles[role] = [_content(token) for token in named]
-        for token in named:
-            if _content(token) in ids:
-                more = {} if isinstance(token, str) else token
-                added.setdefault(
-                    _content(token), {**more, "content": _content(token), "special": True}
-                )
-    adds_cls = roles["cls"][:1] != roles["sep"][:1]
-    with _reading(directory / "merges.txt"):
+    with reading(directory / "tokenizer_config.json"):
+        ids |= listed_ids(settings)
+        roles = {}
+        for role, keys in ROLE_KEYS.items():
+            # Tokens that no file names have their usual names, as in the classes of transformers.
+            named = [settings[key] for key in keys if settings.get(key)]
+            roles[role] = named or [name for name in ROLES[role] if name in ids][:1]
+        usual = {f"{role}_token": tokens[0] for role, tokens in roles.items() if tokens}
+        added = added_tokens([], ids, {**settings, **usual})
+        first, last = ([content_of(token) for token in roles[role][:1]] for role in ("cls", "sep"))
+    adds_both = first != last
+    with reading(directory / "merges.txt"):
         lines = [line for _, line in read_lines(directory / "merges.txt")]
     return {
         "vocabulary": ids,
         "merges": [line for line in lines if line and not line.startswith("#version")],
-        "added_tokens": list(added.values()),
+        "added_tokens": added,
         "add_prefix_space": bool(settings.get("add_prefix_space", False)),
-        "adds_cls": adds_cls,
-        "separators": 2 if adds_cls else 1,  # RoBERTa and its kin alone have these files and both
+        "adds_cls": adds_both or settings.get("add_bos_token") is True,
+        "separators": 2 if adds_both else 1,  # only RoBERTa and similar models have these files
     }
-
-
-def _content(token: str | dict) -> str:
-    return token if isinstance(token, str) else token["content"]

@@ -7,11 +7,13 @@ import pytest
 from keras_attn.data import read_tokenizer
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 NAMES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "[X]", "a", "b", "Ġ", "<", ">", "/", "s", "ab"]
 IDS = {name: index for index, name in enumerate(NAMES)}
 TEXTS = ["a <mask> b", "<s>ab</s>", "ab<pad>", " <mask>  <mask>", "[X] <unk>a"]
 STRIPPED = {"content": "<mask>", "lstrip": True, "rstrip": False, "normalized": False}
+ROBERTA = {f"{role}_token": NAMES[i] for i, role in enumerate(("cls", "pad", "sep", "unk", "mask"))}
 NAMED = {"mask_token": "<mask>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -39,8 +41,19 @@ def write(directory, **files):
                 "added_tokens_decoder": {"4": {**STRIPPED, "special": True}},
             },
         },
+        {"tokenizer_config": {"additional_special_tokens": ["[X]"], **NAMED}},
+        {"tokenizer_config": {"extra_special_tokens": {"image_token": "[X]"}}},
+        {"tokenizer_config": {"image_token": "[X]"}},
+        {
+            "tokenizer_config": {"extra_special_tokens": ["[X]"]},
+            "special_tokens_map": {"extra_special_tokens": ["ab"]},
+        },
+        {"added_tokens": {"<c>": 14, "a <": 15}, "special_tokens_map": {"mask_token": "<c>"}},
     ],
-    ids=["bare", "config", "prefix", "map", "map over config", "listed"],
+    ids=[
+        *("bare", "config", "prefix", "map", "map over config", "listed"),
+        *("additional", "extra by name", "other key", "extra in both", "added"),
+    ],
 )
 def test_vocabulary_and_merges_are_read_as_by_transformers(files, tmp_path):
     directory = write(tmp_path, **files)
@@ -55,10 +68,61 @@ def test_vocabulary_and_merges_are_read_as_by_transformers(files, tmp_path):
     assert own.adds_cls
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"extra_special_tokens": ["[X]"], "mask_token": "ab"},
+        {"added_tokens_decoder": {"14": {"content": "<c>", "special": False, "rstrip": True}}},
+        {"tokenizer_class": "RobertaTokenizer", "add_prefix_space": True, **ROBERTA},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": True},
+    ],
+)
+def test_settings_in_the_folder_of_a_tokenizer_json_are_read_as_by_transformers(settings, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(FILE))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = getattr(transformers, settings["tokenizer_class"]).from_pretrained(tmp_path)
+    texts = [*TEXTS, "a<c> b"]
+    wanted = [theirs(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert read_tokenizer(tmp_path)(texts).to_list() == wanted
+
+
+def test_added_tokens_of_a_unigram_file_include_those_of_the_settings(tmp_path):
+    theirs = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([("<unk>", 0.0), *((c, -2.0) for c in "▁a<c>[X]")], 0)
+    )
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    theirs.decoder = tokenizers.decoders.Metaspace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=theirs, extra_special_tokens=["<c>", "[X]"], unk_token="<unk>"
+    )
+    fast.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "[X]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    number = fast.convert_tokens_to_ids("[X]")
+    settings["added_tokens_decoder"] = {number: {"content": "[X]", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    texts = ["a<c>a [X]", "[X]"]
+    wanted = [fast(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert read_tokenizer(tmp_path)(texts).to_list() == wanted
+
+
+def test_special_tokens_without_an_id_or_that_are_split_raise(tmp_path):
+    write(tmp_path / "new", tokenizer_config={"additional_special_tokens": ["<new>"]})
+    with pytest.raises(ValueError, match="must be in the vocabulary, got '<new>'"):
+        read_tokenizer(tmp_path / "new")
+    write(tmp_path / "split", tokenizer_config={"split_special_tokens": True})
+    with pytest.raises(ValueError, match="split_special_tokens must be false, got true"):
+        read_tokenizer(tmp_path / "split")
+
+
 FILE = {
     "model": {"type": "BPE", "vocab": IDS, "merges": ["a b"]},
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
     "added_tokens": [],
+    "version": "1.0",
 }
 
 
@@ -81,7 +145,7 @@ FILE = {
         {"model": {"type": "Unigram", "vocab": [1], "unk_id": 0}},
     ],
 )
-def test_an_odd_file_is_named(wrong, tmp_path):
+def test_an_invalid_tokenizer_json_raises_with_its_path(wrong, tmp_path):
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps({**FILE, **wrong}))
     for path in (file, tmp_path):
@@ -97,16 +161,17 @@ def test_an_odd_file_is_named(wrong, tmp_path):
         {"added_tokens_decoder": {"x": {"content": "q"}}},
         {"added_tokens_decoder": [1]},
         {"added_tokens_decoder": {"5": {"special": True}}},
+        {"extra_special_tokens": 7},
     ],
 )
-def test_odd_settings_are_named(settings, tmp_path):
+def test_invalid_settings_raise_with_their_file(settings, tmp_path):
     directory = write(tmp_path, tokenizer_config=settings)
     with pytest.raises(ValueError, match="tokenizer_config.json"):
         read_tokenizer(directory)
 
 
-def test_what_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"got {tmp_path / 'none'}, where nothing is"):
+def test_missing_files_raise(tmp_path):
+    with pytest.raises(ValueError, match=f"got {tmp_path / 'none'}, which does not exist"):
         read_tokenizer(tmp_path / "none")
     write(tmp_path)
     (tmp_path / "merges.txt").unlink()
