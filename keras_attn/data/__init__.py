@@ -1,4 +1,4 @@
-"""Text to tensors with tf.data and tensorflow-text, inside the graph, so that export reuses it."""
+"""Text to tensors with tf.data and tensorflow-text, inside the graph: a servable contains it."""
 
 from keras_attn.data.pretraining.masking import TokenMasker
 from keras_attn.data.pretraining.packing import pack_rows

@@ -1,4 +1,4 @@
-"""tensorflow and tensorflow_text, imported at the first use of one of their names, and checks.
+"""tensorflow and tensorflow_text, imported when first used, and checks of strings and integers.
 
 Importing `keras_attn` registers the layers of this package on every backend, also where tensorflow
 is not installed; only calling them needs it.
@@ -21,7 +21,7 @@ class _LazyModule:
         self._package = package
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # inspect and doctest probe these: no reason to import
+        if attribute.startswith("__"):  # inspect and doctest read these: no reason to import
             raise AttributeError(attribute)
         try:
             module = importlib.import_module(self._name)
@@ -36,18 +36,24 @@ tf = _LazyModule("tensorflow", "tensorflow")
 tf_text = _LazyModule("tensorflow_text", "tensorflow-text")
 
 
-def require(right: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.AbstractContextManager:
-    """Unless all of `right` `[n]` is True, an error that names those of `values` `[n]` at fault.
+def require(valid: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.AbstractContextManager:
+    """Raises an error with the message and the invalid values unless all of them are valid.
 
-    Use what it returns as `with` around what must not run otherwise.
+    Args:
+        valid: booleans `[n]`.
+        values: strings `[n]`.
+        message: what the values must be.
+
+    Returns:
+        A context manager: in a graph, operations in its `with` block run after the check.
 
     Raises:
-        ValueError: in eager code; in a graph its run ends in an InvalidArgumentError.
+        ValueError: in eager code; running a graph raises an InvalidArgumentError.
     """
-    wrong = tf.boolean_mask(values, ~right)
+    wrong = tf.boolean_mask(values, ~valid)
     if not tf.executing_eagerly():
         return tf.control_dependencies(
-            [tf.debugging.Assert(tf.reduce_all(right), [message, wrong])]
+            [tf.debugging.Assert(tf.reduce_all(valid), [message, wrong])]
         )
     if len(wrong):
         names = [value.decode("utf-8", "replace") for value in wrong.numpy()[:5]]
@@ -56,10 +62,10 @@ def require(right: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.Abs
 
 
 def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.RaggedTensor:
-    """`values` as a tensor of strings; a ragged tensor stays one.
+    """`values` as a tensor of strings; a ragged tensor stays ragged.
 
     Raises:
-        ValueError: something in it is not a string, or lists have unequal lengths.
+        ValueError: an element is not a string, or lists have unequal lengths.
     """
     if not tf.is_tensor(values) and not isinstance(values, tf.RaggedTensor):
         _check_strings(name, values)
@@ -75,7 +81,7 @@ def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.Ragged
 
 
 def symbolic_ids(tokenizer: keras.Layer, text: keras.KerasTensor) -> keras.KerasTensor:
-    """What a tokenizer gives in a functional model: ids with one ragged axis more than the text."""
+    """The symbolic output of a tokenizer: ids with one more ragged axis than the text."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"{type(tokenizer).__name__} in a functional model needs the TensorFlow backend, got "
@@ -86,7 +92,7 @@ def symbolic_ids(tokenizer: keras.Layer, text: keras.KerasTensor) -> keras.Keras
 
 
 def integers(name: str, values: Any) -> tf.Tensor:
-    """`values` as an int32 tensor; a ValueError if something in it is not an integer."""
+    """`values` as an int32 tensor; raises a ValueError if an element is not an integer."""
     kind = (
         values.dtype.is_integer if tf.is_tensor(values) else np.asarray(values).dtype.kind in "iu"
     )
@@ -95,11 +101,11 @@ def integers(name: str, values: Any) -> tf.Tensor:
     return tf.cast(values, tf.int32)
 
 
-def as_many(name: str, values: Any, other: str, others: Any) -> Any:
-    """`values` `[B, ...]`, of as many rows as `others`.
+def same_rows(name: str, values: Any, other: str, others: Any) -> Any:
+    """`values` `[B, ...]`, checked to have as many rows as `others`.
 
     Raises:
-        ValueError: the numbers differ; where a graph does not know them yet its run ends in an
+        ValueError: the numbers of rows differ. If a graph does not know them, running it raises an
             InvalidArgumentError.
     """
     message = f"`{name}` must have as many rows as `{other}`"
@@ -117,10 +123,10 @@ def as_many(name: str, values: Any, other: str, others: Any) -> Any:
 
 
 def ragged_strings(name: str, values: Any) -> tf.RaggedTensor:
-    """`values`, a list of lists or a tensor, as strings, ragged `[B, (W)]`.
+    """`values`, a list of lists or a tensor, as a ragged tensor of strings `[B, (W)]`.
 
     Raises:
-        ValueError: it has another shape, or something in it is not a string.
+        ValueError: `values` has another shape, or an element is not a string.
     """
     if not tf.is_tensor(values) and not isinstance(values, tf.RaggedTensor):
         _check_strings(name, values)
@@ -143,7 +149,7 @@ def ragged_strings(name: str, values: Any) -> tf.RaggedTensor:
 def _check_strings(name: str, values: Any) -> None:
     for number, leaf in enumerate(_leaves(values)):
         if not isinstance(leaf, (str, bytes)):
-            raise ValueError(f"`{name}` must hold strings, got {leaf!r} at place {number}")
+            raise ValueError(f"`{name}` must hold strings, got {leaf!r} at index {number}")
 
 
 def _leaves(values: Any) -> Iterator[Any]:

@@ -108,9 +108,9 @@ def load(
 
     The format is recognized by the files: a directory of transformers with safetensors and
     model_type bert, distilbert, roberta, xlm-roberta, modernbert or gpt2; a directory of
-    sentence-transformers with one of these; Google's TensorFlow 1 checkpoint with bert_config.json; a keras-hub
-    BertBackbone, as an object or a preset directory. Nothing is downloaded, and no pickle is
-    opened.
+    sentence-transformers with one of these; Google's TensorFlow 1 checkpoint with bert_config.json;
+    a keras-hub BertBackbone, as an object or a preset directory. Nothing is downloaded, and no
+    pickle is opened.
 
     Args:
         source: the directory, or the keras-hub backbone.

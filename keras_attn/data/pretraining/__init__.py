@@ -1,1 +1,1 @@
-"""Examples to pre-train on; import its names from `keras_attn.data`."""
+"""Examples for pre-training; import the public names from `keras_attn.data`."""

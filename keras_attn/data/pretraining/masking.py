@@ -1,6 +1,6 @@
-"""The masked language model's examples: which tokens to hide, behind what, and the answers.
+"""Masks tokens for the training of a masked language model.
 
-B batch, L row length, P most predictions in a row, V vocabulary.
+B batch, L row length, P maximum number of predictions in a row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from keras_attn.data.text.vocabulary import is_continuation
 
 
 class TokenMasker:
-    """Hides some tokens of each row, in the graph, as a pure function of the row and its seed.
+    """Masks some tokens of each row, in the graph, as a pure function of the row and its seed.
 
-    Of a row's n candidates (every token but [PAD], [CLS], [SEP], [MASK]),
-    max(1, floor(rate * n + 1/2)), at most P, are chosen uniformly. Of the chosen, on average
-    80 % become [MASK], 10 % a random token that is not a special token, 10 % stay as they are.
-    With `whole_word`, words are taken in random order, each whole; one that would exceed the
-    number is passed over, so that fewer may be chosen.
+    A row has n candidates: every token but [PAD], [CLS], [SEP], [MASK]. Of these,
+    max(1, floor(rate * n + 1/2)), at most P, are chosen uniformly. On average 80 % of the chosen
+    tokens become [MASK], 10 % become a random token that is not a special token, and 10 % stay as
+    they are. With `whole_word`, whole words are chosen in random order; a word that would exceed
+    the number is skipped, so that fewer tokens may be chosen.
 
     Args:
-        tokenizer: whose vocabulary it is.
+        tokenizer: the tokenizer that made the rows.
         max_predictions: P.
         rate: the fraction of candidates to choose.
         whole_word: whether tokens with "##" are chosen together with the word before them.
 
     Call arguments:
         token_ids: int32 [B, L].
-        seeds: integers [B, 2], a seed for each row; `tf.random.split(seed, B)` makes them of one.
+        seeds: integers [B, 2], a seed for each row, such as `tf.random.split(seed, B)`.
 
     Returns:
         A dict: `token_ids` int32 [B, L], with the masks applied; `masked_positions` int32
-        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the tokens that stood there, then
-        [PAD]; `masked_weights` float32 [B, P], 1 at a prediction, then 0.
+        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the original tokens at these
+        positions, then [PAD]; `masked_weights` float32 [B, P], 1 at a prediction, then 0.
 
     Raises:
-        ValueError: if `rate` or `max_predictions` is out of range.
+        ValueError: `rate` or `max_predictions` is out of range.
 
     Example:
     >>> from keras_attn.data import BertTokenizer
@@ -101,7 +101,7 @@ class TokenMasker:
         }
 
     def _choose(self, token_ids: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
-        """Which tokens to hide; one token is a word of its own unless words are whole."""
+        """Which tokens to mask; without `whole_word` each token is a word of its own."""
         candidate = tf.gather(self._is_candidate, token_ids)  # [B, L]
         count = tf.reduce_sum(tf.cast(candidate, tf.int32), axis=1)
         wanted = tf.cast(tf.floor(self.rate * tf.cast(count, tf.float32) + 0.5), tf.int32)
@@ -126,11 +126,11 @@ def _count_per_row(word: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
 
 
 def _choose_words(sizes: tf.Tensor, order: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-    """Takes words in the order of `order` while the sizes of the taken fit into `wanted`.
+    """Takes words in the order of `order` while the sum of their sizes is at most `wanted`.
 
-    Each turn takes words up to the first that does not fit. That one is then too large for the
-    space that is left, the next turn goes on behind it, and the result is that of going word by
-    word.
+    Each iteration takes all words up to the first that does not fit. That one is too large for the
+    space left, so that the next iteration continues after it. The result is the same as taking or
+    skipping one word at a time.
     """
     in_order = tf.argsort(order, axis=1, stable=True)
     sizes = tf.gather(sizes, in_order, batch_dims=1)
@@ -139,20 +139,20 @@ def _choose_words(sizes: tf.Tensor, order: tf.Tensor, wanted: tf.Tensor) -> tf.T
         space = wanted - tf.reduce_sum(tf.where(taken, sizes, 0), axis=1)
         return ~taken & (sizes > 0) & (sizes <= space[:, None])
 
-    def turn(taken: tf.Tensor) -> tuple[tf.Tensor]:
+    def step(taken: tf.Tensor) -> tuple[tf.Tensor]:
         open_words = fits(taken)
         used = tf.reduce_sum(tf.where(taken, sizes, 0), axis=1, keepdims=True)
         used += tf.cumsum(tf.where(open_words, sizes, 0), axis=1)
         return (taken | (open_words & (used <= wanted[:, None])),)
 
     (taken,) = tf.while_loop(
-        lambda taken: tf.reduce_any(fits(taken)), turn, [tf.zeros_like(sizes, tf.bool)]
+        lambda taken: tf.reduce_any(fits(taken)), step, [tf.zeros_like(sizes, tf.bool)]
     )
     return tf.gather(taken, tf.argsort(in_order, axis=1), batch_dims=1)
 
 
 def _first_true(chosen: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The positions of the True in each row, ascending, and which of the `most` are real."""
+    """The first `most` positions that are True in each row, ascending, and which of them exist."""
     length = tf.shape(chosen)[1]
     keys = tf.where(chosen, tf.range(length)[None], length)
     keys = tf.pad(keys, [[0, 0], [0, most]], constant_values=0)
@@ -163,10 +163,10 @@ def _first_true(chosen: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def uniform(seeds: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
-    """Float32 [B, count] in [0, 1), row i drawn from `seeds[i]`; seeds are integers [B, 2].
+    """Uniform float32 [B, count] in [0, 1); row i is drawn with `seeds[i]`, two integers.
 
-    A row's numbers do not depend on the batch that it is in, so that a stream of examples can
-    be cut into other batches, or entered in the middle, and give the same examples.
+    The numbers of a row do not depend on its batch: a stream of examples gives the same examples
+    with another batch size, or when it starts in the middle.
     """
     return tf.map_fn(
         # The algorithm is named because the default may differ between devices.

@@ -1,6 +1,6 @@
-"""Several short sequences in one row, so that less of a batch is padding.
+"""Packs several short sequences into one row, so that a batch has less padding.
 
-N sequences of a window, L length of a sequence's row, B batch, T row length, S sequences in a row.
+N sequences of an incoming batch, L its row length, B batch, T row length, S sequences in a row.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ def pack_rows(
     max_sequences: int = 16,
     pad_id: int = 0,
 ) -> tf.data.Dataset:
-    """Puts the sequences of padded batches together into rows, for `models.packed`.
+    """Packs the sequences of padded batches into rows, for `models.packed`.
 
-    The sequences of one incoming batch are matched among themselves, the longest first, each into
-    the first row with space for it: some hundreds in a batch fill the rows nearly full.
+    Only sequences of the same incoming batch are packed together: the longest first, each into the
+    first row with enough space. With some hundreds of sequences in a batch the rows are nearly
+    full.
 
     Args:
-        dataset: of (features, labels) or (features, labels, weights), batched. Features: a dict
-            with `padding_mask` bool [N, L] and others [N, L], such as `token_ids` and
-            `segment_ids`. Labels and weights: each [N], for a sequence, or [N, L], for its tokens;
-            a tensor or nested tensors.
+        dataset: batches of (features, labels) or (features, labels, weights). Features: a dict with
+            `padding_mask` bool [N, L] and others [N, L], such as `token_ids` and `segment_ids`.
+            Labels and weights: a tensor or nested tensors, each [N], one value for a sequence, or
+            [N, L], one for each of its tokens.
         length: T.
         batch_size: B.
-        max_sequences: S, the most sequences in a row.
-        pad_id: what `token_ids` hold where a row is empty; the rest is 0 there.
+        max_sequences: S, the maximum number of sequences in a row.
+        pad_id: the value of `token_ids` at padding; other features are 0 there.
 
     Returns:
         A dataset of (features, labels, weights); the last batch may be smaller.
-        features: those of `dataset` [B, T], and `sequence_ids` int32 [B, T], 1, 2, ... and 0 where
-        a row is empty; `positions` int32 [B, T], from 0 in each sequence; `first_positions` int32
-        [B, S], where the sequences begin, then 0;
-        labels: [B, S], for sequences, or [B, T], for tokens; then 0;
-        weights: as the labels, float32; those given, or 1, and 0 where there is no label.
+        features: those of `dataset` [B, T], and `sequence_ids` int32 [B, T], 1, 2, ... and 0 at
+        padding; `positions` int32 [B, T], from 0 in each sequence; `first_positions` int32 [B, S],
+        where the sequences begin, then 0;
+        labels: [B, S] for sequences, or [B, T] for tokens, 0 at padding;
+        weights: float32, in the shape of the labels: the given weights, or 1; 0 at padding.
 
     Raises:
-        ValueError: if a number is not positive, the features have no `padding_mask`, or something
-            has another shape.
-        tf.errors.InvalidArgumentError: while it runs, if a sequence is longer than a row.
+        ValueError: a number is not positive, the features have no `padding_mask`, or a tensor has
+            another shape.
+        tf.errors.InvalidArgumentError: when the dataset runs, a sequence is longer than a row.
 
     Example:
     >>> features = {
@@ -94,7 +95,7 @@ def pack_rows(
 
 
 class _Rows:
-    """Which of the N sequences stand together in a row."""
+    """Which of the N sequences are in the same row."""
 
     def __init__(self, padding_mask: tf.Tensor, length: int, max_sequences: int):
         self.length, self.max_sequences = length, max_sequences
@@ -102,14 +103,14 @@ class _Rows:
         if self.mask.shape.rank != 2:
             raise ValueError(f"`padding_mask` must have the shape [N, L], got {self.mask.shape}")
         sizes = tf.reduce_sum(tf.cast(self.mask, tf.int64), axis=1)  # [N]
-        message = f"`length` must be that of the longest sequence or more, got {length}"
+        message = f"`length` must be at least that of the longest sequence, got {length}"
         space = tf.constant([length, max_sequences], tf.int64)
         with tf.control_dependencies([tf.debugging.assert_less_equal(sizes, space[0], message)]):
             self.order, self.counts = _first_fit(sizes, space)
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """[N] of the sequences to [rows, S], or [N, L] of their tokens to [rows, T]."""
+        """Packs values of sequences, [N] to [rows, S], or of their tokens, [N, L] to [rows, T]."""
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
         if not values.shape[:2].is_compatible_with(self.mask.shape):
@@ -122,7 +123,7 @@ class _Rows:
         )
 
     def structure(self) -> dict[str, tf.Tensor]:
-        """What tells the sequences of a row apart."""
+        """The features that distinguish the sequences of a row."""
         numbers = tf.ragged.range(1, self.counts + 1).flat_values  # [N], 1, 2, ... in each row
         numbers = tf.RaggedTensor.from_row_lengths(tf.repeat(numbers, self.sizes), self.sizes)
         first = tf.cumsum(self._sequences(self.sizes), axis=1, exclusive=True)
@@ -144,11 +145,11 @@ class _Rows:
 
 
 def _first_fit(sizes: tf.Tensor, space: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sequences in the order of their rows, int64 [N], and how many each row takes, [rows].
+    """The sequences in the order of their rows, int64 [N], and the number in each row, [rows].
 
     Args:
         sizes: int64 [N].
-        space: int64 [2], the most tokens and the most sequences of a row.
+        space: int64 [2], the maximum number of tokens and of sequences in a row.
     """
     descending = tf.argsort(sizes, direction="DESCENDING", stable=True)
     needs = tf.gather(tf.stack([sizes, tf.ones_like(sizes)], axis=1), descending)  # [N, 2]

@@ -1,4 +1,4 @@
-"""Text files to TFRecord shards of pre-training pairs, in parallel with Apache Beam.
+"""Writes pre-training pairs from text files to TFRecord shards, in parallel with Apache Beam.
 
 A worker holds one group of documents in memory, whatever the size of the files.
 """
@@ -24,14 +24,14 @@ from keras_attn.data.text.documents import stream_documents, tokenize_documents
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 LOCAL = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")  # all cores
-GROUP = 1 << 22  # characters of the documents among which pairs are drawn
+GROUP = 1 << 22  # characters of a group of documents; pairs are drawn within a group
 LONGEST = 1 << 20  # characters of a document; a file without blank lines is cut
 BATCH = 512  # pairs drawn at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What makes one shard, small enough to travel to a worker."""
+    """What a worker needs to write one shard; small enough to be sent to it."""
 
     split: str
     name: str
@@ -55,28 +55,28 @@ def write_records(
     seed: int = 0,
     beam_options: Sequence[str] = LOCAL,
 ) -> None:
-    """Writes what `read_records` reads; about one pass over the text.
+    """Writes pairs for `read_records`, about one pass over the text.
 
-    Each shard takes whole files, so there are at most as many as files. A document is held out by
-    what it says, so that its copies are too. Interrupted, it leaves nothing that counts as
-    records; run it again.
+    A shard has the documents of whole files, so there are at most as many shards as files. The
+    content of a document decides whether it is held out, so that copies of it are held out too. If
+    the call is interrupted, the directory has no valid records: call it again.
 
     Args:
-        paths: UTF-8 files as `read_documents` takes them, which every worker can read.
-        directory: where to write, created if it is missing; any place that tf.io.gfile knows.
-        tokenizer: whose tokens they become.
+        paths: UTF-8 files as in `read_documents`, which every worker can read.
+        directory: where to write, created if it does not exist; any path that tf.io.gfile takes.
+        tokenizer: the tokenizer for the text.
         length: the length of the rows to fill.
-        shards: how many files to write for training; as many more as `held_out` is of them, at
-            least one, unless that is 0.
+        shards: the number of files for training. For held-out documents there are
+            `held_out * shards` more, at least one, or none if `held_out` is 0.
         held_out: the fraction of documents in the split "held_out", in [0, 1).
         seed: an integer; the same seed, files and shards give the same records.
-        beam_options: for Beam's pipeline, such as `["--runner=DataflowRunner", ...]`; defaults to
-            all cores of this machine.
+        beam_options: options of Beam's pipeline, such as `["--runner=DataflowRunner", ...]`;
+            defaults to all cores of this machine.
 
     Raises:
-        ValueError: if a number is out of range, a file has no text or is not UTF-8, or a shard's
-            files hold fewer than two documents of two paragraphs.
-        ImportError: if Apache Beam is not installed.
+        ValueError: a number is out of range, a file has no text or is not UTF-8, or the files of a
+            shard have fewer than two documents of two paragraphs.
+        ImportError: Apache Beam is not installed.
 
     Reference: Devlin et al. 2018, "BERT", appendix A.2, https://arxiv.org/abs/1810.04805
     """
@@ -122,7 +122,7 @@ def write_records(
 
 
 def write_shard(shard: Shard) -> dict:
-    """Writes one shard and returns its line of the manifest; its name is there when it is whole."""
+    """Writes one shard, renames it when it is complete, and returns its entry in the manifest."""
     path = os.path.join(shard.directory, shard.name)
     tokenizer = _tokenizer(shard.vocabulary, shard.lowercase)
     number = 0
@@ -141,7 +141,7 @@ def write_shard(shard: Shard) -> dict:
 
 
 def finish(shards: list[dict], directory: str, vocabulary: int) -> None:
-    """The manifest, which makes records of the shards."""
+    """Writes the manifest; without it the shards do not count as records."""
     manifest: dict = {"vocabulary_crc32": vocabulary}
     for shard in sorted(shards, key=lambda shard: shard["name"]):
         manifest.setdefault(shard.pop("split"), []).append(shard)
@@ -166,7 +166,7 @@ def _pairs(shard: Shard, tokenizer: BertTokenizer) -> Iterator[tuple[list, list,
             draw = SentencePairs(ids, shard.length - 3, int(seed[0]))
         except ValueError as error:
             raise ValueError(
-                "`paths` must hold two documents or more of two paragraphs or more for each shard, "
+                "`paths` must hold at least two documents of two paragraphs for each shard, "
                 f"got {', '.join(shard.paths)} for {shard.name}"
             ) from error
         count = rows_of(ids, shard.length)
@@ -179,7 +179,7 @@ def _pairs(shard: Shard, tokenizer: BertTokenizer) -> Iterator[tuple[list, list,
 
 
 def groups(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Documents of `GROUP` characters together; what is left at the end joins the last group."""
+    """Groups of documents with at least `GROUP` characters; the rest belongs to the last group."""
     waiting: list[list[str]] = []
     group: list[list[str]] = []
     size = 0

@@ -1,8 +1,8 @@
-"""Examples of pre-training on disk: a directory of TFRecord shards, and the stream from it.
+"""Reads pre-training examples from a directory of TFRecord shards.
 
-A record is a pair of `SentencePairs`, tf.train.Example of `first` and `second`, the tokens, and
-`is_random`; what is masked is drawn when it is read. `records.json`, written last, lists the
-shards: what it does not name is no part of the records.
+A record is a pair of `SentencePairs`: a tf.train.Example with the tokens `first` and `second`, and
+`is_random`. Masks are drawn when it is read. `records.json`, written last, lists the shards; other
+files in the directory do not belong to the records.
 
 B batch, L row length.
 """
@@ -21,7 +21,7 @@ from keras_attn.data.text.tokenizer import BertTokenizer
 Path = str | os.PathLike
 MANIFEST = "records.json"
 CHUNK = 1 << 24  # bytes
-PASS = 1 << 32  # more blocks than a pass has, so that no two blocks are mixed alike
+PASS = 1 << 32  # more blocks than a pass has, so that each block has a seed of its own
 
 
 def read_records(
@@ -38,53 +38,53 @@ def read_records(
     mask_rate: float = 0.15,
     whole_word: bool = False,
 ) -> tf.data.Dataset:
-    """An endless stream of full batches from `write_records`, as `pretraining_dataset` gives.
+    """An endless stream of full batches of the examples that `write_records` wrote.
 
-    Example number i is a pure function of (records, seed, shuffle, i): `start=steps_done *
-    batch_size` goes on where a run stopped. Each pass over the records has an order and masks of
-    its own.
+    Example number i is a pure function of (records, seed, shuffle, i): to continue a run that
+    stopped, use `start=steps_done * batch_size`. Each pass over the records has another order and
+    other masks.
 
     Args:
         directory: the folder of the records.
-        tokenizer: with the vocabulary that they were written with.
+        tokenizer: a tokenizer with the vocabulary of the records.
         batch_size: B.
-        length: L; a longer pair loses the ends of its runs.
+        length: L; longer pairs are cut at the ends of both texts.
         split: "train" or "held_out".
         seed: an integer.
         start: the number of the first example.
-        shuffle: how many examples are mixed together, besides the order of the shards.
+        shuffle: how many examples are shuffled together, in addition to the order of the shards.
         max_predictions, mask_rate, whole_word: as in `pretraining_dataset`.
 
     Returns:
         A dataset of (features, labels, sample weights), as `pretraining_dataset`.
 
     Raises:
-        ValueError: if there are no finished records, a shard is missing or shorter than written,
-            the tokenizer has another vocabulary; a damaged shard ends the stream with an error
+        ValueError: the directory has no complete records, a shard is missing or has another size,
+            or the tokenizer has another vocabulary. A damaged shard ends the stream with an error
             that names it.
     """
     manifest = _manifest(directory, split)
     if vocabulary_checksum(tokenizer) != manifest["vocabulary_crc32"]:
         raise ValueError(
-            "`tokenizer` must have the vocabulary that the records were written with, got another "
-            f"of {len(tokenizer.vocabulary)} tokens"
+            "`tokenizer` must have the vocabulary that the records were written with, got a "
+            f"different one of {len(tokenizer.vocabulary)} tokens"
         )
     paths, checksums = _columns(manifest[split])
     total = sum(shard["examples"] for shard in manifest[split])
     examples = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
 
-    def mixed(values: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    def shuffled(values: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         # Dataset.shuffle would depend on the global seed too.
         draw = tf.stack([tf.constant(seed, tf.int64), number])
         return tf.random.experimental.stateless_shuffle(values, draw)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
-        order = tf.data.Dataset.from_tensor_slices(mixed(tf.range(tf.size(paths)), number))
+        order = tf.data.Dataset.from_tensor_slices(shuffled(tf.range(tf.size(paths)), number))
         records = order.interleave(lambda i: _records(paths[i], checksums[i]), cycle_length=8)
         return (
             records.batch(shuffle)
             .enumerate(number * PASS)
-            .map(lambda block, rows: mixed(rows, block))
+            .map(lambda block, rows: shuffled(rows, block))
             .unbatch()
         )
 
@@ -97,15 +97,15 @@ def read_records(
 
 
 def sample_records(directory: Path, count: int, split: str = "train") -> tf.RaggedTensor:
-    """The first pairs of the records in memory, as documents of two paragraphs each.
+    """The first pairs of the records as documents of two paragraphs, in memory.
 
     Args:
         directory: the folder of the records.
-        count: how many to look at; those whose second part is from elsewhere are left out.
+        count: how many pairs to read; pairs of two different documents are left out.
         split: "train" or "held_out".
 
     Returns:
-        ids, int32, ragged [documents, (2), (tokens)], as `tokenize_documents` gives them.
+        ids, int32, ragged [documents, (2), (tokens)], as `tokenize_documents` returns them.
 
     Raises:
         ValueError: as `read_records`.
@@ -117,7 +117,7 @@ def sample_records(directory: Path, count: int, split: str = "train") -> tf.Ragg
 
 
 def parse(records: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
-    """Serialized pairs [B] to ragged int32 [B, (T)], twice, and int32 [B]."""
+    """Parses serialized pairs [B] to first and second, ragged int32 [B, (T)], and is_random [B]."""
     tokens = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     parsed = tf.io.parse_example(
         records,
@@ -127,7 +127,7 @@ def parse(records: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tens
 
 
 def vocabulary_checksum(tokenizer: BertTokenizer) -> int:
-    """The CRC-32 of what gives tokens their ids."""
+    """The CRC-32 of the vocabulary."""
     return zlib.crc32("\n".join(tokenizer.vocabulary).encode())
 
 
@@ -141,7 +141,7 @@ def checksum(path: str) -> int:
 
 
 def _records(path: tf.Tensor, expected: tf.Tensor) -> tf.data.Dataset:
-    """The serialized records of a shard, checked first: the error of a reader names no file."""
+    """The serialized records of a shard, after a check whose error names the file."""
     checked = tf.numpy_function(_checked, [path, expected], tf.string)
     return tf.data.TFRecordDataset(tf.reshape(checked, []))
 
@@ -159,18 +159,18 @@ def _checked(path: bytes, expected: int) -> bytes:
 
 
 def _manifest(directory: Path, split: str) -> dict[str, Any]:
-    """`records.json` with whole paths, after a look at the sizes of the shards."""
+    """The content of `records.json` with full paths; the sizes of the shards are checked."""
     directory = os.fspath(directory)
     path = os.path.join(directory, MANIFEST)
     if not tf.io.gfile.exists(path):
         raise ValueError(
             f"`directory` must hold records, got {directory} without {MANIFEST}, which is written "
-            "when all shards are there"
+            "when all shards are complete"
         )
     with tf.io.gfile.GFile(path) as file:
         manifest = json.load(file)
     if not manifest.get(split):
-        raise ValueError(f"`split` must be one of the records', train or held_out, got {split!r}")
+        raise ValueError(f"`split` must be train or held_out and in the records, got {split!r}")
     for shard in manifest[split]:
         shard["path"] = os.path.join(directory, shard["name"])
         size = tf.io.gfile.stat(shard["path"]).length if tf.io.gfile.exists(shard["path"]) else None

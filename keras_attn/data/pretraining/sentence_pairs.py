@@ -1,6 +1,6 @@
-"""Next-sentence examples: two runs of text from documents, one following the other or not.
+"""Next-sentence examples: two texts from documents; the second follows the first or does not.
 
-B batch, D documents, T tokens of a run (ragged).
+B batch, D documents, T tokens of a text (ragged).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from keras_attn.data.pretraining.masking import uniform
 class SentencePairs:
     """Draws pair number i as a pure function of (seed, i).
 
-    A pair stands at a border between two paragraphs of a document: A is the run of whole
-    paragraphs that ends there, B the run that begins there and is cut where the row is full. In
-    half of the pairs B begins at a border of another document instead. The borders are taken in a
-    random permutation, a new one each time that all have been used. A's fraction of the row is
-    uniform between a quarter and three quarters; where B's document ends early, A takes more.
+    A pair belongs to a boundary between two paragraphs of a document. A is the sequence of whole
+    paragraphs that ends there. B begins there and is cut where the row is full; in half of the
+    pairs it begins at a boundary of another document instead. The boundaries are taken in a random
+    permutation; when all have been used, a new one is drawn. A's fraction of the row is uniform
+    between 1/4 and 3/4; if B's document ends early, A takes more.
 
-    Documents of one paragraph have no border and give no pair. A paragraph longer than A's
-    share gives its end to A, its beginning to B.
+    Documents of one paragraph have no boundary and give no pair. If the last paragraph before the
+    boundary is longer than A may be, A is the end of it.
 
     Args:
         documents: ids, ragged [D, (paragraphs), (tokens)]; no paragraph is empty.
-        length: the most tokens of A and B together: the row without its special tokens.
+        length: the maximum number of tokens of A and B together, without special tokens.
         seed: an integer.
         room: the earlier name of `length`; deprecated.
 
@@ -39,7 +39,7 @@ class SentencePairs:
         follows A and 1 where it is from another document, the original BERT's labels.
 
     Raises:
-        ValueError: if fewer than two documents have two paragraphs, or `length` is below 4.
+        ValueError: fewer than two documents have two paragraphs, or `length` is below 4.
 
     Reference: Devlin et al. 2018, "BERT", section 3.1 and appendix A.2,
     https://arxiv.org/abs/1810.04805
@@ -66,11 +66,11 @@ class SentencePairs:
         document = np.repeat(np.arange(len(paragraphs)), np.maximum(paragraphs - 1, 0))
         if len(np.unique(document)) < 2:
             raise ValueError(
-                "`documents` must hold two documents or more of at least two paragraphs each, "
+                "`documents` must hold at least two documents of at least two paragraphs, "
                 f"got {len(np.unique(document))} of them among {len(paragraphs)}"
             )
         inner = np.setdiff1d(np.arange(1, of_document[-1]), of_document)
-        # Tables by border: places in the flat ids, and the borders of the same document.
+        # Tables by boundary: positions in the flat ids, and the boundaries of the same document.
         self._paragraph_starts = tf.constant(paragraph_starts)
         self._border = tf.constant(paragraph_starts[inner])
         self._begin = tf.constant(paragraph_starts[of_document[document]])
@@ -82,44 +82,44 @@ class SentencePairs:
     def __call__(self, numbers: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
         numbers = tf.cast(numbers, tf.int64)
         seeds = tf.stack([tf.fill(tf.shape(numbers), tf.constant(self.seed, tf.int64)), numbers], 1)
-        share, coin, other = tf.unstack(uniform(seeds, 3), num=3, axis=1)
+        fraction, coin, other = tf.unstack(uniform(seeds, 3), num=3, axis=1)
         first = self._permuted(numbers)
         is_random = tf.cast(coin < 0.5, tf.int32)
         second = tf.where(is_random == 1, self._elsewhere(first, other), first)
 
         total = tf.constant(self.length, tf.int64)
-        share_a = tf.cast((0.25 + 0.5 * share) * float(self.length), tf.int64)
+        length_a = tf.cast((0.25 + 0.5 * fraction) * float(self.length), tf.int64)
         border_a, begin_a = tf.gather(self._border, first), tf.gather(self._begin, first)
         start_b = tf.gather(self._border, second)
         available_b = tf.gather(self._end, second) - start_b
-        start_a = self._back(border_a, share_a, begin_a)
+        start_a = self._start(border_a, length_a, begin_a)
         length_b = tf.minimum(available_b, total - (border_a - start_a))
-        start_a = tf.minimum(start_a, self._back(border_a, total - length_b, begin_a))
+        start_a = tf.minimum(start_a, self._start(border_a, total - length_b, begin_a))
         a = tf.gather(self._ids, tf.ragged.range(start_a, border_a))
         b = tf.gather(self._ids, tf.ragged.range(start_b, start_b + length_b))
         return a, b, is_random
 
     def _permuted(self, numbers: tf.Tensor) -> tf.Tensor:
-        """Border number (i modulo borders) in the permutation of its round."""
-        rounds = numbers // self._borders
-        seed = tf.fill(tf.shape(rounds), tf.constant(self.seed, tf.int64))
+        """The boundary with number (i modulo boundaries) in the permutation of its pass."""
+        passes = numbers // self._borders
+        seed = tf.fill(tf.shape(passes), tf.constant(self.seed, tf.int64))
         # tf.random.experimental.index_shuffle pads a batch of seeds along the wrong axis too.
         return tf.raw_ops.RandomIndexShuffle(
             index=numbers % self._borders,
-            seed=tf.stack([seed, rounds, tf.zeros_like(rounds)], axis=1),
+            seed=tf.stack([seed, passes, tf.zeros_like(passes)], axis=1),
             max_index=tf.constant(self._borders - 1, tf.int64),
         )
 
     def _elsewhere(self, border: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-        """A uniform border of another document: a document's own borders stand side by side."""
+        """A uniform boundary of another document; those of one document are consecutive."""
         first = tf.gather(self._first_sibling, border)
         own = tf.gather(self._after_siblings, border) - first
         others = tf.cast(self._borders - own, tf.float64)
         pick = tf.cast(tf.cast(draw, tf.float64) * others, tf.int64)
         return tf.where(pick < first, pick, pick + own)
 
-    def _back(self, border: tf.Tensor, most: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
-        """The start of the longest run of whole paragraphs, or of the end of one, to `border`."""
+    def _start(self, border: tf.Tensor, most: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
+        """The start of the longest text before a boundary: whole paragraphs, or the end of one."""
         earliest = tf.maximum(begin, border - most)
         row = tf.searchsorted(self._paragraph_starts, earliest, side="left")
         start = tf.gather(self._paragraph_starts, row)

@@ -1,6 +1,6 @@
-"""Streams of training examples as tf.data.Datasets that can be entered anywhere.
+"""Streams of pre-training examples as tf.data.Datasets that can start at any example.
 
-B batch, L row length, P most predictions in a row.
+B batch, L row length, P maximum number of predictions in a row.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def pretraining_dataset(
 ) -> tf.data.Dataset:
     """Masked-language-model and next-sentence examples for BERT, batched.
 
-    Example number i is a pure function of (documents, seed, i), whatever the batch size, the
-    threads and the examples before it: `start=steps_done * batch_size` goes on where a run
-    stopped, at once. See `SentencePairs` and `TokenMasker` for what an example is.
+    Example number i is a pure function of (documents, seed, i): it does not depend on the batch
+    size, the threads or the examples before it. To continue a run that stopped, use
+    `start=steps_done * batch_size`. `SentencePairs` and `TokenMasker` say what an example is.
 
     Args:
         documents: ids from `tokenize_documents`, ragged [documents, (paragraphs), (tokens)].
         tokenizer: the tokenizer that made them.
         batch_size: B.
         length: L.
-        seed: an integer. Draw the held-out examples with one fixed seed.
+        seed: an integer. For held-out examples, use the same seed each time.
         start: the number of the first example.
-        count: how many examples, the last batch possibly smaller; None for an endless stream
+        count: the number of examples; the last batch may be smaller. None for an endless stream
             of full batches. `rows_of(documents, length)` is about one pass over the text.
-        max_predictions: P; None for `mask_rate` of a full row.
+        max_predictions: P; defaults to `mask_rate` of a full row.
         mask_rate: the fraction of tokens to predict.
         whole_word: whether to mask all tokens of a word together.
 
@@ -52,12 +52,12 @@ def pretraining_dataset(
         [B, L], `masked_positions` int32 [B, P];
         labels: `masked_lm` int32 [B, P], the ids at the masked positions, in ascending order of
         position; `next_sentence` int32 [B], 0 where B follows A, 1 where it does not;
-        sample weights: `masked_lm` float32 [B, P], 1 at a prediction and 0 at the filling;
+        sample weights: `masked_lm` float32 [B, P], 1 at a prediction and 0 at padding;
         `next_sentence` float32 [B], ones.
 
     Raises:
-        ValueError: if an id is beyond the vocabulary, fewer than two documents have two
-            paragraphs, or a number is out of range.
+        ValueError: an id is outside the vocabulary, fewer than two documents have two paragraphs,
+            or a number is out of range.
     """
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -85,11 +85,11 @@ def rows_of(documents: tf.RaggedTensor, length: int) -> int:
 
 
 class PairExamples:
-    """Masked-language-model and next-sentence examples of pairs of runs of text.
+    """Masked-language-model and next-sentence examples from pairs of texts.
 
     Args:
-        tokenizer: whose tokens they are.
-        length: L, and the others as in `pretraining_dataset`.
+        tokenizer: the tokenizer of the texts.
+        length: L; this and the other arguments are as in `pretraining_dataset`.
 
     Call arguments:
         first, second: ragged int32 [B, (T)].
@@ -127,7 +127,7 @@ class PairExamples:
         numbers: tf.Tensor,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         row = pack([first, second], length=self.length, **self._specials)
-        # Another seed than the pair's, or the place of A and B would tell what is masked.
+        # Another seed than the pair's: otherwise masks would depend on where A and B begin.
         seed = tf.fill(tf.shape(numbers), tf.constant(~self.seed, tf.int64))
         masked = self._masker(row["token_ids"], tf.stack([seed, numbers], 1))
         features = {

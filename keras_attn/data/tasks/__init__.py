@@ -1,1 +1,1 @@
-"""Tasks, one file each: strings to the inputs of its model, and the outputs to answers."""
+"""Preprocessors and postprocessors, one file for each task; import from `keras_attn.data`."""

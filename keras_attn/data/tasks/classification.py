@@ -1,4 +1,4 @@
-"""Texts, pairs of texts and choices to the inputs of a classifier, its logits to a label.
+"""The layers before and after a classifier of texts, of pairs of texts, or of choices.
 
 B batch, C choices or classes, T tokens of the longest row in the batch.
 """
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import as_many, strings, tf
+from keras_attn.data._tensorflow import same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 
 
 @register()
 class BertPreprocessor(PreprocessorLayer):
-    """Strings to BERT's rows, each batch as wide as its longest row.
+    """Makes BERT's rows of strings; each batch is as wide as its longest row.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
-        length: the most tokens in a row; longer texts lose their ends.
+        tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
+        length: the maximum number of tokens in a row; longer texts are cut at the end.
 
     Call arguments:
         text: strings `[B]`.
@@ -28,7 +28,7 @@ class BertPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
 
     Raises:
-        ValueError: a `length` too small for a token, a vocabulary that `BertTokenizer` refuses.
+        ValueError: `length` is too small for a token, or `BertTokenizer` refuses the vocabulary.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -42,19 +42,20 @@ class BertPreprocessor(PreprocessorLayer):
     text_inputs = ("text",)
 
     def call(self, text: Any) -> dict[str, tf.Tensor]:
-        """Rows of `text`."""
+        """The rows of `text`."""
         return self._pack([self.tokenizer(text)])
 
 
 @register()
 class PairPreprocessor(PreprocessorLayer):
-    """Pairs of strings to rows [CLS] first [SEP] second [SEP], the second in segment 1.
+    """Makes rows [CLS] first [SEP] second [SEP] of pairs of strings; the second has segment id 1.
 
     RoBERTa's tokenizers put two [SEP] between them.
 
     Args:
-        tokenizer: and `length`, as in `BertPreprocessor`; of a pair that is too long the longer
-            string loses its end.
+        tokenizer: as in `BertPreprocessor`.
+        length: the maximum number of tokens in a row. If a pair is too long, the longer string is
+            cut at the end.
 
     Call arguments:
         first: strings `[B]`.
@@ -64,8 +65,8 @@ class PairPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, T]`.
 
     Raises:
-        ValueError: a `length` too small for a token of each; not one `second` for each `first` (in
-            a graph an InvalidArgumentError).
+        ValueError: `length` is too small for a token of each; there is not one `second` for each
+            `first` (in a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -79,29 +80,30 @@ class PairPreprocessor(PreprocessorLayer):
     text_inputs = ("first", "second")
 
     def call(self, first: Any, second: Any) -> dict[str, tf.Tensor]:
-        """Rows of the pairs."""
+        """The rows of the pairs."""
         first = strings("first", first)
-        second = as_many("second", strings("second", second), "first", first)
+        second = same_rows("second", strings("second", second), "first", first)
         return self._pack([self.tokenizer(first), self.tokenizer(second)])
 
 
 @register()
 class ChoicePreprocessor(PreprocessorLayer):
-    """A prompt with each of its choices to a row [CLS] prompt [SEP] choice [SEP].
+    """Makes a row [CLS] prompt [SEP] choice [SEP] of each choice.
 
     Args:
-        tokenizer: and `length`, as in `BertPreprocessor`.
+        tokenizer: as in `BertPreprocessor`.
+        length: as in `PairPreprocessor`.
 
     Call arguments:
         prompt: strings `[B]`.
-        choices: strings `[B, C]`, as many for each prompt.
+        choices: strings `[B, C]`, the same number for each prompt.
 
     Returns:
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, C, T]`.
 
     Raises:
-        ValueError: choices of unequal number; not one prompt for each row of choices (in a graph an
-            InvalidArgumentError).
+        ValueError: the prompts have different numbers of choices; there is not one prompt for each
+            row of choices (in a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -115,28 +117,29 @@ class ChoicePreprocessor(PreprocessorLayer):
     text_inputs = ("prompt", "choices")
 
     def call(self, prompt: Any, choices: Any) -> dict[str, tf.Tensor]:
-        """Rows of each choice."""
+        """The rows of the choices."""
         choices = strings("choices", choices, "[B, C]")
         if choices.shape.rank != 2:
             raise ValueError(f"`choices` must have the shape [B, C], got {choices.shape}")
         batch, count = tf.unstack(tf.shape(choices))
-        prompts = as_many("prompt", strings("prompt", prompt), "choices", choices)
+        prompts = same_rows("prompt", strings("prompt", prompt), "choices", choices)
         prompts = tf.repeat(prompts, count)  # [B C]
         rows = self._pack([self.tokenizer(prompts), self.tokenizer(tf.reshape(choices, [-1]))])
         shape = [batch, choices.shape[1] or count, tf.shape(rows["token_ids"])[1]]
         return {name: tf.reshape(row, shape) for name, row in rows.items()}  # [B, C, T]
 
     def examples(self, tokens: int, batch: int) -> dict[str, list]:
-        """Strings of about that many tokens in all, with two choices to each prompt."""
+        """Strings with about `tokens` tokens in total, with two choices for each prompt."""
         strings = super().examples(tokens, batch)
         return {**strings, "choices": [[choice, choice] for choice in strings["choices"]]}
 
 
 @register()
 class ClassificationPostprocessor(PostprocessorLayer):
-    """The likeliest label of each row, and the probabilities of all.
+    """The most probable label of each row, and the probabilities of all labels.
 
-    It serves classifiers of texts and of pairs, and multiple choice, whose classes are the choices.
+    For classifiers of texts and of pairs, and for multiple choice, where the choices are the
+    classes.
 
     Args:
         labels: the names of the classes, in the order of the logits.
@@ -149,7 +152,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
         A dict: `label` strings `[B]`; `probabilities` float32 `[B, C]`.
 
     Raises:
-        ValueError: `labels` is empty, or not one for each logit.
+        ValueError: `labels` is empty, or its length is not the number of logits.
 
     Example:
     >>> answer = ClassificationPostprocessor(["no", "yes"])([[0.0, 1.0]], {})
@@ -171,7 +174,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
 
 
 def likeliest(logits: tf.Tensor, labels: Sequence[str], name: str) -> dict[str, tf.Tensor]:
-    """The likeliest label of each row, as `name`, and the probabilities of all."""
+    """The most probable label of each row, with the key `name`, and the probabilities of all."""
     if logits.shape[-1] != len(labels):
         raise ValueError(
             f"`labels` must name the {logits.shape[-1]} classes, got {len(labels)} names"
@@ -183,7 +186,7 @@ def likeliest(logits: tf.Tensor, labels: Sequence[str], name: str) -> dict[str, 
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """The labels as a list; a ValueError if there is none."""
+    """The labels as a list; raises a ValueError if there is none."""
     if not labels:
         raise ValueError("`labels` must hold a name for each class, got none")
     return list(labels)

@@ -1,4 +1,4 @@
-"""What the layers around a model share, and the protocols that every such layer follows.
+"""Base classes and protocols of preprocessors and postprocessors, the layers around a model.
 
 B batch, T tokens of the longest row in the batch.
 """
@@ -23,26 +23,26 @@ from keras_attn.data.text.vocabulary import is_continuation
 
 @runtime_checkable
 class Preprocessor(Protocol):
-    """Strings to the inputs of a model: what stands before it in a servable.
+    """Makes the inputs of a model from strings; in a servable it is called before the model.
 
-    A preprocessor that has `from_tokens(token_ids, lengths)` also serves clients that tokenize.
+    With a method `from_tokens(token_ids, lengths)` it also serves clients that tokenize themselves.
     """
 
     text_inputs: Sequence[str]
-    """The names of the strings, in the order of a call."""
+    """The names of the arguments of a call, in their order."""
     length: int
-    """The most tokens in a row."""
+    """The maximum number of tokens in a row."""
 
     def __call__(self, *texts: Any) -> Mapping[str, tf.Tensor]:
-        """A dict that has the model's inputs."""
+        """A dict that contains the model's inputs."""
 
     def examples(self, tokens: int, batch: int) -> dict[str, list]:
-        """Strings, by their names, of about `tokens` tokens in all, `batch` of them."""
+        """`batch` rows of example strings by argument, each of about `tokens` tokens in total."""
 
 
 @runtime_checkable
 class Postprocessor(Protocol):
-    """A model's outputs to answers: what stands behind it in a servable."""
+    """Makes answers from a model's outputs; in a servable it is called after the model."""
 
     def __call__(self, outputs: Any, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """A dict of answers from the outputs and what the preprocessor returned."""
@@ -70,11 +70,11 @@ def check_protocol(name: str, layer: Any, protocol: type) -> None:
 
 
 class PreprocessorLayer(keras.layers.Layer):
-    """Base of the layers from strings to BERT's rows, each batch as wide as its longest row.
+    """Base of the layers that make BERT's rows; each batch is as wide as its longest row.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
-        length: the most tokens in a row.
+        tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
+        length: the maximum number of tokens in a row.
     """
 
     text_inputs: tuple[str, ...] = ()
@@ -100,10 +100,10 @@ class PreprocessorLayer(keras.layers.Layer):
         self.built = True
 
     def from_tokens(self, token_ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The features of rows that the caller has tokenized, [CLS] and [SEP] included.
+        """The features of rows that are already tokenized and have [CLS] and [SEP].
 
-        What stands at and after `lengths` `[B]` does not count. In a graph, an id outside the
-        vocabulary or a length that does not fit is an error of the request.
+        Only the first `lengths` `[B]` tokens of each row count. In a graph, an id outside the
+        vocabulary or a length that is too small or too large makes the request fail.
         """
         token_ids = tf.convert_to_tensor(token_ids, tf.int32)
         lengths = tf.convert_to_tensor(lengths, tf.int32)
@@ -135,7 +135,7 @@ class PreprocessorLayer(keras.layers.Layer):
         )
 
     def examples(self, tokens: int, batch: int) -> dict[str, list[str]]:
-        """Strings of about that many tokens in all, to check and to warm up a server with."""
+        """Strings with about `tokens` tokens in total, for checks and for warming up a server."""
         vocabulary = self.tokenizer.vocabulary
         words = [
             token
@@ -180,15 +180,15 @@ class PreprocessorLayer(keras.layers.Layer):
         return self._complete(features)
 
     def _complete(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds what a task needs besides; here nothing."""
+        """Adds the features of a task; none in this base class."""
         return features
 
 
 class PostprocessorLayer(keras.layers.Layer):
-    """Base of the layers from a model's outputs to answers; `call(outputs, features)`.
+    """Base of the layers that make answers from a model's outputs, with `call(outputs, features)`.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one; None where no token is named.
+        tokenizer: a `BertTokenizer`, or the argument of one; None if answers have no tokens.
     """
 
     def __init__(self, tokenizer: Any = None, **kwargs: Any):
@@ -203,7 +203,7 @@ class PostprocessorLayer(keras.layers.Layer):
         self.built = True
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
-        """None: answers know their own padding."""
+        """None: answers have no mask."""
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""

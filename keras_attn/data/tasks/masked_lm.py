@@ -1,6 +1,6 @@
-"""Strings with [MASK] to the inputs of a masked language model, its logits to the best tokens.
+"""The layers before and after a masked language model.
 
-B batch, T tokens of the longest row, P masks of the row that has the most, V vocabulary.
+B batch, T tokens of the longest row, P masks in the row with the most masks, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from keras_attn.data.text.tokenizer import BertTokenizer
 
 @register()
 class MaskedLMPreprocessor(BertPreprocessor):
-    """Strings to BERT's rows and the places of their masks.
+    """Makes BERT's rows of strings, with the positions of their masks.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
-        length: the most tokens in a row; longer texts lose their ends, and masks there.
+        tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
+        length: the maximum number of tokens in a row; longer texts are cut at the end, also masks.
 
     Call arguments:
-        text: strings `[B]`, in which "[MASK]" stands for a token to find.
+        text: strings `[B]`, with "[MASK]" for each token to predict.
 
     Returns:
         A dict: `token_ids` int32, `segment_ids` int32, `padding_mask` bool, each `[B, T]`;
@@ -34,7 +34,7 @@ class MaskedLMPreprocessor(BertPreprocessor):
         1 at a mask, then 0.
 
     Raises:
-        ValueError: a `length` too small for a token, a vocabulary that `BertTokenizer` refuses.
+        ValueError: `length` is too small for a token, or `BertTokenizer` refuses the vocabulary.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -59,14 +59,14 @@ class MaskedLMPreprocessor(BertPreprocessor):
 
 @register()
 class MaskedLMPostprocessor(PostprocessorLayer):
-    """The `top` likeliest tokens of each mask with their probabilities, the likeliest first.
+    """The `top` most probable tokens of each mask with their probabilities, the best first.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
-        top: how many tokens for a mask.
+        tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
+        top: the number of tokens for each mask.
 
     Call arguments:
-        outputs: logits `[B, P, V]`, or a dict that has them as "masked_lm".
+        outputs: logits `[B, P, V]`, or a dict with them under "masked_lm".
         features: what `MaskedLMPreprocessor` returned.
 
     Returns:
@@ -106,7 +106,7 @@ class MaskedLMPostprocessor(PostprocessorLayer):
             raise ValueError(
                 f"`outputs` must have a logit for each of {size} tokens, got {logits.shape[-1]}"
             )
-        logits = logits[..., :size]  # a model may have more rows than tokens, to a round number
+        logits = logits[..., :size]  # a token matrix may have more rows than there are tokens
         best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
         real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
         return {

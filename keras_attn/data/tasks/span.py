@@ -1,4 +1,4 @@
-"""Questions and long contexts to the inputs and labels of a span model, its logits to answers.
+"""The layers before and after a span model: windows of long contexts, answers to questions.
 
 B batch, W windows, T tokens of the longest row in the batch, R tokens of context in a window.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_attn._checks import check_count, is_integer
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import as_many, integers, require, strings, tf
+from keras_attn.data._tensorflow import integers, require, same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
 
@@ -20,21 +20,20 @@ _NEVER = -1e9
 
 @register()
 class SpanPreprocessor(PreprocessorLayer):
-    """A question with each window of its context to a row [CLS] question [SEP] window [SEP].
+    """Makes a row [CLS] question [SEP] window [SEP] for each window of a question's context.
 
-    RoBERTa's tokenizers put two [SEP] between them.
+    RoBERTa's tokenizers put two [SEP] between question and window.
 
-    A context that is too long for one row is cut into windows that overlap. A token keeps its
-    place in the context, so that answers come back as they were written, and need not be words
-    between spaces.
+    A context that is too long for one row is cut into overlapping windows. The offsets of each
+    token in the context are kept, so that answers are exact parts of the context.
 
     Args:
-        tokenizer: a `BertTokenizer`, what makes one, or a `BytePairTokenizer`.
-        length: as in `BertPreprocessor`.
-        question_length: the most tokens of a question; a longer one loses its end.
-        overlap: tokens of context that a window shares with the one before.
-        whole_words: whether a token has the place of its whole word instead of its own, so that
-            answers are whole words.
+        tokenizer: a `BertTokenizer`, the argument of one, or a `BytePairTokenizer`.
+        length: the maximum number of tokens in a row.
+        question_length: the maximum number of tokens of a question; a longer one is cut at the end.
+        overlap: the number of tokens of context that a window shares with the one before.
+        whole_words: whether the offsets of a token are those of its whole word, so that answers
+            are whole words.
 
     Call arguments:
         question: strings `[B]`.
@@ -44,16 +43,15 @@ class SpanPreprocessor(PreprocessorLayer):
 
     Returns:
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, W, T]`,
-        and `offsets` int32 `[B, W, T, 2]`: the first byte of a token in the context and the one
-        after its last, -1 outside the context. With an answer a triple, as `model.fit` takes
-        it once B and W are merged: that; a dict of `start` and `end` int32 `[B, W]`, 0 where the
-        answer is not in the window; and the weights float32 `[B, W]`, 0 at windows that only
-        fill the batch.
+        and `offsets` int32 `[B, W, T, 2]`: the first byte of a token in the context and the byte
+        after its last, -1 outside the context. With an answer, a triple for `model.fit`, once B and
+        W are merged: this dict; a dict of `start` and `end` int32 `[B, W]`, 0 where the answer is
+        not in the window; the sample weights float32 `[B, W]`, 0 at windows that are padding.
 
     Raises:
-        ValueError: another tokenizer; lengths too small for a step; an answer without
-            `answer_start`; not one question, answer and start for each context, or an answer that
-            does not stand in its context there (in a graph an InvalidArgumentError).
+        ValueError: the tokenizer is of another class, or `length` is too small for the question and
+            the overlap; in a call, an answer has no `answer_start`, there is not one question, answer and start for each context, or an
+            answer is not in its context at its start (in a graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "sang", "loud"]
@@ -101,9 +99,9 @@ class SpanPreprocessor(PreprocessorLayer):
     def call(
         self, question: Any, context: Any, answer: Any = None, answer_start: Any = None
     ) -> Any:
-        """Rows of windows."""
+        """The rows of the windows."""
         context = strings("context", context)
-        question = as_many("question", strings("question", question), "context", context)
+        question = same_rows("question", strings("question", question), "context", context)
         question = self.tokenizer(question)[:, : self.question_length]
         tokens, begins, ends = self.tokenizer.tokenize_with_offsets(context, self.whole_words)
         step = self.window_length - self.overlap
@@ -146,9 +144,10 @@ class SpanPreprocessor(PreprocessorLayer):
         return features, labels, _to_windows(tf.ones_like(first, tf.float32), counts)
 
     def answers(self, context: Any, offsets: Any, start: Any, end: Any) -> tf.Tensor:
-        """The text `[B]` from the token at `start` `[B]` to the one at `end`, of rows `[B, T, 2]`.
+        """The text `[B]` from the token at `start` `[B]` to the token at `end` `[B]`.
 
-        "" where one of the two is no token of the context, such as [CLS], or they are reversed.
+        The offsets are those of one window, `[B, T, 2]`. The text is "" if one of the two tokens
+        is not in the context, such as [CLS], or if the end is before the start.
         """
         return _text(context, tf.convert_to_tensor(offsets), start, end)
 
@@ -172,8 +171,10 @@ class SpanPreprocessor(PreprocessorLayer):
         """The first and the last token of each answer in its context; -1 where there is none."""
         if answer_start is None:
             raise ValueError("`answer_start` must be given with `answer`, got None")
-        answer = as_many("answer", strings("answer", answer), "context", context)
-        starts = as_many("answer_start", integers("answer_start", answer_start), "context", context)
+        answer = same_rows("answer", strings("answer", answer), "context", context)
+        starts = same_rows(
+            "answer_start", integers("answer_start", answer_start), "context", context
+        )
         characters = tf.maximum(starts, 0)
         lead = tf.strings.substr(context, tf.zeros_like(characters), characters, unit="UTF8_CHAR")
         first = tf.strings.length(lead)  # bytes
@@ -182,7 +183,7 @@ class SpanPreprocessor(PreprocessorLayer):
         right = tf.strings.substr(context, first, length) == answer
         with require(right, answer, "`answer` must stand in `context` at `answer_start`"):
             touched = (ends > first[:, None]) & (begins < (first + length)[:, None])
-        touched = tf.pad(touched.to_tensor(), [[0, 0], [0, 1]])  # [B, P + 1]: never empty
+        touched = tf.pad(touched.to_tensor(), [[0, 0], [0, 1]])  # [B, P + 1], not empty
         some = tf.reduce_any(touched, axis=1) & (length > 0)
         start = tf.argmax(tf.cast(touched, tf.int32), axis=1)
         end = start + tf.reduce_sum(tf.cast(touched, tf.int64), axis=1) - 1
@@ -190,7 +191,7 @@ class SpanPreprocessor(PreprocessorLayer):
 
 
 def _shift(row: tf.RaggedTensor, before: tf.Tensor) -> tf.Tensor:
-    """The row with `before` times -1 in front, and one behind for [SEP]."""
+    """The row with -1 added: `before` times before it, and once after it for [SEP]."""
     lead = tf.RaggedTensor.from_row_lengths(-tf.ones([tf.reduce_sum(before)], row.dtype), before)
     return tf.concat([lead, row, -tf.ones([row.nrows(), 1], row.dtype)], axis=1).to_tensor(-1)
 
@@ -200,7 +201,7 @@ def _to_windows(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
 
 
 def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
-    """The text `[B]` of the tokens from `start` to `end`; "" where they are no answer."""
+    """The text `[B]` of the tokens from `start` to `end`; "" if they are no answer."""
     first = tf.gather(offsets[..., 0], start, batch_dims=1)
     last = tf.gather(offsets[..., 1], end, batch_dims=1)
     size = tf.where((first >= 0) & (last > first), last - first, 0)
@@ -209,22 +210,23 @@ def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
 
 @register()
 class SpanPostprocessor(PostprocessorLayer):
-    """The best answer of all windows, the greatest start[i] + end[j] with i <= j < i + `longest`.
+    """The best answer of all windows: the greatest start[i] + end[j] with i <= j < i + `longest`.
 
-    There is none, and the answer is "", where every window would rather point at [CLS].
+    The score of "no answer" is the logits at [CLS], the smallest of all windows. If no answer has a
+    greater score, the answer is "".
 
     Args:
-        longest: the most tokens in an answer.
+        longest: the maximum number of tokens in an answer.
 
     Call arguments:
-        outputs: a dict of logits, "start" and "end", each `[B, W, T]`, or `[B, T]` of one window.
-        features: what `SpanPreprocessor` returned, with the strings "context" `[B]`. Without
-            "offsets" and "context" only the tokens' places are given.
+        outputs: a dict of logits, "start" and "end", each `[B, W, T]`, or `[B, T]` for one window.
+        features: the output of `SpanPreprocessor`, with the strings "context" `[B]`. Without
+            "offsets" and "context" there is no `answer` in the result.
 
     Returns:
-        A dict, each `[B]`: `answer` strings, as they stand in the context; `score` float32, by how
-        much the logits prefer it to none; `window`, `start` and `end` int32: its first and last
-        token, 0 where there is none.
+        A dict, each `[B]`: `answer` strings, as in the context; `score` float32, the score of the
+        answer minus that of "no answer"; `window`, `start` and `end` int32, the window of the
+        answer and its first and last token, 0 if there is no answer.
 
     Raises:
         ValueError: `longest` is not a positive integer.
@@ -261,7 +263,7 @@ class SpanPostprocessor(PostprocessorLayer):
         possible = allowed[..., None] & allowed[..., None, :]
         possible &= (ahead >= 0) & (ahead < self.longest)
         pairs = tf.reshape(tf.where(possible, pairs, _NEVER), [batch, windows * length**2])
-        pairs = tf.pad(pairs, [[0, 0], [0, 1]], constant_values=_NEVER)  # never empty
+        pairs = tf.pad(pairs, [[0, 0], [0, 1]], constant_values=_NEVER)  # so that it is not empty
         best = tf.argmax(pairs, axis=-1, output_type=tf.int32)
         score = tf.reduce_max(pairs, axis=-1) - none
         found = tf.where(score > 0, best, 0)

@@ -1,4 +1,4 @@
-"""Words with tags to the inputs and labels of a tagger, its logits to tags.
+"""The layers before and after a tagger.
 
 B batch, C tags, W words, T tokens of the longest row in the batch.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn.data._tensorflow import as_many, ragged_strings, require, tf
+from keras_attn.data._tensorflow import ragged_strings, require, same_rows, tf
 from keras_attn.data.tasks.classification import check_labels, likeliest
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -21,13 +21,13 @@ ONE_TAG = "`tags` must have one tag for each word"
 
 @register()
 class WordsPreprocessor(PreprocessorLayer):
-    """Lists of words to BERT's rows; the tag of a word stands at the first of its tokens.
+    """Makes BERT's rows of lists of words; the first token of a word has the word's tag.
 
-    A word in which nothing is left to see becomes [UNK], so that every word has a token.
+    A word without visible characters becomes [UNK], so that every word has a token.
 
     Args:
-        tokenizer: and `length`, as in `BertPreprocessor`; words that do not fit are lost.
-        length: as there.
+        tokenizer: as in `BertPreprocessor`.
+        length: the maximum number of tokens in a row; words that do not fit are left out.
         tags: the names of the tags, in the order of their numbers.
 
     Call arguments:
@@ -35,13 +35,14 @@ class WordsPreprocessor(PreprocessorLayer):
         tags: strings, ragged `[B, (W)]`, or None to predict.
 
     Returns:
-        without `tags` a dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each
-        `[B, T]`; with `tags` that, the numbers int32 `[B, T]` and the weights float32 `[B, T]`,
-        which are 1 at the first token of each word: what `model.fit` takes.
+        Without `tags` a dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each
+        `[B, T]`. With `tags` a triple for `model.fit`: this dict, the numbers of the tags int32
+        `[B, T]`, and the sample weights float32 `[B, T]`, 1 at the first token of each word.
 
     Raises:
-        ValueError: no tags, or one twice; words of the wrong shape; in a call, tags that are not
-            one for each word, or not among `tags` (in a graph an InvalidArgumentError).
+        ValueError: `tags` is empty or repeats a name; in a call, the words have the wrong shape,
+            there is not one tag for each word, or a tag is not among `tags` (in a graph an
+            InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -68,14 +69,14 @@ class WordsPreprocessor(PreprocessorLayer):
         self.tags = list(tags)
 
     def call(self, words: Any, tags: Any = None) -> Any:
-        """Rows of the words."""
+        """The rows of the words."""
         tokens = self._tokens(words)  # [B, (W), (tokens)]
         rows = tokens.merge_dims(1, 2)
         features = self._pack([rows])
         if tags is None:
             return features
         words = ragged_strings("words", words)
-        tags = as_many("tags", ragged_strings("tags", tags), "words", words)
+        tags = same_rows("tags", ragged_strings("tags", tags), "words", words)
         equal = tags.row_lengths() == tokens.row_lengths()
         with require(equal, tf.strings.reduce_join(words, -1, separator=" "), ONE_TAG):
             tags = tags.with_values(tf.identity(tags.values))
@@ -86,9 +87,9 @@ class WordsPreprocessor(PreprocessorLayer):
         return features, numbers, self._place(rows.with_values(tf.cast(first, tf.float32)))
 
     def first_pieces(self, words: Any) -> tf.Tensor:
-        """Where in each row, bool `[B, T]`, the words begin: there a prediction is a word's."""
+        """Deprecated. Which tokens of each row begin a word, bool `[B, T]`."""
         warnings.warn(
-            "`first_pieces` is deprecated: a call with tags returns these places as weights",
+            "`first_pieces` is deprecated: a call with tags returns this as sample weights",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -96,7 +97,7 @@ class WordsPreprocessor(PreprocessorLayer):
         return self._place(tokens.merge_dims(1, 2).with_values(self._first(tokens)))
 
     def examples(self, tokens: int, batch: int) -> dict[str, list]:
-        """Words of about that many tokens in all."""
+        """Words with about `tokens` tokens in total."""
         return {"words": [text.split() for text in super().examples(tokens, batch)["words"]]}
 
     def get_config(self) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class WordsPreprocessor(PreprocessorLayer):
         return place == tf.gather(starts, tokens.values.value_rowids())
 
     def _place(self, row: tf.RaggedTensor) -> tf.Tensor:
-        """Cut and padded as the tokens are, with nothing at [CLS] and [SEP]."""
+        """Values for each token, cut and padded as the tokens are, 0 at [CLS] and [SEP]."""
         return tf.pad(row[:, : self.length - 2].to_tensor(), [[0, 0], [1, 1]])  # [B, T]
 
     def _numbers(self, tags: tf.Tensor) -> tf.Tensor:
@@ -129,10 +130,10 @@ class WordsPreprocessor(PreprocessorLayer):
 
 @register()
 class TaggingPostprocessor(PostprocessorLayer):
-    """The tokens of each row with their likeliest tags.
+    """The tokens of each row with their most probable tags.
 
     Args:
-        tokenizer: a `BertTokenizer`, or what makes one: a list of tokens or a vocab.txt.
+        tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
         labels: the names of the tags, in the order of the logits.
 
     Call arguments:
@@ -144,7 +145,7 @@ class TaggingPostprocessor(PostprocessorLayer):
         `probabilities` float32 `[B, T, C]`.
 
     Raises:
-        ValueError: `labels` is empty, or not one for each logit.
+        ValueError: `labels` is empty, or its length is not the number of logits.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -159,7 +160,7 @@ class TaggingPostprocessor(PostprocessorLayer):
         self.labels = check_labels(labels)
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A tag for each word."""
+        """A tag for each token."""
         answer = likeliest(tf.convert_to_tensor(outputs), self.labels, "tags")
         real = tf.cast(features["padding_mask"], tf.bool)
         tokens = self.tokenizer.tokens(features["token_ids"])

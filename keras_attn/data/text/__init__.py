@@ -1,1 +1,1 @@
-"""Files of text, vocabularies and tokenizers; import its names from `keras_attn.data`."""
+"""Text files, vocabularies and tokenizers; import the public names from `keras_attn.data`."""

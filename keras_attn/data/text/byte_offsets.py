@@ -1,6 +1,6 @@
-"""Where in a string as it was given the tokens of byte pairs stand.
+"""The positions of byte-pair tokens in the original string, before normalization.
 
-B batch, T tokens (ragged), G groups: characters of a string that are normalized together (flat).
+B batch, T tokens (ragged), G groups of characters that are normalized together (flat).
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from collections.abc import Callable
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.spans import SPACE
 
-# What goes with the character before it: accents, and the later parts of a Korean syllable.
-_BEHIND = r"[\p{M}\x{1160}-\x{11FF}]"
-_SPELLED = "`text` must be spelled by its tokens: the vocabulary must have a token for each byte"
+# A character that belongs to the one before it: an accent, or a later part of a Korean syllable.
+_FOLLOWING = r"[\p{M}\x{1160}-\x{11FF}]"
+_SPELLED = "the tokens must spell `text`: the vocabulary must have a token for each byte"
 
 
-def places(
+def token_offsets(
     text: tf.Tensor, tokens: tf.RaggedTensor, normalize: Callable[[tf.Tensor], tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first byte of each token, flat, in its string, and the byte after its last.
+    """For each token, flat, its first byte in its string and the byte after its last.
 
-    Tokens and normalized text are the same but for white space, which may be put in front of text
-    and goes with some added tokens: so their other bytes are counted. White space at the ends of a
-    token does not belong to it; a token of nothing else stands, empty, after the one before it.
+    The tokens together spell the normalized text, except for white space: a space may be added
+    before the text, and some added tokens remove white space. Therefore only the other bytes are
+    counted. White space at the ends of a token does not belong to it. A token of white space alone
+    is empty, and its position is the end of the token before it.
 
     Args:
         text: strings `[B]`.
         tokens: their tokens as text, `[B, (T)]`.
-        normalize: from strings to normalized strings.
+        normalize: a function from strings to normalized strings.
     """
     groups, begins, ends = _groups(text, normalize)
     group, seen = _bytes(groups)
@@ -51,10 +52,10 @@ def places(
     return tf.where(real, first, end), end
 
 
-def words(
+def word_offsets(
     begins: tf.RaggedTensor, ends: tf.RaggedTensor
 ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-    """The places of the words, which white space separates, for those of their tokens."""
+    """For each token the begin and the end of its word; white space separates words."""
     begin, end, row = begins.flat_values, ends.flat_values, begins.value_rowids()
     new = (begin[1:] > end[:-1]) | (row[1:] != row[:-1])
     word = tf.cumsum(tf.cast(tf.concat([[False], new], 0)[: tf.size(begin)], tf.int32))
@@ -67,21 +68,21 @@ def words(
 def _groups(
     text: tf.Tensor, normalize: Callable[[tf.Tensor], tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The normalized groups `[G]`, their first bytes in their strings, the bytes after them."""
+    """The normalized groups `[G]`, and for each its first byte in its string and the one after."""
     chars, begins = tf.strings.unicode_split_with_offsets(text, "UTF-8")  # [B, (characters)]
     row, begin = chars.value_rowids(), begins.flat_values
     same = row[1:] == row[:-1]
-    behind = tf.strings.regex_full_match(chars.flat_values[1:], _BEHIND) & same
+    follows = tf.strings.regex_full_match(chars.flat_values[1:], _FOLLOWING) & same
     size = tf.cast(tf.strings.length(text), tf.int64)
     end = tf.where(same, begin[1:], tf.gather(size, row[:-1]))
     end = tf.concat([end, tf.gather(size, row[-1:])], 0)
-    together = _numbered(~behind, row)
+    together = _numbered(~follows, row)
     joined = tf.strings.reduce_join(
         tf.RaggedTensor.from_value_rowids(chars.flat_values, together), axis=-1
     )
-    # What normalization leaves as it is stays apart.
+    # Characters that normalization does not change need no group.
     changed = tf.gather(normalize(joined) != joined, together)
-    group = _numbered(~(behind & changed[1:]), row)
+    group = _numbered(~(follows & changed[1:]), row)
     groups = tf.RaggedTensor.from_value_rowids(chars.flat_values, group)
     return (
         normalize(tf.strings.reduce_join(groups, axis=-1)),
@@ -91,12 +92,12 @@ def _groups(
 
 
 def _numbered(new: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-    """The number of each character's group: `new` says where one begins, after the first."""
+    """The number of each character's group; `new` is True where one begins."""
     return tf.cumsum(tf.cast(tf.concat([[False], new], 0)[: tf.size(row)], tf.int64))
 
 
 def _bytes(text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of each byte of strings its string's number and whether it is of no white space."""
+    """For each byte of strings the number of its string, and whether it is not white space."""
     chars = tf.strings.unicode_split(text, "UTF-8")
     widths = tf.strings.length(chars.flat_values)
     seen = ~tf.strings.regex_full_match(chars.flat_values, f"[{SPACE}]")

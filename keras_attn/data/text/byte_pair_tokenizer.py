@@ -1,4 +1,4 @@
-"""Strings to the ids of GPT-2, RoBERTa and ModernBERT, and back, in the graph.
+"""The byte-pair tokenizer of GPT-2, RoBERTa and ModernBERT, in the graph.
 
 B batch, P spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import strings, tf, tf_text
-from keras_attn.data.text.byte_offsets import places, words
+from keras_attn.data.text.byte_offsets import token_offsets, word_offsets
 from keras_attn.data.text.byte_pairs import Merges, split_words, to_bytes
 from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.spans import AddedTokens, Spans, check_added, replaced_by, with_ids
@@ -23,11 +23,11 @@ NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 
 @register()
 class BytePairTokenizer(SubwordTokenizer):
-    """Splits strings into byte pairs, with the ids of the package `tokenizers`.
+    """Splits strings by byte-pair encoding, with the ids of the package `tokenizers`.
 
-    Added tokens are found first; what is between them is normalized and split into words as by
-    GPT-2 (each with the space before it); the bytes of a word are merged by the rules, the first
-    rule first. Every byte has a token, so that `detokenize` gives the text back exactly.
+    Added tokens are found first. The text between them is normalized and split into words as GPT-2
+    does it (each word with the space before it). Then the bytes of a word are merged by the rules,
+    in the order of the rules. Every byte has a token: `detokenize` restores the text exactly.
 
     It works eagerly, in `tf.data`, in a functional model with
     `keras.Input(shape=(), dtype="string")` (TensorFlow backend) and in a SavedModel. The
@@ -37,18 +37,20 @@ class BytePairTokenizer(SubwordTokenizer):
     Args:
         vocabulary: token to id, the ids 0 to V - 1, with a character for each byte as in
             vocab.json.
-        merges: the rules, each two tokens with a space between, as in merges.txt.
-        added_tokens: of tokenizer.json: objects with `content` and, if true, `lstrip`, `rstrip`
-            (white space before or behind goes with it), `normalized` (it is found after
-            normalization), `special` (`detokenize` leaves it out). They must be in the vocabulary.
-        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id`,
-            `mask_id`, under "cls" and so on; defaults to their usual names.
-        normalizer: None, or a form of Unicode: NFC, NFD, NFKC, NFKD.
-        add_prefix_space: whether text begins with a space, given or not.
-        unknown_token: stands for a byte that has no token; None leaves it out.
-        adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
-            puts it before each prompt then, otherwise only where a prompt is empty.
-        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
+        merges: the merge rules: two tokens separated by a space, as in merges.txt.
+        added_tokens: the added tokens, as in tokenizer.json: objects with `content` and, if true,
+            `lstrip` and `rstrip` (the token includes the white space before or after it),
+            `normalized` (it is found after normalization), `special` (`detokenize` leaves it
+            out). They must be in the vocabulary.
+        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id` and
+            `mask_id`, by the keys "cls", "sep", "pad", "unk" and "mask"; defaults to their usual
+            names.
+        normalizer: None, or a normalization form of Unicode: NFC, NFD, NFKC, NFKD.
+        add_prefix_space: whether a space is added before text that does not begin with one.
+        unknown_token: the token for a byte that has no token; None leaves such bytes out.
+        adds_cls: whether rows of the checkpoint begin with the token "cls". If so,
+            `export.Generation` puts it before each prompt, otherwise only before an empty one.
+        separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -57,8 +59,8 @@ class BytePairTokenizer(SubwordTokenizer):
         int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
 
     Raises:
-        ValueError: if ids have gaps, a rule or an added token is not in the vocabulary, something
-            is asked for that is not supported; if `text` has another shape.
+        ValueError: the ids have gaps, a rule or an added token is not in the vocabulary, or an
+            argument asks for what is not supported; in a call, `text` has another shape.
 
     Example:
     >>> vocabulary = {"l": 0, "o": 1, "w": 2, "lo": 3, "low": 4, "Ġ": 5, "<|endoftext|>": 6}
@@ -90,7 +92,7 @@ class BytePairTokenizer(SubwordTokenizer):
         super().__init__(special_tokens, adds_cls, separators, **kwargs)
         added_tokens = [{k: v for k, v in token.items() if k != "id"} for token in added_tokens]
         _check(vocabulary, merges, added_tokens, normalizer, unknown_token)
-        # One string: Keras and TensorFlow would wrap and watch every element of a list.
+        # One string: Keras and TensorFlow would wrap and track every element of a list.
         self._files = json.dumps(
             {
                 "vocabulary": dict(vocabulary),
@@ -106,7 +108,7 @@ class BytePairTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _read(self) -> dict[str, Any]:
-        return json.loads(self._files)  # in the cache of the property nobody watches it
+        return json.loads(self._files)  # Keras and TensorFlow do not track a cached property
 
     @functools.cached_property
     def vocabulary(self) -> list[str]:
@@ -117,30 +119,31 @@ class BytePairTokenizer(SubwordTokenizer):
     def tokenize_with_offsets(
         self, text: Any, whole_words: bool = False
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """The ids of `text`, and where in it each token begins and ends.
+        """The ids of `text`, and where in the text each token begins and ends.
 
         Args:
             text: as in a call.
-            whole_words: whether a token has the place of its whole word, up to white space.
+            whole_words: whether the begin and the end are those of the token's whole word. White
+                space separates words.
 
         Returns:
-            Three ragged int32 `[B, (T)]`: the ids, the first byte of each token in its string as
-            it was given, without the space before it, and the byte after its last. A token of
-            white space alone is empty there.
+            Three ragged int32 tensors `[B, (T)]`: the ids, the first byte of each token in the
+            original string, without white space at its ends, and the byte after its last. For a
+            token of white space alone both are equal.
         """
         text = strings("text", text)
         if isinstance(text, tf.RaggedTensor):
             parts = self.tokenize_with_offsets(text.values, whole_words)
             return tuple(text.with_values(part) for part in parts)
         ids = self(text)
-        found = places(text, self._texts(ids, special=True), self._normalize)
-        begins, ends = (ids.with_values(tf.cast(place, tf.int32)) for place in found)
-        return (ids, *(words(begins, ends) if whole_words else (begins, ends)))
+        found = token_offsets(text, self._texts(ids, special=True), self._normalize)
+        begins, ends = (ids.with_values(tf.cast(offset, tf.int32)) for offset in found)
+        return (ids, *(word_offsets(begins, ends) if whole_words else (begins, ends)))
 
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
 
-        Special tokens are left out. A character of which a byte is missing becomes U+FFFD.
+        Special tokens are left out. Incomplete characters become U+FFFD.
         """
         texts = self._texts(token_ids(ids, len(self.vocabulary)), special=False)
         text = tf.strings.reduce_join(texts, axis=-1)
@@ -165,7 +168,7 @@ class BytePairTokenizer(SubwordTokenizer):
         return with_ids(spans, tf.gather(merges(ordinary), place), tf.size(text, tf.int64))
 
     def _texts(self, ids: Any, special: bool) -> Any:
-        """What the tokens stand for, of the shape of ids; "" for special ones unless `special`."""
+        """The text of each token, in the shape of ids; special tokens give "" unless `special`."""
         self._tables()
         added = dict(self._added.contents)
         if not special:
@@ -179,7 +182,7 @@ class BytePairTokenizer(SubwordTokenizer):
         return tf.ragged.map_flat_values(lambda flat: tf.gather(texts, flat), ids)
 
     def _prefixed(self, spans: Spans) -> tf.Tensor:
-        """The text among the spans, with the space before it that the checkpoint asks for."""
+        """The text of the spans, with the space that the checkpoint adds; "" for added tokens."""
         text, _, ids = spans
         if self.add_prefix_space:
             bare = (text != "") & ~tf.strings.regex_full_match(text, "(?s) .*")
@@ -190,11 +193,11 @@ class BytePairTokenizer(SubwordTokenizer):
         return tf_text.normalize_utf8(text, self.normalizer) if self.normalizer else text
 
     def _tables(self) -> Merges:
-        """The merge rules; they and the ids of added tokens are built at the first call."""
+        """The merge rules. They and the table of added tokens are built at the first call."""
         if self._merges is None:
             ids = self._read["vocabulary"]
             pairs = [tuple(merge.split(" ")) for merge in self._read["merges"]]
-            # The tables outlive the graph in which the layer happens to be called first.
+            # Not in the graph of the first call: later calls use the tables too.
             with tf.init_scope():
                 merges = Merges(ids, pairs, ids.get(self.unknown_token))
                 self._added = AddedTokens(self._read["added_tokens"], ids, self._normalize)
@@ -211,19 +214,19 @@ def _check(
     normalizer: str | None,
     unknown_token: str | None,
 ) -> None:
-    """Raises a ValueError that says what is wrong with the arguments."""
+    """Raises a ValueError for arguments that are wrong or not supported."""
     ids = sorted(vocabulary.values())
     if not ids or ids != list(range(len(ids))):
         raise ValueError(
-            f"`vocabulary` must give its {len(ids)} tokens the ids 0 to {len(ids) - 1}, each once"
+            f"`vocabulary` must give its {len(ids)} tokens the ids 0 to {len(ids) - 1} without gaps"
         )
     for merge in merges:
         pair = merge.split(" ")
         for token in (*pair, "".join(pair)):
             if len(pair) != 2 or token not in vocabulary:
                 raise ValueError(
-                    "`merges` must be two tokens of the vocabulary with a space between, which "
-                    f"together are one too, got {merge!r}"
+                    "each of `merges` must be two tokens separated by a space, and both and their "
+                    f"concatenation must be in the vocabulary, got {merge!r}"
                 )
     names = [token.get("content") for token in added_tokens]
     for argument, tokens in (

@@ -1,4 +1,4 @@
-"""Strings to words and words to byte pairs as GPT-2 has them, with operations that servers know.
+"""Splits strings into words and words into byte pairs, as GPT-2 does, in the graph.
 
 B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
 """
@@ -17,7 +17,7 @@ _WORD = rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}+| ?\p{{N}}+| ?[^{SPACE}\p{{L}}\p{{N}}
 
 
 def _characters() -> list[str]:
-    """The character that stands for each byte in a vocabulary: no space, no control character."""
+    """The character that represents each byte in a vocabulary; spaces and controls have others."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     shown = dict(zip(visible, visible, strict=True))
@@ -30,17 +30,17 @@ _BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 
 
 def to_bytes(token: str) -> bytes:
-    """What a token of a vocabulary stands for."""
+    """The bytes that a token of a vocabulary represents."""
     if all(character in _BYTES for character in token):
         return bytes(_BYTES[character] for character in token)
     return token.encode()
 
 
 def split_words(text: tf.Tensor) -> tf.RaggedTensor:
-    r"""The words `[B, (W)]` of strings `[B]`: together they are the string.
+    r"""The words `[B, (W)]` of strings `[B]`; joined, they give the string again.
 
-    GPT-2's expression looks ahead (`\s+(?!\S)`), which RE2 cannot: the last white space of a run
-    goes to what follows it before words are split.
+    GPT-2's regular expression has a lookahead (`\s+(?!\S)`), which RE2 does not support. Instead,
+    the last white space character of each run is first moved to the text after it.
     """
     parts = tf_text.regex_split(text, SPACES, SPACES)  # [B, (runs)]
     flat, rows = parts.flat_values, parts.value_rowids()
@@ -56,18 +56,18 @@ def split_words(text: tf.Tensor) -> tf.RaggedTensor:
 
 
 class Merges:
-    """The rules of a vocabulary: which two tokens become one, the first rule first.
+    """The merge rules of a vocabulary, applied in their order.
 
     Args:
-        vocabulary: token to id, V of them.
-        pairs: the rules, M pairs of tokens.
-        unknown: the id of a byte that is no token, or None to leave it out.
+        vocabulary: token to id, V tokens.
+        pairs: the rules, M pairs of tokens that become one token.
+        unknown: the id for a byte that has no token; None leaves such bytes out.
     """
 
     def __init__(
         self, vocabulary: dict[str, int], pairs: Sequence[tuple[str, str]], unknown: int | None
     ):
-        self._size = len(vocabulary) + 1  # one more stands for what is no token
+        self._size = len(vocabulary) + 1  # one more for bytes without a token
         missing = len(vocabulary) if unknown is None else unknown
         self._byte_ids = np.array([vocabulary.get(c, missing) for c in CHARACTERS], np.int64)
         left, right, whole = (
@@ -79,26 +79,26 @@ class Merges:
             )
         )
         self._products = np.append(whole, 0)
-        # Where a rule's product is first used by a later rule, as training makes them, a word's
-        # occurrences of the pair can all be merged in one step.
+        # If only later rules use the product of a rule, which is so after training, all occurrences
+        # of the pair in a word can be merged in one step.
         first_use: dict[int, int] = collections.defaultdict(lambda: len(pairs))
         for rank in reversed(range(len(pairs))):
             first_use[left[rank]] = first_use[right[rank]] = rank
         later = [first_use[token] > rank for rank, token in enumerate(whole)]
         self._at_once = np.array([*later, False])
         self._none = len(pairs)
-        # One key that no pair has: a table may not be empty.
+        # A table must not be empty: -1 is a key that no pair has.
         keys = np.append(left * self._size + right, -1)
         initializer = tf.lookup.KeyValueTensorInitializer(keys, np.arange(len(keys)))
         self.table = tf.lookup.StaticHashTable(initializer, default_value=self._none)
 
     def __call__(self, words: tf.Tensor) -> tf.RaggedTensor:
-        """The ids `[W, (T)]` of words `[W]`, none of them empty."""
+        """The ids `[W, (T)]` of words `[W]`. No word may be empty."""
         words = show_zeros(words)
         byte = tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8)
         ids = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
         rows = tf.repeat(tf.range(tf.size(words, tf.int64)), tf.strings.length(words))
-        known = ids < self._size - 1  # a rule may join what stood around a byte without a token
+        known = ids < self._size - 1  # then a rule may join the tokens before and after a lost byte
         ids, rows = tf.boolean_mask(ids, known), tf.boolean_mask(rows, known)
         ids, rows, _ = tf.while_loop(
             lambda ids, rows, ranks: tf.reduce_any(ranks < self._none),
@@ -110,18 +110,18 @@ class Merges:
         return tf.RaggedTensor.from_value_rowids(tf.cast(ids, tf.int32), rows, nrows=count)
 
     def _ranks(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """The number of the rule for each token with the one behind it in its word."""
+        """The number of the rule for each token and the next one in its word."""
         found = self.table.lookup(ids[:-1] * self._size + ids[1:])
         found = tf.where(rows[1:] == rows[:-1], found, self._none)
         return tf.pad(found, [[0, tf.minimum(tf.size(ids), 1)]], constant_values=self._none)
 
     def _step(self, ids: tf.Tensor, rows: tf.Tensor, ranks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """In each word the first rule that it knows is applied."""
+        """Applies, in each word, the first rule that matches."""
         best = tf.gather(tf.math.segment_min(ranks, rows), rows)
         chosen = (ranks == best) & (ranks < self._none)
-        # Of neighbours that overlap, as in "aaa", the first, the third and so on.
+        # If matches overlap, as in "aaa", only the first, the third and so on are merged.
         place = tf.range(tf.size(ids))
-        begins = chosen & ~_behind(chosen)
+        begins = chosen & ~_shifted(chosen)
         run = tf.cumsum(tf.cast(begins, tf.int32))
         begin = tf.gather(tf.concat([[0], tf.boolean_mask(place, begins)], 0), run)
         chosen &= (place - begin) % 2 == 0
@@ -129,11 +129,11 @@ class Merges:
         before = tf.gather(tf.math.segment_min(count - tf.cast(chosen, tf.int32), rows), rows)
         chosen &= tf.gather(self._at_once, ranks) | (count - before == 1)
         ids = tf.where(chosen, tf.gather(self._products, ranks), ids)
-        kept = ~_behind(chosen)
+        kept = ~_shifted(chosen)
         ids, rows = tf.boolean_mask(ids, kept), tf.boolean_mask(rows, kept)
         return ids, rows, self._ranks(ids, rows)
 
 
-def _behind(flags: tf.Tensor) -> tf.Tensor:
-    """Each flag moved to the next place."""
+def _shifted(flags: tf.Tensor) -> tf.Tensor:
+    """The flags, each moved one place to the right."""
     return tf.concat([tf.zeros_like(flags[:1]), flags[:-1]], 0)

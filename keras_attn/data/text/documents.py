@@ -1,4 +1,4 @@
-"""Files to documents, documents to ids: a document is a list of paragraphs."""
+"""Reads files as documents, and tokenizes documents. A document is a list of paragraphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
-    """Reads text: a line is a paragraph, a blank line or a new file begins a document.
+    """Reads text. Each line is a paragraph; a blank line or a new file begins a new document.
 
     Args:
         paths: a file, or several, in UTF-8, or in UTF-16 with a byte-order mark; a name that ends
@@ -39,13 +39,14 @@ def stream_documents(path: Path, longest: int | None = None) -> Iterator[list[st
 
     Args:
         path: the file.
-        longest: how many characters end a document although no blank line does; None reads on.
+        longest: the number of characters after which a document ends even without a blank line;
+            None for no limit.
 
     Yields:
         The documents in order.
 
     Raises:
-        ValueError: as `read_documents`, at the place where it is found.
+        ValueError: as `read_documents`, when the faulty line is reached.
     """
     if longest is not None:
         check_count("longest", longest)
@@ -73,7 +74,7 @@ def split_documents(
 
     Args:
         documents: any items.
-        held_out: the share to hold out, rounded; at least one item on each side.
+        held_out: the fraction to hold out; at least one item on each side.
         seed: an integer; the same seed gives the same split.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Examples to learn a task from, read and checked before a training begins.
+"""Reads the examples of a task from files, and checks them before training begins.
 
-A row that cannot be used is skipped, and counted with its place: file and line.
+A row that cannot be used is skipped and reported with its file and line.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NUMBER = "{}, line {}".format
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Rows of one or several files, where each stands, and what was skipped.
+    """The rows of one or several files, the place of each row, and the rows that were skipped.
 
     Args:
         rows: the examples, a tuple each.
-        places: where each row stands, such as "train.csv, line 7".
-        skipped: the place of each row that was left out, and the reason.
-        held_out: how many rows of the same files a split gave to the other side.
+        places: the place of each row, such as "train.csv, line 7".
+        skipped: the place of each skipped row, and the reason.
+        held_out: the number of rows of the same files that a split has held out.
     """
 
     rows: list[Row]
@@ -49,7 +49,7 @@ class Examples:
         return f"skipped {len(self.skipped)} of {total} rows, the first: {self.skipped[0]}"
 
     def without(self, fault: Callable[[Row], str | None]) -> Examples:
-        """The rows for which `fault` returns None; the others are skipped for its reason."""
+        """The rows for which `fault` returns None; it gives the reason to skip any other."""
         rows, places, skipped = [], [], list(self.skipped)
         for row, place in zip(self.rows, self.places, strict=True):
             reason = fault(row)
@@ -67,15 +67,15 @@ class Examples:
         labels: Callable[[Row], Iterable[str]] | None = None,
         group: Callable[[Row], Hashable] | None = None,
     ) -> tuple[Examples, Examples]:
-        """Splits at random into rows to learn from and rows that are held out.
+        """Splits at random into training rows and held-out rows.
 
         Args:
             held_out: the fraction of groups to hold out, at least one group on each side.
             seed: an integer; the same seed gives the same split.
-            labels: gives the labels of a row: a row with a label that would otherwise be in no
-                training row is not held out.
-            group: gives what rows have in common that must stay together, such as the text of
-                several questions; defaults to every row by itself.
+            labels: a function from a row to its labels. A row is not held out if one of its labels
+                would then be in no training row.
+            group: a function from a row to its group, such as the text that several questions are
+                about. Rows of one group stay together; by default each row is a group.
 
         Raises:
             ValueError: there are fewer than two groups, or no row can be held out.
@@ -125,19 +125,19 @@ def read_examples(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> tuple[Examples, Examples]:
-    """Reads the examples to learn from and those held out, checked for a training.
+    """Reads the training examples and the held-out examples, and checks them.
 
     Args:
         files: one file, which is split, or two: the second is held out.
-        read: reads a file, such as `read_squad`, or a function that calls `read_rows`.
-        labels: gives the labels of a row. Held-out rows with a label that no training row has are
-            skipped.
+        read: a function that reads a file: `read_squad`, or one that calls `read_rows`.
+        labels: a function from a row to its labels. Held-out rows with a label that no training
+            row has are skipped.
         group: as in `Examples.split`.
         held_out: the fraction of a single file to hold out.
-        seed: an integer, of that split.
+        seed: an integer, the seed of that split.
 
     Returns:
-        Two `Examples`, each with a row or more.
+        The training `Examples` and the held-out `Examples`, each with at least one row.
 
     Raises:
         ValueError: more than two files, fewer than two training rows, no held-out row, or, with
@@ -171,14 +171,14 @@ def read_examples(
         if len(examples) < least:
             report = f" ({examples.report()})" if examples.skipped else ""
             raise ValueError(
-                f"`files` must hold two examples or more to learn from and one held out, "
+                f"`files` must hold at least two training examples and one held-out example, "
                 f"got {len(examples)} of {os.fspath(file)}{report}"
             )
     return train, held
 
 
 def read_rows(path: Path, *columns: str) -> Examples:
-    """Reads columns of a table that `read_table` takes; rows with an empty cell are skipped.
+    """Reads columns of a table in the format of `read_table`; rows with an empty cell are skipped.
 
     Args:
         path: the file.
@@ -188,7 +188,7 @@ def read_rows(path: Path, *columns: str) -> Examples:
         `Examples` whose rows are tuples of strings, a cell for each of `columns`.
 
     Raises:
-        ValueError: no column is asked for, one is missing, no row is left, or as `read_table`.
+        ValueError: no column is given, a column is missing, no row is left, or as `read_table`.
     """
     if not columns:
         raise ValueError("`columns` must be names of columns, got none")
@@ -213,8 +213,8 @@ def read_choices(path: Path) -> Examples:
     """Reads a table with the columns prompt, choice_0, choice_1, ... and answer.
 
     Returns:
-        `Examples` whose rows are a prompt, a list of choices and the number of the right one. A
-        row without one of the choices or with an answer that is no such number is skipped.
+        `Examples` whose rows are a prompt, a list of choices and the number of the right choice. A
+        row with an empty choice, or whose answer is not the number of a choice, is skipped.
 
     Raises:
         ValueError: as `read_rows`, or there are fewer than two choices.
@@ -223,7 +223,7 @@ def read_choices(path: Path) -> Examples:
     if len(names) < 2:
         raise ValueError(
             f"{os.fspath(path)} must have the columns prompt, answer, choice_0, choice_1 and so "
-            f"on, got {len(names)} of choices"
+            f"on, got {len(names)} columns of choices"
         )
     names.sort(key=lambda name: int(name.removeprefix("choice_")))
     read = read_rows(path, "prompt", "answer", *names)
@@ -245,8 +245,8 @@ def read_entities(
     """Reads words tagged with entities; the arguments are those of `read_tags`.
 
     Returns:
-        `Examples` whose rows are a list of words and a list of tags: O, or B-, I-, E- or S- with
-        the type of an entity.
+        `Examples` whose rows are a list of words and a list of tags. A tag is O, or B-, I-, E- or
+        S- followed by the type of an entity.
 
     Raises:
         ValueError: a tag of another scheme, no sentence, or as `read_tags`; the message names file
@@ -270,9 +270,9 @@ def read_squad(path: Path) -> Examples:
 
     Returns:
         `Examples` whose rows are a question, its context, a list of answers (empty if there is
-        none) and the character in the context at which the first of them starts (0 if there is
-        none). A question without text or with no answer that stands in its context where it should
-        is skipped.
+        none) and the index of the character in the context at which the first of them starts (0 if
+        there is none). A question is skipped if it has no text, or if it has answers and none of
+        them is in the context at its `answer_start`.
 
     Raises:
         ValueError: the file is not JSON of this format, or no question is left.
@@ -326,7 +326,7 @@ def _question(context: Any, question: Any) -> Row | str:
         (right if at_place else other).append((text, start))
     if not right:
         text, start = other[0]
-        return f"`answer_start` must be where {text!r} stands in `context`, got {start!r}"
+        return f"`answer_start` must be the place of {text!r} in `context`, got {start!r}"
     return asked, context, [text for text, _ in (*right, *other)], right[0][1]
 
 

@@ -1,4 +1,4 @@
-"""Lines, texts and tagged words from files as users have them: compressed, with any line ends."""
+"""Reads lines, texts and tagged words from text files, compressed or not, with any line ends."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields the number of each line, from 1, and its text without the line end.
 
-    A byte-order mark is not part of the text; with one of UTF-16 the file is read as UTF-16,
-    otherwise as UTF-8. A name that ends in .gz, .bz2 or .xz is decompressed. A line ends as in
-    Python: with a line feed, a carriage return or both.
+    A file with a byte-order mark of UTF-16 is read as UTF-16, any other as UTF-8; the mark is not
+    part of the text. A file whose name ends in .gz, .bz2 or .xz is decompressed. A line ends with
+    a line feed, a carriage return or both.
 
     Raises:
-        ValueError: a line that cannot be decoded or holds a null character, as UTF-16 without its
-            mark and UTF-32 do, or a damaged compressed file; the message names file and line.
+        ValueError: a line cannot be decoded or has a null character (so has UTF-16 without its
+            mark, and UTF-32), or a compressed file is damaged; the message names file and line.
     """
     name, number = os.fspath(path), 0
     try:
@@ -40,7 +40,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         if getattr(error, "errno", None) is not None:  # the file system's, not gzip's or bz2's
             raise
         raise ValueError(
-            f"a compressed file must be whole, got {name}, damaged "
+            f"a compressed file must be complete, got {name}, damaged "
             f"{f'after line {number}' if number else 'from the beginning'} ({error})"
         ) from error
 
@@ -54,7 +54,7 @@ def read_json(file: pathlib.Path) -> dict:
     """The object in a JSON file.
 
     Raises:
-        ValueError: no file, or no JSON object in it; it is named.
+        ValueError: the file does not exist or holds no JSON object; the message names the file.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def _open(name: str) -> Any:
 
 
 def _split(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines as UTF-8, each decoded for itself later so that an error can name it."""
+    """The lines as UTF-8, not yet decoded, so that an error can name the line."""
     for number, line in enumerate(file):
         if number == 0 and line.startswith(_UTF_16):
             # A line end of UTF-16 has two bytes: such a file is read as a whole.
@@ -108,7 +108,7 @@ def _decode(line: bytes, number: int, name: str) -> str:
     return text
 
 
-_SPACES = re.compile(r"[ \t]+")  # and no other white space: a word may hold U+00A0
+_SPACES = re.compile(r"[ \t]+")  # no other white space: a word may contain U+00A0
 
 
 def read_tags(
@@ -117,7 +117,7 @@ def read_tags(
     tag_column: int = -1,
     separator: str | None = None,
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """Reads sentences from a file in the CoNLL style, such as IOB2, one after the other.
+    """Yields the sentences of a file in the CoNLL format, such as IOB2 tags.
 
     A line holds a word and its columns; a blank line ends a sentence. Before the first word of a
     sentence, lines that begin with "# " or "-DOCSTART-" are comments.
@@ -125,17 +125,17 @@ def read_tags(
     Args:
         path: a file in UTF-8, or in UTF-16 with a byte-order mark; a name that ends in .gz, .bz2
             or .xz is decompressed.
-        word_column: where the word stands, counted from 0, or from the end if negative.
-        tag_column: where the tag stands.
-        separator: between columns; defaults to a tab if the first line with a word has one,
-            otherwise to spaces.
+        word_column: the number of the column with the word, from 0; negative from the end.
+        tag_column: the number of the column with the tag.
+        separator: the string between columns; defaults to a tab if the first line with a word has
+            one, otherwise to spaces.
 
     Yields:
         The words and the tags of a sentence, lists of equal length.
 
     Raises:
-        ValueError: a line with another number of columns than the first, or without these two, or
-            with an empty word or tag; the message names file and line.
+        ValueError: a line has another number of columns than the first, lacks one of these two
+            columns, or has an empty word or tag; the message names file and line.
     """
     for _, words, tags in numbered_sentences(path, word_column, tag_column, separator):
         yield words, tags
@@ -144,7 +144,7 @@ def read_tags(
 def numbered_sentences(
     path: Path, word_column: int, tag_column: int, separator: str | None
 ) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The sentences of `read_tags`, each with the number of the line of its first word."""
+    """The sentences that `read_tags` yields, each with the line number of its first word."""
     if separator == "":
         raise ValueError("`separator` must be a string that is not empty, or None, got ''")
     start, words, tags = 0, [], []
@@ -169,8 +169,8 @@ def numbered_sentences(
             )
         if not all(-columns <= column < columns for column in (word_column, tag_column)):
             raise ValueError(
-                f"{place}: `word_column` and `tag_column` must be among {columns} columns, "
-                f"got {word_column} and {tag_column}"
+                f"{place}: `word_column` and `tag_column` must be numbers of its {columns} "
+                f"columns, got {word_column} and {tag_column}"
             )
         word, tag = fields[word_column], fields[tag_column]
         if not word or not tag:

@@ -1,4 +1,4 @@
-"""Strings to words as the original BERT has them: the tokenizer and the trainer of vocabularies.
+"""Splits strings into words as the original BERT does, for the tokenizer and the vocabulary.
 
 B batch, W words of a row (ragged).
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from keras_attn.data._tensorflow import tf, tf_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# A special token written out in a text travels as its name between line ends: cleaning leaves no
-# other line end, no token of a vocabulary has one, and no byte moves.
+# A special token in a text is replaced by its name between line ends: cleaning leaves no other line
+# end, no token of a vocabulary has one, and the number of bytes stays the same.
 _SPECIAL = r"\[(PAD|UNK|CLS|SEP|MASK)\]"
 _MARKED = "\n\\1\n"
-# Words by themselves, from BERT's basic tokenizer: ASCII marks, Unicode punctuation, Chinese.
+# Characters that are words of their own in BERT's basic tokenizer: punctuation and Chinese.
 _ALONE = (
     r"[!-/:-@\[-`{-~\p{P}"
     r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
@@ -23,7 +23,7 @@ _SPLIT = " +|" + _ALONE
 
 
 def marked(token: str, lowercase: bool) -> str:
-    """What stands for a special token among the words."""
+    """The word that represents a special token."""
     name = token[1:-1]
     return f"\n{name.lower() if lowercase else name}\n"
 
@@ -35,15 +35,16 @@ def normalize(text: tf.Tensor, lowercase: bool) -> tf.Tensor:
 
 
 def split_words(normal: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-    """The words `[B, (W)]` of normalized strings `[B]`, their first bytes and those after them."""
+    """The words `[B, (W)]` of normalized strings `[B]`, and where each word begins and ends."""
     return tf_text.regex_split_with_offsets(normal, _SPLIT, _ALONE)
 
 
 def sources(text: tf.Tensor, lowercase: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the bytes of the normalized strings, one string after the other, come from.
+    """For each byte of the normalized strings, flat, the characters of `text` that it comes from.
 
-    For each byte the first byte of its character in its own string of `text` `[B]`, and the byte
-    after that character and the accents behind it.
+    Returns:
+        The first byte of its character in its string of `text` `[B]`, and the byte after that
+        character and the accents that follow it.
     """
     characters, begins = tf.strings.unicode_split_with_offsets(text, "UTF-8")  # [B, (characters)]
     cleaned = _clean(characters.flat_values)
@@ -51,7 +52,7 @@ def sources(text: tf.Tensor, lowercase: bool) -> tuple[tf.Tensor, tf.Tensor]:
     ends = begins.flat_values + tf.cast(tf.strings.length(characters.flat_values), tf.int64)
     place = tf.range(tf.size(widths, tf.int64))
     first = place == tf.gather(begins.row_starts(), begins.value_rowids())
-    accent = (widths == 0) & (cleaned != "") & ~first  # it goes with the character before it
+    accent = (widths == 0) & (cleaned != "") & ~first  # belongs to the character before it
     group = tf.cumsum(tf.cast(~accent, tf.int64)) - 1
     ends = tf.gather(tf.math.segment_max(ends, group), group)
     owner = tf.repeat(place, widths)
@@ -59,7 +60,7 @@ def sources(text: tf.Tensor, lowercase: bool) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _clean(text: tf.Tensor) -> tf.Tensor:
-    """White space becomes spaces; control, private and broken characters are deleted."""
+    """White space becomes spaces; control, private-use and invalid characters are deleted."""
     text = tf.strings.regex_replace(text, r"[\t\n\r\p{Z}]", " ")
     return tf.strings.regex_replace(text, r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\x{FFFD}]", "")
 

@@ -1,4 +1,4 @@
-"""Rows of a fixed width from ragged segments, with operations that old servers know.
+"""Packs ragged segments into rows of a fixed width, with operations that older servers have.
 
 B batch, T tokens of a segment (ragged), L row length.
 """
@@ -23,23 +23,23 @@ def pack(
 ) -> dict[str, tf.Tensor]:
     """Makes BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
 
-    Where the segments are too long together, the longest loses its last token until they fit;
-    of two equally long ones, the later.
+    If the segments are too long together, the longest one loses its last token until they fit; of
+    equally long segments the last one.
 
     Args:
         segments: one or more ragged [B, (T)] of integer ids.
-        length: the most tokens in a row, L.
+        length: the maximum number of tokens in a row, L.
         cls_id, sep_id, pad_id: the ids of [CLS], [SEP] and [PAD].
-        separators: how many [SEP] stand between two segments; RoBERTa has 2.
+        separators: the number of [SEP] between two segments; 2 for RoBERTa.
         pad_to_length: False makes the rows only as wide as the longest of the batch, which
-            is less work for a server on short requests.
+            saves a server work on short requests.
 
     Returns:
         A dict of [B, L] tensors: `token_ids` int32; `segment_ids` int32, the number of the
         segment with its [SEP] ([CLS] and padding: 0); `padding_mask` bool, True at tokens.
 
     Raises:
-        ValueError: if there is no segment, or `length` leaves no space for a token of each.
+        ValueError: there is no segment, or `length` is too small for one token of each.
 
     Example:
     >>> a = tf.ragged.constant([[5, 6, 7, 8], [5]], dtype=tf.int32)
@@ -71,7 +71,7 @@ def pack(
         numbers += [tf.ones_like(segment) * number, *[tf.fill([rows, 1], number)] * ends]
     token_ids = tf.concat(parts, axis=1)  # [B, (L)]
     segment_ids = tf.concat(numbers, axis=1)
-    # No texts have a length too, that of empty ones: a model may ask for the first token.
+    # A batch of no rows is as wide as one empty text: a model may read the first token.
     longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), special)
     shape = [None, length] if pad_to_length else tf.stack([-1, longest])
     return {
@@ -95,7 +95,7 @@ def trim(segments: Sequence[tf.RaggedTensor], space: int) -> list[tf.RaggedTenso
 
 
 def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str) -> None:
-    """Raises a ValueError if eager `ids` leave the vocabulary; a graph cannot know."""
+    """Raises a ValueError for eager `ids` outside the vocabulary; in a graph nothing is checked."""
     flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else tf.reshape(ids, [-1])
     if not hasattr(flat, "numpy") or not len(flat):
         return
@@ -107,7 +107,7 @@ def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str)
 
 
 def token_ids(ids: Any, count: int) -> tf.Tensor | tf.RaggedTensor:
-    """The ids as a tensor of integers; raises unless all are in a vocabulary of `count` tokens."""
+    """The ids as an integer tensor; raises unless all are in a vocabulary of `count` tokens."""
     if isinstance(ids, tf.RaggedTensor):
         ids = ids.with_flat_values(integers("ids", ids.flat_values))
     else:
@@ -117,10 +117,11 @@ def token_ids(ids: Any, count: int) -> tf.Tensor | tf.RaggedTensor:
 
 
 def _fair_shares(lengths: tf.Tensor, space: int) -> tf.Tensor:
-    """How many tokens each segment keeps: min(length, level), the level as high as space allows.
+    """How many tokens each segment keeps: min(length, level) with the highest level that fits.
 
-    sum(min(length, level)) is the least, over k, of (sum of the k shortest) + (S - k) * level:
-    the level is the greatest that keeps one of these within the space.
+    sum(min(length, level)) is the minimum over k of (sum of the k shortest) + (S - k) * level.
+    It fits if one of these terms does, so the level is the maximum over k of the level at which
+    the term equals the space.
     """
     count = lengths.shape[1]
     shortest = tf.cumsum(tf.sort(lengths, axis=1), axis=1, exclusive=True)  # [B, segments]
@@ -128,6 +129,6 @@ def _fair_shares(lengths: tf.Tensor, space: int) -> tf.Tensor:
     level = tf.reduce_max((space - shortest) // sharers, axis=1, keepdims=True)
     longer = lengths > level
     left = space - tf.reduce_sum(tf.minimum(lengths, level), axis=1, keepdims=True)
-    # What the division leaves over goes one by one to the first segments that want more.
+    # The remainder of the division: one token each for the first segments that were cut.
     extra = longer & (tf.cumsum(tf.cast(longer, lengths.dtype), axis=1) <= left)
     return tf.minimum(lengths, level) + tf.cast(extra, lengths.dtype)

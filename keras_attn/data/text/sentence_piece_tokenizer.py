@@ -1,4 +1,4 @@
-"""Strings to the ids of a SentencePiece model, and back, by tensorflow-text's own operation.
+"""The tokenizer of a SentencePiece model, by tensorflow-text's own operation.
 
 B batch, T tokens of a row (ragged), V vocabulary.
 """
@@ -18,11 +18,11 @@ from keras_attn.data.text.subwords import SubwordTokenizer
 
 @register()
 class SentencePieceTokenizer(SubwordTokenizer):
-    """Splits strings as a SentencePiece model says, with the ids of the package `sentencepiece`.
+    """Splits strings by a SentencePiece model, with the ids of the package `sentencepiece`.
 
-    Whatever the `.model` asks for is done: unigram or BPE, normalization, the space in front,
-    user-defined tokens, byte fallback. Where a unigram model finds two splits equally likely, such
-    as ". ..." and "... .", the operation, which is older, may take the other one.
+    All settings of the `.model` apply: unigram or BPE, normalization, the space before the text,
+    user-defined symbols, byte fallback. If a unigram model finds two splits equally likely, such
+    as ". ..." and "... .", the older version in tensorflow-text may choose the other one.
 
     It works eagerly, in `tf.data`, in a functional model with
     `keras.Input(shape=(), dtype="string")` (TensorFlow backend) and in a SavedModel. The model is
@@ -30,11 +30,12 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     Args:
         model: content of the `.model`: bytes, or a string in base64, as in the config.
-        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id`,
-            `mask_id`, under "cls" and so on; defaults to their usual names.
-        adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
-            puts it before each prompt then, otherwise only where a prompt is empty.
-        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
+        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id` and
+            `mask_id`, by the keys "cls", "sep", "pad", "unk" and "mask"; defaults to their usual
+            names.
+        adds_cls: whether rows of the checkpoint begin with the token "cls". If so,
+            `export.Generation` puts it before each prompt, otherwise only before an empty one.
+        separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -43,8 +44,8 @@ class SentencePieceTokenizer(SubwordTokenizer):
         int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
 
     Raises:
-        ValueError: if `model` is no SentencePiece model, a special token is not in the vocabulary;
-            if `text` has another shape.
+        ValueError: `model` is not a SentencePiece model, or a special token is not in the
+            vocabulary; in a call, `text` has another shape.
 
     Example:
     >>> from pathlib import Path
@@ -69,7 +70,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        # The resource outlives the graph in which the layer happens to be called first.
+        # Not in the graph of the first call: later calls use the resource too.
         with tf.init_scope():
             try:
                 tokenizer = tf_text.SentencepieceTokenizer(base64.b64decode(self.model))
@@ -89,7 +90,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
             return [token.decode() for token in tokens.numpy()]
 
     def detokenize(self, ids: Any) -> tf.Tensor:
-        """Joins rows of ids, [B, T] dense or ragged, to strings, [B], as the package does."""
+        """Joins rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
         return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 
     def get_config(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Text in which added tokens are found first: what the tokenizers of checkpoints share.
+"""Finds added tokens in text, for the tokenizers that are read from a checkpoint.
 
-P spans of text or added tokens (flat). A span has a row, and the id of an added token or -1.
+P spans (flat). A span is ordinary text or one added token. It has the number of its row, and the id
+of the added token or -1.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ from typing import Any, TypeAlias
 
 from keras_attn.data._tensorflow import tf, tf_text
 
-# What Unicode calls white space; RE2's own \s is a part of ASCII's.
+# White space as Unicode defines it; RE2's \s has only some characters of ASCII.
 SPACE = r"\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
 SPACES = f"[{SPACE}]+"
 
-# tensorflow-text ends a string at its first zero byte: a surrogate, which no valid UTF-8 has and
-# which is neither letter, number nor space either, stands for it until words are split.
+# tensorflow-text ends a string at its first zero byte. Until words are split, a surrogate replaces
+# it: valid UTF-8 has none, and like the zero byte it is not a letter, a number or a space.
 ZERO = b"\xed\xa0\x80"
 
 Spans: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
 
 
 def hide_zeros(text: tf.Tensor) -> tf.Tensor:
-    """Valid UTF-8 whose zero bytes are hidden from tensorflow-text."""
+    """The text as valid UTF-8, its zero bytes replaced."""
     text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
     return tf.strings.regex_replace(text, r"\x{0}", ZERO)
 
 
 def show_zeros(text: tf.Tensor) -> tf.Tensor:
-    """The text with its zero bytes again."""
+    """The text with its zero bytes restored."""
     return tf.strings.regex_replace(text, ZERO, b"\0")
 
 
@@ -38,21 +39,21 @@ def literal(text: str) -> str:
 
 
 def replaced_by(spans: Spans, parts: tf.RaggedTensor) -> Spans:
-    """Spans whose text is replaced by its parts `[P, (parts)]`; those with an id stay."""
+    """Replaces the text of each span by its parts `[P, (parts)]`; added tokens stay."""
     text, rows, ids = spans
     parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
     last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
         parts.row_limits() - 1, parts.value_rowids()
     )
     owner = parts.value_rowids()
-    # The span itself, behind its parts, stays where it is an added token.
+    # The span itself, after its parts, is kept if it is an added token.
     kept = tf.where(last, tf.gather(ids, owner) >= 0, parts.flat_values != "")
     owner = tf.boolean_mask(owner, kept)
     return tf.boolean_mask(parts.flat_values, kept), tf.gather(rows, owner), tf.gather(ids, owner)
 
 
 def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
-    """The ids of `rows` rows: those of text, `tokens` `[P, (T)]`, and of added tokens."""
+    """The ids of `rows` rows: `tokens` `[P, (T)]` of ordinary text, and those of added tokens."""
     _, owner, ids = spans
     fixed = tf.RaggedTensor.from_row_lengths(
         tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
@@ -63,25 +64,26 @@ def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.Ragge
 
 
 def check_added(added_tokens: Sequence[Mapping[str, Any]]) -> None:
-    """Raises a ValueError for what an added token asks for and is not supported."""
+    """Raises a ValueError for a property of an added token that is not supported."""
     whole = [token["content"] for token in added_tokens if token.get("single_word")]
     if whole:
         raise ValueError(
-            f"`added_tokens` may be found with lstrip, rstrip and normalized, got {whole[0]!r} "
-            "with single_word"
+            f"`added_tokens` may have lstrip, rstrip and normalized, got {whole[0]!r} with "
+            "single_word"
         )
     zeros = [token["content"] for token in added_tokens if "\0" in token["content"]]
     if zeros:
-        raise ValueError(f"`added_tokens` must have no zero byte, got {zeros[0]!r}")
+        raise ValueError(f"`added_tokens` must not contain a zero byte, got {zeros[0]!r}")
 
 
 class AddedTokens:
-    """The tokens of tokenizer.json that are found in a text before a model sees it.
+    """The tokens that are found in a text before the rest of it is split by the model.
 
     Args:
-        tokens: objects with `content` and, if true, `lstrip`, `rstrip`, `normalized`.
+        tokens: objects as in tokenizer.json, with `content` and, if true, `lstrip`, `rstrip`,
+            `normalized`.
         vocabulary: token to id.
-        normalize: what is done to text before those with `normalized` are found.
+        normalize: the normalization of text; tokens with `normalized` are found after it.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class AddedTokens:
                 self._groups[late].append((content, token))
         both = [*self._groups[True], *self._groups[False]]
         found = {content: vocabulary[token["content"]] for content, token in both}
-        # What stands for each token in a text, normalized or not.
+        # The text of each token, normalized if the token is.
         self.contents = {token["content"]: content for content, token in both}
         initializer = tf.lookup.KeyValueTensorInitializer(
             tf.constant([*found, ""]), tf.constant([*found.values(), -1], tf.int32)
@@ -108,7 +110,7 @@ class AddedTokens:
         self.table = tf.lookup.StaticHashTable(initializer, -1)
 
     def spans(self, text: tf.Tensor) -> Spans:
-        """The normalized text between the added tokens, and these, of strings `[B]`."""
+        """The spans of strings `[B]`: added tokens, and the normalized text between them."""
         count = tf.size(text, tf.int64)
         text = hide_zeros(text)
         text, rows, ids = self._split((text, tf.range(count), tf.fill([count], -1)), False)
@@ -116,7 +118,7 @@ class AddedTokens:
         return self._split((normalized, rows, ids), True)
 
     def _split(self, spans: Spans, late: bool) -> Spans:
-        """Spans split at added tokens, whose ids are known then."""
+        """Splits spans at added tokens: at those found after normalization if `late`."""
         if not self._groups[late]:
             return spans
         text, _, ids = spans

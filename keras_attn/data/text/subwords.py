@@ -1,4 +1,4 @@
-"""What the tokenizers of checkpoints' files share: special tokens, checks, symbolic outputs.
+"""The base class of the tokenizers that are read from a checkpoint's files.
 
 B batch, T tokens of a row (ragged), V vocabulary.
 """
@@ -15,7 +15,7 @@ from keras_attn._checks import check_count
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf
 from keras_attn.data.text.segments import token_ids
 
-# What checkpoints call the tokens of each role, the first that the vocabulary has.
+# The usual names of the token for each role; the first one in the vocabulary counts.
 ROLES = {
     "cls": ("[CLS]", "<s>", "<|endoftext|>"),
     "sep": ("[SEP]", "</s>", "<|endoftext|>"),
@@ -32,10 +32,11 @@ class SubwordTokenizer(keras.layers.Layer):
     ragged ids of strings `[B]`; and `detokenize`.
 
     Args:
-        special_tokens: the tokens whose ids are `cls_id` and so on, under "cls", "sep", "pad",
-            "unk", "mask"; defaults to their usual names.
-        adds_cls: whether the checkpoint's rows begin with the token "cls".
-        separators: how many tokens "sep" stand between two texts of a row.
+        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id` and
+            `mask_id`, by the keys "cls", "sep", "pad", "unk" and "mask"; defaults to their usual
+            names.
+        adds_cls: whether rows of the checkpoint begin with the token "cls".
+        separators: the number of "sep" tokens between two texts of a row.
     """
 
     vocabulary: list[str]
@@ -54,7 +55,8 @@ class SubwordTokenizer(keras.layers.Layer):
         special_tokens = {} if special_tokens is None else special_tokens
         if not isinstance(special_tokens, dict) or not set(ROLES).issuperset(special_tokens):
             raise ValueError(
-                f"`special_tokens` must be for {', '.join(ROLES)}, got {', '.join(special_tokens)}"
+                f"`special_tokens` must be a dict with the keys {', '.join(ROLES)} or some of "
+                f"them, got {', '.join(special_tokens)}"
             )
         self.special_tokens = dict(special_tokens)
         self.adds_cls = adds_cls
@@ -63,12 +65,12 @@ class SubwordTokenizer(keras.layers.Layer):
 
     @property
     def pad_id(self) -> int:
-        """The id of the token that fills rows; GPT-2 has none of its own, its end stands in."""
+        """The id of the token that pads rows; for GPT-2, which has none, the end-of-text token."""
         return self._special_id("pad")
 
     @property
     def unk_id(self) -> int:
-        """The id of the token for what is unknown."""
+        """The id of the token for unknown text."""
         return self._special_id("unk")
 
     @property
@@ -83,7 +85,7 @@ class SubwordTokenizer(keras.layers.Layer):
 
     @property
     def mask_id(self) -> int:
-        """The id of the token that hides another."""
+        """The id of the token that masks another."""
         return self._special_id("mask")
 
     def call(self, text: Any) -> tf.RaggedTensor:
@@ -96,18 +98,18 @@ class SubwordTokenizer(keras.layers.Layer):
         return self._flat_ids(text)
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
-        """The symbolic outputs."""
+        """The symbolic output."""
         return symbolic_ids(self, text)
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The tokens as strings, as the vocabulary writes them, of the shape of `ids`."""
+        """The tokens as strings, as written in the vocabulary, in the shape of `ids`."""
         return tf.ragged.map_flat_values(
             lambda flat: tf.gather(tf.constant(self.vocabulary), flat),
             token_ids(ids, len(self.vocabulary)),
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments that all have."""
+        """The constructor arguments that all tokenizers have."""
         return {
             **super().get_config(),
             "special_tokens": dict(self.special_tokens),

@@ -1,4 +1,4 @@
-"""Tables with a header line: columns by name, and the documents that their rows make."""
+"""Reads tables with a header line, and groups their rows into documents."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _LONGEST_CELL = 2**31 - 1  # characters; the csv module refuses more than 131,07
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
-    """Reads a table, its first line the names of the columns.
+    """Reads a table whose first line has the names of the columns.
 
     Blank lines and columns without a name are left out.
 
     Args:
         path: a file in UTF-8, or in UTF-16 with a byte-order mark; comma-separated, with quotes as
-            spreadsheets write them, if its name ends in .csv, otherwise tab-separated; with .gz,
-            .bz2 or .xz behind that it is decompressed.
+            spreadsheets write them, if its name ends in .csv, otherwise tab-separated. If .gz, .bz2
+            or .xz follows, it is decompressed.
 
     Returns:
         The cells of each column, by its name.
@@ -35,7 +35,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
 
 
 def read_numbered(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of a table's columns, and its rows: the number of the line, the cells."""
+    """The names of a table's columns, and its rows: the line number and the cells of each."""
     name = os.fspath(path)
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:
@@ -43,13 +43,13 @@ def read_numbered(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     finally:
         csv.field_size_limit(limit)
     if not lines:
-        raise ValueError(f"`path` must be a table with a header line, got {name} empty")
+        raise ValueError(f"`path` must be a table with a header line, got the empty file {name}")
     (_, names), *rows = lines
-    twice = [column for column, count in Counter(names).items() if column and count > 1]
-    if twice:
+    repeated = [column for column, count in Counter(names).items() if column and count > 1]
+    if repeated:
         raise ValueError(
-            f"`path` must name each column once, got {name} with {names.count(twice[0])} columns "
-            f"{twice[0]!r}"
+            f"`path` must name each column once, got {name} with {names.count(repeated[0])} "
+            f"columns {repeated[0]!r}"
         )
     if len(names) > 1:  # a line of spaces is blank
         rows = [(number, cells) for number, cells in rows if len(cells) > 1 or cells[0].strip()]
@@ -69,16 +69,16 @@ def table_documents(
 
     Args:
         table: from `read_table`.
-        columns: one name for paragraphs, several for aligned ones, such as "en", "de" for
-            translation pairs. Rows that lack one of them are left out.
-        by: the column with the document's name.
+        columns: one name for single paragraphs, several for aligned ones, such as "en", "de" for
+            translation pairs. Rows with an empty cell in one of them are left out.
+        by: the column with the name of the document.
 
     Returns:
         The documents by name, in order: a list of strings each, or, for several columns, of
         tuples of strings. Documents without a row are left out.
 
     Raises:
-        ValueError: if the table has no such column.
+        ValueError: the table lacks one of the columns.
 
     Example:
     >>> table = {"document": ["p", "p", "q"], "en": ["a", "b", "c"], "de": ["A", "", "C"]}
@@ -99,7 +99,7 @@ def table_documents(
 
 
 def _cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines' numbers and cells, without blank lines; a quoted cell may hold line ends."""
+    """The number and the cells of each line that is not blank; quoted cells may have line ends."""
     if not stem(path).endswith(".csv"):
         for number, line in read_lines(path):
             if line.strip(" "):

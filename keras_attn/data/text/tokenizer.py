@@ -1,4 +1,4 @@
-"""Strings to the ids of the original BERT, in the graph, with operations that old servers know.
+"""The tokenizer of the original BERT, in the graph, with operations that older servers have.
 
 B batch, T tokens of a row (ragged), V vocabulary.
 """
@@ -32,15 +32,15 @@ _LONGEST_WORD = 100  # characters; BERT gives [UNK] for a longer one
 class BertTokenizer(keras.layers.Layer):
     """Splits strings into WordPiece ids, equal to the original BERT's.
 
-    Control characters are deleted; with `lowercase` the text is lower-cased, decomposed (NFD) and
-    stripped of accents; it is split at spaces, punctuation and Chinese characters; each word
-    becomes its longest tokens from left to right, "##" marking those that go on, or [UNK].
-    A special token written out in a string, such as "[MASK]", becomes its id.
+    Control characters are deleted. With `lowercase` the text is lower-cased, decomposed (NFD) and
+    its accents are removed. It is split at spaces, punctuation and Chinese characters. Each word
+    becomes, from left to right, the longest tokens that match, or [UNK]; tokens that continue a
+    word begin with "##". A special token in a string, such as "[MASK]", becomes its id.
 
     It works eagerly, in `tf.data`, in a functional model with
     `keras.Input(shape=(), dtype="string")` (TensorFlow backend) and in a SavedModel. The
-    vocabulary is part of the config: a `.keras` file needs no vocabulary file beside it. Invalid
-    UTF-8 bytes are dropped, as a server must answer all the same.
+    vocabulary is part of the config: a `.keras` file needs no separate vocabulary file. Invalid
+    UTF-8 bytes are dropped, since a server must answer such requests too.
 
     Args:
         vocabulary: the tokens in the order of their ids, or the path of a vocab.txt.
@@ -50,12 +50,12 @@ class BertTokenizer(keras.layers.Layer):
         text: strings, [B], or ragged of any depth.
 
     Returns:
-        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. Neither [CLS] nor [SEP] is
-        added: `pack` does that.
+        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. [CLS] and [SEP] are not added:
+        `pack` does that.
 
     Raises:
-        ValueError: if the vocabulary is empty, is not UTF-8, repeats a token or misses one of
-            [PAD], [UNK], [CLS], [SEP], [MASK]; if `text` has another shape.
+        ValueError: the vocabulary is empty, is not UTF-8, repeats a token or lacks one of [PAD],
+            [UNK], [CLS], [SEP], [MASK]; in a call, `text` has another shape.
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
@@ -83,7 +83,7 @@ class BertTokenizer(keras.layers.Layer):
             source = os.fspath(vocabulary)
             vocabulary = read_vocabulary(vocabulary)
         check_vocabulary(vocabulary, source)
-        # One string: Keras and TensorFlow would wrap and watch every element of a list.
+        # One string: Keras and TensorFlow would wrap and track every element of a list.
         self._vocabulary = "\n".join(vocabulary)
         self.lowercase = lowercase
         self._tokenizer = None
@@ -135,15 +135,15 @@ class BertTokenizer(keras.layers.Layer):
     def tokenize_with_offsets(
         self, text: Any, whole_words: bool = False
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
-        """The ids of `text`, and where in it each token begins and ends.
+        """The ids of `text`, and where in the text each token begins and ends.
 
         Args:
             text: as in a call.
-            whole_words: whether a token has the place of its whole word.
+            whole_words: whether the begin and the end are those of the token's whole word.
 
         Returns:
-            Three ragged int32 `[B, (T)]`: the ids, the first byte of each token in its string as
-            it was given, and the byte after its last, accents included.
+            Three ragged int32 tensors `[B, (T)]`: the ids, the first byte of each token in the
+            original string, and the byte after its last, accents included.
         """
         text = self._strings(text)
         if isinstance(text, tf.RaggedTensor):
@@ -170,7 +170,7 @@ class BertTokenizer(keras.layers.Layer):
         )
 
     def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
-        """The tokens as strings, of the shape of `ids`."""
+        """The tokens as strings, in the shape of `ids`."""
         return tf.ragged.map_flat_values(
             lambda flat: tf.gather(tf.constant(self.vocabulary), flat),
             token_ids(ids, len(self.vocabulary)),
@@ -184,22 +184,22 @@ class BertTokenizer(keras.layers.Layer):
     def detokenize(self, ids: Any) -> tf.Tensor:
         """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
 
-        [PAD], [CLS] and [SEP] are left out, "##" glues a token to the one before, and a space
-        stands between words: spaces, case and accents of the first text are not known any more.
+        [PAD], [CLS] and [SEP] are left out, tokens with "##" are joined to the token before them,
+        and words are separated by a space. Spaces, case and accents of the original are lost.
         """
         ids = token_ids(ids, len(self.vocabulary))
-        silent = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
+        left_out = tf.constant([self.pad_id, self.cls_id, self.sep_id], ids.dtype)
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
         kept = tf.ragged.map_flat_values(
-            lambda flat: tf.reduce_all(flat[:, None] != silent, axis=-1), ids
+            lambda flat: tf.reduce_all(flat[:, None] != left_out, axis=-1), ids
         )
         tokens = self.tokens(tf.ragged.boolean_mask(ids, kept))
         text = tf.strings.reduce_join(tokens, axis=-1, separator=" ")
         return tf.strings.regex_replace(text, " ##", "")
 
     def compute_output_spec(self, text: keras.KerasTensor) -> keras.KerasTensor:
-        """The symbolic outputs."""
+        """The symbolic output."""
         return symbolic_ids(self, text)
 
     def get_config(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class BertTokenizer(keras.layers.Layer):
                 marked(token, self.lowercase) if token in SPECIAL_TOKENS else token
                 for token in self.vocabulary
             ]
-            # The table outlives the graph in which the layer happens to be called first.
+            # Not in the graph of the first call: later calls use the table too.
             with tf.init_scope():
                 ids = tf.range(len(tokens), dtype=tf.int64)
                 initializer = tf.lookup.KeyValueTensorInitializer(tokens, ids)

@@ -1,4 +1,4 @@
-"""A tokenizer to the files from which the library transformers makes the same one."""
+"""Writes a tokenizer as the files that the library transformers reads."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ def write_tokenizer(
     *,
     segments: bool = False,
 ) -> None:
-    """Writes the files from which `read_tokenizer` and transformers make the tokenizer again.
+    """Writes the files from which `read_tokenizer` and transformers make the same tokenizer.
 
-    tokenizer.json, or tokenizer.model for a `SentencePieceTokenizer`, and tokenizer_config.json.
-    Of a tokenizer.json transformers makes the same ids, and adds the checkpoint's special tokens.
-    A tokenizer.model it converts; where it does so otherwise than SentencePiece, as with some
-    combining characters, it has other ids, and it adds no special tokens.
+    These are tokenizer.json, or tokenizer.model for a `SentencePieceTokenizer`, and
+    tokenizer_config.json. From a tokenizer.json transformers makes the same ids, and it adds the
+    special tokens of the checkpoint. A tokenizer.model is converted by transformers: the ids may
+    then differ for a few texts, such as some with combining characters, and no special tokens are
+    added.
 
     Args:
-        tokenizer: what `read_tokenizer` gives.
-        directory: made if it is not there; files of these names are replaced.
-        segments: whether the model tells a second text from the first by its segment ids.
+        tokenizer: a tokenizer as `read_tokenizer` returns it.
+        directory: created if it does not exist; files of these names are replaced.
+        segments: whether the model has segment ids for the second of two texts.
 
     Raises:
-        ValueError: another kind of tokenizer.
+        ValueError: a tokenizer of another class.
 
     Example:
     >>> import tempfile
@@ -127,14 +128,14 @@ def _byte_pairs(tokenizer: BytePairTokenizer) -> dict[str, Any]:
 
 
 def _template(tokenizer: BytePairTokenizer) -> dict[str, Any]:
-    """What puts the special tokens around one text and two."""
+    """The post-processor that adds the special tokens to one text and to two."""
 
     def special(role: str, segment: int) -> dict[str, Any]:
         token = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
         return {"SpecialToken": {"id": token, "type_id": segment}}
 
     single = [special("cls", 0), {"Sequence": {"id": "A", "type_id": 0}}, special("sep", 0)]
-    second = int(tokenizer.separators == 1)  # with several separators there are no segments
+    second = int(tokenizer.separators == 1)  # models with several separators have no segments
     return {
         "type": "TemplateProcessing",
         "single": single,

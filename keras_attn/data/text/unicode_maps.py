@@ -1,4 +1,4 @@
-"""What a tokenizer.json does to text before it is split: its normalizers, in the graph.
+"""The normalizers of a tokenizer.json, in the graph.
 
 P strings (flat), C characters (flat).
 """
@@ -16,7 +16,7 @@ from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.spans import SPACE, SPACES, ZERO, hide_zeros, literal, show_zeros
 
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# Regular expressions that checkpoints have, and what they are here.
+# Regular expressions of checkpoints, and the same in RE2 with Unicode's white space.
 _EXPRESSIONS = {
     " {2,}": " {2,}",
     r"\s+": SPACES,
@@ -25,17 +25,17 @@ _EXPRESSIONS = {
     r"\A▁": r"\A▁",
 }
 _KINDS = (*FORMS, "Precompiled", "Replace", "Lowercase", "StripAccents", "Strip")
-# Characters that begin or go on with what a reader takes for one character.
+# A grapheme cluster (what a reader sees as one character) of several code points: its parts.
 _BEFORE = r"[\x{600}-\x{605}\x{6DD}\x{70F}\x{890}\x{891}\x{8E2}]"
-_BEHIND = r"[\p{Mn}\p{Me}\p{Mc}\x{200C}\x{200D}\x{E33}\x{EB3}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}]"
+_AFTER = r"[\p{Mn}\p{Me}\p{Mc}\x{200C}\x{200D}\x{E33}\x{EB3}\x{FF9E}\x{FF9F}\x{1F3FB}-\x{1F3FF}]"
 _BASE = r"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
-_SEVERAL = rf"\r\n|{_BEFORE}+{_BASE}{_BEHIND}*|(?:{_BASE}|{_BEFORE}|{_BEHIND}){_BEHIND}+"
-_LONGEST = 5  # bytes of several characters that are looked up as one
+_CLUSTER = rf"\r\n|{_BEFORE}+{_BASE}{_AFTER}*|(?:{_BASE}|{_BEFORE}|{_AFTER}){_AFTER}+"
+_LONGEST = 5  # bytes of a cluster that is looked up as a whole
 _NONE = "\uffff"
 
 
 def normalizers(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The normalizers that the object of tokenizer.json names, one after the other.
+    """The steps of a normalizer of tokenizer.json, in their order.
 
     Raises:
         ValueError: one of them is not supported.
@@ -46,7 +46,7 @@ def normalizers(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if kind == "Sequence":
         return [step for inner in part["normalizers"] for step in normalizers(inner)]
     if kind not in _KINDS:
-        raise ValueError(f"the normalizer must be of {', '.join(_KINDS)}, got {kind}")
+        raise ValueError(f"the normalizer must be one of {', '.join(_KINDS)}, got {kind}")
     pattern = part["pattern"] if kind == "Replace" else {}
     if "Regex" in pattern and pattern["Regex"] not in _EXPRESSIONS:
         raise ValueError(
@@ -57,10 +57,10 @@ def normalizers(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 class Normalizer:
-    """The steps of a tokenizer.json, from strings `[P]` to strings `[P]`.
+    """Normalizes strings `[P]` as a tokenizer.json says.
 
     Args:
-        part: its object `normalizer`.
+        part: the object `normalizer` of tokenizer.json.
     """
 
     def __init__(self, part: Mapping[str, Any] | None):
@@ -70,7 +70,7 @@ class Normalizer:
             self._steps.append(self._step(step))
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
-        """The normalized text, zero bytes hidden."""
+        """The normalized text, its zero bytes replaced."""
         text = show_zeros(text)
         for step in self._steps:
             text = step(text)
@@ -98,13 +98,13 @@ class Normalizer:
 
 
 def _lower(text: tf.Tensor) -> tf.Tensor:
-    # At the end of a word TensorFlow has another small sigma.
+    # TensorFlow lower-cases a sigma at the end of a word to another character than `tokenizers`.
     lower = functools.partial(tf.strings.lower, encoding="utf-8")
     return _between_zeros(lower, _replaced(text, "Σ", "σ"))
 
 
 def _between_zeros(function: Callable[[tf.Tensor], tf.Tensor], text: tf.Tensor) -> tf.Tensor:
-    """The text `[P]`, `function` applied to what stands between its zero bytes."""
+    """Applies a function to the parts of text `[P]` between zero bytes."""
     parts = tf.strings.split(hide_zeros(text), ZERO)  # [P, (parts)]
     mapped = tf.strings.join([ZERO, function(parts.flat_values)])
     mapped = tf.strings.reduce_join(parts.with_flat_values(mapped), axis=-1)
@@ -116,10 +116,10 @@ def _replaced(text: tf.Tensor, pattern: str, content: str) -> tf.Tensor:
 
 
 class Charsmap:
-    """A map of characters as SentencePiece compiles it, used as the package `tokenizers` does.
+    """A character map compiled by SentencePiece, applied as by the package `tokenizers`.
 
-    What a reader takes for one character, up to five bytes, is looked up first: the map's shortest
-    beginning of it stands for all of it. Otherwise each character is looked up by itself.
+    A grapheme cluster of up to five bytes is looked up first: the shortest prefix of it that is in
+    the map decides for the whole cluster. Otherwise each code point is looked up by itself.
 
     Args:
         compiled: the map, in base64.
@@ -138,9 +138,9 @@ class Charsmap:
         return _between_zeros(self._map, text)
 
     def _map(self, text: tf.Tensor) -> tf.Tensor:
-        parts = tf_text.regex_split(text, _SEVERAL, _SEVERAL)  # [P, (parts)]
+        parts = tf_text.regex_split(text, _CLUSTER, _CLUSTER)  # [P, (parts)]
         flat = parts.flat_values
-        short = tf.strings.regex_full_match(flat, _SEVERAL)
+        short = tf.strings.regex_full_match(flat, _CLUSTER)
         short &= tf.strings.length(flat) <= _LONGEST
         found = tf.fill(tf.shape(flat), _NONE)
         for count in reversed(range(1, _LONGEST + 1)):
@@ -158,7 +158,7 @@ class Charsmap:
 
 
 def _keys(content: bytes) -> dict[bytes, bytes]:
-    """What a compiled map has for single characters and for several of up to five bytes."""
+    """The entries of a compiled map whose key has at most five bytes."""
     size = int.from_bytes(content[:4], "little")
     units = np.frombuffer(content[4 : 4 + size], "<u4")
     texts = content[4 + size :]

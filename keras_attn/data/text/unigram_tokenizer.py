@@ -1,4 +1,4 @@
-"""Strings to the ids of a Unigram tokenizer.json, and back, in the graph.
+"""The tokenizer of a tokenizer.json with a Unigram model, in the graph.
 
 B batch, P spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
 """
@@ -25,11 +25,11 @@ from keras_attn.data.text.subwords import SubwordTokenizer
 from keras_attn.data.text.unicode_maps import Normalizer, normalizers
 from keras_attn.data.text.unigrams import Unigrams
 
-_SPACE = "▁"  # stands for a space in a vocabulary
+_SPACE = "▁"  # represents a space in a vocabulary
 _WORD = f"{_SPACE}[^{_SPACE}]*|[^{_SPACE}]+"
 _SCHEMES = ("always", "first", "never")
-# The decoder of a vocabulary with bytes.
-_OF_BYTES = [
+# The decoder of a vocabulary with byte fallback.
+_BYTE_DECODERS = [
     {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
     {"type": "ByteFallback"},
     {"type": "Fuse"},
@@ -39,24 +39,26 @@ _OF_BYTES = [
 
 @register()
 class UnigramTokenizer(SubwordTokenizer):
-    """Splits strings as a Unigram tokenizer.json says, with the ids of the package `tokenizers`.
+    """Splits strings by a unigram model, with the ids of the package `tokenizers`.
 
-    Added tokens are found first; what is between them is normalized and split at spaces; each word
-    becomes its likeliest tokens, each token being drawn by itself. XLM-RoBERTa, ALBERT, T5 and
-    their kin have such files. A `.model` of SentencePiece is for `SentencePieceTokenizer`.
+    Added tokens are found first. The text between them is normalized and split at spaces. Each word
+    is split into the tokens whose probabilities have the greatest product. XLM-RoBERTa, ALBERT, T5
+    and similar models have such files. For a `.model` of SentencePiece there is
+    `SentencePieceTokenizer`.
 
     It works eagerly, in `tf.data`, in a functional model with
     `keras.Input(shape=(), dtype="string")` (TensorFlow backend) and in a SavedModel. The file is
     part of the config. Invalid UTF-8 becomes U+FFFD. `read_tokenizer` makes one from a file.
 
     Args:
-        file: content of tokenizer.json: an object, or a string of it, as in the config. Its
-            `post_processor`, `truncation` and `padding` are left to `data.pack`.
-        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id`,
-            `mask_id`, under "cls" and so on; defaults to their usual names.
-        adds_cls: whether the checkpoint's rows begin with the token "cls": `export.Generation`
-            puts it before each prompt then, otherwise only where a prompt is empty.
-        separators: how many tokens "sep" stand between two texts of a row; RoBERTa has 2.
+        file: the content of tokenizer.json, as an object or as a string, as in the config. Its
+            `post_processor`, `truncation` and `padding` are not applied: `data.pack` does this.
+        special_tokens: the tokens whose ids are `cls_id`, `sep_id`, `pad_id`, `unk_id` and
+            `mask_id`, by the keys "cls", "sep", "pad", "unk" and "mask"; defaults to their usual
+            names.
+        adds_cls: whether rows of the checkpoint begin with the token "cls". If so,
+            `export.Generation` puts it before each prompt, otherwise only before an empty one.
+        separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
         text: strings, [B], or ragged of any depth.
@@ -65,8 +67,8 @@ class UnigramTokenizer(SubwordTokenizer):
         int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
 
     Raises:
-        ValueError: if the file asks for something that is not supported, a special token is not in
-            the vocabulary; if `text` has another shape.
+        ValueError: the file asks for what is not supported, or a special token is not in the
+            vocabulary; in a call, `text` has another shape.
 
     Example:
     >>> vocabulary = [["<unk>", 0.0], ["▁", -3.0], ["▁a", -2.0], ["a", -3.0], ["ab", -4.0]]
@@ -92,7 +94,7 @@ class UnigramTokenizer(SubwordTokenizer):
         **kwargs: Any,
     ):
         super().__init__(special_tokens, adds_cls, separators, **kwargs)
-        # One string: Keras and TensorFlow would wrap and watch every element of a list.
+        # One string: Keras and TensorFlow would wrap and track every element of a list.
         self.file = file if isinstance(file, str) else json.dumps(file, ensure_ascii=False)
         _check(self._read)
         self._check_special_tokens()
@@ -109,7 +111,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
     @functools.cached_property
     def _metaspace(self) -> tuple[str, bool, bool]:
-        """Which words get a space in front, whether words end at spaces, and at any white space."""
+        """Which words get a space before them, whether to split at spaces, and at white space."""
         return _metaspace(self._read["pre_tokenizer"])
 
     def detokenize(self, ids: Any) -> tf.Tensor:
@@ -122,17 +124,17 @@ class UnigramTokenizer(SubwordTokenizer):
         hidden = tf.constant([token in special for token in self.vocabulary])
         ids = tf.ragged.boolean_mask(ids, ids.with_values(~tf.gather(hidden, ids.flat_values)))
         self._tables()
-        of_bytes = self._read["decoder"]["type"] == "Sequence"
+        has_bytes = self._read["decoder"]["type"] == "Sequence"
         shown = [self._added.contents.get(token, token) for token in self.vocabulary]
-        tokens = [_byte(token) if of_bytes else token.encode() for token in shown]
+        tokens = [_byte(token) if has_bytes else token.encode() for token in shown]
         space = _SPACE.encode()
         flat = tf.gather([token.replace(space, b" ") for token in tokens], ids.flat_values)
-        if not of_bytes and _scheme(self._read["decoder"]) != "never":
+        if not has_bytes and _scheme(self._read["decoder"]) != "never":
             first = tf.gather([token.replace(space, b"") for token in tokens], ids.flat_values)
             starts = tf.gather(ids.row_starts(), ids.value_rowids())
             flat = tf.where(tf.range(tf.size(flat, tf.int64)) == starts, first, flat)
         text = tf.strings.reduce_join(ids.with_values(flat), axis=-1)
-        if of_bytes:
+        if has_bytes:
             text = tf.strings.regex_replace(text, r"\A ", "")
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
@@ -172,12 +174,12 @@ class UnigramTokenizer(SubwordTokenizer):
         return tf_text.regex_split(parts, _WORD, _WORD).merge_dims(1, 2) if splits else parts
 
     def _tables(self) -> Unigrams:
-        """The model; it and the ids of added tokens are built at the first call."""
+        """The model. It and the table of added tokens are built at the first call."""
         if self._unigrams is None:
             model = self._read["model"]
             tokens, scores = zip(*model["vocab"], strict=True)
             byte_ids = _byte_ids(model)
-            # The tables outlive the graph in which the layer happens to be called first.
+            # Not in the graph of the first call: later calls use the tables too.
             with tf.init_scope():
                 unigrams = Unigrams(tokens, scores, model["unk_id"], byte_ids)
                 normalizer = Normalizer(self._read.get("normalizer"))
@@ -192,11 +194,11 @@ class UnigramTokenizer(SubwordTokenizer):
 
 
 def _check(file: dict[str, Any]) -> None:
-    """Raises a ValueError that says what the file asks for and is not supported."""
+    """Raises a ValueError for what the file asks for and is not supported."""
     model = file.get("model") or {}
     vocabulary, unknown = model.get("vocab"), model.get("unk_id")
     if model.get("type") != "Unigram" or not isinstance(vocabulary, list) or not vocabulary:
-        raise ValueError(f"the model must be Unigram with vocab, got {', '.join(model)}")
+        raise ValueError(f"the model must be Unigram and have vocab, got {', '.join(model)}")
     if type(unknown) is not int or not 0 <= unknown < len(vocabulary):
         raise ValueError(
             f"unk_id must be the id of one of {len(vocabulary)} tokens, got {unknown!r}"
@@ -206,10 +208,11 @@ def _check(file: dict[str, Any]) -> None:
     normalizers(file.get("normalizer"))
     _metaspace(file.get("pre_tokenizer") or {})
     decoder = file.get("decoder") or {}
-    if decoder.get("type") != "Metaspace" and decoder.get("decoders") != _OF_BYTES:
+    if decoder.get("type") != "Metaspace" and decoder.get("decoders") != _BYTE_DECODERS:
         raise ValueError(
             "the decoder must be Metaspace or a Sequence of Replace, ByteFallback, Fuse and Strip "
-            f"that makes {_SPACE!r} a space and strips the first, got {described(decoder)}"
+            f"that replaces {_SPACE!r} by a space and strips the first one, "
+            f"got {described(decoder)}"
         )
     check_added(file.get("added_tokens") or [])
 
@@ -219,8 +222,8 @@ def _vocabulary(file: dict[str, Any]) -> list[str]:
     for added in file.get("added_tokens") or []:
         if tokens.setdefault(added["id"], added["content"]) != added["content"]:
             raise ValueError(
-                f"`added_tokens` must have ids of their own, got {added['content']!r} with that of "
-                f"{tokens[added['id']]!r}"
+                f"`added_tokens` must have different ids from other tokens, got "
+                f"{added['content']!r} with the id of {tokens[added['id']]!r}"
             )
     if max(tokens) >= len(tokens):
         raise ValueError(
@@ -234,20 +237,20 @@ def _metaspace(part: Mapping[str, Any]) -> tuple[str, bool, bool]:
     kinds = [each.get("type") for each in parts]
     if kinds not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
         raise ValueError(
-            "the pre-tokenizer must be Metaspace, with WhitespaceSplit before it or not, "
+            "the pre-tokenizer must be Metaspace, or WhitespaceSplit followed by Metaspace, "
             f"got {described(part)}"
         )
     space = parts[-1]
     if space.get("replacement") != _SPACE or _scheme(space) not in _SCHEMES:
         raise ValueError(
-            f"Metaspace must replace a space by {_SPACE!r} and prepend it {', '.join(_SCHEMES)}, "
-            f"got {space.get('replacement')!r} and {_scheme(space)!r}"
+            f"Metaspace must have the replacement {_SPACE!r} and a prepend_scheme among "
+            f"{', '.join(_SCHEMES)}, got {space.get('replacement')!r} and {_scheme(space)!r}"
         )
     return _scheme(space), space.get("split", True), len(parts) > 1
 
 
 def _scheme(space: Mapping[str, Any]) -> str:
-    """Which words get a space in front; older files say it by a flag."""
+    """Which words get a space before them; older files have a flag instead."""
     flag = "always" if space.get("add_prefix_space", True) else "never"
     return space.get("prepend_scheme") or flag
 
@@ -264,13 +267,13 @@ def _byte_ids(model: Mapping[str, Any]) -> list[int] | None:
 
 
 def _byte(token: str) -> bytes:
-    """What a token stands for, which may be a single byte."""
+    """The bytes that a token represents; a token such as <0x0A> is a single byte."""
     is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
     return bytes([int(token[3:5], 16)]) if is_byte else token.encode()
 
 
 def described(part: Mapping[str, Any]) -> str:
-    """A part of tokenizer.json, shortly."""
+    """The types in a part of tokenizer.json, for an error message."""
     keys = ("pretokenizers", "normalizers", "decoders")
     nested = next((part[key] for key in keys if part.get(key)), ())
     name = part.get("type") or "none"

@@ -1,6 +1,7 @@
-"""The likeliest split of words into the tokens of a unigram language model, in the graph.
+"""Finds the likeliest split of words into the tokens of a unigram language model, in the graph.
 
-W words, C their characters (flat), K the longest token in them, V vocabulary, T tokens (ragged).
+W words, C characters of all words (flat), K characters of the longest token found in them, V
+vocabulary, T tokens (ragged).
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ import numpy as np
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.spans import show_zeros
 
-_PENALTY = 10.0  # by how much an unknown character is less likely than the rarest token
-_CODES = 0x110000  # of Unicode
+_PENALTY = 10.0  # the score of an unknown character is that of the rarest token minus this
+_CODES = 0x110000  # code points of Unicode
 
 
 class Unigrams:
-    """A vocabulary with the logarithm of the probability of each token.
+    """A vocabulary with the log probability of each token.
 
-    The search is that of the package `tokenizers`, in float64: from left to right, of equally
-    likely splits the one whose last token is the longest; unknown neighbours become one token, or
-    their bytes where the vocabulary has them.
+    The search is the same as in the package `tokenizers`, in float64. Of equally likely splits it
+    takes the one whose last token is the longest. Neighbouring unknown characters become one
+    unknown token, or their bytes if the vocabulary has tokens for them.
 
     Args:
-        tokens: the vocabulary in the order of its ids, V of them; of equal ones the last counts.
-        scores: their logarithms.
-        unknown: the id of the token for what is unknown.
+        tokens: the vocabulary in the order of its ids, V tokens; of equal tokens the last counts.
+        scores: the log probabilities.
+        unknown: the id of the token for unknown text.
         byte_ids: the ids of the 256 tokens for single bytes, or None.
 
     Reference: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
@@ -41,7 +42,7 @@ class Unigrams:
     ):
         self._unknown = unknown
         self._byte_ids = None if byte_ids is None else np.array(byte_ids, np.int32)
-        self._missing = len(tokens)  # stands for a character that is no token
+        self._missing = len(tokens)  # the id for a character that is not a token
         self._scores = np.array([*scores, min(scores) - _PENALTY, -np.inf])
         # The tokens as a tree of characters: a node and a character give the next node.
         nodes: dict[tuple[int, int], int] = {}
@@ -59,7 +60,7 @@ class Unigrams:
             keys, np.array(list(nodes.values()), np.int64)
         )
         self.table = tf.lookup.StaticHashTable(initializer, -1)
-        # A graph even in eager code: the loops take a step for each character of a word.
+        # A graph in eager code too: the loops take a step for each character of a word.
         self._split = tf.function(
             self._likeliest, [tf.TensorSpec([None], tf.string)], autograph=False
         )
@@ -70,7 +71,7 @@ class Unigrams:
 
     def _likeliest(self, words: tf.Tensor) -> tf.RaggedTensor:
         count = tf.size(words, tf.int64)
-        words = tf.concat([show_zeros(words), ["a"]], 0)  # one more, so that none is no case
+        words = tf.concat([show_zeros(words), ["a"]], 0)  # one more, so that there is never none
         codes = tf.strings.unicode_decode(words, "UTF-8")  # [W, (C)]
         chars, row = codes.flat_values, codes.value_rowids()
         ids = self._matches(chars, tf.gather(codes.row_limits(), row))  # [K, C]
@@ -90,7 +91,7 @@ class Unigrams:
         )
 
     def _matches(self, chars: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-        """The token `[K, C]` that ends with each character, of each length, the longest first."""
+        """The token `[K, C]` of each length that ends with each character, the longest first."""
         size = tf.size(chars, tf.int64)
 
         def longer(length: tf.Tensor, place: tf.Tensor, node: tf.Tensor, ids: tf.Tensor):
@@ -122,16 +123,16 @@ class Unigrams:
     def _choices(
         self, ids: tf.Tensor, place: tf.Tensor, row: tf.Tensor, lengths: tf.Tensor
     ) -> tf.Tensor:
-        """Which token `[C]`, 0 to K - 1, ends the likeliest split up to each character.
+        """The last token `[C]`, 0 to K - 1, of the likeliest split up to each character.
 
-        All words go a character at a time; the longest are first, so that those which have one
-        more character are the first ones.
+        Each step handles one character of every word. Words are sorted by length, the longest
+        first, so that those which have a next character are always the first ones.
         """
         rank = tf.argsort(tf.argsort(-lengths, stable=True))
         order = tf.argsort(
             place * tf.size(lengths, tf.int64) + tf.cast(tf.gather(rank, row), tf.int64)
         )
-        counts = tf.math.bincount(tf.cast(place, tf.int32))  # of words so long
+        counts = tf.math.bincount(tf.cast(place, tf.int32))  # words longer than each place
         offsets = tf.cumsum(counts, exclusive=True)
         scores = tf.gather(self._scores, tf.where(ids < 0, self._missing + 1, ids))
         scores = tf.gather(tf.transpose(scores), order)  # [C, K]
@@ -146,7 +147,7 @@ class Unigrams:
             before = tf.concat([before[:, 1:], best], 1)
             return at + 1, before, choices.write(at, tf.argmax(total, 1))
 
-        # What is known of the K places before: nothing, and that a word begins.
+        # The scores up to the K places before a character; a word begins with score 0.
         before = tf.fill([counts[0], size], tf.constant(-np.inf, tf.float64))
         before = tf.concat([before[:, 1:], tf.zeros([counts[0], 1], tf.float64)], 1)
         choices = tf.while_loop(
@@ -164,7 +165,7 @@ class Unigrams:
     def _known(
         self, tokens: tf.Tensor, chars: tf.Tensor, row: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tokens, and their words, with what stands for unknown characters."""
+        """Tokens and the numbers of their words, with unknown characters replaced."""
         unknown = tokens == self._missing
         if self._byte_ids is None:
             again = unknown[1:] & unknown[:-1] & (row[1:] == row[:-1])
@@ -184,21 +185,25 @@ class Unigrams:
 
 
 def _path(before: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """Where `[C]` tokens end: at the last characters and at what stands `before` each, -1 none.
+    """Whether a token of the best split ends at each character `[C]`.
 
-    The steps back double: after the first loop those of one token are known, then of two, four.
+    Args:
+        before: the end of the token before the one that ends at each character; -1 for none.
+        last: whether each character is the last of its word.
+
+    The number of steps back doubles in each iteration: one token, then two, four and so on.
     """
     size = tf.size(before, tf.int64)
     before = tf.concat([tf.where(before < 0, size, before), [size]], 0)
     ends = tf.concat([tf.cast(last, tf.int32), [0]], 0)
 
-    def twice(steps: tf.Tensor, ends: tf.Tensor, before: tf.Tensor):
+    def double(steps: tf.Tensor, ends: tf.Tensor, before: tf.Tensor):
         reached = tf.math.unsorted_segment_max(ends, before, size + 1)
         return steps * 2, tf.maximum(ends, reached), tf.gather(before, before)
 
     _, ends, _ = tf.while_loop(
         lambda steps, *_: steps <= size,
-        twice,
+        double,
         (tf.constant(1, tf.int64), ends, before),
     )
     return ends[:-1] > 0

@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: train one, read one, and the checks that every one passes."""
+"""Trains, reads and checks WordPiece vocabularies."""
 
 import collections
 import itertools
@@ -19,24 +19,24 @@ def train_vocabulary(
 ) -> list[str]:
     """Trains a WordPiece vocabulary with the package `tokenizers`.
 
-    The same texts give the same vocabulary on every run, in whatever order they come. The
-    commonest characters come in, in their two forms (at a word's start and, with ##, inside) at
-    most as many as half of `size` each; the rest are tokens merged by frequency.
+    The same texts give the same vocabulary in every run and in any order. The most frequent
+    characters are tokens, at the start of a word and, with ##, inside it; each of these two forms
+    has at most half of `size`. The other tokens are merged by frequency.
 
     Args:
-        texts: strings, read once; a generator or an open text file will do.
+        texts: strings, read once; may be a generator or an open text file.
         size: the number of tokens, special tokens included. A small corpus may give fewer.
         lowercase: as in `BertTokenizer`.
-        progress: whether to draw the trainer's progress bars, on a terminal.
+        progress: whether to show the trainer's progress bars on a terminal.
 
     Returns:
         The tokens: "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]" as ids 0 to 4, then single
         characters, then merged tokens in the order in which they were learned.
 
     Raises:
-        ValueError: if `texts` holds no text or `size` leaves no space for tokens.
-        TypeError: if `texts` is a single string.
-        ImportError: if the package `tokenizers` is not installed.
+        ValueError: `texts` holds no text, or `size` is too small.
+        TypeError: `texts` is a single string.
+        ImportError: the package `tokenizers` is not installed.
 
     Example:
     >>> vocabulary = train_vocabulary(["low lower lowest"] * 9, size=20, progress=False)
@@ -61,8 +61,9 @@ def train_vocabulary(
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=size,
-        # The trainer numbers the ## characters in the order of a randomly seeded hash map and
-        # breaks ties between merges by these numbers: naming them here makes it deterministic.
+        # The trainer numbers the ## characters in the order of a randomly seeded hash map, and
+        # decides between equally frequent merges by these numbers. Naming the characters here makes
+        # it deterministic.
         special_tokens=[*SPECIAL_TOKENS, *alphabet, *continuations],
         limit_alphabet=len(alphabet),
         min_frequency=2,
@@ -75,14 +76,14 @@ def train_vocabulary(
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Reads a vocab.txt: a token in each line, whose number from 0 is the id.
+    """Reads a vocab.txt: each line has a token, and its number, from 0, is the id.
 
-    The file is in UTF-8, or in UTF-16 with a byte-order mark. The mark is left out, and so are
-    blank lines at the end.
+    The file is in UTF-8, or in UTF-16 with a byte-order mark. The mark and blank lines at the end
+    are left out.
 
     Raises:
-        ValueError: if the file cannot be decoded or has a blank line between tokens; the
-            message names file and line.
+        ValueError: the file cannot be decoded or has a blank line between tokens; the message
+            names file and line.
     """
     tokens = [line for _, line in read_lines(path)]
     while tokens and not tokens[-1].strip(" "):
@@ -99,15 +100,15 @@ def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
     """Raises a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
     if not len(vocabulary):
         raise ValueError(f"`vocabulary` must hold tokens, got {source} that is empty")
-    broken = [
+    invalid = [
         (number, token)
         for number, token in enumerate(vocabulary)
         if not isinstance(token, str) or not token or {"\n", "\r"} & set(token)
     ]
-    if broken:
+    if invalid:
         raise ValueError(
-            f"`vocabulary` must hold strings that are neither empty nor broken over lines, "
-            f"got {source} with {broken[0][1]!r} at place {broken[0][0]}"
+            f"`vocabulary` must hold strings that are not empty and have no line end, "
+            f"got {source} with {invalid[0][1]!r} at index {invalid[0][0]}"
         )
     missing = [token for token in SPECIAL_TOKENS if token not in set(vocabulary)]
     if missing:
@@ -117,20 +118,20 @@ def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
         )
     if len(set(vocabulary)) < len(vocabulary):
         counts = collections.Counter(vocabulary)
-        twice = [token for token, count in counts.items() if count > 1]
+        repeated = [token for token, count in counts.items() if count > 1]
         raise ValueError(
             f"`vocabulary` must hold each token once, got {source} "
-            f"with {len(twice)} tokens repeated: {', '.join(map(repr, twice[:5]))}"
+            f"with {len(repeated)} tokens repeated: {', '.join(map(repr, repeated[:5]))}"
         )
 
 
 def is_continuation(vocabulary: Sequence[str]) -> list[bool]:
-    """Which tokens go on with the word of the token before."""
+    """Whether each token continues the word of the token before it."""
     return [token.startswith(CONTINUATION) and token != CONTINUATION for token in vocabulary]
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
-    """Words and marks as the tokenizer splits them, in alphabetical order."""
+    """How often the tokenizer finds each word or punctuation mark, in alphabetical order."""
     counts: collections.Counter[bytes] = collections.Counter()
     texts = iter(texts)
     while chunk := list(itertools.islice(texts, _CHUNK)):
@@ -139,7 +140,7 @@ def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:
     return {
         word.decode(): counts[word]
         for word in sorted(counts)
-        if not word.startswith(b"\n")  # a special token, written out
+        if not word.startswith(b"\n")  # a special token in the text
     }
 
 
@@ -150,7 +151,7 @@ def _repeat(words: dict[str, int], at_most: int = 10_000) -> Iterator[str]:
 
 
 def _characters(words: dict[str, int], limit: int) -> tuple[list[str], list[str]]:
-    """The `limit` commonest characters at a word's start and, with ##, inside; as two lists."""
+    """The `limit` most frequent characters: at a word's start, and inside with ##; two lists."""
     counts: collections.Counter[str] = collections.Counter()
     for word, count in words.items():
         for character in _spelling(word):

@@ -86,7 +86,7 @@ def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="must have a feature padding_mask, got ids"):
         pack_rows(ids, length=T, batch_size=1)
     short = pack_rows(dataset, length=L - 1, batch_size=1)
-    message = "`length` must be that of the longest sequence or more, got 12"
+    message = "`length` must be at least that of the longest sequence, got 12"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         list(short)
 

@@ -80,7 +80,7 @@ def test_at_most_two_groups_are_held_in_memory(monkeypatch):
     assert sizes == [2, 2, 2, 2, 3]
 
 
-def test_an_interrupted_shard_is_not_left_behind(tmp_path):
+def test_an_interrupted_shard_leaves_no_file(tmp_path):
     paths = write_text(tmp_path)
     with paths[2].open("ab") as file:
         file.write(b"\xff broken\n")
@@ -94,7 +94,7 @@ def test_an_interrupted_shard_is_not_left_behind(tmp_path):
 def test_invalid_arguments_raise(tmp_path):
     single = tmp_path / "single.txt"
     single.write_text("w1 w2\n\nw3\nw4\n")
-    with pytest.raises(ValueError, match="two paragraphs or more for each shard, got .*single.txt"):
+    with pytest.raises(ValueError, match="two paragraphs for each shard, got .*single.txt"):
         write_shard(shard(tmp_path, [single]))
     for name, value in (("shards", 0), ("seed", -1)):
         with pytest.raises(ValueError, match=f"`{name}` must be at least .*, got {value}"):

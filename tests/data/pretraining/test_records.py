@@ -78,7 +78,7 @@ def test_a_damaged_or_missing_shard_raises(records):
 
 
 def test_invalid_arguments_raise(records, tmp_path):
-    with pytest.raises(ValueError, match="`split` must be one of .*, got 'test'"):
+    with pytest.raises(ValueError, match="`split` must be train or held_out .*, got 'test'"):
         stream(records, 1, split="test")
     other = BertTokenizer(TOKENIZER.vocabulary[:-1])
     with pytest.raises(ValueError, match="`tokenizer` must have the vocabulary .* of 404 tokens"):

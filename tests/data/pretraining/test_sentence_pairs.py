@@ -30,7 +30,7 @@ def draw(numbers, seed=5, length=LENGTH):
     return a.to_list(), b.to_list(), is_random.numpy()
 
 
-def test_pairs_join_at_paragraph_borders_or_are_random():
+def test_pairs_join_at_paragraph_boundaries_or_are_random():
     for a, b, is_random in zip(*draw(range(7 * BORDERS)), strict=True):
         assert a
         assert b
@@ -63,7 +63,7 @@ def test_pairs_fill_the_length_as_far_as_documents_allow():
             assert a_begins or a[-1] + 1 - before[-1] + len(b) > LENGTH
 
 
-def test_every_border_occurs_once_per_round_in_a_new_order():
+def test_every_boundary_occurs_once_per_pass_in_a_new_order():
     a, _, _ = draw(range(2 * BORDERS))
     ends = np.array([run[-1] for run in a])
     assert len(set(ends[:BORDERS])) == len(set(ends[BORDERS:])) == BORDERS

@@ -87,7 +87,7 @@ def test_start_continues_the_stream_at_that_example(start):
     assert_equal(examples(start + 20, 10)[start:], examples(20, 10, start=start))
 
 
-def test_a_far_start_does_not_read_the_examples_before():
+def test_a_late_start_does_not_read_earlier_examples():
     assert len(examples(4, 2, start=10**12)) == 4
 
 
@@ -143,7 +143,7 @@ def test_invalid_arguments_raise():
     for name, value, least in (("batch_size", 0, 1), ("length", 6, 7), ("start", -1, 0)):
         with pytest.raises(ValueError, match=f"`{name}` must be at least {least}, got {value}"):
             pretraining_dataset(DOCUMENTS, TOKENIZER, **{**options, name: value})
-    with pytest.raises(ValueError, match="`documents` must hold two documents or more"):
+    with pytest.raises(ValueError, match="`documents` must hold at least two documents"):
         pretraining_dataset(DOCUMENTS[:1], TOKENIZER, **options)
 
 

@@ -219,9 +219,9 @@ def test_a_tokenizer_without_places_is_refused():
 def test_invalid_input_raises():
     with pytest.raises(ValueError, match="`answer_start` must be given with `answer`, got None"):
         span_layer()(["who"], ["ann"], ["ann"])
-    with pytest.raises(ValueError, match="`context` must hold strings, got None at place 0"):
+    with pytest.raises(ValueError, match="`context` must hold strings, got None at index 0"):
         span_layer()(["who"], [None])
-    with pytest.raises(ValueError, match="`question` must hold strings, got nan at place 1"):
+    with pytest.raises(ValueError, match="`question` must hold strings, got nan at index 1"):
         span_layer()(["who", float("nan")], ["ann", "ann"])
 
 

@@ -140,7 +140,7 @@ def test_words_that_are_not_lists_of_strings_raise():
             words_layer()(flat)
     with pytest.raises(ValueError, match=r"`tags` must have the shape .* got 'O'"):
         words_layer()([["who", "sang"]], ["O", "O"])
-    with pytest.raises(ValueError, match="`words` must hold strings, got None at place 2"):
+    with pytest.raises(ValueError, match="`words` must hold strings, got None at index 2"):
         words_layer()([["who", "sang"], [None]])
 
 
@@ -194,9 +194,9 @@ def test_unequal_numbers_of_rows_of_words_and_tags_raise():
 
 def test_values_that_are_not_strings_raise():
     layer = PairPreprocessor(VOCABULARY, length=9)
-    with pytest.raises(ValueError, match="`second` must hold strings, got None at place 1"):
+    with pytest.raises(ValueError, match="`second` must hold strings, got None at index 1"):
         layer(["a", "b"], ["c", None])
-    with pytest.raises(ValueError, match="`prompt` must hold strings, got nan at place 0"):
+    with pytest.raises(ValueError, match="`prompt` must hold strings, got nan at index 0"):
         ChoicePreprocessor(VOCABULARY, length=9)([float("nan")], [["a", "b"]])
 
 

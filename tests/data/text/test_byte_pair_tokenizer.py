@@ -173,9 +173,9 @@ def test_the_config_restores_the_tokenizer(small, tmp_path):
         ({"added_tokens": [{"content": "a", "single_word": True}]}, "'a' with single_word"),
         (
             {"vocabulary": {"\0": 0}, "added_tokens": [{"content": "\0"}]},
-            r"no zero byte, got '\\x00'",
+            r"not contain a zero byte, got '\\x00'",
         ),
-        ({"special_tokens": {"end": "a"}}, "must be for cls, sep, pad, unk, mask, got end"),
+        ({"special_tokens": {"end": "a"}}, "the keys cls, sep, pad, unk, mask or .* got end"),
         ({"normalizer": "Lowercase"}, "None or one of NFC, NFD, NFKC, NFKD, got 'Lowercase'"),
     ],
 )

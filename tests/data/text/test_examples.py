@@ -62,7 +62,7 @@ def test_rows_with_a_label_found_only_in_the_second_file_are_skipped(tmp_path):
     assert second.skipped == [f"{test}, line 3: 'z' is not among x, y of {train}"]
     only = write(tmp_path / "c.csv", "text,label\none,X\ntwo,Y\n")
     with pytest.raises(
-        ValueError, match="one held out, got 0 of .*c.csv .skipped 2 of 2 rows, .*X"
+        ValueError, match="one held-out example, got 0 of .*c.csv .skipped 2 of 2 rows, .*X"
     ):
         read_examples([train, only], rows, **LABEL)
 
@@ -85,9 +85,7 @@ def test_too_few_examples_or_labels_raise(tmp_path):
         ValueError, match="two examples or more have, got 2 examples in .*skipped 1"
     ):
         read_examples(two, rows, **LABEL)
-    with pytest.raises(
-        ValueError, match="two examples or more to learn from and .* got 1 of .*a.c"
-    ):
+    with pytest.raises(ValueError, match="at least two training examples and .* got 1 of .*a.c"):
         read_examples(two, rows)
     one = write(tmp_path / "b.csv", "text,label\none,x\nagain,x\n")
     with pytest.raises(ValueError, match="must have two labels or more, got x in .*b.csv"):
@@ -120,7 +118,9 @@ def test_choices_are_read_in_the_order_of_their_numbers(tmp_path):
         "line 4: 'answer' must be from 0 to 1, got '2'",
         "line 5: 'answer' must be from 0 to 1, got 'first'",
     ]
-    with pytest.raises(ValueError, match="b.csv must have the columns prompt, .* got 1 of choices"):
+    with pytest.raises(
+        ValueError, match="b.csv must have the columns prompt, .* got 1 columns of choices"
+    ):
         read_choices(write(tmp_path / "b.csv", "prompt,choice_0,answer\na,b,0\n"))
 
 
@@ -174,7 +174,7 @@ def test_squad_questions_are_read_and_invalid_ones_skipped(tmp_path):
     ]
     at = f"{file}, data[0].paragraphs[0].qas"
     assert read.places == [f"{at}[{n}]" for n in range(4)]
-    misplaced = "`answer_start` must be where 'loud' stands in `context`, got"
+    misplaced = "`answer_start` must be the place of 'loud' in `context`, got"
     assert read.skipped[:2] == [f"{at}[4]: {misplaced} 11", f"{at}[5]: {misplaced} '12'"]
     assert [text.split(": ")[0] for text in read.skipped[2:]] == [
         f"{at}[{n}]" for n in range(6, 11)

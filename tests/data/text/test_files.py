@@ -27,7 +27,7 @@ def test_lines_are_read_in_every_encoding_and_compression(name, compress, encodi
 def test_damaged_files_raise(tmp_path):
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(TEXT.encode() * 99)[:-9])
-    with pytest.raises(ValueError, match="must be whole, got .*a.txt.gz, damaged after line "):
+    with pytest.raises(ValueError, match="must be complete, got .*a.txt.gz, damaged after line "):
         read_documents(path)
     for ending, text in ((".gz", "Not a gzipped"), (".bz2", "Invalid data"), (".xz", "not supp")):
         path = write(tmp_path / f"a.txt{ending}", b"plain text")
@@ -128,5 +128,7 @@ def test_a_missing_column_or_empty_separator_raises(tmp_path):
     file = write(tmp_path / "tags.txt", "a O\n")
     with pytest.raises(ValueError, match="`separator` must be a string that is not empty"):
         list(read_tags(file, separator=""))
-    with pytest.raises(ValueError, match="line 1: .* must be among 2 columns, got 2 and -1"):
+    with pytest.raises(
+        ValueError, match="line 1: .* must be numbers of its 2 columns, got 2 and -1"
+    ):
         list(read_tags(file, word_column=2))

@@ -80,7 +80,7 @@ def test_long_strings_equal_the_package(small, letters):
     assert assert_same(model, [text]) == 0
 
 
-def test_bytes_that_are_no_text_become_the_replacement_character(small):
+def test_invalid_bytes_become_the_replacement_character(small):
     own = SentencePieceTokenizer(small)
     assert own(tf.constant([b"a\xff"])).to_list() == own(["a\ufffd"]).to_list()
 
@@ -120,14 +120,14 @@ def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):
         ({"add_prefix_space": False}, "add_prefix_space must be true or null, got false"),
     ],
 )
-def test_a_directory_with_other_ids_than_its_model_is_named(small, settings, message, tmp_path):
+def test_a_directory_with_other_ids_than_its_model_raises(small, settings, message, tmp_path):
     (tmp_path / "spiece.model").write_bytes(small)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=message):
         read_tokenizer(tmp_path)
 
 
-def test_wrong_models_and_tokens_are_named(small, tmp_path):
+def test_invalid_models_and_tokens_raise(small, tmp_path):
     (tmp_path / "a.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match="a.model: `model` must be the content of a SentencePiece"):
         read_tokenizer(tmp_path)

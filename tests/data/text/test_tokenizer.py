@@ -109,10 +109,10 @@ def test_values_that_are_not_strings_raise():
     for wrong in (None, float("nan"), 3):
         for texts in (["the", wrong], np.array(["the", wrong], object), (["the", wrong],)):
             with pytest.raises(
-                ValueError, match=f"`text` must hold strings, got {wrong} at place 1"
+                ValueError, match=f"`text` must hold strings, got {wrong} at index 1"
             ):
                 tokenizer(texts)
-        with pytest.raises(ValueError, match=f"`texts` must hold strings, got {wrong} at place 1"):
+        with pytest.raises(ValueError, match=f"`texts` must hold strings, got {wrong} at index 1"):
             train_vocabulary(["the", wrong], 99)
     with pytest.raises(ValueError, match=r"must have the shape \[B\], got lists of unequal length"):
         tokenizer([["the"], ["a", "cat"]])
@@ -224,8 +224,8 @@ def test_the_config_holds_the_constructor_arguments():
         ([], "`vocabulary` must hold tokens, got a list that is empty"),
         (VOCABULARY[:4] + ["a"], "`vocabulary` must hold the special tokens .* without \\[MASK\\]"),
         (VOCABULARY + ["the"], "must hold each token once, .* 1 tokens repeated: 'the'"),
-        (VOCABULARY + ["a\nb"], "neither empty nor broken over lines, got a list with 'a\\\\nb'"),
-        (VOCABULARY + [None], "must hold strings that are .* with None at place 13"),
+        (VOCABULARY + ["a\nb"], "not empty and have no line end, got a list with 'a\\\\nb'"),
+        (VOCABULARY + [None], "must hold strings that are .* with None at index 13"),
     ],
 )
 def test_invalid_vocabularies_raise(vocabulary, message):

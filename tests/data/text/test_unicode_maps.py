@@ -54,7 +54,7 @@ def assert_same(normalizer, texts):
     ],
     ids=str,
 )
-def test_steps_equal_the_package(normalizer):
+def test_normalizers_equal_the_package(normalizer):
     assert_same(
         normalizer,
         [*UNUSUAL, " a ", "\\", "ΑΣ ΣΑΣ İ", "a\u0301①\u0301\r\n", "\u0600a\u0301", "a\ufffd\u0301"],

@@ -151,7 +151,7 @@ def test_equally_likely_splits_are_resolved_as_the_package_does(tmp_path):
     assert_same(theirs, ours(theirs, tmp_path), texts)
 
 
-def test_bytes_that_are_no_text_become_the_replacement_character(small, tmp_path):
+def test_invalid_bytes_become_the_replacement_character(small, tmp_path):
     own = ours(small, tmp_path)
     assert own(tf.constant([b"a\xff"])).to_list() == [small.encode("a\ufffd").ids]
 
@@ -197,21 +197,24 @@ FILE = {
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"model": {"type": "BPE"}}, "the model must be Unigram with vocab, got type"),
+        ({"model": {"type": "BPE"}}, "the model must be Unigram and have vocab, got type"),
         ({"model": {**FILE["model"], "unk_id": None}}, "the id of one of 2 tokens, got None"),
         ({"pre_tokenizer": {"type": "ByteLevel"}}, "must be Metaspace, .* got ByteLevel"),
-        ({"pre_tokenizer": {**PART, "replacement": "_"}}, "a space by '▁' .*, got '_' and 'always"),
+        (
+            {"pre_tokenizer": {**PART, "replacement": "_"}},
+            "the replacement '▁' .*, got '_' and 'always",
+        ),
         (
             {"pre_tokenizer": {**PART, "prepend_scheme": "last"}},
             "always, first, never, got '▁' and",
         ),
-        ({"normalizer": {"type": "Prepend"}}, "must be of NFC, .*, Strip, got Prepend"),
+        ({"normalizer": {"type": "Prepend"}}, "must be one of NFC, .*, Strip, got Prepend"),
         (
             {"normalizer": {"type": "Replace", "pattern": {"Regex": "x+"}, "content": ""}},
             "may replace strings and ' {2,}', .*, got 'x+'",
         ),
         ({"decoder": None}, "must be Metaspace or a Sequence of Replace, .*, got none"),
-        ({"added_tokens": [{"id": 1, "content": "z"}]}, "ids of their own, got 'z' with that of"),
+        ({"added_tokens": [{"id": 1, "content": "z"}]}, "different ids .* got 'z' with the id of"),
         ({"added_tokens": [{"id": 3, "content": "z"}]}, "3 tokens must have the ids 0 to 2, got 3"),
         (
             {"added_tokens": [{"id": 1, "content": "a", "single_word": True}]},
@@ -219,6 +222,6 @@ FILE = {
         ),
     ],
 )
-def test_what_a_file_asks_for_and_is_not_there_is_named(wrong, message, tmp_path):
+def test_unsupported_settings_of_a_file_raise(wrong, message, tmp_path):
     with pytest.raises(ValueError, match=message.replace("{2,}", r"\{2,\}").replace("x+", r"x\+")):
         UnigramTokenizer({**FILE, **wrong})

@@ -75,7 +75,7 @@ def test_reading_a_vocabulary_keeps_every_line(tmp_path):
 
 def test_a_token_with_a_line_break_raises():
     tokens = ["[PAD]", "[UNK]\r[CLS]"]
-    with pytest.raises(ValueError, match=r"`vocabulary` must hold strings .* broken over lines"):
+    with pytest.raises(ValueError, match=r"`vocabulary` must hold strings .* no line end"):
         BertTokenizer(tokens)
 
 
