@@ -1,4 +1,4 @@
-"""A checkpoint directory becomes a model, and back."""
+"""Loads a model from a checkpoint directory, and saves it as one."""
 
 from keras_attn.models.keras_attention import copy_keras_attention
 from keras_attn.weights.loading import Loaded, load

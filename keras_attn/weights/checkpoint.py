@@ -1,4 +1,4 @@
-"""What a checkpoint directory contains."""
+"""Recognizes and reads the files of a checkpoint directory."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ from keras_attn.weights.readers import (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is not yet a model.
+    """The content of a checkpoint, before a model is built from it.
 
     Args:
         source: its arrays.
-        format: which kind it is.
+        format: its format.
         config: its configuration.
-        vocabulary: the tokens in the order of their ids, or None where there is no file of them.
-        lowercase: whether text is lower-cased first, or None where no file says so.
+        vocabulary: the tokens in the order of their ids, or None if no file has them.
+        lowercase: whether the tokenizer lower-cases text, or None if no file says so.
     """
 
     source: Source
@@ -38,14 +38,14 @@ class Checkpoint:
 
     @property
     def read_config(self) -> dict[str, Any]:
-        """The configuration under the names that the format reads, with its defaults."""
+        """The configuration with the format's names for keys, and its defaults."""
         aliases = self.format.aliases
         own = {aliases.get(key, key): value for key, value in self.config.items()}
         return {**self.format.defaults, **own}
 
     @property
     def architecture(self) -> str | None:
-        """The class that it was saved from, where it says so."""
+        """The model class that it was saved from, or None if the configuration does not say so."""
         names = self.config.get("architectures") or ()
         return names[0] if isinstance(names, list) else None
 
@@ -54,8 +54,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Recognize a checkpoint by its files.
 
     Raises:
-        ValueError: no directory, none or several checkpoints in it, a pickle, an architecture that
-            is not known, a file that cannot be read.
+        ValueError: there is no directory, it has no checkpoint or several, the checkpoint is a
+            pickle or has an unknown architecture, or a file cannot be read.
     """
     if not directory.is_dir():
         raise ValueError(f"`source` must be a directory or a keras-hub backbone, got {directory}")
@@ -68,8 +68,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     pickles = sorted(file.name for file in directory.glob("*.bin"))
     if pickles:
         raise ValueError(
-            f"{directory / pickles[0]} is a pickle, which can run any code when it is opened, so "
-            "it is not: let transformers save the model again, as model.safetensors"
+            f"{directory / pickles[0]} is a pickle and is not opened, because this can run any "
+            "code: let transformers save the model again, as model.safetensors"
         )
     found = ", ".join(sorted(file.name for file in directory.iterdir())) or "nothing"
     raise ValueError(
@@ -79,7 +79,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
 
 def open_backbone(backbone: Any) -> Checkpoint:
-    """A keras-hub BertBackbone."""
+    """The content of a keras-hub BertBackbone."""
     if type(backbone).__name__ != "BertBackbone":
         raise ValueError(
             f"`source` must be a keras-hub BertBackbone, got {type(backbone).__name__}"
@@ -125,7 +125,7 @@ def _preset(directory: Path) -> Checkpoint:
 
 
 def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
-    """The tokens, from whichever files have them, and whether text is lower-cased."""
+    """The tokens, from the files that have them, and whether text is lower-cased."""
     files = {
         name: read_json(directory / name) if (directory / name).exists() else {}
         for name in ("tokenizer_config.json", "tokenizer.json", "vocab.json", "added_tokens.json")
@@ -171,13 +171,13 @@ def _by_id(tokens: Iterable[tuple[str, Any]], directory: Path) -> dict[int, str]
     for token, index in tokens:
         if type(index) is not int or by_id.setdefault(index, token) != token:
             raise ValueError(
-                f"{directory}: each token must have an id of its own, got {index!r} for {token!r}"
+                f"{directory}: each token must have a different id, got {index!r} for {token!r}"
             )
     return by_id
 
 
 def _object(content: dict, key: str, directory: Path) -> dict:
-    """The object under a key, empty where there is none or null."""
+    """The object under a key; empty if the key is missing or null."""
     value = content.get(key)
     if not isinstance(value, dict | None):
         raise ValueError(f"{directory}: {key} must be an object, got {value!r}")
@@ -185,5 +185,5 @@ def _object(content: dict, key: str, directory: Path) -> dict:
 
 
 def write_json(file: Path, content: dict | list) -> None:
-    """Writes an object or a list as transformers does."""
+    """Writes an object or a list as JSON, in the style of transformers."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

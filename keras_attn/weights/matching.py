@@ -1,4 +1,4 @@
-"""Match the names of a checkpoint with the weights of a model, all of them, before any is set."""
+"""Matches the names of a checkpoint with the weights of a model, before any weight is set."""
 
 import dataclasses
 import itertools
@@ -16,14 +16,14 @@ Rules = tuple[Rule, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What goes where: pairs of weight and array, names left out, weights left as initialized."""
+    """Pairs of a weight and its array, names that are skipped, weights that get no array."""
 
     pairs: tuple[tuple[keras.Variable, np.ndarray], ...]
     skipped: tuple[str, ...]
     initialized: tuple[str, ...]
 
     def assign(self) -> None:
-        """Set the weights."""
+        """Sets the weights."""
         for weight, array in self.pairs:
             weight.assign(array)
 
@@ -37,20 +37,20 @@ def match(
     num_layers: int = 0,
     heads: Iterable[str] = (),
 ) -> Match:
-    """Read what the weights need from a checkpoint.
+    """Reads the arrays for the weights of a model from a checkpoint.
 
     Args:
         source: the checkpoint.
-        format: the rules.
+        format: the format with its rules.
         weights: Keras variables.
         config: the checkpoint's configuration.
-        num_layers: how often a rule with {i} applies.
-        heads: those of the checkpoint that the weights are for.
+        num_layers: the number of layers, for rules with {i}.
+        heads: the heads of the checkpoint that the model has too.
 
     Raises:
-        ValueError: names that no rule uses or skips, weights that nothing sets, wrong shapes or
-            types, numbers that are not finite, arrays that should be the same and are not; all of
-            them are named.
+        ValueError: a name is neither used nor skipped by a rule, a weight gets no array, a shape
+            or a type is wrong, numbers are not finite, or tied arrays differ. The message names
+            all of them.
     """
     targets = targets_of(weights)
     names = {format.rename(name): name for name in source.shapes}
@@ -126,12 +126,12 @@ def match(
 
 
 def targets_of(weights: Iterable[Any]) -> dict[str, Any]:
-    """Weights by the names that the rules have for them."""
+    """Weights by their names in the rules."""
     return {weight.path.removeprefix("head/"): weight for weight in weights}
 
 
 def rules_of(format: Format, heads: Iterable[str], num_layers: int) -> tuple[Rules, list[Rules]]:
-    """The rules of the trunk, one for each layer, and those of the pooler and of each head."""
+    """The rules of the trunk, with one for each layer, and a list: pooler, then each head."""
     trunk = tuple(expanded for rule in format.trunk for expanded in rule.expand(num_layers))
     chosen = [format.heads[name] for name in heads]
     pooler = next((head.pooler for head in chosen if head.pooler), format.pooler)
@@ -139,12 +139,12 @@ def rules_of(format: Format, heads: Iterable[str], num_layers: int) -> tuple[Rul
 
 
 def has_pooler(source: Source, format: Format) -> bool:
-    """Whether a checkpoint has a pooler of its own, not one that belongs to a head."""
+    """Whether a checkpoint has the format's pooler, not one that belongs to a head."""
     return _any_saved(source, format, format.pooler)
 
 
 def saved_heads(source: Source, format: Format, architecture: str | None) -> list[str]:
-    """Which heads a checkpoint has; heads of two tasks may share their names."""
+    """The heads of a checkpoint; the architecture decides if two heads have the same names."""
     known = format.architectures.get(architecture or "", tuple(format.heads))
     return [name for name in known if _any_saved(source, format, format.heads[name].rules)]
 

@@ -20,8 +20,8 @@ class Source:
 
     Args:
         title: its name in error messages.
-        shapes: by name.
-        read: gives the array of a name.
+        shapes: the shape of each array, by its name.
+        read: a function from the name of an array to the array.
     """
 
     title: str
@@ -30,7 +30,7 @@ class Source:
 
 
 def read_weights(title: str, weights: Iterable[Any]) -> Source:
-    """Keras weights, named by their paths."""
+    """The arrays of Keras weights, named by the paths of the weights."""
     named = {weight.path: weight for weight in weights}
     shapes = {name: tuple(weight.shape) for name, weight in named.items()}
     return Source(title, shapes, lambda name: keras.ops.convert_to_numpy(named[name]))
@@ -40,7 +40,7 @@ def read_safetensors(directory: Path) -> Source:
     """model.safetensors, or the files that its index names.
 
     Raises:
-        ValueError: a file that is missing, truncated or of another kind; it is named.
+        ValueError: a file is missing, truncated or in another format; the message names it.
     """
     safetensors = optional_module("safetensors", "weights", "A safetensors file")
 
@@ -52,21 +52,21 @@ def read_safetensors(directory: Path) -> Source:
                 f"{directory / INDEX} must have a weight_map from names to files, got {shards!r}"
             )
         files = [directory / name for name in sorted(set(shards.values()))]
-    homes, shapes = {}, {}
+    handles, shapes = {}, {}
     for file in files:
         try:
             handle = safetensors.safe_open(file, framework="np")
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{file} is not a complete safetensors file: {error}") from error
-        for name in handle.keys():  # noqa: SIM118 (it is no mapping)
-            homes[name] = handle
+        for name in handle.keys():  # noqa: SIM118 (not a mapping)
+            handles[name] = handle
             shapes[name] = tuple(handle.get_slice(name).get_shape())
 
     def read(name: str) -> np.ndarray:
         try:
-            return homes[name].get_tensor(name)
-        except AttributeError as error:  # numpy has no such type
-            kind = homes[name].get_slice(name).get_dtype()
+            return handles[name].get_tensor(name)
+        except AttributeError as error:  # numpy does not have the type
+            kind = handles[name].get_slice(name).get_dtype()
             raise ValueError(
                 f"{directory}: {name} must hold floating-point numbers of 16 bits or more, "
                 f"got {kind}"
@@ -79,7 +79,7 @@ def read_tensorflow(prefix: Path) -> Source:
     """A checkpoint of TensorFlow 1: the files prefix.index and prefix.data-*.
 
     Raises:
-        ValueError: a file that is missing, truncated or of another kind.
+        ValueError: a file is missing, truncated or in another format.
     """
     import tensorflow as tf
 
@@ -94,5 +94,5 @@ def read_tensorflow(prefix: Path) -> Source:
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise ValueError(f"{prefix} is not a complete TensorFlow checkpoint: {error}") from error
     shapes = {name: tuple(s) for name, s in reader.get_variable_to_shape_map().items()}
-    read(max(shapes))  # the arrays lie in the order of their names: a short file lacks the last
+    read(max(shapes))  # the arrays are stored in the order of their names: checks the last one
     return Source(str(prefix), shapes, read)

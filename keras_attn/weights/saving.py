@@ -1,4 +1,4 @@
-"""A model becomes a checkpoint directory that the library transformers loads."""
+"""Saves a model as a checkpoint directory that the library transformers loads."""
 
 import contextlib
 import itertools
@@ -23,9 +23,9 @@ from keras_attn.weights.sentence_transformers import write_modules
 from keras_attn.weights.tokens import Tokens
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
-# The checkpoint that a model of a family becomes if it did not come from another.
-NATIVE = {"bert": "bert", "modern_bert": "modernbert", "gpt": "gpt2"}
-# What the blocks of a family are like; of the other kinds of block transformers knows nothing.
+# The format for a model of each family that was not loaded from a checkpoint.
+DEFAULT_FORMATS = {"bert": "bert", "modern_bert": "modernbert", "gpt": "gpt2"}
+# The arguments that the blocks of a family must have for the classes of transformers.
 PLAIN = {
     "window": None,
     "position": None,
@@ -38,7 +38,7 @@ BLOCKS = {
     "bert": {**PLAIN, "causal": False, "normalize_first": False},
     "gpt": {**PLAIN, "causal": True, "normalize_first": True, "attention_output_dropout": None},
 }
-# What of a block changes none of the numbers that a checkpoint holds.
+# The arguments of a block that may have any value: they change no output of a trained model.
 FREE = {"name", "trainable", "dtype", "kernel", "kernel_initializer", "remat", "seed"}
 
 
@@ -50,29 +50,29 @@ def save(
     lowercase: bool | None = None,
     tokenizer: keras.layers.Layer | None = None,
 ) -> None:
-    """Write a model as transformers does: model.safetensors, config.json and a tokenizer's files.
+    """Saves a model in the format of transformers: safetensors, config.json and tokenizer files.
 
-    A `Loaded` goes back to the kind of checkpoint that it came from, RoBERTa to RoBERTa, with all
-    that its configuration says about classes, ids and the problem. Google's and keras-hub's become
-    BERT; a model alone becomes BERT, ModernBERT or GPT-2. Around an embedder come the files with
-    which sentence-transformers loads it.
+    A `Loaded` is saved in the format that it was loaded from, such as RoBERTa, and keeps what its
+    configuration says about classes, ids and the problem type. Checkpoints of Google and keras-hub
+    become BERT; a model alone becomes BERT, ModernBERT or GPT-2. For an embedder, the files of
+    sentence-transformers are written too.
 
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
             `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
-        directory: made if it is not there; files of these names are replaced once all are written,
-            so that an interrupted call leaves what was there.
+        directory: created if it does not exist. Existing files are replaced when all files are
+            written, so that an interrupted call changes nothing.
         vocabulary: the tokens in the order of their ids, for the vocab.txt of BERT and
             DistilBERT; defaults to that of the `Loaded`.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
             that of the `Loaded`.
-        tokenizer: in place of these two a `data.BertTokenizer` or what `data.read_tokenizer` gives,
-            for the files that `data.write_tokenizer` writes; defaults to that of the `Loaded`, if
-            there is one that this package reads.
+        tokenizer: instead of these two, a `data.BertTokenizer` or a tokenizer of
+            `data.read_tokenizer`; defaults to that of the `Loaded`. No tokenizer files are written
+            if the checkpoint has none that this package reads.
 
     Raises:
-        ValueError: a model that transformers' class cannot be, such as one with a window; more
-            tokens than the matrix has rows.
+        ValueError: the model has what the class of transformers does not have, such as a window;
+            there are more tokens than rows of the token matrix.
 
     Example:
     >>> import tempfile
@@ -94,7 +94,7 @@ def save(
         )
     family = _family(found)
     size = _modern_bert_size(found) if family == "modern_bert" else _size(found, family)
-    format = TRANSFORMERS[NATIVE[family]]
+    format = TRANSFORMERS[DEFAULT_FORMATS[family]]
     origin: Config = {}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
@@ -118,7 +118,7 @@ def save(
 
 @contextlib.contextmanager
 def _moved_when_complete(directory: Path) -> Iterator[Path]:
-    """A folder whose files replace those of the directory at the end, if nothing failed."""
+    """A new folder; if nothing fails, its files are moved to the directory at the end."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
         folder = Path(name)
@@ -139,7 +139,7 @@ def _arrays(
     optional = not any(format.heads[name].pooler for name in heads)
     if optional and not any(target in targets for rule in pooler for target in rule.targets):
         pooler = ()
-    # A class without a head has names without a prefix; what belongs to a head never has one.
+    # Names have a prefix in classes with a head only, and the weights of a head never have it.
     prefix = format.prefix if heads or format.family == "gpt" else ""
     inner = {*trunk, *format.pooler}.difference(*(h.pooler for h in format.heads.values()))
     named = {
@@ -170,7 +170,7 @@ def _config(
     heads: set[str],
     origin: Config,
 ) -> dict[str, Any]:
-    """config.json: what the layers are, and what else the checkpoint said that they came from."""
+    """The content of config.json: the sizes of the layers, and other keys of the checkpoint."""
     architectures = [name for name, has in format.architectures.items() if set(has) == heads]
     if not architectures:
         raise ValueError(
@@ -195,7 +195,7 @@ def _config(
     for field, key in format.size.items():
         value = getattr(size, field)
         if value is None:
-            continue  # no layer tells
+            continue  # no layer has this value
         if key.values is not None:
             _expect(field, tuple(dict.fromkeys(key.values.values())), value)
             if key.values.get(str(config.get(key.name))) != value:
@@ -211,7 +211,7 @@ def _config(
 
 
 def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, head: Head) -> None:
-    """Its dropout and pooling, and how many classes it has."""
+    """Adds the dropout, the pooling and the number of classes of a head."""
     name = head.rules[0].targets[0].split("/")[0]
     (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
     if isinstance(layer, layers.MaskedLMHead):
@@ -229,7 +229,7 @@ def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, h
         _expect("pooling", tuple(theirs), found.pooling and found.pooling.mode)
         config[head.pooling.name] = theirs[found.pooling.mode]
     rate = next((config[key] for key in head.dropout if config.get(key) is not None), None)
-    # A head's key that is also the blocks' (DistilBERT's tagger) cannot say something else.
+    # The dropout of DistilBERT's tagger has the same key as that of the blocks.
     if rate is not None and rate != layer.dropout:
         config[head.dropout[0]] = layer.dropout
     count = getattr(layer, "num_classes", None)
@@ -245,7 +245,7 @@ def _family(found: parts.Parts) -> str:
 
 
 def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
-    """The size that would build these layers; None for what no layer tells."""
+    """The size that would build these layers; None for values that no layer has."""
     stack = found.stack
     block, embedding = stack.blocks[0], stack.embedding
     local: Any = next((each for each in stack.blocks if each.window is not None), None)
@@ -283,7 +283,7 @@ def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
 
 
 def _numbers(block: keras.layers.Layer) -> dict[str, Any]:
-    """The configuration of a block and its position, without what changes no number."""
+    """The configuration of a block and its position, without the arguments in `FREE`."""
     config = {name: value for name, value in block.get_config().items() if name not in FREE}
     position = block.position and block.position.get_config()
     config["position"] = {n: v for n, v in (position or {}).items() if n not in FREE}
@@ -334,7 +334,7 @@ def _size(found: parts.Parts, family: str) -> BertSize | GptSize:
 
 
 def _expect(field: str, expected: Any, value: Any) -> None:
-    """Raises unless a model has what its kind of checkpoint takes for granted."""
+    """Raises unless a value of the model is one that transformers can load."""
     choices = expected if isinstance(expected, tuple) else (expected,)
     if value not in choices:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""How the library sentence-transformers says what becomes of a model's tokens.
+"""Reads and writes the files in which sentence-transformers describes pooling.
 
-Its directory holds a checkpoint of transformers, or a folder with one, and modules.json: the model,
-how its tokens are pooled, and whether the vector is normalized. Letters: D model width.
+A directory of this library has modules.json and a checkpoint of transformers, or a folder with one.
+modules.json lists the model, the pooling of its tokens, and perhaps a normalization of the vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_attn.data.text.files import read_json
 from keras_attn.weights.checkpoint import Checkpoint, write_json
 
 MODULES = "modules.json"
-# Their modes of pooling and ours; each has a key of its own in files before version 6.
+# Their modes of pooling and ours. In files before version 6 each mode has its own key.
 MODES = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -32,7 +32,7 @@ DEFAULTS = {
 
 
 def checkpoint_folder(directory: Path) -> Path:
-    """The folder with the checkpoint, which is another one if modules.json says so."""
+    """The folder with the checkpoint: the directory, or the folder that modules.json names."""
     if not (directory / MODULES).exists():
         return directory
     return directory / _modules(directory)[0][1]
@@ -42,7 +42,7 @@ def embedder_options(directory: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """The arguments of `models.bert_tasks.embedder`; none without modules.json.
 
     Raises:
-        ValueError: a module or a setting for which there is no layer here.
+        ValueError: there is no layer for a module or a setting.
     """
     if not (directory / MODULES).exists():
         return {}
@@ -61,7 +61,7 @@ def embedder_options(directory: Path, checkpoint: Checkpoint) -> dict[str, Any]:
                 if not lower and settings.get(key, value) != value:
                     raise ValueError(
                         f"{file}: `{key}` must be {json.dumps(value)}, got {settings[key]!r}: "
-                        "change it, and change the texts as it says"
+                        "change it in the file, and apply it to the texts yourself"
                     )
     return {
         "pooling": _pooling(directory / rest[0][1] / "config.json"),
@@ -103,8 +103,8 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
         found = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file} must be a JSON list of modules with idx, path and type, got one that cannot "
-            f"be read: {error!r}"
+            f"{file} must be a JSON list of modules with idx, path and type, got a file that "
+            f"raises {error!r}"
         ) from error
     if not found or found[0][0] != "Transformer":
         kinds = ", ".join(kind for kind, _ in found) or "nothing"
@@ -113,17 +113,18 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
 
 
 def _pooling(file: Path) -> str:
-    """Our mode of pooling."""
+    """Our mode of pooling, from the configuration file of the module."""
     config = read_json(file)
     modes = config.get("pooling_mode", [mode for key, mode in KEYS.items() if config.get(key)])
     modes = [modes] if isinstance(modes, str) else modes or ["mean"]
     if len(modes) != 1 or modes[0] not in MODES:
         raise ValueError(
-            f"{file} must pool by one of {', '.join(MODES)}, got {' and '.join(map(str, modes))}"
+            f"{file} must have one pooling mode among {', '.join(MODES)}, "
+            f"got {' and '.join(map(str, modes))}"
         )
     if config.get("include_prompt", True) is not True:
         raise ValueError(
-            f"{file}: `include_prompt` must be true, got {config['include_prompt']!r}: no layer "
-            "leaves out a prompt"
+            f"{file}: `include_prompt` must be true, since no layer leaves out a prompt, "
+            f"got {config['include_prompt']!r}"
         )
     return MODES[modes[0]]

@@ -49,7 +49,7 @@ def test_an_empty_directory_raises(tmp_path):
 
 def test_a_pickle_raises(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    fails(directory, "pytorch_model.bin is a pickle, which can run any code when it is opened")
+    fails(directory, "pytorch_model.bin is a pickle and is not opened")
 
 
 def test_an_unknown_architecture_raises(directory):
@@ -128,8 +128,8 @@ def test_an_index_without_files_raises(value, directory):
     [
         ("tokenizer.json", {"model": [1]}, "model must be an object, got [1]"),
         ("tokenizer.json", {"normalizer": "x"}, "normalizer must be an object, got 'x'"),
-        ("tokenizer.json", {"model": {"vocab": {"a": "0"}}}, "an id of its own, got '0' for 'a'"),
-        ("vocab.json", {"a": 0, "b": 0}, "an id of its own, got 0 for 'b'"),
+        ("tokenizer.json", {"model": {"vocab": {"a": "0"}}}, "a different id, got '0' for 'a'"),
+        ("vocab.json", {"a": 0, "b": 0}, "a different id, got 0 for 'b'"),
         ("vocab.json", {"a": 0, "b": 2}, "the ids 0 to 1, got none with id 1"),
         ("tokenizer_config.json", {"do_lower_case": "yes"}, "must be true or false, got 'yes'"),
     ],
@@ -250,9 +250,9 @@ def test_the_token_matrix_may_have_more_rows_than_the_vocabulary(directory):
     (directory / "added_tokens.json").write_text('{"[NEW]": 36}')
     fails(directory, "the 32 tokens must have the ids 0 to 31, got none with id 30")
     (directory / "added_tokens.json").write_text('{"[NEW]": 30, "[NEWER]": 30}')
-    fails(directory, "each token must have an id of its own, got 30 for '[NEWER]'")
+    fails(directory, "each token must have a different id, got 30 for '[NEWER]'")
     (directory / "added_tokens.json").write_text('{"[NEW]": "30"}')
-    fails(directory, "each token must have an id of its own, got '30' for '[NEW]'")
+    fails(directory, "each token must have a different id, got '30' for '[NEW]'")
 
 
 def test_the_vocabulary_is_read_from_a_tokenizer_file(directory):

@@ -98,7 +98,7 @@ def test_a_model_reloaded_by_keras_saves_the_same_file(encoder, tmp_path):
     assert first == second
 
 
-def test_an_interrupted_save_leaves_what_was_there(encoder, tmp_path, monkeypatch):
+def test_an_interrupted_save_changes_no_file(encoder, tmp_path, monkeypatch):
     weights.save(encoder, tmp_path, vocabulary=VOCABULARY)
     (tmp_path / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

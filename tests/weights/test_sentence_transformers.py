@@ -72,7 +72,7 @@ def test_vectors_equal_transformers(saved, inputs, run_theirs, mode, normalize, 
     assert weights.load(directory).model.output.keys() == {"sequence_output", "pooled_output"}
 
 
-def test_the_checkpoint_may_lie_in_a_folder_and_arguments_override_the_files(
+def test_the_checkpoint_may_be_in_a_folder_and_arguments_override_the_files(
     saved, inputs, tmp_path
 ):
     _, directory = saved()
@@ -90,7 +90,7 @@ def test_the_checkpoint_may_lie_in_a_folder_and_arguments_override_the_files(
 
 
 @pytest.mark.parametrize(("mode", "normalize"), [("mean", True), ("last", False)])
-def test_a_saved_embedder_loads_again_as_what_it_was(inputs, tmp_path, mode, normalize):
+def test_a_saved_embedder_can_be_reloaded(inputs, tmp_path, mode, normalize):
     encoder = bert.encoder(
         "bert_tiny", vocabulary_size=37, hidden_dim=12, num_heads=3, max_length=97
     )
@@ -139,14 +139,14 @@ def test_a_saved_embedder_loads_again_as_what_it_was(inputs, tmp_path, mode, nor
         ),
     ],
 )
-def test_what_no_layer_does_raises(saved, modules, pooling, settings, message):
+def test_unsupported_modules_and_settings_raise(saved, modules, pooling, settings, message):
     _, directory = saved()
     write(directory, modules, pooling, **settings)
     with pytest.raises(ValueError, match=message):
         weights.load(directory, "embedder")
 
 
-def test_a_broken_list_of_modules_raises(saved):
+def test_an_invalid_list_of_modules_raises(saved):
     _, directory = saved()
     for content in ("[", "3", '[{"idx": 0}]', '{"type": "Pooling"}'):
         (directory / "modules.json").write_text(content)

@@ -78,7 +78,7 @@ def test_gpt2_and_its_tokenizer(byte_pairs, reloaded, tmp_path):
     assert (theirs.bos_token_id, theirs.eos_token_id) == (own.cls_id, own.sep_id)
 
 
-def test_roberta_goes_back_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_path):
+def test_roberta_is_saved_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_path):
     own = byte_pairs(True)
     _, directory = saved("RobertaForMaskedLM", vocab_size=len(own.vocabulary), pad_token_id=1)
     config = own.get_config()
@@ -166,7 +166,7 @@ def test_pairs_of_strings_to_the_logits_of_xlm_roberta(saved, reloaded, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "DistilBertModel"])
-def test_bert_and_distilbert_go_back_with_their_tokenizer(kind, reloaded, saved, tmp_path):
+def test_bert_and_distilbert_are_saved_with_their_tokenizer(kind, reloaded, saved, tmp_path):
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     vocabulary += [f"##{letter}" for letter in letters] + ["中", "é", "don"]
@@ -177,7 +177,7 @@ def test_bert_and_distilbert_go_back_with_their_tokenizer(kind, reloaded, saved,
     assert_same(reloaded(tmp_path / "again"), own, texts)
 
 
-def test_a_unigram_file_goes_along(reloaded, tmp_path):
+def test_a_model_is_saved_with_a_unigram_tokenizer(reloaded, tmp_path):
     theirs = test_unigram_tokenizer.trained(lines(211), 1500)
     theirs.save(str(tmp_path / "tokenizer.json"))
     own = data.read_tokenizer(tmp_path)
@@ -191,7 +191,7 @@ def test_a_unigram_file_goes_along(reloaded, tmp_path):
     assert_same(reloaded(tmp_path / "second"), own)
 
 
-def test_a_sentence_piece_model_goes_along(reloaded, tmp_path):
+def test_a_model_is_saved_with_a_sentence_piece_tokenizer(reloaded, tmp_path):
     own = data.SentencePieceTokenizer(trained_model(lines(211), 2200, **OPTIONS["bpe"]))
     model = gpt.decoder("gpt_tiny", **SMALL, vocabulary_size=len(own.vocabulary))
     weights.save(model, tmp_path, tokenizer=own)
@@ -199,14 +199,14 @@ def test_a_sentence_piece_model_goes_along(reloaded, tmp_path):
     assert weights.load(tmp_path).tokenizer.get_config()["model"] == own.model
 
 
-def test_wrong_tokenizers_are_named(byte_pairs, tmp_path):
+def test_invalid_tokenizers_raise(byte_pairs, tmp_path):
     own = byte_pairs(True)
     model = bert.encoder("bert_tiny", vocabulary_size=37)
     with pytest.raises(
         ValueError, match=f"`tokenizer` must have at most .* 37, got {len(own.vocabulary)}"
     ):
         weights.save(model, tmp_path, tokenizer=own)
-    with pytest.raises(ValueError, match="must be None where `tokenizer` is given"):
+    with pytest.raises(ValueError, match="must be None if `tokenizer` is given"):
         weights.save(model, tmp_path, tokenizer=own, lowercase=True)
     with pytest.raises(ValueError, match="BytePairTokenizer, .* or UnigramTokenizer, got object"):
         data.write_tokenizer(object(), tmp_path)

@@ -50,8 +50,9 @@ class SpanPreprocessor(PreprocessorLayer):
 
     Raises:
         ValueError: the tokenizer is of another class, or `length` is too small for the question and
-            the overlap; in a call, an answer has no `answer_start`, there is not one question, answer and start for each context, or an
-            answer is not in its context at its start (in a graph an InvalidArgumentError).
+            the overlap; in a call, an answer has no `answer_start`, there is not one question,
+            answer and start for each context, or an answer is not in its context at its start (in a
+            graph an InvalidArgumentError).
 
     Example:
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "who", "ann", "sang", "loud"]

@@ -1,4 +1,4 @@
-"""The kinds of checkpoints: one file a kind, and what they are made of."""
+"""The formats of checkpoints, one file for each, and the classes that describe a format."""
 
 from keras_attn.weights.formats import (
     bert,
@@ -11,7 +11,7 @@ from keras_attn.weights.formats import (
 )
 from keras_attn.weights.formats.format import Config, Format, Head, Key, Rule
 
-# Those of the library transformers, by the model_type of their configuration.
+# The formats of the library transformers, by the model_type of their configuration.
 TRANSFORMERS = {
     "bert": bert.FORMAT,
     "distilbert": distilbert.FORMAT,

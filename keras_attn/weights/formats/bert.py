@@ -1,4 +1,4 @@
-"""BERT as the library transformers saves it."""
+"""BERT in the format of transformers."""
 
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
@@ -78,7 +78,7 @@ FORMAT = Format(
     requires=REQUIRES,
     irrelevant=(
         *IRRELEVANT,
-        # Of the multilingual BERT and the Chinese one: a pooler that no code knows
+        # In the multilingual and the Chinese BERT: a pooler that no code has
         *("directionality", "pooler_fc_size", "pooler_num_attention_heads"),
         *("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"),
     ),

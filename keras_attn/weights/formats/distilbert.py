@@ -1,4 +1,4 @@
-"""DistilBERT as the library transformers saves it: no segments, and a pooler only in some heads."""
+"""DistilBERT in the format of transformers: no segments, and a pooler only in some heads."""
 
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
@@ -81,7 +81,7 @@ FORMAT = Format(
         "num_hidden_layers": "n_layers",
     },
     requires=REQUIRES,
-    # Sinusoids only begin the table of positions, which is stored and trained like any other.
+    # Sinusoids only initialize the position table, which is stored and trained in any case.
     irrelevant=(*IRRELEVANT, "sinusoidal_pos_embds"),
     architectures={
         "DistilBertModel": (),

@@ -1,4 +1,4 @@
-"""What a kind of checkpoint calls our weights and sizes, as data that is read in both directions.
+"""Describes the format of a checkpoint by rules and tables that work in both directions.
 
 Letters: N heads, H head width, D model width.
 """
@@ -15,9 +15,9 @@ Config = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How an array of a checkpoint becomes arrays of ours, and the way back if there is one.
+    """Functions from an array of a checkpoint to our arrays, and back if the format is saved.
 
-    Both functions also take the checkpoint's configuration.
+    Both also take the checkpoint's configuration.
     """
 
     load: Callable[[np.ndarray, Config], list[np.ndarray]]
@@ -26,7 +26,7 @@ class Change:
 
 AS_IS = Change(lambda array, _: [array], lambda arrays, _: arrays[0])
 TRANSPOSED = Change(lambda array, _: [array.T], lambda arrays, _: arrays[0].T)
-# Query, key and value side by side.
+# Query, key and value in one array.
 THIRDS = Change(
     lambda array, _: np.split(array, 3, axis=-1), lambda arrays, _: np.concatenate(arrays, axis=-1)
 )
@@ -37,9 +37,9 @@ FLAT = Change(lambda array, _: [array.reshape(-1)])  # [N, H] to [N H]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The checkpoint's `source`, changed, is our `targets`.
+    """The array `source` of a checkpoint, after `change`, gives our weights `targets`.
 
-    {i} is the layer's number, from `first` on.
+    In a rule of the layers, {i} is the number of the layer. `first` is the first such layer.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Rule:
     first: int = 0
 
     def expand(self, layers: int) -> "list[Rule]":
-        """One rule for each layer, or this one where it names no layer."""
+        """One rule for each layer, or this rule alone if it is not one of the layers."""
         if "{i}" not in self.source:
             return [self]
         return [
@@ -62,7 +62,7 @@ class Rule:
 
 
 def rule(source: str, target: str, change: Change = AS_IS, first: int = 0) -> Rule:
-    """The rule for one array that is one of our weights."""
+    """A rule whose array gives one of our weights."""
     return Rule(source, (target,), change, first)
 
 
@@ -89,14 +89,14 @@ def norm(source: str, target: str) -> tuple[Rule, Rule]:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """The key of a configuration that holds a field of our size.
+    """A key of a checkpoint's configuration that holds a field of our size.
 
     Args:
-        name: name of the key.
-        values: our value for each of theirs, where they have other names.
-        load: our value, from theirs and the configuration.
-        save: theirs, from ours and the configuration.
-        number: whether theirs is a number in the same range as ours; else `load` checks it.
+        name: the name of the key.
+        values: for names, a dict from their values to ours.
+        load: a function from their value and the configuration to our value.
+        save: a function from our value and the configuration to their value.
+        number: whether their value is a number in the same range as ours; if not, `load` checks it.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Key:
     number: bool = True
 
 
-# Our names for their activations; the first of two is the one that is written.
+# From their names of activations to ours. If two have the same name of ours, the first is written.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -120,15 +120,15 @@ class Head:
     """A head that a checkpoint may have.
 
     Args:
-        rules: rules of its own layers.
-        pooler: rules of a pooler that the checkpoint stores with this head, in place of the
-            format's.
-        dropout: keys of the configuration, of which the first that is not null is the head's rate;
-            without keys the builder of the task has its default.
-        pooler_dropout: whether that rate acts in front of the pooler too.
-        pooling: the key of the configuration that says how the head pools, where there is one.
-        activation: activation of the head, where it is not that of the blocks.
-        requires: what the configuration must say for this head, as in `Format`.
+        rules: the rules of its own layers.
+        pooler: the rules of a pooler that the checkpoint stores with this head, instead of the
+            format's pooler.
+        dropout: keys of the configuration; the first that is not null is the dropout rate. Without
+            keys, the function of the task has a default.
+        pooler_dropout: whether this dropout is applied before the pooler too.
+        pooling: the key of the configuration for the pooling of the head, if there is one.
+        activation: the activation of the head, if it is not that of the blocks.
+        requires: values that the configuration must have for this head, as in `Format`.
     """
 
     rules: tuple[Rule, ...]
@@ -142,32 +142,32 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One kind of checkpoint.
+    """One format of checkpoints.
 
     A key of the configuration is read (`size`, `defaults`), or must have one value (`requires`), or
-    changes no number (`irrelevant`); any other is reported as unknown.
+    does not change the outputs (`irrelevant`). Any other key is reported as unknown.
 
     Args:
         name: its name in error messages.
-        size: for each field of our size the key of the configuration.
-        trunk: rules of what every such checkpoint has, the token matrix first.
-        pooler: rules of the pooler.
-        heads: what each head is, by its name in our models.
-        fixed: values of fields of our size that every such checkpoint has, without a key.
-        defaults: what keys that are read say where the configuration is silent.
-        aliases: other names of keys.
-        requires: what the configuration must say under a key, if it says anything.
-        irrelevant: keys that change no number.
-        architectures: the heads that each model class of the source has; the names of the others'
-            weights may be the same.
-        prefix: prefix of the names in a checkpoint of a model with a head.
-        renames: older spellings: pairs of a regular expression and what replaces it.
-        ignored: regular expressions of names that mean nothing to us, such as optimizer slots.
-        tied: names that must repeat the array of another name.
-        family: family of our models, "bert", "modern_bert" or "gpt".
+        size: the key of the configuration for each field of our size.
+        trunk: the rules of the arrays that every checkpoint has, the token matrix first.
+        pooler: the rules of the pooler.
+        heads: the heads, by their names in our models.
+        fixed: the values of fields of our size that have no key and are the same everywhere.
+        defaults: the values of keys that are read and may be missing.
+        aliases: other names of keys, from the alias to the name.
+        requires: the values that keys must have if they are in the configuration.
+        irrelevant: keys that do not change the outputs.
+        architectures: the heads of each model class of the source. Heads of two classes may have
+            weights of the same names.
+        prefix: the prefix of names in a checkpoint of a model with a head.
+        renames: older names of weights: pairs of a regular expression and its replacement.
+        ignored: regular expressions of names that are not loaded, such as optimizer slots.
+        tied: names whose arrays must be equal to those of other names.
+        family: the family of our models, "bert", "modern_bert" or "gpt".
         tokenizer: the class in tokenizer_config.json that reads a vocab.txt; None if none does.
-        token_ids: ids of special tokens that transformers takes for granted under these keys; of a
-            smaller vocabulary the configuration must say that it has none.
+        token_ids: the default ids of special tokens in transformers. If the vocabulary is smaller,
+            the configuration must have null for these keys.
     """
 
     name: str
@@ -190,18 +190,18 @@ class Format:
     token_ids: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def rename(self, source: str) -> str:
-        """The name as the rules spell it."""
+        """The name in the spelling of the rules."""
         source = source.removeprefix(self.prefix)
         for pattern, replacement in self.renames:
             source = re.sub(pattern, replacement, source)
         return source
 
     def ignores(self, source: str) -> bool:
-        """Whether a name means nothing to us."""
+        """Whether an array of this name is not loaded."""
         return any(re.fullmatch(pattern, source) for pattern in self.ignored)
 
     def unknown(self, config: Config) -> tuple[str, ...]:
-        """The keys of a configuration about which this format knows nothing."""
+        """The keys of a configuration that this format does not know."""
         known = {key.name for key in self.size.values()}
         known.update(self.defaults, self.requires, self.irrelevant)
         for head in self.heads.values():
@@ -210,15 +210,15 @@ class Format:
 
 
 def keys(**names: str) -> dict[str, Key]:
-    """Keys that hold fields of our size as they are; the activation under its name there."""
+    """Keys whose values are those of our fields; only activations are translated."""
     return {
         field: Key(name, ACTIVATIONS if field == "activation" else None)
         for field, name in names.items()
     }
 
 
-# Keys that every configuration of the library transformers may have: a model with another value
-# than these is another model, and the irrelevant ones change no number.
+# Keys that any configuration of transformers may have. Another value in REQUIRES would change the
+# outputs; the keys in IRRELEVANT do not change them.
 REQUIRES = {
     "is_decoder": False,
     "add_cross_attention": False,
@@ -227,17 +227,17 @@ REQUIRES = {
     "position_embedding_type": "absolute",
     "pruned_heads": {},
     "quantization_config": None,
-    "auto_map": None,  # code in the directory, which is not run
+    "auto_map": None,  # would ask for code in the directory, which is never run
 }
 
 IRRELEVANT = (
-    # What the file is
+    # About the file
     *("_name_or_path", "architectures", "model_type", "transformers_version", "name", "language"),
-    # What classes and ids mean, and the loss of transformers' Trainer
+    # Names of classes and ids, and the loss of transformers' Trainer
     *("id2label", "label2id", "num_labels", "_num_labels", "problem_type", "finetuning_task"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
     *("tokenizer_class", "prefix", "task_specific_params"),
-    # What a call returns, and how it is computed: in chunks, with a cache, on which device
+    # What a call returns and how it is computed: in chunks, with a cache, on which device
     *("return_dict", "output_hidden_states", "output_attentions", "use_cache", "output_past"),
     *("chunk_size_feed_forward", "gradient_checkpointing", "torchscript", "xla_device"),
     # The type of the stored numbers: ours is the argument `dtype`
@@ -249,7 +249,7 @@ IRRELEVANT = (
     *("num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id"),
     *("forced_eos_token_id", "remove_invalid_values", "suppress_tokens", "begin_suppress_tokens"),
     *("exponential_decay_length_penalty", "tie_encoder_decoder", "tf_legacy_loss"),
-    # A tied output is checked in the weights
+    # Whether weights are tied is checked in the arrays
     "tie_word_embeddings",
     "tie_weights_",
 )

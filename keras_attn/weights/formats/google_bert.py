@@ -1,4 +1,4 @@
-"""BERT as its authors saved it, in a checkpoint of TensorFlow 1."""
+"""BERT in the format of its authors, a checkpoint of TensorFlow 1."""
 
 from keras_attn.weights.formats import bert
 from keras_attn.weights.formats.format import TRANSPOSED, Format, Head, Rule, pair, rule
@@ -50,6 +50,6 @@ FORMAT = Format(
     fixed={"layer_norm_epsilon": 1e-12},
     defaults={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
     irrelevant=bert.FORMAT.irrelevant,
-    # What an optimizer keeps for each weight, and its counters.
+    # The slots and counters of the optimizer.
     ignored=(r".*/(adam_m|adam_v|Adam|Adam_1)", r"global_step", r"beta[12]_power"),
 )

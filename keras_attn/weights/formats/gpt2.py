@@ -1,4 +1,4 @@
-"""GPT-2 as the library transformers saves it; its kernels are stored as [input, output]."""
+"""GPT-2 in the format of transformers, with kernels stored as [input, output]."""
 
 from keras_attn.weights.formats.format import (
     ACTIVATIONS,
@@ -70,15 +70,15 @@ FORMAT = Format(
     },
     irrelevant=(
         *(key for key in IRRELEVANT if key != "tie_word_embeddings"),
-        # A head that this package has not
+        # A head that this package does not have
         *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
         *("summary_first_dropout", "classifier_dropout", "hidden_dropout"),
-        # The order of a product and its precision, and a length that nothing reads
+        # The order and precision of a product, and a length that no code reads
         *("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens"),
     ),
     architectures={"GPT2LMHeadModel": ()},
     prefix="transformer.",
-    # The causal mask, which old files hold as an array.
+    # The causal mask, which older files store as an array.
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
     tied={"lm_head.weight": "wte.weight"},
     token_ids={"bos_token_id": 50_256, "eos_token_id": 50_256},

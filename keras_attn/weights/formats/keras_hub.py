@@ -1,4 +1,4 @@
-"""The weights of keras-hub's BertBackbone."""
+"""BERT in the format of keras-hub, the weights of a BertBackbone."""
 
 from keras_attn.weights.formats.format import (
     AS_IS,

@@ -1,4 +1,4 @@
-"""ModernBERT as the library transformers saves it: no biases, and products stored side by side."""
+"""ModernBERT in the format of transformers: no biases, and several kernels in one array."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from keras_attn.weights.formats.format import (
 DROPOUT = ("classifier_dropout",)
 POOLING = Key("classifier_pooling", {"cls": "first", "mean": "mean"})
 TIED = {"tie_word_embeddings": True}
-# The first part of every head; a checkpoint of one task has it for all.
+# The first part of every head, with the same names for all tasks.
 TRANSFORMATION = (
     rule("head.dense.weight", "transformation/kernel", TRANSPOSED),
     rule("head.norm.weight", "transformation_norm/gamma"),
@@ -32,7 +32,7 @@ TRANSFORMATION = (
 
 
 def _side_by_side(source: str, *targets: str) -> Rule:
-    """Kernels stored as [output, input] in one array, whose outputs follow each other."""
+    """The rule of one array [output, input] that holds several kernels, one after the other."""
     change = Change(
         lambda array, _: [part.T for part in np.split(array, len(targets))],
         lambda arrays, _: np.concatenate([array.T for array in arrays]),
@@ -45,7 +45,7 @@ def _layer_types(whole: list[bool]) -> list[str]:
 
 
 def _load_global_every(types: Any, config: Config) -> int:
-    """The list of 2025, or the number that older files have in its place."""
+    """Our `global_every` from the list `layer_types`, or from the number in older files."""
     count = config["num_hidden_layers"]
     if types is None:
         every = config["global_attn_every_n_layers"]
@@ -58,8 +58,8 @@ def _load_global_every(types: Any, config: Config) -> int:
     every = global_every(whole)
     if every is None or types != _layer_types(whole) or len(types) != count:
         raise ValueError(
-            f"`layer_types` must have 'full_attention' in every n-th of {count} places, the first "
-            f"among them, and else 'sliding_attention', got {types!r}"
+            f"`layer_types` must have 'full_attention' in every n-th of {count} places, beginning "
+            f"with the first, and otherwise 'sliding_attention', got {types!r}"
         )
     return every
 
@@ -68,8 +68,8 @@ def _save_global_every(every: int, config: Config) -> list[str]:
     return _layer_types([index % every == 0 for index in range(config["num_hidden_layers"])])
 
 
-# Their types of rotary embeddings: our scaling, our names for the keys that must be there, and for
-# those that may. Of the others "dynamic" and "longrope" change with the length of each call.
+# Their types of rotary embeddings: our scaling, our names for the required keys, and for the
+# optional keys. Not supported are "dynamic" and "longrope", which depend on the length of a call.
 ROTARY: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
     "default": (lambda: 1.0, {}, {}),
     "linear": (float, {"factor": "x"}, {}),
@@ -92,7 +92,7 @@ ROTARY: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
 
 
 def _rotary(kind: str, older: str) -> dict[str, Key]:
-    """The wavelength and the scaling of a kind of layers; older files have a key for the first."""
+    """The keys for the wavelength and the scaling of a layer type; `older`: an older key."""
 
     def read(parameters: Any) -> dict[str, Any]:
         own = parameters.get(kind) if isinstance(parameters, dict) else parameters
@@ -178,9 +178,9 @@ FORMAT = Format(
             layer_norm_epsilon="norm_eps",
             initializer_range="initializer_range",
         ),
-        # Heads have the activation of the blocks, in `requires`.
+        # The activation of the heads must be the same, see `requires`.
         "activation": Key("hidden_activation", {"gelu": "gelu"}),
-        # Half of it to each side, the ends included.
+        # Their window is the whole width, ours the positions on one side and the position itself.
         "window": Key(
             "local_attention",
             load=lambda value, _: value // 2 + 1,
@@ -255,7 +255,7 @@ FORMAT = Format(
     },
     irrelevant=(
         *IRRELEVANT,
-        # No layer counts positions, and new weights are drawn with a cut at two deviations
+        # No layer limits positions, and new weights are truncated at two standard deviations
         *("max_position_embeddings", "initializer_cutoff_factor", "layer_norm_eps"),
         # How transformers computes, and its loss
         *("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad"),

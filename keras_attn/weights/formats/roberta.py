@@ -1,4 +1,4 @@
-"""RoBERTa as the library transformers saves it: BERT's encoder with other names around it.
+"""RoBERTa in the format of transformers: BERT's encoder with other names of the other layers.
 
 XLM-RoBERTa is the same with another vocabulary.
 """
@@ -23,7 +23,10 @@ from keras_attn.weights.formats.format import (
 
 
 def unread_rows(config: Config) -> int:
-    """Positions count from the padding's id + 1: so many rows of the table are never read."""
+    """The number of rows at the start of the position table that RoBERTa never reads.
+
+    Its positions begin at the id of padding + 1.
+    """
     padding_id = config["pad_token_id"]
     if type(padding_id) is not int or padding_id < 0:
         raise ValueError(f"`pad_token_id` must be an integer from 0, got {padding_id!r}")

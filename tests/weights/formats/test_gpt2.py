@@ -94,7 +94,7 @@ def test_old_weight_names_are_read(gpt2):
 
 def test_a_task_for_gpt2_raises(gpt2):
     _, directory = gpt2()
-    text = "`task` and `hidden_states` are for BERT and its kin, got 'tagger' and False for gpt2"
+    text = "`task` must be None and `hidden_states` False for gpt2, got 'tagger' and False"
     with pytest.raises(ValueError, match=text):
         weights.load(directory, "tagger", num_classes=2)
 

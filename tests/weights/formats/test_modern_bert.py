@@ -267,7 +267,7 @@ def test_scaled_rotary_positions_equal_transformers(
         assert given.items() <= saved[kind].items()
 
 
-def test_unequal_windows_are_refused(tmp_path):
+def test_unequal_windows_raise(tmp_path):
     model = small()
     for block in model.layers:
         if getattr(block, "window", None) is not None:
