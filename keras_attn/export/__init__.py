@@ -1,4 +1,4 @@
-"""Models as files for servers and other runtimes."""
+"""Exports models to files for servers and other runtimes."""
 
 from keras_attn.export.generation import Generation
 from keras_attn.export.isolation import ask

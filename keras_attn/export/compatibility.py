@@ -16,7 +16,7 @@ _LISTS = Path(__file__).parent / "operations"
 
 
 def check_operations(path: str | os.PathLike, server: str) -> None:
-    """Raises a ValueError that names the operations which ModelServer `server` does not know.
+    """Raises a ValueError that names the operations that ModelServer `server` does not have.
 
     Args:
         path: a SavedModel's folder.
@@ -84,7 +84,7 @@ def _problem(node: Any, known: dict[str, dict[str, list | None]]) -> str | None:
     attributes = known[node.op]
     for name, value in node.attr.items():
         if name.startswith("_"):
-            continue  # hints, which any runtime may ignore
+            continue  # a hint, which a runtime may ignore
         if name not in attributes:
             return f"its operation {node.op} has no attribute {name}"
         allowed = attributes[name]

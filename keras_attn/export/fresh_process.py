@@ -65,7 +65,8 @@ def load_libraries():
 
 def _answer(session, signatures, name, inputs):
     if name not in signatures:
-        own = sorted(other for other in signatures if not other.startswith("__"))  # TensorFlow's
+        # TensorFlow's own signatures begin with "__".
+        own = sorted(other for other in signatures if not other.startswith("__"))
         raise KeyError(f"no signature {name!r}, there are {', '.join(own)}")
     signature = signatures[name]
     if set(inputs) != set(signature.inputs):

@@ -22,7 +22,7 @@ from keras_attn.models import parts
 
 @dataclasses.dataclass(frozen=True)
 class _Option:
-    """An input with one value for each row: the search's name for it, and its allowed values."""
+    """An input with one value for each row: its name in the search, and the allowed values."""
 
     argument: str
     dtype: tf.DType
@@ -36,35 +36,37 @@ class _Option:
 class Generation:
     """How a model generates text, for `publish(generation=...)`.
 
-    Strings in, strings out. `greedy` takes text and max_new_tokens; `sample` also temperature,
-    top_k, top_p and seed: the same seed gives the same text, whatever else is in the batch;
-    `beam` takes beams and length_penalty, 0 for none. All are `[B]`, a value for each row, at most
-    the value given here. If their maximum is given, `sample` also takes min_p, and each search
-    repetition_penalty and no_repeat_ngram_size. Outputs are `text` `[B]`, of `beam` `[B, W]`, best
-    first, with `scores`. The searches are those of `decoding`.
+    A signature takes strings and returns strings. `greedy` takes text and max_new_tokens. `sample`
+    also takes temperature, top_k, top_p and seed: the same seed gives the same text, whatever the
+    other rows are. `beam` takes text, max_new_tokens, beams and length_penalty (0 for none). Each
+    input is `[B]`, one value for each row; where a maximum is given here, a request may not exceed
+    it. If its maximum is given, `sample` also takes min_p, and each search repetition_penalty and
+    no_repeat_ngram_size. The output `text` is `[B]`; for `beam` it is `[B, W]`, the best first,
+    with `scores`. The searches are those of `decoding`.
 
     Args:
-        tokenizer: with `__call__` from strings to ragged ids, and `detokenize`.
-        prompt_length: P, the maximum number of tokens of a prompt, of which the last P are kept,
-            or of a source, of which the first P are kept, between start_id and stop_id.
+        tokenizer: a layer from strings to ragged ids, with `detokenize`.
+        prompt_length: P, the maximum number of tokens of a prompt or of a source. A longer prompt
+            keeps its last P tokens; a longer source keeps its first P, between start_id and
+            stop_id.
         max_new_tokens: the maximum number of tokens to generate.
         beams: W, the maximum number of beams.
         searches: the searches to export: the first is `serving_default`, the others have their
             own names.
-        start_id: the token before a prompt, or the first of the target; defaults to the
-            tokenizer's [CLS]. That is put only before an empty prompt if `tokenizer.adds_cls`
-            is False, as for GPT-2.
-        stop_id: ends a text; defaults to the tokenizer's [SEP].
-        top_k: the maximum of a request's top_k, the number of likeliest tokens that `sample`
-            draws from; defaults to all. A small one makes each step cheaper.
+        start_id: the token before a prompt, or the first token of the target; defaults to the
+            tokenizer's `cls_id`. If `tokenizer.adds_cls` is False, as for GPT-2, this default is
+            put only before an empty prompt.
+        stop_id: the token that ends a text; defaults to the tokenizer's `sep_id`.
+        top_k: the maximum of a request's top_k, the number of most probable tokens that `sample`
+            draws from; defaults to the whole vocabulary. A small one makes each step cheaper.
         min_p: the maximum of a request's min_p, in [0, 1]; 0 in a request has no effect.
-            Defaults to no such input, as do the next two.
-        repetition_penalty: the maximum of a request's; 1 in a request has no effect.
-        no_repeat_ngram_size: the maximum of a request's; 0 in a request has no effect.
+            None: requests have no such input. The same holds for the next two.
+        repetition_penalty: the maximum of a request's repetition_penalty; 1 has no effect.
+        no_repeat_ngram_size: the maximum of a request's no_repeat_ngram_size; 0 has no effect.
 
     Raises:
-        ValueError: a length or a number of beams that is not a positive integer, an unknown search,
-            or a maximum outside its range.
+        ValueError: a length or the number of beams is not a positive integer, a search is unknown,
+            or a maximum is out of range.
     """
 
     tokenizer: keras.layers.Layer
@@ -100,7 +102,7 @@ class Generation:
     def signatures(
         self, model: keras.Model, jit_compile: bool
     ) -> dict[str, Callable[[], Signature]]:
-        """Name to a function that makes the signature, for a GPT or an encoder-decoder."""
+        """A dict from a name to a function that makes the signature."""
         self._check(model)
 
         def up_to(name: str, dtype: tf.DType, argument: str = "", **least: int) -> dict:
@@ -237,7 +239,7 @@ class Generation:
         return {"text": tf.reshape(text, [-1, self.beams]), "scores": scores}
 
     def _new_text(self, found: dict, lengths: tf.Tensor) -> tf.Tensor:
-        """The text after the prompts, of rows [R, L]."""
+        """The text after the prompts, for rows [R, L]."""
         place = tf.range(tf.shape(found["token_ids"])[1])[None]
         new = (place >= lengths[:, None]) & (place < found["lengths"][:, None])
         ids = tf.where(new, found["token_ids"], self.tokenizer.pad_id)
@@ -253,7 +255,7 @@ def _check_most(name: str, value: Any, rule: str, allowed: Callable[[float], boo
 
 
 def _bounded(name: str, value: tf.Tensor, option: _Option, rows: tf.Tensor) -> tf.Tensor:
-    """The values; outside their bounds, running the graph fails with a message."""
+    """The values, with checks: running the graph fails if one is out of bounds."""
     given = tf.shape(value)[0]
     checks = [tf.debugging.assert_equal(given, rows, f"{name}: one value for each text")]
     if option.above is not None:

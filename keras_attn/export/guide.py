@@ -1,4 +1,4 @@
-"""The files beside the versions: a README, and batching parameters."""
+"""Writes the README and the batching parameters of a servable."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ To see whether the server is ready, and which versions it has:
 
     curl -s {url}
 
-A server loads the highest version as soon as its folder exists. To serve two versions at once, such
-as the new one to some clients only, give them labels in the file for --model_config_file:
+A server loads the highest version as soon as its folder exists. To serve two versions at once, for
+example the new one to some clients only, give them labels in the file for --model_config_file:
 
     model_config_list {{ config {{
       name: {quoted}  base_path: {base_path}  model_platform: "tensorflow"
@@ -86,8 +86,8 @@ _log = logging.getLogger(__name__)
 def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str) -> None:
     """Writes README.md and batching_parameters.txt into the servable's folder.
 
-    The README describes this version. A README.md that was not written here is kept, and this one
-    becomes SERVING.md; an existing file of batching parameters is kept.
+    The README describes this version. If there is a README.md that this function did not write, it
+    is kept and the new file is SERVING.md. An existing file of batching parameters is kept.
 
     Args:
         servable: the version.
@@ -154,7 +154,7 @@ def _needs_onednn_flag(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader sees the old text or the new one."""
+    """Writes a file atomically: a reader sees either the old text or the new one."""
     written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     written.write_text(text, encoding="utf-8")
     written.replace(path)

@@ -17,9 +17,9 @@ from keras_attn.export.signature import DEFAULT, Signature, as_array
 
 
 class FreshProcess:
-    """A Python process without keras and keras_attn; a context manager.
+    """A Python process that cannot import keras and keras_attn; a context manager.
 
-    It starts to import tensorflow as soon as it is created, while the caller goes on.
+    It starts when it is created, and imports tensorflow while the caller continues.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,9 @@ class FreshProcess:
         self._from: Any = self._process.stdout
 
     def run(self, path: str | os.PathLike, requests: Sequence[tuple[str, dict, bool]]) -> list:
-        """The answers to `(signature, inputs, wanted)`: a dict of arrays, or an error's text.
+        """The answers to requests `(signature, inputs, wanted)`.
 
-        The dict is empty if the outputs are not wanted.
+        An answer is a dict of arrays, empty if the outputs are not wanted, or the text of an error.
 
         Raises:
             RuntimeError: the path cannot be loaded, or the process ended.
@@ -59,15 +59,15 @@ class FreshProcess:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._process.kill()  # it has no data to lose
+        self._process.kill()  # it has nothing to save
         self._process.communicate()
         self._errors.close()
 
 
 def quiet_environment(**variables: str) -> dict[str, str]:
-    """The environment of a child process: without accelerators, TensorFlow logs errors only.
+    """The environment of a child process: no accelerator, and TensorFlow logs only errors.
 
-    The work is small, and another process may be training on the accelerator.
+    The work is small, and another process may use the accelerator for training.
     """
     quiet = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return {**os.environ, **quiet, **variables}
@@ -76,19 +76,19 @@ def quiet_environment(**variables: str) -> dict[str, str]:
 def ask(path: str | os.PathLike, signature: str = DEFAULT, **inputs: Any) -> dict:
     """The answer of a SavedModel to one batch, from a process without keras and keras_attn.
 
-    Each call starts Python and loads the model, which takes seconds: it shows that the folder needs
-    nothing else. For requests to a server, use `export.client`.
+    Each call starts Python and loads the model, which takes seconds. It shows that the folder needs
+    neither keras nor keras_attn. For requests to a server, use `export.client`.
 
     Args:
-        path: the version's folder.
+        path: the folder of the version.
         signature: the name of the signature.
-        **inputs: by name, lists or arrays with the batch first.
+        **inputs: lists or arrays by the name of the input, with the batch first.
 
     Returns:
-        A dict of arrays, strings decoded.
+        A dict of arrays; strings are decoded.
 
     Raises:
-        ValueError: the request failed; with the error's text.
+        ValueError: the request failed; the message has the text of the error.
         RuntimeError: the process failed, for example because the folder has no SavedModel.
     """
     arrays = {name: as_array(value) for name, value in inputs.items()}
@@ -106,18 +106,18 @@ def check(
     batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
     tolerance: float,
 ) -> None:
-    """Runs all batches of each signature in the process, and compares the first with Keras'.
+    """Runs all batches of each signature in the process, and compares the first with Keras.
 
     Args:
-        process: a fresh one.
-        path: the SavedModel's folder.
-        signatures: by name.
-        batches: for each name, from `Signature.batch`.
+        process: the process.
+        path: the folder of the SavedModel.
+        signatures: the signatures by name.
+        batches: for each name a list of batches from `Signature.batch`.
         tolerance: the allowed difference, relative to 1 plus the absolute value.
 
     Raises:
-        ValueError: an answer differs, fails, or does not have the batch first; the message names
-            it.
+        ValueError: a signature fails, or an output differs or does not have the batch first; the
+            message names it.
     """
     requests = [
         (name, batch, not index) for name in signatures for index, batch in enumerate(batches[name])
@@ -127,7 +127,7 @@ def check(
         if isinstance(answer, str):
             shapes = ", ".join(f"{key} {list(value.shape)}" for key, value in batch.items())
             raise ValueError(
-                f"the signature {name!r} fails in a fresh process, asked with {shapes}: {answer}"
+                f"the signature {name!r} fails in a fresh process with {shapes}: {answer}"
             )
         if compared:
             rows = len(next(iter(batch.values())))
@@ -147,7 +147,7 @@ def _compare(name: str, expected: dict, answer: dict, rows: int, tolerance: floa
 
 
 def compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: float) -> float:
-    """The largest difference from Keras' output; equal infinities, and two NaN, do not differ.
+    """The largest difference from Keras' output; equal infinities or two NaN are no difference.
 
     Raises:
         ValueError: a difference exceeds the tolerance, relative to 1 plus the absolute value; the
@@ -173,7 +173,7 @@ def compare_arrays(what: str, expected: np.ndarray, got: np.ndarray, tolerance: 
 
 
 def _decoded(array: Any) -> np.ndarray:
-    """Bytes as strings, other arrays as they are."""
+    """An array of bytes as strings; other arrays unchanged."""
     array = np.asarray(array)
     if array.dtype == object or array.dtype.kind == "S":
         flat = [item.decode(errors="replace") for item in array.ravel()]

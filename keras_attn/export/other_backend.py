@@ -17,15 +17,15 @@ from keras_attn.export import isolation
 
 
 def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> Any:
-    """`function(model, *arguments)` in the child process, which loads the saved model.
+    """Calls `function(model, *arguments)` in a child process, which loads the saved model.
 
     Args:
-        function: of a module that can be imported.
-        model: of JAX or torch.
-        *arguments: what can be pickled.
+        function: a function of a module that can be imported.
+        model: a model of JAX or torch.
+        *arguments: further arguments, which must be picklable.
 
     Raises:
-        ValueError: what `function` raised, or that the model does not load there.
+        ValueError: `function` raised it, or the model does not load in the child process.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, answer = Path(folder, "model.keras"), Path(folder, "answer")
@@ -46,7 +46,7 @@ def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> An
 
 
 def main() -> None:
-    """The child: answer the pickled request of `run`."""
+    """Answers the pickled request of `run`, in the child process."""
     path, function, arguments, answer = pickle.load(sys.stdin.buffer)
     result = problem = None
     try:
@@ -60,7 +60,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Errors of Keras, while it loads what another backend saved, become a named one."""
+    """Turns any error of loading a model of another backend into a ValueError."""
     try:
         yield
     except Exception as error:

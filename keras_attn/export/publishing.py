@@ -1,4 +1,4 @@
-"""A trained model as a version that TF Serving loads."""
+"""Publishes a trained model as a version of a servable for TF Serving."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def publish(
     jit_compile: bool = False,
     keep: int | None = None,
 ) -> Servable:
-    """Writes `base_dir/<next integer>`, checked, as TF Serving wants it.
+    """Writes a SavedModel for TF Serving as `base_dir/<next integer>`, and checks it first.
 
-    It is written beside under a name that is no version. Every operation in it is compared with
-    what the server has; it is loaded in a fresh process in which keras and keras_attn cannot be
-    imported, and its answers are compared with Keras'. Only then it is renamed: whatever happens, a
-    server never sees half of it. Other versions are not touched.
+    The SavedModel is first written to a temporary folder in `base_dir`. Every operation in it is
+    compared with the operations of the server. It is loaded in a fresh process that cannot import
+    keras and keras_attn, and its outputs are compared with those of Keras. Only then is the folder
+    renamed: a server never sees an incomplete version. Other versions are not changed.
 
-    A model of JAX or torch is saved, and published by a child process under TensorFlow.
+    A model of JAX or torch is saved, and a child process under TensorFlow publishes it.
 
-    With a preprocessor the signatures are `serving_default`, from strings to answers; `tokens`, the
-    same from token_ids and lengths; `attention`, the weights of every layer and head with the
-    tokens; `embed`, vectors of a text, which an embedder makes itself. With `generation` they are
-    its searches. Otherwise `serving_default` takes the model's inputs. Numbers come out as float32
-    or int64; names have `_` in place of what is no letter or digit, and repeated names are
-    numbered.
+    With a preprocessor, the signatures are `serving_default`, from strings to answers; `tokens`,
+    the same from token_ids and lengths; `attention`, the attention weights of every layer and head,
+    with the tokens; `embed`, the vector of a text. With `generation`, the signatures are its
+    searches. Otherwise `serving_default` takes the model's inputs. Numeric outputs are float32 or
+    int64. In names, `_` replaces every character that is not a letter or a digit, and repeated
+    names are numbered.
 
     Args:
         model: functional, or sequential and built.
@@ -60,28 +60,32 @@ def publish(
             `data.MaskedLMPreprocessor`.
         postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
             answers, such as `data.MaskedLMPostprocessor`.
-        generation: how a model that writes text shall do it.
-        signatures: names, to have only these beside `serving_default`; defaults to all.
-        functions: further signatures, or others, by name (on TensorFlow).
-        version: the number; defaults to one more than the highest there is.
-        warmup: batches for the server to run before it is ready, in place of examples of every
-            length: a dict from a signature's name to them, each a dict from input to rows.
-        sample: one batch of `serving_default`, which the guide beside the versions asks with;
-            defaults to an example.
-        server: the ModelServer that shall run it.
-        compute_dtype: "bfloat16" to compute in it; inputs and outputs stay what they are.
-        jit_compile: compile the numeric core with XLA, once for each shape of its inputs.
-        keep: how many versions to keep, this one included; defaults to all of them.
+        generation: how the model generates text, for a model that does.
+        signatures: names of signatures, to write only these and `serving_default`; defaults to
+            all.
+        functions: signatures by name, in addition to these or in place of them (on TensorFlow
+            only).
+        version: the number of the version; defaults to one more than the highest one.
+        warmup: batches that the server runs before it is ready: a dict from the name of a signature
+            to a list of batches, each a dict from input to rows. Defaults to examples of every
+            length.
+        sample: one batch of `serving_default`, which the README of the servable shows; defaults to
+            an example.
+        server: the version of the ModelServer.
+        compute_dtype: the dtype of the computation, such as "bfloat16"; inputs and outputs keep
+            theirs.
+        jit_compile: whether to compile the model with XLA, once for each shape of its inputs.
+        keep: the number of versions to keep, this one included; defaults to all of them.
 
     Returns:
         A `Servable`: path, version, signatures with names, types and shapes.
 
     Raises:
-        TypeError: a preprocessor or postprocessor that does not follow the protocols of `data`.
-        ValueError: a part of the model that is not built or not tracked, a vocabulary that is not
-            the model's, a signature name that a server refuses, an operation that it lacks, an
-            answer that differs from Keras', a batch that the signature cannot run, a folder that is
-            full or cannot be written to; it names what is wrong, and nothing is left behind.
+        TypeError: a preprocessor or postprocessor does not follow the protocols of `data`.
+        ValueError: a part of the model is not built or not tracked, the vocabulary is not the
+            model's, the server lacks an operation or refuses the name of a signature, an output
+            differs from that of Keras, a signature cannot run a batch, or the folder is full or
+            cannot be written to. The message says which; no incomplete version is left.
 
     Example:
     >>> import tempfile
@@ -141,7 +145,7 @@ def publish(
         made = generation.signatures(model, jit_compile)
     else:
         made = automatic(model, preprocessor, postprocessor, jit_compile)
-    # Python starts over there while the signatures are traced here.
+    # The fresh process starts while this process traces the signatures.
     with isolation.FreshProcess() as process, versions.written_beside(base_dir) as folder:
         made = _select(made, signatures, functions or {})
         asked = _batches(made, warmup, sample)
@@ -160,7 +164,7 @@ def publish(
 
 
 def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, Any, Any]:
-    """The arguments, where `signatures` once took what `functions` and `generation` take now."""
+    """The arguments; earlier, `signatures` took what `functions` and `generation` take now."""
     for name, kind in (("generation", Generation), ("functions", Mapping)):
         if isinstance(signatures, kind):
             warnings.warn(
@@ -176,7 +180,7 @@ def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, 
 
 def _check_kinds(signatures: Any, functions: Any, generation: Any) -> None:
     if signatures is not None and not isinstance(signatures, Iterable):
-        raise ValueError(f"`signatures` must be names, or None, got {signatures!r}")
+        raise ValueError(f"`signatures` must be a list of names or None, got {signatures!r}")
     if functions is not None and not isinstance(functions, Mapping):
         raise ValueError(f"`functions` must be a dict or None, got {functions!r}")
     for name, function in (functions or {}).items():
@@ -193,7 +197,7 @@ def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
     The weights are rounded once, here, and not again for each request.
 
     Raises:
-        ValueError: a dtype that no server computes in.
+        ValueError: a server cannot compute in this dtype.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"`compute_dtype` must be float32, bfloat16 or float16, got {dtype!r}")
@@ -209,7 +213,7 @@ def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
 
 
 def _with_policy(config: Any, dtype: str) -> Any:
-    """The config with every dtype policy in it replaced, those of nested layers too."""
+    """The config with every dtype policy in it replaced, also in nested layers."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {**config["config"], "name": dtype}}
@@ -221,11 +225,11 @@ def _with_policy(config: Any, dtype: str) -> Any:
 
 
 def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
-    """Raises unless what strings become is what the model learned."""
+    """Raises a ValueError if a tokenizer has more tokens than the model's token matrix has rows."""
     vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
     sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
-    size = max(sizes, default=0)  # the largest, as segments have an embedding too
-    # A checkpoint's matrix may have more rows than tokens, to fill up a multiple of 8 or 64.
+    size = max(sizes, default=0)  # the largest: segments have an embedding too
+    # There may be more rows than tokens, for a multiple of 8 or 64.
     if vocabulary is not None and 0 < size < len(vocabulary):
         raise ValueError(
             f"`{name}` must have the model's vocabulary of {size} tokens, got {len(vocabulary)}"
@@ -248,12 +252,12 @@ def _select(
 def _batches(
     made: Mapping[str, Signature], warmup: Any, sample: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each signature the batches to run: one to compare, those of `warmup`, the sample."""
+    """The batches to run for each signature: one to compare, those of `warmup`, the sample."""
     if warmup is not None and not isinstance(warmup, Mapping):
         raise ValueError(f"`warmup` must be a dict of lists, got {type(warmup).__name__}")
     for name, batches in (warmup or {}).items():
         if name not in made:
-            raise ValueError(f"`warmup` must be for {', '.join(made)}, got {name!r}")
+            raise ValueError(f"`warmup` must have keys among {', '.join(made)}, got {name!r}")
         if isinstance(batches, (Mapping, str)) or not isinstance(batches, Iterable):
             raise ValueError(
                 f"`warmup` must have a list of batches for {name!r}, got {type(batches).__name__}"
@@ -277,7 +281,7 @@ def _publish_under_tensorflow(
     """Saves a model of JAX or torch, and publishes it in a child process under TensorFlow.
 
     Raises:
-        ValueError: what `publish` says there, or that the model does not load there.
+        ValueError: an error of `publish` in the child process, or the model does not load there.
     """
     generation = options["generation"]
     if generation is not None:
@@ -292,7 +296,7 @@ def _publish_under_tensorflow(
 def _publish_loaded(
     model: keras.Model, base_dir: Path, parts: dict[str, Any], options: dict[str, Any]
 ) -> Servable:
-    """What the child process does."""
+    """Publishes a loaded model; runs in the child process."""
     with other_backend.loading():
         loaded = {
             name: part and keras.saving.deserialize_keras_object(part)

@@ -1,4 +1,4 @@
-"""Files for ONNX Runtime, LiteRT and OpenVINO, compared with Keras in the runtime itself."""
+"""Writes files for ONNX Runtime, LiteRT and OpenVINO, and compares their outputs with Keras."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from keras_attn.export.signature import input_names
 from keras_attn.export.signatures import functional, input_specs, named
 
 Batch = dict[str, np.ndarray]
-# Rows and length of what is compared, where the model leaves them open.
+# The numbers of rows and the lengths of the batches that are compared, where the model has None.
 CHECKED = ((2, 11), (3, 8), (1, 5))
 TOLERANCE = 1e-4
-# Before the name of an operation: in errors of LiteRT's converter, ONNX Runtime and OpenVINO.
-_LACKING = re.compile(r"(?:\btf\.|No Op registered for |found for operations: )([A-Z]\w+)")
+# The text before the name of an operation in errors of LiteRT's converter, ONNX Runtime, OpenVINO.
+_MISSING = re.compile(r"(?:\btf\.|No Op registered for |found for operations: )([A-Z]\w+)")
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes `path`, a file `.onnx`, for ONNX Runtime: `pip install keras_attn[onnx]`.
+    """Writes a `.onnx` file for ONNX Runtime; needs `pip install keras_attn[onnx]`.
 
-    First a temporary file is written beside `path`, ONNX Runtime computes batches of three sizes
-    with padding from it, and the outputs are compared with Keras'. If they agree, the file takes
-    the place of `path`. Batch and length may vary where they may in the model. Inputs and outputs
-    have the names that `keras_attn.export.publish` gives: those of the model, with `_` for every
-    character that is not a letter or a digit. On JAX and torch a process with TensorFlow converts
-    the model.
+    A temporary file is written first. ONNX Runtime runs it on batches of three sizes, with padding,
+    and the outputs are compared with those of Keras. If they agree, the file is moved to `path`.
+    Batch size and length may vary if they may in the model. Inputs and outputs have the same names
+    as with `keras_attn.export.publish`: those of the model, with `_` for every character that is
+    not a letter or a digit. On JAX and torch a child process with TensorFlow converts the model.
 
     Args:
         model: functional, or sequential and built; in float32.
@@ -46,9 +45,10 @@ def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
         The path.
 
     Raises:
-        ImportError: a package is missing; says what to install.
-        ValueError: `path` has another ending or cannot be written; the format or the runtime lacks
-            an operation of the model; an output differs from Keras'. Then `path` stays as it was.
+        ImportError: a package is missing; the message says what to install.
+        ValueError: `path` has another ending or cannot be written, the format or the runtime lacks
+            an operation of the model, or an output differs from that of Keras. `path` is then not
+            changed.
 
     Example:
     >>> from keras_attn.models import bert
@@ -60,11 +60,10 @@ def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes `path`, a file `.tflite`, for LiteRT: `pip install keras_attn[litert]`.
+    """Writes a `.tflite` file for LiteRT; needs `pip install keras_attn[litert]`.
 
-    As `to_onnx`, with the same arguments, result and errors. The file has only LiteRT's own
-    operations, none of TensorFlow's ("Flex"), and one signature, whose inputs and outputs are
-    named.
+    Checks, arguments, result and errors are those of `to_onnx`. The file has only LiteRT's own
+    operations, none of TensorFlow's ("Flex"), and one signature with named inputs and outputs.
 
     Args:
         model: as in `to_onnx`.
@@ -74,12 +73,12 @@ def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes `path`, a file `.xml`, for OpenVINO: `pip install keras_attn[openvino]`.
+    """Writes a `.xml` file for OpenVINO; needs `pip install keras_attn[openvino]`.
 
-    As `to_onnx`, with the same arguments, result and errors. The weights are in a file `.bin`
-    beside `path`. OpenVINO's usage statistics are off meanwhile. The comparison runs in float32; on
-    a processor with bfloat16, OpenVINO rounds to bfloat16 unless it is compiled with
-    `{"INFERENCE_PRECISION_HINT": "f32"}`.
+    Checks, arguments, result and errors are those of `to_onnx`. The weights are in a `.bin` file in
+    the same folder. During the call, OpenVINO's usage statistics are off. The comparison runs in
+    float32; on a processor with bfloat16, OpenVINO computes in bfloat16 unless the model is
+    compiled with `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Args:
         model: as in `to_onnx`.
@@ -91,9 +90,10 @@ def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def _no_statistics() -> Iterator[None]:
-    """OpenVINO sends none, and keeps no id in the user's home, where this variable is true.
+    """Switches off OpenVINO's usage statistics, by the variable CI.
 
-    The other way to tell it so is a file in that home.
+    Otherwise OpenVINO sends them and writes an id to the user's home directory. The only other way
+    to switch them off is a file in that directory.
     """
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
@@ -107,15 +107,15 @@ def _no_statistics() -> Iterator[None]:
 
 
 def compare(model: keras.Model, path: Path, runtime: str) -> float:
-    """The largest difference between the outputs of a model and of its file, in the runtime.
+    """The largest difference between the outputs of a model and those of its file in the runtime.
 
     Args:
-        model: with a dict of inputs and a dict of outputs, named as in the file.
+        model: a model with a dict of inputs and a dict of outputs, named as in the file.
         path: the file.
         runtime: onnx, litert or openvino.
 
     Raises:
-        ValueError: an output has another name or shape, or differs by more than the tolerance.
+        ValueError: an output has another name or shape, or differs by more than `TOLERANCE`.
     """
     batches = [_batch(model.input, rows, length) for rows, length in CHECKED]
     largest = 0.0
@@ -131,10 +131,10 @@ def compare(model: keras.Model, path: Path, runtime: str) -> float:
 
 
 def plain(model: keras.Model) -> keras.Model:
-    """The model between a dict of inputs and a dict of outputs, which share its weights.
+    """The model with a flat dict of inputs and a flat dict of outputs; it shares the weights.
 
-    All converters keep the names of a dict. Without them OpenVINO adds outputs, and none takes
-    nested ones.
+    All converters keep the names of a dict. Without names OpenVINO adds outputs, and no converter
+    takes nested inputs or outputs.
     """
     model = functional(model)
     specs = input_specs(model)
@@ -143,7 +143,7 @@ def plain(model: keras.Model) -> keras.Model:
         for name, spec in zip(input_names(specs), specs.values(), strict=True)
     }
     outputs = model(keras.tree.pack_sequence_as(model.input, list(inputs.values())))
-    # Sorted, as TensorFlow's graphs have them: Keras gives OpenVINO the names by their order.
+    # Sorted, as in TensorFlow's graphs: Keras assigns the names for OpenVINO by their order.
     return keras.Model(dict(sorted(inputs.items())), named(outputs, model), name=model.name)
 
 
@@ -163,11 +163,13 @@ def _write(model: keras.Model, path: str | os.PathLike, name: str) -> Path:
         try:
             runtime.export(model, file)
             compare(model, file, name)
-        except Exception as error:  # each converter and runtime has errors of its own
-            raise ValueError(f"`model` cannot go to {runtime.title}: {_reason(error)}") from error
+        except Exception as error:  # each converter and runtime has its own errors
+            raise ValueError(
+                f"`model` cannot be exported to {runtime.title}: {_reason(error)}"
+            ) from error
         versions.reach_disk(folder)
         *weights, file = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
-        if weights:  # an old graph must not meet new weights
+        if weights:  # an old graph must not be loaded with new weights
             target.unlink(missing_ok=True)
         for written in (*weights, file):
             written.replace(target.with_name(written.name))
@@ -176,21 +178,21 @@ def _write(model: keras.Model, path: str | os.PathLike, name: str) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """The operations that are lacking, found in pages about places in the graph, or the text."""
+    """The missing operations, found in a long text about nodes of the graph, or the text itself."""
     text = str(error).partition("\n\nArguments received by ")[0]  # Keras shows tensors there
-    lacking = sorted(set(_LACKING.findall(text)))
-    if lacking:
-        return f"it does not have {', '.join(lacking)}"
+    missing = sorted(set(_MISSING.findall(text)))
+    if missing:
+        return f"it does not have {', '.join(missing)}"
     return " ".join(text.split())
 
 
 def _batch(inputs: Mapping[str, Any], rows: int, length: int) -> Batch:
-    """Rows of which each is shorter by two than the one before; False and 0 are padding."""
+    """A batch in which each row is shorter by two than the one before; padding is False and 0."""
     rng, batch = np.random.default_rng(length), {}
     for name, tensor in inputs.items():
         shape = [tensor.shape[0] or rows, *(size or length for size in tensor.shape[1:])]
         if tensor.dtype == "string":
-            raise ValueError(f"it must take numbers, got the input {name!r} of strings")
+            raise ValueError(f"its inputs must be numbers, got strings for {name!r}")
         if keras.backend.is_float_dtype(tensor.dtype):
             values = rng.normal(size=shape)
         else:
@@ -216,7 +218,7 @@ def _to_onnx(model: keras.Model, path: Path) -> None:
     known.update({"Erfc": (_erfc, {}), "SelectV2": (_where, {})})
     try:
         with warnings.catch_warnings():
-            # Keras' patch of tf2onnx looks whether numpy has np.object.
+            # Keras' patch of tf2onnx tests whether numpy has np.object.
             warnings.filterwarnings("ignore", r".*np\.object", FutureWarning)
             _keras_export(model, path, "onnx")
     finally:
@@ -225,12 +227,12 @@ def _to_onnx(model: keras.Model, path: Path) -> None:
 
 
 def _where(graph: Any, node: Any, **_: Any) -> None:
-    """Where tf2onnx multiplies with 0 and 1, infinity and NaN at a hidden place make NaN."""
+    """Converts SelectV2 to Where; tf2onnx multiplies by 0 and 1, which gives NaN for infinity."""
     node.type = "Where"
 
 
 def _erfc(graph: Any, node: Any, **_: Any) -> None:
-    """Exact gelu has it, and ONNX only erf: `erfc(x) = 1 - erf(x)`."""
+    """Converts Erfc, which exact gelu uses: ONNX has only Erf, and `erfc(x) = 1 - erf(x)`."""
     dtype, shape = graph.get_dtype(node.output[0]), graph.get_shape(node.output[0])
     graph.remove_node(node.name)
     one = graph.make_const(f"{node.name}/one", np.ones((), "float32"))
@@ -241,7 +243,7 @@ def _erfc(graph: Any, node: Any, **_: Any) -> None:
 
 
 def _to_litert(model: keras.Model, path: Path) -> None:
-    lite: Any = tf.lite  # loaded late, so that type checkers see nothing in it
+    lite: Any = tf.lite  # loaded lazily: type checkers do not know its names
     own = {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS]}
     _keras_export(model, path, "litert", target_spec=own)
 
@@ -253,7 +255,7 @@ def _to_openvino(model: keras.Model, path: Path) -> None:
 def _in_onnx(path: Path, batches: Iterable[Batch]) -> list[Batch]:
     runtime = optional_module("onnxruntime", "onnx", "to_onnx")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what it would print is raised
+    options.log_severity_level = 4  # errors are raised, they need not be printed
     session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return [dict(zip(names, session.run(names, batch), strict=True)) for batch in batches]
@@ -268,7 +270,7 @@ def _in_litert(path: Path, batches: Iterable[Batch]) -> list[Batch]:
 def _in_openvino(path: Path, batches: Iterable[Batch]) -> list[Batch]:
     core = optional_module("openvino", "openvino", "to_openvino").Core()
     run = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    # An output may have several names: those given, and one of a place in TensorFlow's graph.
+    # An output may have several names: the given ones, and one of a node in TensorFlow's graph.
     return [
         {
             name: value
@@ -281,7 +283,7 @@ def _in_openvino(path: Path, batches: Iterable[Batch]) -> list[Batch]:
 
 @dataclasses.dataclass(frozen=True)
 class _Runtime:
-    """A runtime: what a file for it is called, who writes it, and who runs it on batches."""
+    """A runtime: its name, the ending of its files, and the functions that write and run them."""
 
     title: str
     ending: str

@@ -1,4 +1,4 @@
-"""Signatures and weights as a folder that TF Serving loads."""
+"""Writes signatures and weights as a SavedModel for TF Serving."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _MOST_WARMUP = 1000  # TF Serving refuses a file with more
 def write(
     signatures: Mapping[str, Signature], parts: Iterable[Any], folder: Path
 ) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Writes the SavedModel: every weight once, every graph once.
+    """Writes the SavedModel, with every weight and every graph only once.
 
     Args:
-        signatures: by name.
+        signatures: the signatures by name.
         parts: the model and the layers whose tables the signatures use.
-        folder: where to; it exists.
+        folder: an existing folder.
 
     Returns:
-        For each signature its inputs and its outputs.
+        The inputs and the outputs of each signature.
 
     Raises:
-        ValueError: a signature uses a table that no part owns.
+        ValueError: a signature uses a variable or a table that no part owns.
     """
     graphs = {name: signature.traced() for name, signature in signatures.items()}
     owned = [part for signature in signatures.values() for part in signature.resources]
-    # Not the model itself: beside its weights Keras' objects would store them a second time.
+    # Not the model itself: with Keras' objects the weights would be stored twice.
     root: Any = tf.Module()
     root.weights = list({id(v): v for graph in graphs.values() for v in graph.variables}.values())
     root.resources = list(_resources([*parts, *owned]))
-    # A server takes no gradients: their functions would only make the graph larger.
+    # A server computes no gradients: their functions would only make the graph larger.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     try:
         with errors_of_files():
@@ -58,10 +58,10 @@ def write_warmup(
     signatures: Mapping[str, Signature],
     batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
 ) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`: a server runs it before it is ready.
+    """Writes `assets.extra/tf_serving_warmup_requests`, which a server runs before it is ready.
 
     Raises:
-        ValueError: there are more batches than TF Serving takes.
+        ValueError: there are more batches than TF Serving accepts.
     """
     records = [
         _warmup_record(model_name, name, signatures[name], batch)
@@ -79,7 +79,7 @@ def write_warmup(
 
 @contextlib.contextmanager
 def errors_of_files() -> Iterator[None]:
-    """TensorFlow's errors of writing a file as Python's."""
+    """Turns TensorFlow's errors of writing a file into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -87,7 +87,7 @@ def errors_of_files() -> Iterator[None]:
 
 
 def _resources(parts: Iterable[Any]) -> Iterator[Any]:
-    """The tables and the like that the parts own; each with its assets."""
+    """The tables and other resources that the parts own."""
     for part in parts:
         if part is not None:
             for owned in tf.train.TrackableView(part).descendants():
@@ -102,12 +102,12 @@ def _described(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _trim(folder: Path) -> None:
-    """Removes from the graph what no server reads.
+    """Removes attributes from the graph that no server needs.
 
-    - `debug_name` of variables: TensorFlow writes it since some version after 2.12, and a server
-      that does not know the attribute refuses the whole model;
-    - `_gradient_op_type`: names a gradient that is not stored, and every load tells so;
-    - `_output_shapes`: a hint, which the loader infers anew.
+    - `debug_name` of variables: newer versions of TensorFlow write it, and a server that does not
+      know this attribute refuses the whole model;
+    - `_gradient_op_type`: names a gradient that is not stored, which gives a warning at each load;
+    - `_output_shapes`: a hint, which the loader infers again.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -119,7 +119,7 @@ def _trim(folder: Path) -> None:
             for name in ("debug_name", "_gradient_op_type", "_output_shapes"):
                 node.attr.pop(name, None)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    (folder / "fingerprint.pb").unlink(missing_ok=True)  # of the file as it was
+    (folder / "fingerprint.pb").unlink(missing_ok=True)  # that of the file before the change
 
 
 def _warmup_record(model_name: str, name: str, signature: Signature, batch: Mapping) -> bytes:

@@ -1,4 +1,4 @@
-"""A signature before it is written: a function of named tensors, with inputs to try it on.
+"""Signatures before they are written: functions of named tensors, with example inputs.
 
 B batch.
 """
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 DEFAULT = "serving_default"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# What JSON has no conversion for travels in a type that holds all of its values.
+# JSON requests cannot have these types: they are sent in a type that holds all of their values.
 _WIRE = {tf.float16: tf.float32, tf.bfloat16: tf.float32, tf.uint16: tf.int32}
 
 
@@ -56,19 +56,20 @@ class Servable:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What a server offers under one name.
+    """A function that a server offers under one name.
 
     Args:
-        function: takes the inputs by name, returns a dict of tensors, batch first; dicts and lists
-            in it are flattened, their names joined by `_`. Floats leave the server as float32,
-            integers and booleans as int64.
-        inputs: name to `tf.TensorSpec`, with None where a size may vary. Half precision is sent as
-            float32 and uint16 as int32, which JSON knows.
-        examples: batches, each name to list or array; the first checks, all of them warm up.
-        resources: layers and tables that `function` uses, besides the model.
+        function: takes the inputs by name and returns a dict of tensors with the batch first.
+            Nested dicts and lists are flattened, their names joined by `_`. Floating-point outputs
+            are sent as float32, integers and booleans as int64.
+        inputs: a dict from a name to a `tf.TensorSpec`, with None where a size may vary. Half
+            precision is sent as float32 and uint16 as int32, since JSON requests lack these types.
+        examples: batches, each a dict from a name to a list or an array. The outputs of the first
+            are checked; all of them are used for warming up.
+        resources: layers and tables that `function` uses, in addition to the model.
 
     Raises:
-        ValueError: an input's name that no request could have.
+        ValueError: a request cannot have the name of an input.
     """
 
     function: Callable[..., dict[str, Any]]
@@ -77,9 +78,9 @@ class Signature:
     resources: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
-        right = input_names(self.inputs)
-        if list(self.inputs) != right:
-            raise ValueError(f"`inputs` must have names such as {right}, got {list(self.inputs)}")
+        valid = input_names(self.inputs)
+        if list(self.inputs) != valid:
+            raise ValueError(f"`inputs` must have names such as {valid}, got {list(self.inputs)}")
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """The named outputs in the types that a server can write as JSON."""
@@ -95,14 +96,14 @@ class Signature:
         return {name: _plain(value, name) for name, value in flattened(outputs).items()}
 
     def wire(self) -> dict[str, tf.TensorSpec]:
-        """The inputs in the types in which they are sent."""
+        """The inputs, in the types in which they are sent."""
         return {
             name: tf.TensorSpec(spec.shape, _WIRE.get(spec.dtype, spec.dtype), name)
             for name, spec in self.inputs.items()
         }
 
     def traced(self) -> tf.types.experimental.ConcreteFunction:
-        """A graph of it, for the shapes and types of `inputs`."""
+        """The graph of the function, for the shapes and types of `inputs`."""
         function = tf.function(lambda **inputs: self(inputs), autograph=False)
         return function.get_concrete_function(**self.wire())
 
@@ -110,7 +111,8 @@ class Signature:
         """The arrays of a batch, in the types and with the shapes of the inputs.
 
         Raises:
-            ValueError: it cannot be one; the text begins with `what`.
+            ValueError: the values are not a batch for this signature; the message begins with
+                `what`.
         """
         wire = self.wire()
         if not isinstance(values, Mapping):
@@ -123,12 +125,12 @@ class Signature:
         }
         rows = {name: len(array) for name, array in arrays.items()}
         if len(set(rows.values())) > 1:
-            raise ValueError(f"{what} must have inputs of equally many rows, got {rows}")
+            raise ValueError(f"{what} must have inputs with the same number of rows, got {rows}")
         return arrays
 
 
 def check_name(name: str) -> None:
-    """Raises a ValueError for a name that TF Serving or a client could not use."""
+    """Raises a ValueError for a name that TF Serving or a client cannot use."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             "`signatures` must have names of letters, digits and _ that start with a letter, "
@@ -137,20 +139,21 @@ def check_name(name: str) -> None:
 
 
 def plain_names(names: Iterable[Any]) -> list[str]:
-    """Names of letters, digits and `_` only, each once: repeated ones are numbered from 0."""
+    """Unique names of letters, digits and `_`; repeated names are numbered from 0."""
     names = [re.sub(r"\W", "_", str(name), flags=re.ASCII) or "_" for name in names]
     names = [name if name[0].isalpha() else f"arg_{name}" for name in names]
-    often, taken = Counter(names), {name for name, count in Counter(names).items() if count == 1}
-    for place, name in enumerate(names):
-        if often[name] > 1:
+    counts = Counter(names)
+    taken = {name for name, count in counts.items() if count == 1}
+    for index, name in enumerate(names):
+        if counts[name] > 1:
             numbered = (f"{name}_{number}" for number in range(len(names) * 2))
-            names[place] = next(new for new in numbered if new not in taken)
-            taken.add(names[place])
+            names[index] = next(new for new in numbered if new not in taken)
+            taken.add(names[index])
     return names
 
 
 def input_names(names: Iterable[Any]) -> list[str]:
-    """Plain names that a Python function can have as arguments, as TensorFlow wants."""
+    """Plain names that are valid names of arguments of a Python function."""
     taken = [*keyword.kwlist, "self"]
     return [f"arg_{name}" if name in taken else name for name in plain_names(names)]
 
@@ -163,7 +166,7 @@ def flattened(outputs: Any) -> dict[str, Any]:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Strings as an array of objects, which sessions and numpy take for any length."""
+    """An array; strings become an array of bytes objects, as sessions take them."""
     array = np.asarray(value)
     if array.dtype.kind in "US" or array.dtype == object:
         flat = [item.encode() if isinstance(item, str) else item for item in array.ravel()]
@@ -200,7 +203,7 @@ def _plain(value: Any, name: str) -> tf.Tensor:
         raise ValueError(f"output {name!r} must be a dense tensor, got a {type(value).__name__}")
     value = tf.convert_to_tensor(value)
     if value.dtype.is_complex:
-        raise ValueError(f"output {name!r} must be of real numbers, got {value.dtype.name}")
+        raise ValueError(f"output {name!r} must have real numbers, got {value.dtype.name}")
     if value.dtype.is_floating:
         return tf.cast(value, tf.float32)
     return value if value.dtype == tf.string else tf.cast(value, tf.int64)

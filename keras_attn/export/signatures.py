@@ -1,4 +1,4 @@
-"""The signatures that a model gets by itself: from strings, from tokens, weights, vectors.
+"""The automatic signatures of a model: from strings, from tokens, attention weights, vectors.
 
 B batch, T length, N heads, D model width.
 """
@@ -25,7 +25,7 @@ _SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 def automatic(
     model: keras.Model, preprocessor: Any, postprocessor: Any, jit_compile: bool
 ) -> dict[str, Callable[[], Signature]]:
-    """Name to a function that makes the signature; those that make sense for this model."""
+    """A dict from a name to a function that makes the signature, for this kind of model."""
     core, embeds = _core(model, jit_compile), parts.embeds(model)
     if preprocessor is None:
         return {DEFAULT: lambda: _from_inputs(model, core)}
@@ -66,13 +66,13 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
     """The inputs of a functional model by name, in the order of `keras.tree.flatten`.
 
     Raises:
-        ValueError: an input that no request can hold.
+        ValueError: a request cannot have such an input.
     """
     specs = {}
     for path, tensor in keras.tree.flatten_with_path(model.input):
         name = "_".join(map(str, path)) if isinstance(model.input, dict) else tensor.name
         if tensor.sparse or tensor.ragged:
-            raise ValueError(f"`model` must have dense inputs, got {name!r}, which is not")
+            raise ValueError(f"`model` must have dense inputs, got {name!r}, which is not dense")
         if not tensor.shape:
             raise ValueError(f"`model` must have the batch first, got the scalar input {name!r}")
         specs[name] = tf.TensorSpec(tensor.shape, tensor.dtype)
@@ -80,17 +80,17 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
 
 
 def functional(model: Any) -> keras.Model:
-    """The model with inputs and outputs that have names."""
+    """The model as a functional model, whose inputs and outputs have names."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not model.built:
         raise ValueError(
-            "`model` must be functional, or sequential and built; a model of another kind becomes "
-            f"so by keras.Model(inputs, model(inputs)). Got {model!r}"
+            f"`model` must be functional, or sequential and built, got {model!r}: "
+            "keras.Model(inputs, model(inputs)) is functional"
         )
     for layer in model._flatten_layers():
         if not isinstance(layer, keras.layers.InputLayer) and not _SCOPE.fullmatch(layer.name):
             raise ValueError(
-                f"`model` has the layer {layer.name!r}, a name that TensorFlow's graphs refuse: "
-                "rename it with letters, digits and . _ - /"
+                "`model` must have layers with names of letters, digits and . _ - /, as "
+                f"TensorFlow's graphs need them, got {layer.name!r}"
             )
     if isinstance(model, keras.Sequential):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
@@ -98,7 +98,7 @@ def functional(model: Any) -> keras.Model:
 
 
 def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
-    """The numbers between the strings: all that XLA can compile, traced once for all callers."""
+    """The model as a graph function, traced once for all signatures; XLA can compile it."""
     specs = input_specs(model)
     if jit_compile and any(spec.dtype == tf.string for spec in specs.values()):
         raise ValueError("`jit_compile` must be False for a model that takes strings")
@@ -127,7 +127,7 @@ def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], A
         extra = inputs[0].shape.rank - next(iter(specs.values())).shape.rank
         if not extra:
             return core(*inputs)
-        # Windows of one context are rows to the model, and stay together in the answer.
+        # For the model each window of a context is a row; in the answer they are together.
         outer = tf.shape(inputs[0])[: 1 + extra]
         outputs = core(*(_join(value, extra) for value in inputs))
         return tf.nest.map_structure(
@@ -138,7 +138,7 @@ def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], A
 
 
 def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
-    """The model's outputs by name: a dict's keys, or the names that Keras gave."""
+    """The model's outputs by name: the keys of a dict, or Keras' names."""
     if isinstance(outputs, dict):
         return flattened(outputs)
     values = keras.tree.flatten(outputs)
@@ -146,7 +146,7 @@ def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
 
 
 def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
-    """Makes one axis of the first and the `extra` ones after it."""
+    """Merges the first axis with the `extra` axes after it."""
     return tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[1 + extra :]], 0))
 
 
@@ -210,19 +210,19 @@ def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Sig
 
 
 def _batch_size(model: keras.Model) -> int | None:
-    """The number of rows where the model takes no other."""
+    """The number of rows, if the model takes no other; otherwise None."""
     return next(iter(input_specs(model).values())).shape[0]
 
 
 def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
-    """Some rows to check with, then one of each length for warming up."""
+    """A batch for checks, then one of each length for warming up."""
     choices = input_specs(model)["token_ids"].shape[1:-1]
     rows, length = _batch_size(model), preprocessor.length
     batches = [preprocessor.examples(min(CHECKED_LENGTH, length), rows or CHECKED_ROWS)]
     batches += [preprocessor.examples(bucket, rows or 1) for bucket in _buckets(length)]
     return [
         {
-            # The preprocessor does not know how many choices the model has.
+            # The preprocessor does not know the number of choices of the model.
             name: [row[:1] * choices[0] if np.ndim(row) else row for row in rows]
             for name, rows in batch.items()
         }
@@ -231,7 +231,7 @@ def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
 
 
 def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
-    """The weights of every layer, [B, N, T, T] each, with the tokens that they are about."""
+    """The attention weights of every layer, [B, N, T, T] each, with the tokens."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         pieces = preprocessor.tokenizer.tokens(features["token_ids"])
@@ -241,7 +241,7 @@ def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
 
 
 def _vectors(core: Callable) -> Callable:
-    """The mean of a text's tokens, [B, D], and what the pooler makes of [CLS]."""
+    """The mean of a text's tokens, [B, D], and the output of the pooler, if there is one."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
         outputs = core(features)
@@ -258,20 +258,20 @@ def _vectors(core: Callable) -> Callable:
 
 
 def _has_encoder(model: keras.Model) -> bool:
-    """Whether this is a BERT."""
+    """Whether this is a model with a BERT encoder."""
     found = parts.find(model)
     own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
     return own and found is not None and found.encoder is not None and found.decoder is None
 
 
 def _buckets(length: int) -> Sequence[int]:
-    """Powers of two, and the whole length: what a server should have seen before it is ready."""
+    """Powers of two and the whole length: the lengths for warming up."""
     powers = [2**exponent for exponent in range(4, 12) if 2**exponent < length]
     return [*powers, length]
 
 
 def _example(spec: tf.TensorSpec, seed: int) -> np.ndarray:
-    """A few rows of an input; integers stay below 2, which every vocabulary has."""
+    """A few rows of an input; integers are below 2, so that they are valid ids everywhere."""
     rows, *sizes = spec.shape
     shape = [rows or CHECKED_ROWS, *(size or CHECKED_LENGTH for size in sizes)]
     rng = np.random.default_rng(seed)

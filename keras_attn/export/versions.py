@@ -1,6 +1,6 @@
-"""Version folders as TF Serving reads them: a child of the base folder whose name is an integer.
+"""Version folders of TF Serving: the children of the base folder whose names are integers.
 
-Nothing here imports Keras: the test that kills writers starts this module alone, many times.
+Nothing here imports Keras: a test starts this module alone, in many processes that it kills.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def versions(base_dir: Path) -> list[int]:
 
 
 def to_path(argument: str, value: str | os.PathLike) -> Path:
-    """The absolute path; raises a ValueError, which names the argument, for what is none."""
+    """The absolute path; raises a ValueError that names the argument if `value` is not a path."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError(f"`{argument}` must be a path, got {value!r}")
     return Path(value).absolute()
@@ -38,12 +38,13 @@ def to_path(argument: str, value: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]:
-    """A new folder in `base_dir` whose name is no version; gone again if something goes wrong.
+    """A new temporary folder in `base_dir`, which is removed if an error occurs.
 
-    What writers left that were killed is removed.
+    Folders that killed processes have left are removed too.
 
     Raises:
-        ValueError: `base_dir` is a file, is full, or cannot be written to; names the argument.
+        ValueError: `base_dir` is a file, is full, or cannot be written to; the message names the
+            argument.
     """
     existed = base_dir.exists()
     folder = base_dir / f"{_UNFINISHED}{uuid.uuid4().hex}"
@@ -51,8 +52,9 @@ def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]
         with contextlib.ExitStack() as stack:
             base_dir.mkdir(parents=True, exist_ok=True)
             with _locked(base_dir, fcntl.LOCK_EX) as alone:
-                if alone:  # nobody else can take a folder for left behind that has no lock yet
-                    _remove_left_behind(base_dir)
+                # Under this lock no other process has a new folder that is not locked yet.
+                if alone:
+                    _remove_abandoned(base_dir)
                 folder.mkdir()
                 stack.enter_context(_locked(folder, fcntl.LOCK_EX))
             yield folder
@@ -69,7 +71,7 @@ def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]
 
 
 def commit(folder: Path, version: int | None) -> Path:
-    """Gives the finished folder its number, in one step that a server sees whole or not at all."""
+    """Renames the complete folder to its number, in one atomic step."""
     reach_disk(folder)
     while True:
         number = version
@@ -81,13 +83,13 @@ def commit(folder: Path, version: int | None) -> Path:
         try:
             return folder.rename(folder.with_name(str(number)))
         except OSError as error:
-            # Someone else may have taken the number a moment ago; then the next one is ours.
+            # If another process has just taken the number, try the next one.
             if version is not None or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
 
 
 def reach_disk(folder: Path) -> None:
-    """Waits until all that the files hold is on the disk."""
+    """Waits until the content of all files is on the disk."""
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -95,10 +97,10 @@ def reach_disk(folder: Path) -> None:
 
 
 def check_version(base_dir: Path, version: int) -> None:
-    """Raises a ValueError unless `version` is a number that a server knows and that is free."""
+    """Raises a ValueError unless `version` is a valid number that is not used yet."""
     _check_number(version)
     if version in versions(base_dir):
-        raise ValueError(f"`version` must be new, got {version}, which {base_dir} has")
+        raise ValueError(f"`version` must be new, got {version}, which exists in {base_dir}")
 
 
 def _check_number(version: int) -> None:
@@ -117,33 +119,33 @@ def check_keep(keep: int | None) -> None:
 
 
 def prune(base_dir: Path, keep: int, newest: int) -> None:
-    """Removes all but the `keep` highest versions; never `newest`."""
+    """Removes all versions but the `keep` highest ones and `newest`."""
     for number in versions(base_dir)[:-keep]:
         if number != newest:
-            # Renamed first, so that a server never sees half of a version.
+            # Renamed first, so that a server never sees an incomplete version.
             removed = base_dir / f"{_REMOVED}{uuid.uuid4().hex}"
             with contextlib.suppress(FileNotFoundError):  # another writer may prune as well
                 (base_dir / str(number)).rename(removed)
             shutil.rmtree(removed, ignore_errors=True)
 
 
-def _remove_left_behind(base_dir: Path) -> None:
-    """Removes the folders of processes that are gone.
+def _remove_abandoned(base_dir: Path) -> None:
+    """Removes the folders of processes that have ended.
 
-    A writer holds a lock on its folder, which the system takes away with the process.
+    A process holds a lock on its folder; the system releases it when the process ends.
     """
     for folder in base_dir.iterdir():
         if folder.name.startswith(_REMOVED):
             shutil.rmtree(folder, ignore_errors=True)
         elif folder.name.startswith(_UNFINISHED):
-            with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as left_behind:
-                if left_behind:
+            with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as abandoned:
+                if abandoned:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Whether the lock is ours; never where the folder is gone or the file system has no locks."""
+    """Whether the lock was acquired; not if the folder is gone or the file system has no locks."""
     with contextlib.ExitStack() as stack:
         try:
             descriptor = os.open(folder, os.O_RDONLY)

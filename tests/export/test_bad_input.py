@@ -99,13 +99,13 @@ def warmup(batches):
         ({"functions": {"a": None}}, "`functions` must have a Signature for 'a', got None"),
         ({"functions": 3}, "`functions` must be a dict or None, got 3"),
         ({"generation": 3}, "`generation` must be a Generation or None, got 3"),
-        ({"signatures": 3}, "`signatures` must be names, or None, got 3"),
+        ({"signatures": 3}, "`signatures` must be a list of names or None, got 3"),
         ({"signatures": ["nothing"]}, "`signatures` must be among serving_default, got 'nothing'"),
         ({"compute_dtype": "int8"}, "`compute_dtype` must be float32, bfloat16 or float16"),
         ({"keep": "2"}, "`keep` must be None or an integer from 1, got '2'"),
         ({"keep": 1.0}, "`keep` must be None or an integer from 1, got 1.0"),
         ({"version": 2**63}, "from 0 to 9223372036854775807, got 9223372036854775808"),
-        ({"warmup": {"other": []}}, "`warmup` must be for serving_default, got 'other'"),
+        ({"warmup": {"other": []}}, "`warmup` must have keys among serving_default, got 'other'"),
         ({"warmup": [{}]}, "`warmup` must be a dict of lists, got list"),
         (warmup({"numbers": [[1, 2, 3]]}), "must have a list of batches for .*, got dict"),
         (warmup([[1, 2, 3]]), "batch 0 must be a dict of inputs, got list"),
@@ -214,7 +214,7 @@ def test_a_failing_warm_up_batch_raises(tmp_path, checked_here):
         picky, {"numbers": tf.TensorSpec([None], tf.float32)}, [{"numbers": [1.0]}]
     )
     batches = [{"numbers": [2.0]}, {"numbers": [3.0, 10.0]}]
-    message = r"(?s)'picky' fails in a fresh process, asked with numbers \[2\]: .*too large"
+    message = r"(?s)'picky' fails in a fresh process with numbers \[2\]: .*too large"
     with pytest.raises(ValueError, match=message):
         export.publish(
             small.tiny(), tmp_path / "m", functions={"picky": own}, warmup={"picky": batches}
@@ -234,7 +234,10 @@ def test_a_version_above_the_limit_of_the_server_raises(tmp_path, checked_here):
     [
         (lambda x: keras.ops.sum(x), r"output 'sum' must have the batch first, got \(\)"),
         (lambda x: keras.ops.fft((x, x)), None),
-        (lambda x: keras.layers.Dense(2, name="a b")(x), "`model` has the layer 'a b', .*rename"),
+        (
+            lambda x: keras.layers.Dense(2, name="a b")(x),
+            "`model` must have layers with names .*'a b'",
+        ),
         (lambda x: tf_only(x), "`model` must be functional"),
     ],
     ids=["scalar", "two tensors", "layer name", "subclass"],

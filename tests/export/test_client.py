@@ -273,7 +273,7 @@ def test_tensors_of_tensorflow_can_be_parsed(array):
 
 
 def test_values_that_cannot_be_sent_raise():
-    with pytest.raises(client.ServingError, match="rows of one length"):
+    with pytest.raises(client.ServingError, match="rows of equal length"):
         client.to_tensor([[1, 2], [3]], "int32")
     with pytest.raises(client.ServingError, match="`value` must be of type int32, got 'a'"):
         client.to_tensor(["a"], "int32")
@@ -327,11 +327,15 @@ def test_a_trickling_response_raises_after_the_timeout():
         ),
         ("serving_default", {"text": "a"}, r"`text` must have the shape \[\?\], got \[\]"),
         ("serving_default", {"text": [None]}, "`text` must be of type string, got None"),
-        ("serving_default", {"text": ["\ud800"]}, "`text` has a value that is no string"),
-        ("tokens", {"token_ids": [[2**31]], "lengths": [1]}, "has a value that is no int32"),
+        ("serving_default", {"text": ["\ud800"]}, "`text` has a value that is not a valid string"),
+        (
+            "tokens",
+            {"token_ids": [[2**31]], "lengths": [1]},
+            "has a value that is not a valid int32",
+        ),
         ("tokens", {"token_ids": [[1.5]], "lengths": [1]}, "must be of type int32, got 1.5"),
         ("tokens", {"token_ids": [[True]], "lengths": [1]}, "must be of type int32, got True"),
-        ("tokens", {"token_ids": [[1], [2, 3]], "lengths": [1]}, "must have rows of one length"),
+        ("tokens", {"token_ids": [[1], [2, 3]], "lengths": [1]}, "must have rows of equal length"),
         (
             "tokens",
             {"token_ids": [1], "lengths": [1]},
@@ -385,7 +389,7 @@ def test_a_missing_server_is_not_ready_and_a_closed_client_raises(ask, server):
             for scheme in ("https", "grpcs")
             for files in ({"ca_file": "/none"}, {"certificate": ("/none", "/none")})
         ),
-        ({"version": 1, "label": "stable"}, "`version` must be None where a `label` is given"),
+        ({"version": 1, "label": "stable"}, "`version` must be None if `label` is given"),
     ],
 )
 def test_invalid_arguments_raise(arguments, message):

@@ -149,7 +149,9 @@ def test_a_scalar_input_with_an_unusual_name_is_exported(runtime, tmp_path):
 @on_tensorflow
 def test_a_missing_operation_raises(runtime, tmp_path):
     inputs = keras.Input((3, 3))
-    with pytest.raises(ValueError, match="`model` cannot go to .*: it does not have Cholesky$"):
+    with pytest.raises(
+        ValueError, match="`model` cannot be exported to .*: it does not have Cholesky$"
+    ):
         EXPORT[runtime][0](keras.Model(inputs, ops.cholesky(inputs)), tmp_path / EXPORT[runtime][1])
     assert not list(tmp_path.iterdir())
 
@@ -227,7 +229,7 @@ def test_a_wrong_file_ending_raises(name, tmp_path):
 @pytest.mark.parametrize("name", EXPORT)
 def test_an_invalid_model_or_path_raises(name, tmp_path):
     function, file, _ = EXPORT[name]
-    with pytest.raises(ValueError, match="`model` must be functional, .* Got None"):
+    with pytest.raises(ValueError, match="`model` must be functional, .* got None"):
         function(None, tmp_path / file)
     for path in (None, "", 3):
         with pytest.raises(ValueError, match=f"`path` must be a path, got {path!r}"):
@@ -294,6 +296,8 @@ def test_models_run_where_the_guide_says(name, runtime):
 def test_models_of_other_backends_are_converted_under_tensorflow(runtime, tmp_path):
     size = models.sizes.BertSize(1, 12, 3, 20, vocabulary_size=15, max_length=19)
     assert_runs(runtime, models.bert.encoder(size), tmp_path, padded(3, 8))
-    with pytest.raises(ValueError, match="`model` cannot go to .*: it does not have Cholesky$"):
+    with pytest.raises(
+        ValueError, match="`model` cannot be exported to .*: it does not have Cholesky$"
+    ):
         inputs = keras.Input((3, 3))
         EXPORT[runtime][0](keras.Model(inputs, ops.cholesky(inputs)), tmp_path / EXPORT[runtime][1])

@@ -49,7 +49,7 @@ def test_dtypes_missing_in_json_are_sent_in_wider_dtypes(dtype):
     ("output", "message"),
     [
         (lambda x: [x], "must return a dict, got list"),
-        (lambda x: {"y": tf.cast(x, tf.complex64)}, "'y' must be of real numbers, got complex64"),
+        (lambda x: {"y": tf.cast(x, tf.complex64)}, "'y' must have real numbers, got complex64"),
         (
             lambda x: {"y": tf.RaggedTensor.from_row_lengths(x, [1, 1])},
             "'y' must be a dense tensor",

@@ -1,7 +1,7 @@
-"""Asks a TF Serving model server, over REST or gRPC, with plain Python values.
+"""A client for TF Serving, over REST or gRPC, with plain Python values.
 
-This folder stands alone: copy it to a machine that has neither keras nor tensorflow. REST needs
-the standard library only, gRPC the packages grpcio and protobuf.
+This folder needs nothing else of keras_attn: copy it to a machine that has neither keras nor
+tensorflow. REST needs only the standard library, gRPC the packages grpcio and protobuf.
 
     python -m client http://localhost:8501 NAME "The capital of France is [MASK]."
 """
@@ -26,21 +26,21 @@ __all__ = ["Client", "ServingError", "from_tensor", "message", "predict_request"
 
 
 class Client:
-    """One model on one server; a context that closes the connection.
+    """One model on one server; a context manager that closes the connection.
 
     Args:
         address: "http://HOST:8501" or https for REST, "grpc://HOST:8500" or grpcs for gRPC.
-        model: the name under which the server has it.
-        version: which version; defaults to the server's newest.
-        timeout: seconds that a call may take, its retries included.
-        retries: how often to try again where the server is not there or busy.
-        label: in place of `version` the label that the server's configuration gives one.
+        model: the name of the model on the server.
+        version: the number of the version; defaults to the newest one on the server.
+        timeout: the maximum number of seconds of a call, retries included.
+        retries: how often to try again if the server is busy or cannot be reached.
+        label: the label of a version in the server's configuration, instead of `version`.
         headers: a dict sent with each request, such as {"authorization": "Bearer ..."}.
-        ca_file: PEM certificates to trust, for https and grpcs; defaults to the system's.
+        ca_file: a PEM file of trusted certificates, for https and grpcs; defaults to the system's.
         certificate: the paths of the client's own PEM certificate and private key.
 
     Raises:
-        ValueError: an argument that cannot be; names it.
+        ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Client:
         if not isinstance(model, str) or not model:
             raise ValueError(f"`model` must be a name, got {model!r}")
         if version is not None and label is not None:
-            raise ValueError("`version` must be None where a `label` is given")
+            raise ValueError("`version` must be None if `label` is given")
         if version is not None and (type(version) is not int or version < 0):
             raise ValueError(f"`version` must be an integer from 0, got {version!r}")
         if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
@@ -83,7 +83,7 @@ class Client:
             self._transport = transport(
                 address, (model, version, label), headers, ca_file, certificate
             )
-        except (OSError, TypeError) as error:  # files that are not there, or hold no certificate
+        except (OSError, TypeError) as error:  # files that do not exist, or have no certificate
             raise ValueError(
                 "`ca_file` and `certificate` must be PEM files, got "
                 f"{ca_file!r} and {certificate!r}: {error}"
@@ -92,9 +92,10 @@ class Client:
         self._closed = False
 
     def __call__(self, signature="serving_default", **inputs):
-        """The outputs by name, as nested lists, for inputs by name, as nested lists.
+        """The outputs by name, as nested lists.
 
-        Text may be str or bytes. Raises ServingError, with the server's words where it refused.
+        Inputs are nested lists by name; text may be str or bytes. If the server refuses the
+        request, its message is in the ServingError that this raises.
         """
         deadline = time.monotonic() + self.timeout
         specs = self._known(deadline)
@@ -102,7 +103,7 @@ class Client:
             raise ServingError(f"`signature` must be one of {', '.join(specs)}, got {signature!r}")
         wanted, outputs = specs[signature]
         if set(inputs) != set(wanted):
-            raise ServingError(f"{signature} takes {sorted(wanted)}, got {sorted(inputs)}")
+            raise ServingError(f"`{signature}` takes {sorted(wanted)}, got {sorted(inputs)}")
         checked = {
             name: (wanted[name][0], *checked_value(name, value, *wanted[name]))
             for name, value in inputs.items()
@@ -110,11 +111,11 @@ class Client:
         return self._retry(deadline, self._transport.predict, signature, checked, outputs)
 
     async def call_async(self, signature="serving_default", **inputs):
-        """The same from a coroutine, which waits in a thread."""
+        """The same as a coroutine: the call runs in a thread."""
         return await asyncio.to_thread(self, signature, **inputs)
 
     def signatures(self):
-        """Name to `(inputs, outputs)`, each a dict from a name to its type, such as "int64"."""
+        """A dict from a signature's name to `(inputs, outputs)`, dicts from a name to its type."""
         specs = self._known(time.monotonic() + self.timeout)
         return {
             name: tuple({key: dtype for key, (dtype, _) in part.items()} for part in parts)
@@ -122,11 +123,11 @@ class Client:
         }
 
     def status(self):
-        """Each version's number to its state: START, LOADING, AVAILABLE, UNLOADING or END."""
+        """The state of each version: START, LOADING, AVAILABLE, UNLOADING or END."""
         return self._retry(time.monotonic() + self.timeout, self._transport.status)
 
     def ready(self):
-        """Whether the server is there and can answer for the version, or for any."""
+        """Whether the server can be reached and has the version loaded, or any if none is given."""
         try:
             states = self.status()
         except ServingError:

@@ -1,4 +1,4 @@
-"""Asks a server from the command line."""
+"""Sends requests to a server from the command line."""
 
 import argparse
 import json
@@ -7,12 +7,12 @@ from . import Client
 
 
 def main():
-    """Ask a server from the command line."""
+    """Sends one request and prints the answer."""
     parser = argparse.ArgumentParser(
-        prog="client", description="Asks `serving_default` of a model with texts."
+        prog="client", description="Sends texts to the signature `serving_default` of a model."
     )
     parser.add_argument("address", help="http://HOST:8501 or grpc://HOST:8500")
-    parser.add_argument("model", help="the name under which the server has it")
+    parser.add_argument("model", help="the name of the model on the server")
     parser.add_argument("text", nargs="+")
     arguments = parser.parse_args()
     with Client(arguments.address, arguments.model) as client:

@@ -1,6 +1,6 @@
-"""The messages of TF Serving, described here: TensorFlow's own classes import tensorflow.
+"""The protobuf messages of TF Serving, defined here because its own classes import tensorflow.
 
-They lie in a private pool; on the wire they are the same.
+They are in a private descriptor pool, and their bytes are the same as those of TF Serving.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 
 from .values import NUMBERS, TYPES, ServingError, checked_value, content, decoded, nest
 
-# Message: (field, number, type), a type in brackets is repeated, "{M}" a map from strings to M.
+# Message: (field, number, type). "[M]" is a repeated field, "{M}" a map from strings to M.
 # From tensorflow/core/framework and tensorflow_serving/apis.
 _MESSAGES = {
     "Dim": [("size", 1, "int64")],
@@ -66,7 +66,7 @@ def to_tensor(value, dtype):
 
 
 def from_tensor(tensor):
-    """A Tensor message as nested lists; strings decoded where they are UTF-8."""
+    """A Tensor message as nested lists; strings are decoded if they are UTF-8."""
     if tensor.dtype not in NUMBERS:
         raise ServingError(f"the answer has the unknown type {tensor.dtype}")
     dtype = NUMBERS[tensor.dtype]
@@ -82,14 +82,14 @@ def from_tensor(tensor):
         flat = [struct.unpack("<f", struct.pack("<I", bits << 16))[0] for bits in flat]
     if letter is None:
         flat = [decoded(value) for value in flat]
-    # Equal values at the end may be left out, and zeros altogether.
+    # A message may leave out equal values at the end, and zeros completely.
     default = flat[-1] if flat else "" if letter is None else 0
     flat += [default] * (count - len(flat))
     return nest(flat, shape)
 
 
 def message_of(dtype, shape, flat):
-    """A Tensor message of checked values."""
+    """A Tensor message from checked values."""
     number, letter, _ = TYPES[dtype]
     tensor = message("Tensor")(dtype=number, tensor_shape={"dim": [{"size": n} for n in shape]})
     if letter is None:

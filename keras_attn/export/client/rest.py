@@ -22,7 +22,7 @@ from .values import (
 
 _JSON_TYPES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}
 
-# HTTP's codes by the names that gRPC has for them.
+# The names in gRPC of HTTP's status codes.
 _CODES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -35,7 +35,7 @@ _CODES = {
 
 
 class Rest:
-    """One model of a server that is asked over REST."""
+    """One model of a server, over REST."""
 
     def __init__(self, address, spec, headers, ca_file, certificate):
         parts = urllib.parse.urlsplit(address)
@@ -54,21 +54,21 @@ class Rest:
         self.host, self.port = parts.hostname, parts.port or (443 if self.secure else 80)
 
     def predict(self, signature, inputs, outputs, deadline):
-        """The outputs by name for checked inputs."""
+        """The outputs by name, for checked inputs."""
         columns = {
             name: nest([_to_json(value) for value in flat], shape)
             for name, (_, shape, flat) in inputs.items()
         }
         body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
         answer = self._send("POST", ":predict", body, deadline, "outputs")
-        if len(outputs) == 1:  # then the server leaves out its name
+        if len(outputs) == 1:  # the server leaves out the name of a single output
             answer = {next(iter(outputs)): answer}
         if not isinstance(answer, dict):
             raise ServingError(f"the answer must have outputs by name, got {answer!r:.200}")
         return {name: _from_json(value) for name, value in answer.items()}
 
     def signatures(self, deadline):
-        """Name to `(inputs, outputs)`, each from a name to `(type, shape)`."""
+        """A dict from a signature's name to `(inputs, outputs)`, from a name to `(type, shape)`."""
         metadata = self._send("GET", "/metadata", None, deadline, "metadata")
         with readable():
             return {
@@ -81,7 +81,7 @@ class Rest:
             }
 
     def status(self, deadline):
-        """Each version's number to its state."""
+        """The state of each version."""
         found = self._send("GET", "", None, deadline, "model_version_status")
         with readable():
             return {int(status["version"]): status["state"] for status in found}
@@ -135,11 +135,11 @@ class Rest:
         raise problem
 
     def close(self):
-        """There is nothing to close: each request has its own connection."""
+        """Does nothing: each request has its own connection."""
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose every byte arrives before the deadline."""
+    """An answer that raises a TimeoutError if it is not complete before the deadline."""
 
     def __init__(self, sock, *arguments, deadline, **options):
         super().__init__(sock, *arguments, **options)
@@ -182,7 +182,7 @@ def _json_spec(info):
 
 
 def _refusal(text):
-    """What the server says: the error of a JSON object, or the text itself."""
+    """The server's message: the error of a JSON object, or the text itself."""
     text = text.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
         return json.loads(text)["error"]

@@ -9,12 +9,12 @@ _STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "EN
 
 
 class Grpc:
-    """One model of a server that is asked over gRPC."""
+    """One model of a server, over gRPC."""
 
     def __init__(self, address, spec, headers, ca_file, certificate):
         grpc = _grpc()
         scheme, _, host = address.partition("://")
-        # An answer may be as large as it is.
+        # No limit on the size of a message.
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         if scheme == "grpcs":
             chain, key = map(_bytes, certificate or (None, None))
@@ -31,7 +31,7 @@ class Grpc:
         self.headers = [(name.lower(), value) for name, value in headers.items()]
 
     def predict(self, signature, inputs, outputs, deadline):
-        """The outputs by name for checked inputs."""
+        """The outputs by name, for checked inputs."""
         request = message("PredictRequest")(model_spec={**self.spec, "signature_name": signature})
         for name, (dtype, shape, flat) in inputs.items():
             request.inputs[name].CopyFrom(message_of(dtype, shape, flat))
@@ -39,7 +39,7 @@ class Grpc:
         return {name: from_tensor(tensor) for name, tensor in response.outputs.items()}
 
     def signatures(self, deadline):
-        """Name to `(inputs, outputs)`, each from a name to `(type, shape)`."""
+        """A dict from a signature's name to `(inputs, outputs)`, from a name to `(type, shape)`."""
         request = message("MetadataRequest")(model_spec=self.spec, metadata_field=["signature_def"])
         response = self._send(
             "Prediction", "GetModelMetadata", request, "MetadataResponse", deadline
@@ -56,7 +56,7 @@ class Grpc:
         }
 
     def status(self, deadline):
-        """Each version's number to its state."""
+        """The state of each version."""
         request = message("StatusRequest")(model_spec=self.spec)
         response = self._send("Model", "GetModelStatus", request, "StatusResponse", deadline)
         return {

@@ -1,11 +1,11 @@
-"""Values of a request and an answer: types, shapes, nested lists, and what must hold for them."""
+"""The values of requests and answers: types, shapes, nested lists, and checks."""
 
 import contextlib
 import struct
 import time
 import urllib.parse
 
-# tensorflow/core/framework/types.proto: number, struct's letter, the field of TensorProto
+# The number in tensorflow/core/framework/types.proto, struct's letter, the field of TensorProto
 TYPES = {
     "float32": (1, "f", "float_val"),
     "float64": (2, "d", "double_val"),
@@ -27,17 +27,17 @@ NUMBERS = {number: name for name, (number, _, _) in TYPES.items()}
 
 
 class ServingError(RuntimeError):
-    """The request cannot be sent, the server refused it, or did not answer in time."""
+    """The request cannot be sent, the server refuses it, or it does not answer in time."""
 
 
 class UnavailableError(Exception):
-    """Worth another try."""
+    """The server is busy or cannot be reached; a later request may succeed."""
 
 
 def checked_value(name, value, dtype, wanted):
-    """The shape and the flat values of a nested list, of the type and shape that are wanted."""
+    """The shape and the flat values of a nested list, checked against a type and a shape."""
     if dtype not in TYPES:
-        raise ServingError(f"`{name}` is of type {dtype}, which cannot be sent")
+        raise ServingError(f"`{name}` has the type {dtype}, which cannot be sent")
     shape, flat = _flatten(name, value)
     kinds = {"string": {str, bytes}, "bool": {bool}}.get(dtype, {int})
     if "float" in dtype:
@@ -50,7 +50,7 @@ def checked_value(name, value, dtype, wanted):
     try:
         content(dtype, flat)
     except (OverflowError, struct.error, UnicodeEncodeError) as error:
-        raise ServingError(f"`{name}` has a value that is no {dtype}: {error}") from error
+        raise ServingError(f"`{name}` has a value that is not a valid {dtype}: {error}") from error
     if wanted is not None:
         same = len(shape) == len(wanted) and all(
             size in (-1, own) for own, size in zip(shape, wanted, strict=True)
@@ -63,13 +63,13 @@ def checked_value(name, value, dtype, wanted):
 
 
 def content(dtype, flat):
-    """The bytes of each string, or of all numbers together."""
+    """A list with the bytes of each string, or the bytes of all numbers together."""
     letter = TYPES[dtype][1]
     if letter is None:
         return [value.encode() if isinstance(value, str) else value for value in flat]
     if dtype == "bfloat16":
         bits = struct.unpack(f"<{len(flat)}I", struct.pack(f"<{len(flat)}f", *flat))
-        # Rounded to even, as the lower half is cut off; NaN stays NaN.
+        # Rounded to even before the lower half is dropped; NaN stays NaN.
         flat = [
             b >> 16 if value != value else (b + 0x7FFF + (b >> 16 & 1)) >> 16
             for b, value in zip(bits, flat, strict=True)
@@ -85,13 +85,13 @@ def _flatten(name, value):
     parts = [_flatten(name, item) for item in value]
     shapes = [shape for shape, _ in parts]
     if any(shape != shapes[0] for shape in shapes):
-        raise ServingError(f"`{name}` must have rows of one length, got {shapes[:4]}")
+        raise ServingError(f"`{name}` must have rows of equal length, got {shapes[:4]}")
     inner = shapes[0] if shapes else []
     return [len(value), *inner], [item for _, flat in parts for item in flat]
 
 
 def nest(flat, shape):
-    """Nested lists of a shape from its flat values."""
+    """Nested lists of a shape, from their flat values."""
     if not shape:
         return flat[0]
     size = len(flat) // shape[0] if shape[0] else 0
@@ -99,7 +99,7 @@ def nest(flat, shape):
 
 
 def decoded(value):
-    """Bytes as a string where they are UTF-8."""
+    """Bytes as a string if they are UTF-8, otherwise unchanged."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -108,7 +108,7 @@ def decoded(value):
 
 @contextlib.contextmanager
 def readable():
-    """Turns the errors of reading what has not the form that it should have into one of ours."""
+    """Turns errors of reading an answer in an unexpected form into a ServingError."""
     try:
         yield
     except Exception as error:
@@ -116,7 +116,7 @@ def readable():
 
 
 def seconds_left(deadline):
-    """The seconds until the deadline; raises TimeoutError after it."""
+    """The seconds until the deadline; raises a TimeoutError after it."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -124,7 +124,7 @@ def seconds_left(deadline):
 
 
 def checked_headers(headers):
-    """Headers, or None, as a dict; raises a ValueError for what no request could carry."""
+    """Headers, or None, as a dict; raises a ValueError if a request cannot have them."""
     if headers is not None and not hasattr(headers, "items"):
         raise ValueError(f"`headers` must be a dict or None, got {headers!r}")
     for item in (headers or {}).items():
@@ -136,14 +136,14 @@ def checked_headers(headers):
 
 
 def check_address(address):
-    """The scheme of an address; raises a ValueError that says what one looks like."""
+    """The scheme of an address; raises a ValueError if it is not an address."""
     scheme = None
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         parts = urllib.parse.urlsplit(address)
-        if parts.port != 0 and parts.hostname:  # reading a port that is no number raises
+        if parts.port != 0 and parts.hostname:  # `parts.port` raises if it is not a number
             scheme = parts.scheme
     if scheme not in ("http", "https", "grpc", "grpcs"):
         raise ValueError(
-            f"`address` must be http://HOST:PORT, or so with https, grpc or grpcs, got {address!r}"
+            f"`address` must be SCHEME://HOST:PORT with http, https, grpc or grpcs, got {address!r}"
         )
     return scheme
