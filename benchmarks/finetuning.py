@@ -135,7 +135,7 @@ def span(tokenizer: data.BertTokenizer) -> Task:
     train, held_out = bert_span.read(None)
     layer = bert_span.make_preprocessor(bert_span.LENGTH, tokenizer)
     features, _, _, examples = bert_span.rows(layer, [some(sum(held_out, []))])
-    learned = bert_span.to_learn(layer, train)
+    learned = bert_span.training_rows(layer, train)
     return Task(
         "span",
         "AutoModelForQuestionAnswering",

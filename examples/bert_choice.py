@@ -4,11 +4,11 @@
     python examples/bert_choice.py --checkpoint DIR --learning-rate 1e-4     # a real checkpoint
     python examples/bert_choice.py --data mine.tsv     # columns prompt, choice_0, choice_1 ... and
                                                        # answer, the number of the right one
-    python examples/bert_choice.py --resume            # go on where a run was interrupted
+    python examples/bert_choice.py --resume            # continue an interrupted run
 
-The task is that of SWAG, with paragraphs of other pages about the same module of LibreOffice as the
-wrong choices. The embedding and the lowest layer stay as pre-training left them, which saves time
-and memory. Under --output: checkpoints, and a model for export.publish.
+The task is that of SWAG. The wrong choices are paragraphs of other pages about the same module of
+LibreOffice. The embedding and the lowest block are not trained, which saves time and memory.
+Checkpoints and a model for export.publish are written to --output.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -27,11 +28,11 @@ from keras_attn import data, models, training
 LENGTH = 64
 BATCH_SIZE = 16
 STEPS = 800
-EPOCHS = 4  # each of a quarter of the steps, then a look at the held-out questions
+EPOCHS = 4  # each of a quarter of the steps, then an evaluation on the held-out questions
 CHOICES = 4
 FROZEN = 1  # blocks, with the embedding below them
 SAVE_EVERY = 100  # steps between checkpoints
-DRAWN = 7  # the seed of the choices, the same whatever the training's
+DRAWN = 7  # the seed of the choices, the same whatever the seed of training is
 EXPECTED = 0.75  # held-out accuracy of the default run; two seeds gave 75.3 and 76.3 %
 
 
@@ -50,7 +51,7 @@ def read(files: list[pathlib.Path] | None) -> tuple[list, list]:
 
 
 def questions(pages: dict[str, list[str]]) -> list[tuple[str, list[str], int]]:
-    """Each paragraph with its successor among paragraphs of other pages of its module."""
+    """Each paragraph, with the next one of its page among paragraphs of other pages as choices."""
     rng = np.random.default_rng(DRAWN)
     found = []
     for rows in _shared.by_module(pages).values():
@@ -75,7 +76,7 @@ def dataset(preprocessor, examples, **options):
 
 
 def guess(examples) -> float:
-    """Accuracy of the choice that shares most words with its prompt."""
+    """Accuracy of choosing the paragraph with the most words in common with the prompt."""
     right = 0
     for prompt, choices, answer in examples:
         words = set(prompt.lower().split())
@@ -112,15 +113,15 @@ def main(arguments: argparse.Namespace) -> None:
     checkpoint = training.TrainingCheckpoint(
         arguments.output / "checkpoints",
         every=SAVE_EVERY,
-        data=_shared.identity(arguments, train, tokenizer.vocabulary, BATCH_SIZE, steps_per_epoch),
+        data=_runs.identity(arguments, train, tokenizer.vocabulary, BATCH_SIZE, steps_per_epoch),
     )
-    step = _shared.restore(arguments, checkpoint, model, measured)
+    step = _runs.restore(arguments, checkpoint, model, measured)
     model.fit(
         dataset(preprocessor, train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         validation_data=measured,
         callbacks=[checkpoint],
     )
@@ -139,4 +140,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

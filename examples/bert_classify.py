@@ -4,8 +4,9 @@
     python examples/bert_classify.py --checkpoint DIR --learning-rate 1e-4   # a real checkpoint
     python examples/bert_classify.py --data mine.csv     # columns text and label; .tsv does too
 
-The modules are of very unequal size, so class weights make each count the same; the training stops
-early where a validation set of its own gets no better. Under --output: a model for export.publish.
+The modules have very different numbers of paragraphs: class weights balance them. The training
+stops early when the loss on a validation set does not improve any more. A model for export.publish
+is written to --output.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -25,7 +27,7 @@ from keras_attn import data, models
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 1200
-EPOCHS = 6  # each of a sixth of the steps, then a look at the validation set
+EPOCHS = 6  # each of a sixth of the steps, then an evaluation on the validation set
 PATIENCE = 2  # epochs without improvement
 SMOOTHING = 0.1  # of the counts of words
 EXPECTED = 0.48  # held-out macro F1 of the default run; three seeds gave 48.1 to 49.3 %
@@ -114,12 +116,12 @@ def main(arguments: argparse.Namespace) -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         weighted_metrics=["accuracy"],
     )
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     model.fit(
         dataset(preprocessor, train, labels, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         steps_per_epoch=max(1, arguments.steps // EPOCHS),
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         validation_data=dataset(preprocessor, validation, labels).cache(),
         class_weight=class_weights(train, labels),
         callbacks=[
@@ -131,12 +133,12 @@ def main(arguments: argparse.Namespace) -> None:
     postprocessor = data.ClassificationPostprocessor(labels)
     _shared.save(arguments.output, model, preprocessor, postprocessor)
 
-    commonest = collections.Counter(label for _, label in train).most_common(1)[0][0]
-    guess = np.tile([float(label == commonest) for label in labels], (len(held_out), 1))
+    frequent = collections.Counter(label for _, label in train).most_common(1)[0][0]
+    guess = np.tile([float(label == frequent) for label in labels], (len(held_out), 1))
     logits = model.predict(dataset(preprocessor, held_out, labels), verbose=0)
     print(f"\n{len(held_out)} held-out texts{'':12}{'accuracy':>10}{'macro F1':>10}")
     for name, outputs in {
-        f"always {commonest}": guess,
+        f"always {frequent}": guess,
         "naive Bayes": naive_bayes(train, held_out, labels),
         "this model": logits,
     }.items():
@@ -146,4 +148,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

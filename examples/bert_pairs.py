@@ -1,13 +1,13 @@
-"""Classify pairs of sentences with a BERT: do two paragraphs of a manual stand on the same page?
+"""Classify pairs of sentences with a BERT: are two paragraphs of a manual on the same page?
 
     python examples/bert_pairs.py                      # about a minute on two cores
     python examples/bert_pairs.py --checkpoint DIR --learning-rate 1e-4      # a real checkpoint
     python examples/bert_pairs.py --data mine.csv      # columns first, second and label; .tsv too
 
-A pair is a paragraph with the one after it, or with one of another page about the same module of
-LibreOffice, so that the subject alone tells little. The lower a layer lies, the smaller are its
-steps: what pre-training has learned about words stays, the head learns fast. Under --output: a
-model for export.publish.
+A pair is a paragraph with the next one, or with one of another page about the same module of
+LibreOffice, so that the subject alone is not enough. Lower layers have smaller learning rates: they
+keep what they learned in pre-training, while the head learns fast. A model for export.publish is
+written to --output.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -26,10 +27,10 @@ from keras_attn import data, models
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 1200
-EPOCHS = 4  # each of a quarter of the steps, then a look at the held-out pairs
-DECAY = 0.8  # of the learning rate, from a layer to the one below
+EPOCHS = 4  # each of a quarter of the steps, then an evaluation on the held-out pairs
+DECAY = 0.8  # factor of the learning rate from a layer to the one below
 LABELS = ["same page", "another page"]
-DRAWN = 7  # the seed of the pairs, the same whatever the training's
+DRAWN = 7  # the seed of the pairs, the same whatever the seed of training is
 EXPECTED = 0.81  # held-out accuracy of the default run; two seeds gave 81.2 and 81.7 %
 
 
@@ -70,7 +71,7 @@ def dataset(preprocessor, examples, labels: list[str], **options):
 
 
 def layer_wise(rate: float, steps: int, encoder: keras.Model) -> keras.optimizers.Optimizer:
-    """An optimizer for each layer, with a smaller rate the lower the layer lies."""
+    """An optimizer for each layer; lower layers have smaller learning rates."""
     stack = models.parts.of(encoder).encoder
     optimizers = {
         f"{layer.name}/.*": _shared.optimizer(rate * DECAY ** (depth + 1), steps)
@@ -81,7 +82,7 @@ def layer_wise(rate: float, steps: int, encoder: keras.Model) -> keras.optimizer
 
 
 def shared_words(examples) -> np.ndarray:
-    """The fraction of a pair's words that both have."""
+    """The fraction of the words of a pair that are in both texts."""
     words = [
         (set(first.lower().split()), set(second.lower().split())) for first, second, _ in examples
     ]
@@ -121,12 +122,12 @@ def main(arguments: argparse.Namespace) -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     model.fit(
         dataset(preprocessor, train, labels, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         steps_per_epoch=max(1, arguments.steps // EPOCHS),
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         validation_data=measured,
     )
     postprocessor = data.ClassificationPostprocessor(labels)
@@ -136,7 +137,7 @@ def main(arguments: argparse.Namespace) -> None:
     right = _shared.numbers([label for *_, label in held_out], labels)
     print(f"\n{len(held_out)} held-out pairs{'':10}{'accuracy':>10}")
     for name, value in {
-        "the commonest label": np.bincount(right).max() / len(right),
+        "the most frequent label": np.bincount(right).max() / len(right),
         "words in common": guess(train, held_out, labels),
         "this model": accuracy,
     }.items():
@@ -145,4 +146,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

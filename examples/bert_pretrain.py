@@ -2,12 +2,12 @@
 
     python examples/bert_pretrain.py                    # English, about five minutes on two cores
     python examples/bert_pretrain.py --language zh      # or de, or all
-    python examples/bert_pretrain.py --text mine.txt    # a line a paragraph, a blank line between
-                                                        # documents
-    python examples/bert_pretrain.py --records DIR      # what bert_records.py made of large text
-    python examples/bert_pretrain.py --resume           # go on where a run was interrupted
+    python examples/bert_pretrain.py --text mine.txt    # one paragraph in each line, a blank line
+                                                        # between documents
+    python examples/bert_pretrain.py --records DIR      # the output of bert_records.py
+    python examples/bert_pretrain.py --resume           # continue an interrupted run
 
-The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
+The default corpus is LibreOffice Help (examples/data). All files of a run are in
 --output: the vocabulary, checkpoints, TensorBoard logs, the curves, the model and the servable.
 """
 
@@ -20,6 +20,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import matplotlib
@@ -37,7 +38,7 @@ VOCABULARY_SIZE = 8000
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 2400
-EPOCHS = 10  # each of a tenth of the steps, then a look at the held-out documents
+EPOCHS = 10  # each of a tenth of the steps, then an evaluation on the held-out documents
 LEARNING_RATE = 4e-3
 POSITION_SCALE = 0.3  # of the sinusoids with which the learned positions are initialized
 SIZE = models.sizes.BertSize(
@@ -51,7 +52,7 @@ SIZE = models.sizes.BertSize(
     initializer_range=0.08,
 )
 SAMPLE = 20_000  # records for the baselines, and held-out records
-HELD_OUT_SEED = 7  # the held-out examples are the same whatever the training's seed
+HELD_OUT_SEED = 7  # the held-out examples are the same for every training seed
 EXPECTED = 0.34  # held-out masked accuracy of the default run; three seeds gave 35.0 to 37.5 %
 
 
@@ -71,14 +72,14 @@ def read_corpus(language: str, text: list[str] | None) -> list[list[str]]:
 def build(size: models.sizes.BertSize) -> keras.Model:
     """The pre-training model, with positions initialized with sinusoids."""
     model = models.bert.pretraining(size)
-    # A linear map shifts sinusoids by a position, which attention learns sooner than from noise.
+    # A linear map shifts sinusoids by a position; attention learns this faster than from noise.
     positions = models.parts.of(model).encoder.position
     positions.table.assign(POSITION_SCALE * sinusoids(np.arange(size.max_length), size.hidden_dim))
     return model
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """Both losses, and the metrics of each."""
+    """Compile with both losses and their metrics."""
     model.compile(
         optimizer,
         loss={
@@ -100,8 +101,8 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> 
 def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float, float]]:
     """Accuracy and perplexity of two baselines that use at most the token to the left.
 
-    The bigram guess takes what most often follows the token to the left of the mask;
-    its perplexity mixes bigram and single-token frequencies half and half.
+    The bigram baseline predicts the token that most often follows the one to the left of the mask.
+    Its perplexity is that of the mean of bigram and single-token frequencies.
     """
     flat = np.concatenate([np.asarray(p) for d in train_ids.to_list() for p in d])
     single = np.bincount(flat, minlength=vocabulary_size) + 1.0
@@ -114,19 +115,21 @@ def guesses(train_ids, held_out, vocabulary_size: int) -> dict[str, tuple[float,
     right = {"most common token": 0, "bigram": 0}
     surprise = {"most common token": 0.0, "bigram": 0.0}
     total = 0
-    commonest = int(single.argmax())
+    most_common = int(single.argmax())
     for features, labels, weights in held_out:
         rows, columns = np.nonzero(weights["masked_lm"].numpy())
         positions = features["masked_positions"].numpy()[rows, columns]
         lefts = features["token_ids"].numpy()[rows, positions - 1]
         for left, label in zip(lefts, labels["masked_lm"].numpy()[rows, columns], strict=True):
             counts = following.get(int(left), {})
-            share = counts.get(int(label), 0) / max(1, sum(counts.values()))
-            best = max(counts, key=counts.get, default=commonest)
-            right["most common token"] += label == commonest
+            fraction = counts.get(int(label), 0) / max(1, sum(counts.values()))
+            best = max(counts, key=counts.get, default=most_common)
+            right["most common token"] += label == most_common
             right["bigram"] += label == best
             surprise["most common token"] -= np.log(single[label])
-            surprise["bigram"] -= np.log((share + single[label]) / 2 if counts else single[label])
+            surprise["bigram"] -= np.log(
+                (fraction + single[label]) / 2 if counts else single[label]
+            )
         total += len(rows)
     return {name: (right[name] / total, float(np.exp(surprise[name] / total))) for name in right}
 
@@ -140,7 +143,7 @@ def draw(history: dict, baselines: dict, path: pathlib.Path) -> None:
     left.set(title="Masked-LM cross entropy", xlabel="epoch", ylabel="nats")
     right.plot(steps, history["val_masked_lm_accuracy"], label="masked tokens, held out")
     right.plot(steps, history["val_next_sentence_accuracy"], label="next sentence, held out")
-    right.axhline(0.5, linestyle=":", color="C1", label="next sentence, a coin")
+    right.axhline(0.5, linestyle=":", color="C1", label="next sentence, random guess")
     for style, (name, (accuracy, _)) in zip(("--", ":"), baselines.items(), strict=True):
         right.axhline(accuracy, linestyle=style, color="C0", label=f"masked tokens, {name}")
     right.set(title="Accuracy", xlabel="epoch", ylim=(0, 1))
@@ -176,7 +179,7 @@ def next_steps(published: export.Servable, text: str, output: pathlib.Path) -> s
         "to serve it:\n"
         f"  docker run --rm -p 8501:8501 -v {mounted} -e MODEL_NAME=bert \\\n"
         "    tensorflow/serving:2.20.0\n"
-        "to ask it:\n"
+        "to send a request:\n"
         f"  curl -s http://localhost:8501/v1/models/bert:predict -d '{request}'\n"
         "what to try next:\n"
         f"  python examples/attention_it.py --checkpoint {checkpoint}\n"
@@ -187,7 +190,7 @@ def next_steps(published: export.Servable, text: str, output: pathlib.Path) -> s
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "bert_pretrain", resume=True)
+    parser = _runs.options(__doc__, "bert_pretrain", resume=True)
     parser.add_argument("--language", choices=(*LANGUAGES, "all"), default="en")
     parser.add_argument("--text", nargs="+", help="UTF-8 files instead of the embedded corpus")
     parser.add_argument("--records", type=pathlib.Path, help="a directory of bert_records.py")
@@ -214,7 +217,7 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         documents = read_corpus(arguments.language, arguments.text)
         train_documents, held_out_documents = data.split_documents(documents, _shared.HELD_OUT)
-        print(f"{len(train_documents)} documents to learn from, {len(held_out_documents)} held out")
+        print(f"{len(train_documents)} documents for training, {len(held_out_documents)} held out")
         vocabulary = data.train_vocabulary(
             (paragraph for document in train_documents for paragraph in document), VOCABULARY_SIZE
         )
@@ -246,7 +249,7 @@ def main(arguments: argparse.Namespace) -> None:
     checkpoint = training.TrainingCheckpoint(
         output / "checkpoints",
         every=arguments.save_every,
-        data=_shared.identity(
+        data=_runs.identity(
             arguments,
             train_ids.to_list(),
             vocabulary,
@@ -255,7 +258,7 @@ def main(arguments: argparse.Namespace) -> None:
             whole_word=arguments.whole_word,
         ),
     )
-    step = _shared.restore(arguments, checkpoint, model, held_out)
+    step = _runs.restore(arguments, checkpoint, model, held_out)
     _shared.write_vocabulary(output, vocabulary)
     if step:
         print(f"resuming after step {step}")
@@ -276,7 +279,7 @@ def main(arguments: argparse.Namespace) -> None:
         epochs=EPOCHS,
         initial_epoch=step // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         validation_data=held_out,
         callbacks=[keras.callbacks.TensorBoard(output / "logs"), checkpoint],
     ).history
@@ -289,7 +292,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\n{'on held-out documents':24}{'masked accuracy':>16}{'perplexity':>12}")
     for name, (accuracy, perplexity) in {**baselines, "this model": reached}.items():
         print(f"{name:24}{accuracy:16.1%}{perplexity:12.1f}")
-    print(f"next sentence {result['next_sentence_accuracy']:.1%}, a coin 50 %")
+    print(f"next sentence {result['next_sentence_accuracy']:.1%}, a random guess 50 %")
     draw(history, baselines, output / "curves.png")
 
     # Serving
@@ -303,15 +306,15 @@ def main(arguments: argparse.Namespace) -> None:
         signatures=["serving_default"],
         sample={"text": texts[:1]},
     )
-    print(f"\nasking {published.path} in a process without keras:")
+    print(f"\nanswers of {published.path} in a process without keras:")
     answers = export.ask(published.path, text=texts)
     for (question, truth), tokens, probabilities in zip(
         asked, answers["pieces"], answers["probabilities"], strict=True
     ):
         best = ", ".join(f"{t} {p:.0%}" for t, p in zip(tokens[0], probabilities[0], strict=True))
-        print(f"  {question}\n    -> {best}   (it was: {truth})")
+        print(f"  {question}\n    -> {best}   (original: {truth})")
     print(f"\ncurves: {output / 'curves.png'}; logs: tensorboard --logdir {output / 'logs'}")
-    print(f"{time.time() - began:.0f} s in all\n")
+    print(f"{time.time() - began:.0f} s in total\n")
     print(next_steps(published, texts[0], output))
     print(
         f"held-out masked accuracy {reached[0]:.1%} (the default run should reach {EXPECTED:.0%})"
@@ -319,4 +322,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

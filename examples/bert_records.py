@@ -1,12 +1,12 @@
-"""Prepare text of any size for pre-training: files to TFRecord shards, in parallel.
+"""Prepare text of any size for pre-training: write files as TFRecord shards, in parallel.
 
     python examples/bert_records.py --text corpus/*.txt --output runs/records
     python examples/bert_pretrain.py --records runs/records
 
-A line is a paragraph, a blank line ends a document; names that end in .gz are decompressed. No file
-is held in memory. Apache Beam does the work (pip install apache-beam), on all cores of this machine
-unless --beam and Beam's own options end the line, such as --beam --runner=DataflowRunner. Without
---text, the embedded corpus is written out as files first.
+Each line is a paragraph, a blank line ends a document; files whose names end in .gz are
+decompressed. No file is read into memory as a whole. Apache Beam (pip install apache-beam) uses all
+cores of this machine, or runs with its own options after --beam at the end of the line, such as
+--beam --runner=DataflowRunner. Without --text, the embedded corpus is first written to files.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import shlex
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _runs
 import _shared
 
 from keras_attn import data
@@ -39,7 +40,7 @@ def embedded_corpus(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "records")
+    parser = _runs.options(__doc__, "records")
     parser.add_argument("--text", nargs="+", type=pathlib.Path, help="UTF-8 files")
     parser.add_argument("--vocabulary", type=pathlib.Path, help="a vocab.txt; trained if missing")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens in a row")
@@ -56,7 +57,7 @@ def options() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     output = arguments.output
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     paths = arguments.text or embedded_corpus(output / "text")
 
     if arguments.vocabulary:
@@ -80,4 +81,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

@@ -4,10 +4,10 @@
     python examples/bert_span.py --checkpoint DIR --learning-rate 1e-4       # a real checkpoint
     python examples/bert_span.py --data train.json     # in SQuAD's format, 1.1 or 2.0
 
-The default needs nobody to ask: a "question" is a paragraph of LibreOffice Help in which a name
-that occurs in the paragraphs after it is masked, and the answer is that name there (recurring span
-selection, Ram et al. 2021, section 3). The training stops early where F1 on a validation set of
-its own gets no better. Under --output: a model for export.publish.
+By default the questions are made automatically: a "question" is a paragraph of LibreOffice Help in
+which a name is masked that occurs again in the next paragraphs, and the answer is the name there
+(recurring span selection, Ram et al. 2021, section 3). The training stops early when F1 on a
+validation set does not improve any more. --output gets a model for export.publish.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ from keras_attn import data, models, training
 LENGTH = 128  # at most: the encoder of bert_pretrain.py has 64 positions
 BATCH_SIZE = 16
 STEPS = 1200
-EPOCHS = 6  # each of a sixth of the steps, then a look at the validation set
+EPOCHS = 6  # each of a sixth of the steps, then an evaluation on the validation set
 PATIENCE = 2  # epochs without improvement
 NAME = re.compile(r"[A-Z]\w+(?:(?: - | )[A-Z]\w+)*")
 NUMBER_OR_NAME = re.compile(rf"\d[\d.,]*|{NAME.pattern}")
@@ -97,8 +98,8 @@ def windows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def to_learn(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
-    """The windows with an answer; all windows, if some question has no answer."""
+def training_rows(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
+    """The windows with an answer, or all windows if a question has no answer."""
     features, labels, weights, examples = rows(preprocessor, groups)
     kept = weights.reshape(-1) > 0
     if all(answers[0] for _, _, answers, _ in examples):
@@ -109,7 +110,7 @@ def to_learn(preprocessor: data.SpanPreprocessor, groups: list[list[Example]]):
 
 
 def dataset(learned, **options):
-    """Batches of what `to_learn` gives."""
+    """Batches of the output of `training_rows`."""
     return _shared.batches(learned, lambda *row: row, BATCH_SIZE, **options)
 
 
@@ -154,12 +155,12 @@ def main(arguments: argparse.Namespace) -> None:
         {"start": loss, "end": loss},
     )
     features, _, _, asked = rows(preprocessor, validation)
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     model.fit(
-        dataset(to_learn(preprocessor, train), seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
+        dataset(training_rows(preprocessor, train), seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         steps_per_epoch=max(1, arguments.steps // EPOCHS),
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         callbacks=[
             training.PredictionScores(
                 windows(features), lambda outputs: score(outputs, features, asked)
@@ -183,4 +184,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

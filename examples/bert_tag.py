@@ -1,13 +1,13 @@
-"""Tag words with a BERT: give a text without capitals and punctuation back what it has lost.
+"""Tag words with a BERT: restore the capitals and the punctuation of a text.
 
     python examples/bert_tag.py                        # about a minute on two cores
     python examples/bert_tag.py --checkpoint DIR --learning-rate 1e-4        # a real checkpoint
     python examples/bert_tag.py --data train.iob2 test.iob2 --columns 1 2    # named entities
     python examples/bert_tag.py --lora 8 --learning-rate 5e-3     # updates of low rank
 
-The words of LibreOffice Help come in small letters; the tag of a word says how it was written and
-which mark stood behind it, O that nothing has to change. So F1 of the entities, the measure of
-named-entity files, is here that of the words to change. Under --output: a model for export.publish.
+The words of LibreOffice Help are given in lower case. The tag of a word says how it was written and
+which punctuation mark followed it; O means that nothing changes. So F1 of entities, the measure for
+named-entity files, is here F1 of the words to change. --output gets a model for export.publish.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ from keras_attn import data, models, training
 LENGTH = 64
 BATCH_SIZE = 32
 STEPS = 1200
-EPOCHS = 4  # each of a quarter of the steps, then a look at the held-out text
+EPOCHS = 4  # each of a quarter of the steps, then an evaluation on the held-out text
 MARKS = ".,:;?!"
 EXPECTED = 0.75  # held-out F1 of the default run; two seeds gave 75.5 and 75.6 %
 
@@ -45,7 +46,7 @@ def read(files: list[pathlib.Path] | None, columns=(0, -1)) -> tuple[list, list]
 
 
 def case_and_marks(paragraph: str) -> tuple[list[str], list[str]]:
-    """The words in lower case and without punctuation, and a tag for what each word lost.
+    """The words in lower case and without punctuation, and a tag for each word.
 
     >>> case_and_marks("Click OK, then LibreOffice starts.")
     (['click', 'ok', 'then', 'libreoffice', 'starts'], \
@@ -77,7 +78,7 @@ def dataset(preprocessor, examples, **options):
 
 
 def score(logits: np.ndarray, first: np.ndarray, examples, labels: list[str]) -> dict[str, float]:
-    """Precision, recall and F1; words beyond the end of a row count as untagged."""
+    """Precision, recall and F1; words that do not fit into a row count as untagged."""
     best = logits.argmax(-1)
     predicted = []
     for row, here, (words, _) in zip(best, first, examples, strict=True):
@@ -112,9 +113,13 @@ def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = _shared.task_options(__doc__, STEPS, "bert_tag")
     parser.add_argument(
-        "--columns", type=int, nargs=2, default=(0, -1), help="where word and tag stand in --data"
+        "--columns",
+        type=int,
+        nargs=2,
+        default=(0, -1),
+        help="the columns of word and tag in --data",
     )
-    parser.add_argument("--lora", type=int, metavar="RANK", help="learn updates of this rank")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train only updates of this rank")
     return parser
 
 
@@ -138,12 +143,12 @@ def main(arguments: argparse.Namespace) -> None:
     )
     learned = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
     print(f"{learned:,} of {model.count_params():,} weights are trained")
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     model.fit(
         dataset(preprocessor, train, seed=arguments.seed).prefetch(tf.data.AUTOTUNE),
         epochs=EPOCHS,
         steps_per_epoch=max(1, arguments.steps // EPOCHS),
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
         validation_data=(features, numbers, first),
     )
     _shared.save(
@@ -164,4 +169,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

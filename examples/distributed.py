@@ -1,4 +1,4 @@
-"""Train a small GPT on all devices of a machine or on several machines, and go on after a kill -9.
+"""Train a small GPT on all devices of one or several machines, and resume it after a kill -9.
 
     python examples/distributed.py                            # all devices of this machine
     python examples/distributed.py --workers 2                # two processes on it, for a trial
@@ -24,6 +24,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -34,7 +35,7 @@ from keras_attn import data, distribution, models, training
 
 BATCH_SIZE = 16  # of all workers together
 STEPS = 600
-EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
+EPOCHS = 5  # each of a fifth of the steps, then an evaluation on the held-out documents
 LEARNING_RATE = 2e-3
 SILENCE = 30  # seconds after which JAX considers a worker dead
 REFUSED = 2  # the exit status of a worker whose options or data were refused
@@ -43,10 +44,10 @@ REFUSED = 2  # the exit status of a worker whose options or data were refused
 def batches(
     rows: np.ndarray, seed: int | None, start: int, worker: int, workers: int, replicas: int
 ) -> tf.data.Dataset:
-    """A worker's part of each batch, one row of it for each replica; from batch `start`.
+    """A worker's part of each batch, in parts for each replica, from batch `start` on.
 
-    All workers draw the same order, endless with a seed, and take other rows of it: together they
-    read the batches that one worker alone would read, and no row twice.
+    All workers draw the same order, endless with a seed, and each takes different rows: together
+    they read the same batches as a single worker, and no row twice.
     """
     order = tf.data.Dataset.range(len(rows))
     if seed is not None:
@@ -126,7 +127,9 @@ def work(arguments: argparse.Namespace) -> None:
     connect = {"tensorflow": connect_tensorflow, "jax": connect_jax}[keras.backend.backend()]
     scope, copies, hand_out = connect(arguments, workers)
     if BATCH_SIZE % copies:
-        raise SystemExit(f"the batch of {BATCH_SIZE} rows must divide by {copies} devices")
+        raise SystemExit(
+            f"the number of devices must divide the {BATCH_SIZE} rows of a batch, got {copies}"
+        )
     first = arguments.index == 0
     say = print if first else lambda *_: None
     keras.utils.set_random_seed(arguments.seed)  # the same weights on each worker
@@ -146,8 +149,10 @@ def work(arguments: argparse.Namespace) -> None:
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     train, held_out = rows_of(train_documents, tokenizer), rows_of(held_out_documents, tokenizer)
     if len(held_out) < BATCH_SIZE:
-        raise SystemExit(f"--text must hold out {BATCH_SIZE} rows at least, got {len(held_out)}")
-    say(f"{len(train)} rows of {LENGTH} tokens to learn from, {len(held_out)} held out")
+        raise SystemExit(
+            f"--text must have at least {BATCH_SIZE} held-out rows, got {len(held_out)}"
+        )
+    say(f"{len(train)} rows of {LENGTH} tokens for training, {len(held_out)} held out")
 
     size = -(-len(vocabulary) // arguments.model_parallel) * arguments.model_parallel
     # Keras counts what the replicas read, which may be more.
@@ -164,9 +169,9 @@ def work(arguments: argparse.Namespace) -> None:
         checkpoint = training.TrainingCheckpoint(
             output / "checkpoints",
             every=arguments.save_every,
-            data=_shared.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch),
+            data=_runs.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch),
         )
-        step = _shared.restore(arguments, checkpoint, model, batches(train, None, 0, 0, 1, 1))
+        step = _runs.restore(arguments, checkpoint, model, batches(train, None, 0, 0, 1, 1))
         if first:
             _shared.write_vocabulary(output, vocabulary)
         if step:
@@ -180,21 +185,21 @@ def work(arguments: argparse.Namespace) -> None:
             validation_data=validation,
             validation_steps=held_out_steps,
             callbacks=[checkpoint],
-            shuffle=False,  # the stream is
+            shuffle=False,  # the stream is shuffled
             verbose="auto" if first else 0,
         )
         found = model.evaluate(validation, steps=held_out_steps, verbose=0, return_dict=True)
     if first:
         model.save(output / "model.keras")
-    say(f"{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    say(f"{arguments.steps} steps, {time.time() - began:.0f} s in total")
     say(
-        f"perplexity {found['perplexity']:.1f} a token on held-out documents, knowing only how "
-        f"often each occurs {unigram_perplexity(train, held_out, len(vocabulary)):.1f}"
+        f"perplexity {found['perplexity']:.1f} a token on held-out documents, a unigram "
+        f"model {unigram_perplexity(train, held_out, len(vocabulary)):.1f}"
     )
 
 
 def attempt(arguments: argparse.Namespace) -> None:
-    """Run one worker; what it refuses it says in one line, and ends with argparse's status."""
+    """Run one worker; if it refuses its options or data, it prints why and exits with `REFUSED`."""
     try:
         work(arguments)
     except SystemExit as refusal:
@@ -202,8 +207,8 @@ def attempt(arguments: argparse.Namespace) -> None:
         sys.exit(REFUSED)
 
 
-def try_here(arguments: argparse.Namespace, count: int) -> None:
-    """Start the workers on this machine; if one dies, end the others."""
+def start_workers(arguments: argparse.Namespace, count: int) -> None:
+    """Start the workers on this machine; if one fails, end the others."""
     if arguments.index:
         raise SystemExit(f"--index needs addresses in --workers, got --workers {count}")
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -225,7 +230,7 @@ def try_here(arguments: argparse.Namespace, count: int) -> None:
             for process in processes:
                 process.kill()
             status = ended[failed[0]]
-            hint = "" if status == REFUSED else _shared.to_go_on(arguments)
+            hint = "" if status == REFUSED else _runs.resume_hint(arguments)
             raise SystemExit(f"worker {failed[0]} ended with status {status}{hint}")
         running = [
             process for process, status in zip(processes, ended, strict=True) if status is None
@@ -244,13 +249,15 @@ def place() -> tuple[str, int]:
 def options() -> argparse.ArgumentParser:
     """The command line."""
     workers, index = place()
-    parser = _shared.options(__doc__, "distributed", resume=True)
+    parser = _runs.options(__doc__, "distributed", resume=True)
     parser.add_argument(
         "--workers", default=workers, help="host:port of each, or how many to start here"
     )
     parser.add_argument("--index", type=int, default=index, help="which of them this one is")
     parser.add_argument("--wait", type=float, default=300, help="seconds, for the other workers")
-    parser.add_argument("--split-cpu", type=int, default=1, help="devices to make of it, to try")
+    parser.add_argument(
+        "--split-cpu", type=int, default=1, help="split the CPU into devices, for a trial"
+    )
     parser.add_argument("--model-parallel", type=int, default=1, help="devices that share a model")
     parser.add_argument("--text", type=pathlib.Path, help="a text file instead of the corpus")
     parser.add_argument("--size", default="gpt_mini")
@@ -262,10 +269,10 @@ def options() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.workers.isdecimal() and int(arguments.workers) > 1:
-        try_here(arguments, int(arguments.workers))
+        start_workers(arguments, int(arguments.workers))
     else:
         work(arguments)
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

@@ -1,13 +1,13 @@
-"""Train a small GPT and let it write, token by token from its cache.
+"""Train a small GPT and generate text with it, token by token with a cache.
 
     python examples/generate_text.py                        # English
     python examples/generate_text.py --language de          # or zh
     python examples/generate_text.py --text mine.txt        # paragraphs, blank line = new document
     python examples/generate_text.py --size gpt_small --steps 20000
-    python examples/generate_text.py --resume               # go on where a run was stopped
+    python examples/generate_text.py --resume               # continue an interrupted run
 
-The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model lie
-in --output.
+The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model are
+written to --output.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ VOCABULARY_SIZE = 8000
 LENGTH = 128  # tokens in a row
 BATCH_SIZE = 16
 STEPS = 600
-EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
+EPOCHS = 5  # each of a fifth of the steps, then an evaluation on the held-out documents
 LEARNING_RATE = 6e-3
 DROPOUT = 0.1
 NEW_TOKENS = 48
@@ -48,7 +49,7 @@ def rows_of(documents: list, tokenizer: data.BertTokenizer) -> np.ndarray:
 def batches(rows: np.ndarray, seed: int | None, start: int = 0) -> tf.data.Dataset:
     """Batches of inputs and next tokens; with a seed, an endless stream in its own order.
 
-    It ends without a prefetch, which must not stand before a cache.
+    There is no prefetch at the end: it must not come before a cache.
     """
     stream = tf.data.Dataset.from_tensor_slices(rows)
     if seed is not None:
@@ -73,7 +74,7 @@ def build(size: str, vocabulary_size: int) -> keras.Model:
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """The loss of a language model, and the metric."""
+    """Compile with the loss of a language model, and its perplexity."""
     model.compile(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -90,7 +91,7 @@ def unigram_perplexity(train: np.ndarray, held_out: np.ndarray, vocabulary_size:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "generate_text", resume=True)
+    parser = _runs.options(__doc__, "generate_text", resume=True)
     parser.add_argument("--language", default="en", help="a column of the corpus")
     parser.add_argument("--text", type=pathlib.Path, help="a text file instead of the corpus")
     parser.add_argument("--size", default="gpt_mini")
@@ -118,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     train, held_out = rows_of(train_documents, tokenizer), rows_of(held_out_documents, tokenizer)
-    print(f"{len(train)} rows of {LENGTH} tokens to learn from, {len(held_out)} held out")
+    print(f"{len(train)} rows of {LENGTH} tokens for training, {len(held_out)} held out")
     validation = batches(held_out, seed=None).cache()
 
     # Model
@@ -129,9 +130,9 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    identity = _shared.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch)
+    identity = _runs.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch)
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
-    step = _shared.restore(arguments, checkpoint, model, validation)
+    step = _runs.restore(arguments, checkpoint, model, validation)
     _shared.write_vocabulary(output, vocabulary)
     model.fit(
         batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
@@ -140,7 +141,7 @@ def main(arguments: argparse.Namespace) -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
     )
     model.save(output / "model.keras")
 
@@ -166,12 +167,12 @@ def main(arguments: argparse.Namespace) -> None:
 
     found = model.evaluate(validation, verbose=0, return_dict=True)["perplexity"]
     without = unigram_perplexity(train, held_out, len(vocabulary))
-    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in total")
     print(
-        f"perplexity {found:.1f} a token on held-out documents, knowing only how often each occurs "
-        f"{without:.1f} (the default run should come down to {EXPECTED:.0f})"
+        f"perplexity {found:.1f} a token on held-out documents, a unigram model "
+        f"{without:.1f} (the default run should reach {EXPECTED:.0f})"
     )
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

@@ -1,19 +1,18 @@
-"""Learn vectors of paragraphs in which a text and its translation are alike, and search by them.
+"""Learn similar vectors for a paragraph and its translation, and search with them.
 
     python examples/sentence_search.py                              # about six minutes on two cores
-    python examples/sentence_search.py --search "How do I add a row to a table?"      # in that run
+    python examples/sentence_search.py --search "How do I add a row to a table?"      # after a run
     python examples/sentence_search.py --source zh --target en       # any two of en, de, zh
     python examples/sentence_search.py --data mine.tsv               # a table with named columns
     python examples/sentence_search.py --size bert_small --steps 20000
-    python examples/sentence_search.py --resume                      # go on where it was stopped
+    python examples/sentence_search.py --resume                      # continue an interrupted run
 
-A small BERT begins with random weights, reads both languages and learns only from pairs: the vector
-of a paragraph shall be nearest to that of its translation among those of the batch. It is measured
-on documents that it has not seen, without paragraphs that are nearly the same as one in training:
-how often is the translation the nearest of all, or among the nearest ten? The default corpus is
-LibreOffice Help (examples/data). Under --output: checkpoints, the model, curves.png, a version for
-TF Serving whose signature `embed` takes strings, and in index/ the vectors of all paragraphs, which
---search compares with that of a text.
+A small BERT with random weights is trained on pairs in both languages: of all vectors in a batch,
+that of the translation should be the nearest to the vector of a paragraph. It is evaluated on
+held-out documents, without paragraphs that are nearly the same as one in training: how often is the
+translation the nearest paragraph, or among the ten nearest? The default corpus is LibreOffice Help
+(examples/data). --output gets checkpoints, the model, curves.png, a version for TF Serving whose
+signature `embed` takes strings, and in index/ the vectors of all paragraphs, for --search.
 """
 
 import argparse
@@ -25,6 +24,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import matplotlib
@@ -37,20 +37,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 VOCABULARY_SIZE = 8000
-LENGTHS = (16, 32, 64)  # tokens: the widths of the batches; longer paragraphs lose their ends
-BATCH_SIZE = 256  # pairs: each text has 255 others to be told from
+LENGTHS = (16, 32, 64)  # tokens: the widths of the batches; longer paragraphs are cut at the end
+BATCH_SIZE = 256  # pairs: each text has 255 negatives
 STEPS = 300
-EPOCHS = 6  # each of a sixth of the steps, then a look at other documents
+EPOCHS = 6  # each of a sixth of the steps, then an evaluation on other documents
 LEARNING_RATE = 4e-3
 TEMPERATURE = 0.05  # Gao et al. 2021
-ALIKE = 0.8  # the cosine of TF-IDF from which on two paragraphs are nearly the same
+ALIKE = 0.8  # paragraphs with this cosine of TF-IDF or more are nearly the same
 GRAM, FEATURES = 4, 2**14  # characters in a feature of TF-IDF (McNamee and Mayfield 2004)
 RANKS = (1, 10)
 EXPECTED = 0.93  # recall at 1 of the default run; two seeds gave 94.4 and 94.8 %
 
 
 class TfIdf:
-    """TF-IDF of the characters that follow each other, hashed into so many features."""
+    """TF-IDF of character n-grams, hashed into a number of features."""
 
     def __init__(self, texts: Sequence[str], features: int) -> None:
         self.features = features
@@ -131,7 +131,7 @@ def encode(pairs: list, tokenizer: data.BertTokenizer) -> list:
 def batches(rows: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
     """Batches of about one length; with a seed, an endless stream in its own order.
 
-    It ends without a prefetch, which must not stand before a cache.
+    There is no prefetch at the end: it must not come before a cache.
     """
     first, second, numbers = zip(*rows, strict=True)
     sides = (tf.ragged.constant(side, dtype=tf.int32) for side in (first, second))
@@ -171,16 +171,16 @@ def embed(
 
 
 def ranks(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """How many candidates are at least as near to each query as the one of its own row."""
-    nearness = queries @ candidates.T
-    return (nearness >= np.diagonal(nearness)[:, None]).sum(axis=1)
+    """The rank of the candidate in the same row as the query, by the dot product; 1 is the best."""
+    similarities = queries @ candidates.T
+    return (similarities >= np.diagonal(similarities)[:, None]).sum(axis=1)
 
 
 def draw(history: dict, found: dict[str, np.ndarray], path: pathlib.Path) -> None:
     """The curves of the run as a PNG."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     if history:
-        steps = np.arange(EPOCHS - len(history["loss"]), EPOCHS) + 1  # a resumed run has the last
+        steps = np.arange(EPOCHS - len(history["loss"]), EPOCHS) + 1  # fewer in a resumed run
         left.plot(steps, history["loss"], label="training")
         left.plot(steps, history["val_loss"], label="other documents")
         left.legend()
@@ -188,9 +188,7 @@ def draw(history: dict, found: dict[str, np.ndarray], path: pathlib.Path) -> Non
     counts = np.arange(1, 101)
     for name, places in found.items():
         right.plot(counts, [(places <= count).mean() for count in counts], label=name)
-    right.set(
-        title="Is the translation among the nearest?", xlabel="how many are looked at", ylim=(0, 1)
-    )
+    right.set(title="Recall of the translation", xlabel="number of nearest paragraphs", ylim=(0, 1))
     right.set_xscale("log")
     right.legend()
     for axis in (left, right):
@@ -203,22 +201,22 @@ def search(output: pathlib.Path, text: str, count: int) -> None:
     """Print the paragraphs that are nearest to a text, by the published model."""
     indexes = sorted((output / "index").glob("*/vectors.npy"), key=lambda path: int(path.parts[-2]))
     if not indexes:
-        raise SystemExit(f"--search needs a run that has ended, got {output}, which has not")
+        raise SystemExit(f"--search needs a completed run, got {output}, which has not ended")
     index = indexes[-1].parent
     (vector,) = export.ask(output / "servable" / index.name, "embed", text=[text])["embedding"]
-    nearness = np.load(index / "vectors.npy").astype("float32") @ vector
+    similarities = np.load(index / "vectors.npy").astype("float32") @ vector
     paragraphs = json.loads((index / "paragraphs.json").read_text(encoding="utf-8"))
     left: dict[str, int] = {}
-    for row in np.argsort(-nearness):
+    for row in np.argsort(-similarities):
         language, paragraph = paragraphs[row]
         left[language] = left.get(language, count) - 1
         if left[language] >= 0:
-            print(f"{nearness[row]:6.3f}  {language}  {paragraph}")
+            print(f"{similarities[row]:6.3f}  {language}  {paragraph}")
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "sentence_search", resume=True)
+    parser = _runs.options(__doc__, "sentence_search", resume=True)
     parser.add_argument("--search", metavar="TEXT", help="print the paragraphs nearest to it")
     parser.add_argument("--results", type=int, default=5, help="of --search, in each language")
     parser.add_argument("--source", default="en")
@@ -242,7 +240,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # Text: pairs, one vocabulary for both languages, ids
     train, looked_at, held_out = read(arguments.data, arguments.source, arguments.target)
-    print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
+    print(f"{len(train)} pairs for training, {len(held_out)} held out")
     vocabulary = data.train_vocabulary((text for pair in train for text in pair), VOCABULARY_SIZE)
     tokenizer = data.BertTokenizer(vocabulary)
     preprocessor = data.BertPreprocessor(tokenizer, LENGTHS[-1])
@@ -264,9 +262,9 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    identity = _shared.identity(arguments, rows, vocabulary, BATCH_SIZE, steps_per_epoch)
+    identity = _runs.identity(arguments, rows, vocabulary, BATCH_SIZE, steps_per_epoch)
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
-    step = _shared.restore(arguments, checkpoint, model, validation)
+    step = _runs.restore(arguments, checkpoint, model, validation)
     _shared.write_vocabulary(output, vocabulary)
     history = model.fit(
         batches(rows, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
@@ -275,7 +273,7 @@ def main(arguments: argparse.Namespace) -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
     ).history
     embedder.save(output / "model.keras")
 
@@ -290,7 +288,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     draw(history, found, output / "curves.png")
 
-    # To search: a servable, and the vectors of all paragraphs
+    # For --search: a servable, and the vectors of all paragraphs
     servable = export.publish(
         embedder, output / "servable", preprocessor=preprocessor, signatures=["embed"]
     )
@@ -314,7 +312,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\n{title:36}" + "".join(f"{f'recall at {rank}':>15}" for rank in RANKS))
     for name, places in found.items():
         print(f"{name:36}" + "".join(f"{(places <= rank).mean():15.1%}" for rank in RANKS))
-    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in total")
     print(
         f"recall at 1 {(found['this model'] <= 1).mean():.1%} "
         f"(the default run should reach {EXPECTED:.0%})"
@@ -322,4 +320,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

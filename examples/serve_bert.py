@@ -1,11 +1,11 @@
-"""Serve a BERT with TF Serving: fill in a mask, classify a text, point at an answer.
+"""Serve a BERT with TF Serving: fill in a mask, classify a text, find an answer.
 
-    python examples/serve_bert.py                                  # from nothing in minutes
+    python examples/serve_bert.py                                  # a few minutes
     python examples/serve_bert.py --server http://localhost:8501   # or grpc://localhost:8500
 
-Publishes what bert_pretrain.py, bert_classify.py and bert_span.py have saved under runs/; where one
-has not run yet, a short training takes its place. Then it asks each servable in a process that
-cannot import keras, or the TF Serving that --server names.
+Publishes the models that bert_pretrain.py, bert_classify.py and bert_span.py have saved in runs/; a
+model that does not exist yet is trained for a short time. Then requests are sent to each servable
+in a process that cannot import keras, or to the TF Serving given by --server.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _serving
 import _shared
 import keras
@@ -44,7 +45,7 @@ QUESTIONS = {
 
 
 def fill_mask() -> tuple[keras.Model, dict]:
-    """The pre-trained model with its head, as `export.publish` takes it."""
+    """The pre-trained model with its head, as arguments of `export.publish`."""
     _shared.encoder(None)  # pre-trains if there is no encoder yet
     folders = (_shared.PRETRAINED, _shared.SHORT)
     trained = next(folder for folder in folders if (folder / "model.keras").is_file())
@@ -56,12 +57,12 @@ def fill_mask() -> tuple[keras.Model, dict]:
 
 
 def fine_tuned(name: str, output: pathlib.Path, steps: int) -> tuple[keras.Model, dict]:
-    """What the example of that name saved, or now saves in `output`."""
+    """What the example `name` saved, after a short training in `output` if there is nothing."""
     trained = pathlib.Path("runs") / name
     if not (trained / "model.keras").is_file():
         trained = output / name
     if not (trained / "model.keras").is_file():
-        _shared.train(name, trained, steps)
+        _runs.train(name, trained, steps)
     return _shared.load(trained)
 
 
@@ -71,7 +72,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     servables = {name: arguments.output / "servables" / name for name in QUESTIONS}
 
     if not arguments.server:
@@ -103,7 +104,7 @@ def main(arguments: argparse.Namespace) -> None:
         QUESTIONS["classify"]["text"], answers["classify"]["label"], strict=True
     ):
         print(f"  {text}\n    -> {label}")
-    print("\npoint at the answer")
+    print("\nfind the answer in the text")
     for question, context, answer in zip(
         *QUESTIONS["answer"].values(), answers["answer"]["answer"], strict=True
     ):
@@ -111,4 +112,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

@@ -1,11 +1,11 @@
 """Serve a translator with TF Serving: strings in, strings out, beam search inside.
 
-    python examples/serve_translation.py                                  # from nothing in minutes
+    python examples/serve_translation.py                                  # a few minutes
     python examples/serve_translation.py --server http://localhost:8501   # or grpc://localhost:8500
 
-Publishes the English-German model of translate_transformer.py under runs/translate; where there is
-none, a short training makes a weak one. Then it asks the servable in a process that cannot import
-keras, or the TF Serving that --server names.
+Publishes the English-German model that translate_transformer.py has saved in runs/translate; if
+there is none, a weak one is trained for a short time. Then requests are sent to the servable in a
+process that cannot import keras, or to the TF Serving given by --server.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _serving
-import _shared
 import keras
 
 from keras_attn import data, export
@@ -36,7 +36,7 @@ def trained(output: pathlib.Path, steps: int) -> pathlib.Path:
     """The folder of a run of translate_transformer.py: an earlier one, or a new one in `output`."""
     folder = TRAINED if (TRAINED / "model.keras").is_file() else output
     if not (folder / "model.keras").is_file():
-        _shared.train("translate_transformer", folder, steps, "--scored", "25")
+        _runs.train("translate_transformer", folder, steps, "--scored", "25")
     return folder
 
 
@@ -46,7 +46,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     servable = arguments.output / "servables" / "translate"
 
     if not arguments.server:
@@ -77,4 +77,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

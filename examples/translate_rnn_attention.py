@@ -1,12 +1,12 @@
-"""Translate with a recurrent network and attention, and look at what it attends to.
+"""Translate with a recurrent network and attention, and show what it attends to.
 
     python examples/translate_rnn_attention.py                      # en->de, about five minutes
     python examples/translate_rnn_attention.py --attention luong    # or local_p; default bahdanau
     python examples/translate_rnn_attention.py --target zh          # any two of en, de, zh
     python examples/translate_rnn_attention.py --data mine.tsv      # a table with named columns
-    python examples/translate_rnn_attention.py --resume             # go on where a run was stopped
+    python examples/translate_rnn_attention.py --resume             # continue an interrupted run
 
-The default corpus is LibreOffice Help (examples/data). Everything that a run makes lies under
+The default corpus is LibreOffice Help (examples/data). All files of a run are in
 --output: checkpoints, vocabulary, the model, and the alignment of one sentence as a heat map.
 """
 
@@ -18,6 +18,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ VOCABULARY_SIZE = 8000
 LENGTHS = (12, 24, 40)  # tokens: the shapes of the batches; longer pairs are left out
 BATCH_SIZE = 64
 STEPS = 1200
-EPOCHS = 5  # each of a fifth of the steps, then a look at the held-out documents
+EPOCHS = 5  # each of a fifth of the steps, then an evaluation on the held-out documents
 LEARNING_RATE = 6e-3
 DROPOUT = 0.2
 SCORED = 300  # held-out pairs that are translated and scored
@@ -54,7 +55,7 @@ def encode(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, np.ndarray
 def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int = 0):
     """Batches of one length; an endless stream whose order depends on the seed.
 
-    It ends without a prefetch, which must not stand before a cache.
+    There is no prefetch at the end: it must not come before a cache.
     """
     lengths = np.maximum((source > 0).sum(1), (target > 0).sum(1))
     buckets = np.searchsorted(LENGTHS, lengths)
@@ -71,9 +72,9 @@ def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int
         return chosen if random is None else [chosen[i] for i in random.permutation(len(chosen))]
 
     def stream():
-        step, turn = 0, 0
+        step, epoch = 0, 0
         while True:
-            random = None if seed is None else np.random.default_rng((seed, turn))
+            random = None if seed is None else np.random.default_rng((seed, epoch))
             for rows in one_pass(random):
                 if step >= start:
                     length = LENGTHS[buckets[rows[0]]]
@@ -81,7 +82,7 @@ def batches(source: np.ndarray, target: np.ndarray, seed: int | None, start: int
                     labels = np.pad(ids["target_ids"][:, 1:], ((0, 0), (0, 1)))
                     yield ids, labels
                 step += 1
-            turn += 1
+            epoch += 1
             if random is None:
                 return
 
@@ -121,7 +122,7 @@ def text(ids: np.ndarray, tokenizer: data.BertTokenizer) -> list[str]:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "translate_rnn", resume=True)
+    parser = _runs.options(__doc__, "translate_rnn", resume=True)
     parser.add_argument("--attention", choices=("bahdanau", "luong", "local_p"), default="bahdanau")
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
@@ -149,7 +150,7 @@ def main(arguments: argparse.Namespace) -> None:
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     _, *train = encode(train_pairs, tokenizer)
     held_out_texts, *held_out = encode(held_out_pairs, tokenizer)
-    print(f"{len(train[0])} pairs to learn from, {len(held_out_texts)} held out")
+    print(f"{len(train[0])} pairs for training, {len(held_out_texts)} held out")
     validation = _shared.counted(batches(*held_out, seed=None).cache())
 
     # Model
@@ -169,9 +170,9 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    identity = _shared.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch)
+    identity = _runs.identity(arguments, train, vocabulary, BATCH_SIZE, steps_per_epoch)
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
-    step = _shared.restore(arguments, checkpoint, model, validation)
+    step = _runs.restore(arguments, checkpoint, model, validation)
     _shared.write_vocabulary(output, vocabulary)
     model.fit(
         batches(*train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
@@ -180,7 +181,7 @@ def main(arguments: argparse.Namespace) -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
     )
     model.save(output / "model.keras")
 
@@ -195,7 +196,7 @@ def main(arguments: argparse.Namespace) -> None:
         for lines in (translations, sources)
     )
     for i in range(min(10, len(sources))):
-        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
+        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (original: {references[i]})")
     lengths = (source > 0).sum(1)
     shown = int(np.argmin(np.abs(lengths - 16)))
     columns = source[shown, : lengths[shown]]
@@ -206,9 +207,9 @@ def main(arguments: argparse.Namespace) -> None:
         align(model, columns[None], written[None])[0],
         [token.decode() for token in tokenizer.tokens(rows).numpy()],
         [token.decode() for token in tokenizer.tokens(columns).numpy()],
-        title="where the decoder looks: rows the translation, columns the source",
+        title="attention weights: rows the translation, columns the source",
     )
-    print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in all")
+    print(f"\nalignment: {output / 'alignment.png'}; {time.time() - began:.0f} s in total")
     print(
         f"BLEU {bleu:.1f} on {len(sources)} pairs of held-out documents, copying the source "
         f"{copied:.1f} (the default run should reach {EXPECTED:.0f})"
@@ -216,4 +217,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

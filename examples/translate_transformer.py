@@ -4,10 +4,10 @@
     python examples/translate_transformer.py --source zh --target en   # any two of en, de, zh
     python examples/translate_transformer.py --size transformer_base --steps 20000
     python examples/translate_transformer.py --data mine.tsv           # a table with named columns
-    python examples/translate_transformer.py --resume                  # go on where it was stopped
+    python examples/translate_transformer.py --resume                  # continue an interrupted run
 
-The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model lie in
---output.
+The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model are
+written to --output.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import _runs
 import _shared
 import keras
 import numpy as np
@@ -31,13 +32,13 @@ VOCABULARY_SIZE = 8000
 LENGTHS = (16, 32, 64)  # tokens: the shapes of the batches; longer pairs are left out
 BATCH_TOKENS = 2048  # in a batch of each length
 STEPS = 3000
-EPOCHS = 6  # each of a sixth of the steps, then a look at the held-out documents
+EPOCHS = 6  # each of a sixth of the steps, then an evaluation on the held-out documents
 LEARNING_RATE = 6e-3
 BEAMS = 4
 LENGTH_PENALTY = 0.6
 SCORED = 300  # held-out pairs that are translated and scored
 EXPECTED = 29  # BLEU of the default run; one run gave 31.0
-PICTURE = {"zh": "机器学习"}  # the notes' own picture of translation
+PICTURE = {"zh": "机器学习"}  # the example in the notes
 
 
 def encode(texts: list[str], tokenizer: data.BertTokenizer) -> list[list[int]]:
@@ -58,7 +59,7 @@ def short_pairs(pairs: list, tokenizer: data.BertTokenizer) -> tuple[list, list]
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """The loss of the paper, and the metric."""
+    """Compile with the loss of the paper, and the perplexity."""
     model.compile(
         optimizer,
         training.SmoothedCrossEntropy(0.1, ignore_class=0),
@@ -80,7 +81,7 @@ def model_inputs(source: tf.Tensor, target: tf.Tensor) -> tuple[dict, tf.Tensor]
 def batches(pairs: list, seed: int | None, start: int = 0) -> tf.data.Dataset:
     """Batches of one length; with a seed, an endless stream in its own order.
 
-    It ends without a prefetch, which must not stand before a cache.
+    There is no prefetch at the end: it must not come before a cache.
     """
     sides = [tf.ragged.constant(side, dtype=tf.int32) for side in zip(*pairs, strict=True)]
     rows = tf.data.Dataset.from_tensor_slices(tuple(sides))
@@ -105,7 +106,7 @@ def _to_shape(source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
 
 def plain(rows: list, tokenizer: data.BertTokenizer) -> list[str]:
-    """Strings of rows of ids, without the special tokens."""
+    """The strings of rows of ids, without the special tokens."""
     texts = tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32))
     return [text.decode() for text in texts.numpy()]
 
@@ -147,7 +148,7 @@ def bleu(lines: Sequence[str], references: Sequence[str], language: str) -> floa
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _shared.options(__doc__, "translate", resume=True)
+    parser = _runs.options(__doc__, "translate", resume=True)
     parser.add_argument("--source", default="en")
     parser.add_argument("--target", default="de")
     parser.add_argument(
@@ -175,7 +176,7 @@ def main(arguments: argparse.Namespace) -> None:
     tokenizer = data.BertTokenizer(vocabulary, lowercase=False)
     _, train = short_pairs(train_pairs, tokenizer)
     held_out_texts, held_out = short_pairs(held_out_pairs, tokenizer)
-    print(f"{len(train)} pairs to learn from, {len(held_out)} held out")
+    print(f"{len(train)} pairs for training, {len(held_out)} held out")
     validation = _shared.counted(batches(held_out, seed=None).cache())
 
     # Model
@@ -188,9 +189,9 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{model.count_params():,} weights, {len(vocabulary)} tokens")
 
     # Training
-    identity = _shared.identity(arguments, train, vocabulary, BATCH_TOKENS, steps_per_epoch)
+    identity = _runs.identity(arguments, train, vocabulary, BATCH_TOKENS, steps_per_epoch)
     checkpoint = training.TrainingCheckpoint(output / "checkpoints", every=200, data=identity)
-    step = _shared.restore(arguments, checkpoint, model, validation)
+    step = _runs.restore(arguments, checkpoint, model, validation)
     _shared.write_vocabulary(output, vocabulary)
     model.fit(
         batches(train, seed=arguments.seed, start=step).prefetch(tf.data.AUTOTUNE),
@@ -199,7 +200,7 @@ def main(arguments: argparse.Namespace) -> None:
         steps_per_epoch=steps_per_epoch,
         validation_data=validation,
         callbacks=[checkpoint],
-        shuffle=False,  # the stream is
+        shuffle=False,  # the stream is shuffled
     )
     model.save(output / "model.keras")
 
@@ -208,14 +209,14 @@ def main(arguments: argparse.Namespace) -> None:
     sources, references = zip(*held_out_texts[: arguments.scored], strict=True)
     translations = translate(sources)
     for i in range(min(10, len(sources))):
-        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (it was: {references[i]})")
+        print(f"\n  {sources[i]}\n  -> {translations[i]}\n  (original: {references[i]})")
     if arguments.source in PICTURE:
         words = PICTURE[arguments.source]
         print(f"\n  {words} -> {translate([words])[0]}")
     reached, copied = (
         bleu(lines, references, arguments.target) for lines in (translations, sources)
     )
-    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in all")
+    print(f"\n{arguments.steps} steps, {time.time() - began:.0f} s in total")
     print(
         f"BLEU {reached:.1f} on {len(sources)} pairs of held-out documents, copying the source "
         f"{copied:.1f} (the default run should reach {EXPECTED:.0f})"
@@ -223,4 +224,4 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

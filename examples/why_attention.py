@@ -1,9 +1,9 @@
-"""Why attention is as it is: six claims, each measured with our own code beside what theory says.
+"""Why attention is as it is: six claims, each measured with our code and compared with theory.
 
     python examples/why_attention.py       # a few minutes on two cores; one page of pictures
 
 1 order and positions, 2 sinusoids, 3 why the scores are scaled, 4 dot or additive, 5 the costs in
-Table 1 of the Transformer's paper, 6 its choices. The page lies under --output.
+Table 1 of the Transformer's paper, 6 its choices. The page is written to --output.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import _shared
+import _runs
 import keras
 import matplotlib
 import numpy as np
@@ -33,7 +33,7 @@ WIDTHS = (4, 16, 64, 256)  # of queries and keys, in 3 and 4
 
 
 def timed(functions: dict[str, Callable]) -> dict[str, float]:
-    """Median seconds of each function; they take turns, so that a slow spell meets all of them."""
+    """Median seconds of each function; they alternate, so that a slow period affects them all."""
     spent: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(REPEATS + 2):
         for name, function in functions.items():
@@ -50,7 +50,7 @@ def slope(sizes: list[int], values: list[float]) -> float:
 
 
 def order(axis: plt.Axes) -> None:
-    """1. Permute the input: how far is the output from the permuted output?"""
+    """1. Permute the input: how different are the output and the permuted output?"""
     print("\n1. Attention knows no order: f(permuted x) - permuted f(x), greatest difference")
     x = keras.random.normal((1, 31, 32), seed=1)
     shuffled = np.random.default_rng(1).permutation(31)
@@ -77,7 +77,7 @@ def order(axis: plt.Axes) -> None:
 
 
 def sinusoids(left: plt.Axes, right: plt.Axes) -> None:
-    """2. One matrix takes PE(pos) to PE(pos + k), for every pos."""
+    """2. One matrix maps PE(pos) to PE(pos + k), for every pos."""
     print(
         "\n2. PE(pos + k) = M(k) PE(pos), M(k) made of 2 x 2 rotations; greatest error, pos < 512"
     )
@@ -109,8 +109,8 @@ def sinusoids(left: plt.Axes, right: plt.Axes) -> None:
 
 
 def scaling(left: plt.Axes, right: plt.Axes) -> None:
-    """3. The entropy of the weights, and the gradient that they let through, as d grows."""
-    print("\n3. Queries and keys of variance 1, 64 keys: log 64 = 4.16 nats is the most")
+    """3. The entropy of the attention weights, and the gradient of the logits, as d grows."""
+    print("\n3. Queries and keys of variance 1, 64 keys: the maximum is log 64 = 4.16 nats")
     widths = (1, 4, 16, 64, 256, 1024)
     found: dict[str, list[tuple[float, float]]] = {"dot": [], "scaled_dot": []}
     for name, rows in found.items():
@@ -143,7 +143,7 @@ def scaling(left: plt.Axes, right: plt.Axes) -> None:
 
 
 def recall(score: str, width: int, seed: int, steps: int = 200) -> float:
-    """Accuracy of finding, among 8 items, the one whose turned key is the query."""
+    """Accuracy of finding, among 8 items, the one whose rotated key is the query."""
     rng, held_out = np.random.default_rng(seed), 512
     count, items, given, classes = steps * 64 + held_out, 8, 8, 8
     turn = np.linalg.qr(rng.normal(size=(given, given)))[0]
@@ -236,7 +236,7 @@ WINDOW, KERNEL = 16, 3
 
 
 def table_one(left: plt.Axes, middle: plt.Axes, right: plt.Axes) -> None:
-    """5. The cost of a layer as length n and width d grow, and how far a signal gets in one."""
+    """5. The cost of a layer as length n and width d grow, and the path length of a signal."""
 
     def attention(window: int | None) -> Callable:
         mask = ops.AttentionMask(window=window)
@@ -269,14 +269,14 @@ def table_one(left: plt.Axes, middle: plt.Axes, right: plt.Axes) -> None:
                 costs[label][kind].append(1000 * seconds)
 
     def depth(kind: str, n: int = 65) -> int:
-        """How many layers until the last position feels the first."""
-        f, felt = layer(kind, 8), np.zeros((1, n, 1), bool)
-        felt[:, 0] = True
+        """The number of layers until the last position depends on the first."""
+        f, depends = layer(kind, 8), np.zeros((1, n, 1), bool)
+        depends[:, 0] = True
         for count in range(1, n + 1):
             # New small inputs for each layer: nothing saturates, and the signal never fades.
             x = np.random.default_rng(count).normal(0, 0.01, (1, n, 8)).astype("float32")
-            felt = np.any(np.asarray(f(x)) != np.asarray(f(x + felt)), -1, keepdims=True)
-            if felt[0, -1, 0]:
+            depends = np.any(np.asarray(f(x)) != np.asarray(f(x + depends)), -1, keepdims=True)
+            if depends[0, -1, 0]:
                 break
         return count
 
@@ -286,9 +286,7 @@ def table_one(left: plt.Axes, middle: plt.Axes, right: plt.Axes) -> None:
         "recurrent": ("n d^2", 1, 2, "n", "n"),
         "convolution": ("k n d^2", 1, 2, "1", "n / k"),
     }
-    print(
-        "\n5. Table 1, one layer: exponents between the two largest sizes, beside theory's in ( )"
-    )
+    print("\n5. Table 1, one layer: exponents between the two largest sizes, and theory's in ( )")
     print(
         f"   {'':15}{'cost':>9}{'of n':>11}{'of d':>11}{'sequential':>12}  layers from end to end"
     )
@@ -320,7 +318,7 @@ LENGTH, LETTERS, DIM = 12, 20, 64
 
 
 def reverse(encoding: keras.layers.Layer | None, norm: type, seed: int, epochs: int = 5):
-    """Held-out accuracy after each epoch of learning to write 12 letters backwards."""
+    """Held-out accuracy after each epoch of training to reverse 12 letters."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((LENGTH,), dtype="int32")
     x = keras.layers.Embedding(LETTERS, DIM)(inputs)
@@ -373,11 +371,11 @@ def choices(axis: plt.Axes) -> None:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    return _shared.options(__doc__, "why_attention")
+    return _runs.options(__doc__, "why_attention")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    _shared.begin(arguments)
+    _runs.begin(arguments)
     began = time.time()
     keras.utils.set_random_seed(1)
     figure, axes = plt.subplots(3, 4, figsize=(20, 13), layout="constrained")
@@ -392,8 +390,8 @@ def main(arguments: argparse.Namespace) -> None:
     ):
         part(*panels)
     figure.savefig(arguments.output / "page.png", dpi=100)
-    print(f"\none page: {arguments.output / 'page.png'}; {time.time() - began:.0f} s in all")
+    print(f"\none page: {arguments.output / 'page.png'}; {time.time() - began:.0f} s in total")
 
 
 if __name__ == "__main__":
-    _shared.run(main, options())
+    _runs.run(main, options())

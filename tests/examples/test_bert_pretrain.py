@@ -89,7 +89,7 @@ def test_a_killed_run_resumes_to_the_same_weights(text, tmp_path):
     printed, _ = process.communicate()
     assert process.returncode == 130 and "Traceback" not in printed
     assert printed.splitlines()[-1] == (
-        f"stopped; to go on: python {ROOT}/examples/bert_pretrain.py --resume --output {killed}"
+        f"stopped; to resume: python {ROOT}/examples/bert_pretrain.py --resume --output {killed}"
     )
 
     resumed = finish(start(text, killed, "--resume"))

@@ -143,7 +143,7 @@ def test_resuming_with_other_data_raises(options, tmp_path, workers):
     before = (tmp_path / "run.json").read_text()
     status, printed = run("distributed", *given, "--resume", "--steps", 10, "--seed", 2)
     assert status == 1
-    assert "Traceback" not in printed and "to go on" not in printed
+    assert "Traceback" not in printed and "to resume" not in printed
     assert (tmp_path / "run.json").read_text() == before
     assert re.search(
         r"`data` must be what .*step-0000000005.npz was trained on, .*'seed': 1", printed
@@ -169,7 +169,7 @@ def test_several_workers_on_one_machine_train_as_one_process(options, whole, tmp
         ([2, "--index", 1], "--index needs addresses in --workers, got --workers 2"),
     ],
 )
-def test_workers_that_cannot_be_are_refused_in_one_line(tmp_path, monkeypatch, given, message):
+def test_impossible_workers_raise_with_one_line(tmp_path, monkeypatch, given, message):
     options = ["--output", tmp_path / "run", "--workers", *given]
     assert refusal(monkeypatch, "distributed", *options, cwd=tmp_path).endswith(message)
     assert not list(tmp_path.rglob("*.json"))
@@ -188,9 +188,9 @@ def end_refused(arguments):
 
 
 @pytest.mark.parametrize(("worker", "hint"), [(die, True), (refuse, False)])
-def test_only_a_worker_that_died_can_go_on(tmp_path, monkeypatch, worker, hint):
+def test_only_a_run_with_a_killed_worker_can_be_resumed(tmp_path, monkeypatch, worker, hint):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    distributed, shared = (importlib.import_module(name) for name in ("distributed", "_shared"))
+    distributed, runs = (importlib.import_module(name) for name in ("distributed", "_runs"))
     if worker is refuse:
         monkeypatch.setattr(distributed, "work", refuse)
         with pytest.raises(SystemExit) as refused:
@@ -200,16 +200,16 @@ def test_only_a_worker_that_died_can_go_on(tmp_path, monkeypatch, worker, hint):
     monkeypatch.setattr(distributed, "attempt", worker)
     monkeypatch.setattr(sys, "argv", ["an example.py"])
     folder = tmp_path / "a run"
-    arguments = shared.start(
+    arguments = runs.start(
         distributed.main, distributed.options(), ["--workers", "2", "--output", str(folder)]
     )
-    shared.begin(arguments)
+    runs.begin(arguments)
     with pytest.raises(SystemExit) as ended:
         distributed.main(arguments)
     line = str(ended.value)
     assert re.match(f"worker [01] ended with status {-signal.SIGKILL if hint else 2}", line)
     command = f"python 'an example.py' --resume --output '{folder}'"
-    assert line.endswith(f"; to go on: {command}") if hint else "to go on" not in line
+    assert line.endswith(f"; to resume: {command}") if hint else "to resume" not in line
 
 
 @pytest.mark.slow

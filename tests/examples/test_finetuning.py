@@ -84,7 +84,7 @@ def files(tmp_path):
 def run(example, name, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
     module = example(name)
-    example("_shared").run(module.main, module.options())
+    example("_runs").run(module.main, module.options())
 
 
 def test_bert_classify_trains_and_saves_a_servable_model(
@@ -156,7 +156,7 @@ def test_an_interrupted_run_of_bert_choice_resumes_to_the_same_weights(
         patched.setattr(keras.Model, "evaluate", interrupt)  # at the end of the first epoch
         run(example, "bert_choice", patched, *halves)
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"stopped; to go on: python bert_choice.py --resume --output {tmp_path / 'halves'}"
+        f"stopped; to resume: python bert_choice.py --resume --output {tmp_path / 'halves'}"
     )
     assert [path.stem[-1] for path in (tmp_path / "halves" / "checkpoints").iterdir()] == ["3"]
     run(example, "bert_choice", monkeypatch, "--resume", "--output", tmp_path / "halves")

@@ -41,7 +41,7 @@ def test_each_of_our_cases_runs(gpu, part):
 
 
 @pytest.mark.backends("jax", reason="it starts processes of its own, on JAX")
-def test_it_goes_on_without_network_or_tensorflow(gpu, tmp_path, monkeypatch):
+def test_the_benchmark_continues_without_network_or_tensorflow(gpu, tmp_path, monkeypatch):
     for name in ("tensorflow", "keras_hub"):
         text = f"raise ModuleNotFoundError('No module named {name}')"
         (tmp_path / f"{name}.py").write_text(text)

@@ -111,7 +111,7 @@ def test_a_run_trains_without_tensorflow(benchmark, path, tmp_path, monkeypatch)
     assert (line["model"], line["part"], line["rate"]) == ("modern_bert", "rates", 0.05)
 
 
-def test_equal_time_gives_the_faster_one_more_steps(benchmark, path, tmp_path, monkeypatch):
+def test_equal_time_gives_the_faster_model_more_steps(benchmark, path, tmp_path, monkeypatch):
     """With trainings that only write a line: ModernBERT's step takes one and a half of BERT's."""
 
     def train(options):

@@ -21,22 +21,22 @@ def main(arguments):
 
 def test_a_resumed_run_that_its_checkpoint_refuses_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    shared, folder = importlib.import_module("_shared"), tmp_path / "run"
-    parser = shared.options("A test.", "run", resume=True)
+    runs, folder = importlib.import_module("_runs"), tmp_path / "run"
+    parser = runs.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
     batch = np.ones((2, 3)), np.ones((2, 1))
 
     def check(*options):
-        return shared.start(main, parser, [*options, "--output", str(folder)])
+        return runs.start(main, parser, [*options, "--output", str(folder)])
 
     def train(arguments, **differs):
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse", jit_compile=False)
         arguments.seed = 1
         content = {"rows": batch[0], "vocabulary": ["a"], "batch_size": 2, "steps_per_epoch": 1}
-        identity = shared.identity(arguments, **{**content, **differs})
+        identity = runs.identity(arguments, **{**content, **differs})
         checkpoint = training.TrainingCheckpoint(folder / "checkpoints", data=identity)
-        step = shared.restore(arguments, checkpoint, model, batch)
+        step = runs.restore(arguments, checkpoint, model, batch)
         if not step:
             model.fit(
                 (batch for _ in itertools.count()),
@@ -51,7 +51,7 @@ def test_a_resumed_run_that_its_checkpoint_refuses_changes_nothing(tmp_path, mon
     before = files(folder)
     for name, other in (("rows", [[1]]), ("vocabulary", ["b"]), ("steps_per_epoch", 2)):
         with pytest.raises(
-            SystemExit, match=rf"--resume cannot go on: `data` must be .*{name}"
+            SystemExit, match=rf"--resume is not possible: `data` must be .*{name}"
         ) as refused:
             train(check("--resume", "--steps", "9"), **{name: other})
         assert "batch_size" not in str(refused.value)  # only what differs
@@ -97,6 +97,6 @@ def test_resuming_with_another_text_is_refused_before_anything_is_written(
             path.write_text("\n\n".join([f"{words}\n{words}\n" * 30] * 100))
         options = "--resume", "--output", folder, option, path, "--size", size
         printed = refusal(monkeypatch, name, *options, cwd=tmp_path)
-        assert printed == "--resume cannot go on: other data"
+        assert printed == "--resume is not possible: other data"
         assert files(folder) == before
     assert given[0]["vocabulary"] != given[1]["vocabulary"]

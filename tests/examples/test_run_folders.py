@@ -49,12 +49,12 @@ def example(monkeypatch):
 @pytest.fixture
 def check(example, tmp_path):
     """A function: the given options -> the checked options of a run in tmp_path / "run"."""
-    shared = example("_shared")
-    parser = shared.options("A test.", "run", resume=True)
+    runs = example("_runs")
+    parser = runs.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
 
     def given(*options, folder=tmp_path / "run"):
-        return shared.start(main, parser, [*options, "--output", str(folder)])
+        return runs.start(main, parser, [*options, "--output", str(folder)])
 
     return given
 
@@ -65,7 +65,7 @@ def start(example, check):
 
     def begin(*options, **folder):
         arguments = check(*options, **folder)
-        example("_shared").begin(arguments)
+        example("_runs").begin(arguments)
         return arguments
 
     return begin
@@ -122,8 +122,8 @@ def test_a_folder_with_other_files_raises_and_is_not_changed(
     with pytest.raises(SystemExit) as refused:
         start(*option)
     assert str(refused.value) == (
-        "`--output` must be a new or empty folder, or one of an earlier run of "
-        f"test_run_folders.py, got {folder} ({found}): nothing was changed, give another --output"
+        "`--output` must be a new or empty folder, or that of an earlier run of "
+        f"test_run_folders.py, got {folder} ({found}): nothing was changed, choose another --output"
     )
     assert files(folder) == before
 
@@ -143,13 +143,13 @@ def test_a_file_as_output_folder_raises(start, tmp_path):
         ("long" * 100, "File name too long"),
     ],
 )
-def test_an_output_folder_that_cannot_be_made_raises(check, tmp_path, name, reason):
+def test_an_output_folder_that_cannot_be_created_raises(check, tmp_path, name, reason):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(SystemExit) as refused:
         check(folder=tmp_path / name)
     assert str(refused.value) == (
-        f"`--output` must be a folder that can be made, got {tmp_path / name}: {reason}"
+        f"`--output` must be a folder that can be created, got {tmp_path / name}: {reason}"
     )
 
 
@@ -216,14 +216,14 @@ def test_a_resumed_run_keeps_its_files_and_its_options(start, tmp_path):
 
 
 def test_only_the_first_worker_writes_to_the_folder(example, tmp_path):
-    shared, folder = example("_shared"), tmp_path / "run"
-    parser = shared.options("A test.", "run", resume=True)
+    runs, folder = example("_runs"), tmp_path / "run"
+    parser = runs.options("A test.", "run", resume=True)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--index", type=int, default=0)
 
     def begin(*given):
-        arguments = shared.start(main, parser, [*given, "--output", str(folder)])
-        shared.begin(arguments)
+        arguments = runs.start(main, parser, [*given, "--output", str(folder)])
+        runs.begin(arguments)
         return arguments
 
     assert begin("--index", "1").index == 1
@@ -239,23 +239,23 @@ def test_only_the_first_worker_writes_to_the_folder(example, tmp_path):
 
 
 def test_resuming_without_a_run_raises(start, tmp_path):
-    with pytest.raises(SystemExit, match="which holds none: leave --resume out to begin one"):
+    with pytest.raises(SystemExit, match="which holds none: start a run without --resume"):
         start("--resume")
     assert not (tmp_path / "run").exists()
 
 
 def test_searching_needs_a_run_and_changes_nothing(example, tmp_path, monkeypatch):
-    shared, searching = example("_shared"), example("sentence_search")
+    runs, searching = example("_runs"), example("sentence_search")
     folder = tmp_path / "run"
 
     def check(*options):
         given = [*options, "--output", str(folder)]
-        return shared.start(searching.main, searching.options(), given)
+        return runs.start(searching.main, searching.options(), given)
 
-    with pytest.raises(SystemExit, match="which holds none: leave --search out to begin one"):
+    with pytest.raises(SystemExit, match="which holds none: start a run without --search"):
         check("--search", "a row")
     assert not folder.exists()
-    shared.begin(check("--steps", "7"))
+    runs.begin(check("--steps", "7"))
     finish(folder)
     before = files(folder)
     arguments = check("--search", "a row")
@@ -280,19 +280,19 @@ def test_every_example_has_the_options_that_it_needs(example):
 def test_an_interrupt_prints_one_line_with_the_resume_command(
     example, tmp_path, monkeypatch, capsys, resume
 ):
-    shared, folder = example("_shared"), tmp_path / "a run"
+    runs, folder = example("_runs"), tmp_path / "a run"
     monkeypatch.setattr(sys, "argv", ["examples/it.py", "--output", str(folder)])
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a background job may ignore it
 
     def interrupted(arguments: argparse.Namespace) -> None:
-        shared.begin(arguments)
+        runs.begin(arguments)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(SystemExit) as stopped:
-        shared.run(interrupted, shared.options("A test.", "run", resume=resume))
+        runs.run(interrupted, runs.options("A test.", "run", resume=resume))
     signal.signal(signal.SIGINT, before)
     assert stopped.value.code == 130
-    line = f"; to go on: python examples/it.py --resume --output '{folder}'" if resume else ""
+    line = f"; to resume: python examples/it.py --resume --output '{folder}'" if resume else ""
     assert capsys.readouterr().err == f"\nstopped{line}\n"

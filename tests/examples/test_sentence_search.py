@@ -74,7 +74,7 @@ def test_ranks_count_ties_against_the_right_one(searching):
 
 
 @pytest.mark.slow
-def test_it_learns_a_small_language_resumes_and_searches(tmp_path):
+def test_sentence_search_learns_a_small_language_and_resumes(tmp_path):
     rng, lines = np.random.default_rng(0), ["document\ten\tde"]
     for number in range(2000):
         words = rng.choice(list(WORDS), 6)
