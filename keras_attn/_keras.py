@@ -48,7 +48,7 @@ rnn = getattr(_rnn, "rnn", _rnn)
 ATTENTION_HOOK = "_compute_attention"
 # The methods of Keras' own layers that take part in it, and stay as they are with our kernels.
 ATTENTION_METHODS = (ATTENTION_HOOK, "_masked_softmax")
-# What `build` makes in Keras' attention layers, in its order: `upgrade` hands it on to a twin.
+# What `build` makes in Keras' attention layers, in its order: `upgrade` gives it to a counterpart.
 BUILT_ATTENTION = (
     *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
     *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),

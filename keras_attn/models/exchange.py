@@ -1,4 +1,4 @@
-"""Lets a Keras attention layer compute with our kernels: in place, or as a twin layer.
+"""Lets a Keras attention layer compute with our kernels: in place, or as a counterpart.
 
 In both cases sublayers and weights stay the same objects, also frozen, quantized or with LoRA.
 """
@@ -65,7 +65,7 @@ def has_hook(layer: Any) -> bool:
     return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
 
 
-def twin(layer: Any, masks: str) -> keras.layers.Layer:
+def counterpart(layer: Any, masks: str) -> keras.layers.Layer:
     """Our layer for one of Keras' own, with the same sublayers and weights."""
     kind = DROP_INS[type(layer)] if masks == "exact" else type(layer)
     ours = kind.from_config(layer.get_config())

@@ -52,47 +52,47 @@ class Rebuild:
 
     def __init__(self, masks: str, layers: Iterable[Any]) -> None:
         self._masks = masks
-        self._twins: dict[Any, Any] = dict.fromkeys(layers)
+        self._counterparts: dict[Any, Any] = dict.fromkeys(layers)
         self._blocks: dict[Any, tuple[Any, Counterpart]] = {}
         self._calls: dict[Any, list[dict[str, Any]]] = {}
 
     def model(self, model: keras.Model) -> keras.Model:
         """The rebuilt model; the model itself if nothing is to be replaced."""
-        if not self._twins:
+        if not self._counterparts:
             return model
         self._calls = calls_of(model)
-        twin = self._model(model)
+        rebuilt = self._model(model)
         if model.compiled and model.optimizer is not None and model.optimizer.built:
-            self._carry_optimizer(model, twin)
-        return twin
+            self._carry_optimizer(model, rebuilt)
+        return rebuilt
 
     def _model(self, model: keras.Model) -> keras.Model:
         if isinstance(model, keras.Sequential):
-            twin = keras.models.clone_model(model, clone_function=self._twin)
+            rebuilt = keras.models.clone_model(model, clone_function=self._counterpart_of)
         else:
-            twin = keras.models.clone_model(
+            rebuilt = keras.models.clone_model(
                 model,
                 input_tensors=model.input,
-                clone_function=self._twin,
+                clone_function=self._counterpart_of,
                 call_function=self._call,
             )
         if not model.trainable:
-            twin.trainable = False
-        return twin
+            rebuilt.trainable = False
+        return rebuilt
 
-    def _twin(self, operation: Any) -> Any:
-        if operation in self._twins:
-            if self._twins[operation] is None:
-                self._twins[operation] = self._layer(operation)
+    def _counterpart_of(self, operation: Any) -> Any:
+        if operation in self._counterparts:
+            if self._counterparts[operation] is None:
+                self._counterparts[operation] = self._layer(operation)
         elif has_plain_graph(operation) and any(
-            layer in self._twins for layer in flatten_layers(operation)
+            layer in self._counterparts for layer in flatten_layers(operation)
         ):
-            self._twins[operation] = self._model(operation)
-        return self._twins.get(operation, operation)
+            self._counterparts[operation] = self._model(operation)
+        return self._counterparts.get(operation, operation)
 
     def _layer(self, layer: Any) -> Any:
         if not is_block(layer):
-            return exchange.twin(layer, self._masks)
+            return exchange.counterpart(layer, self._masks)
         part: Any = counterpart(layer, self._calls[layer])
         self._blocks[part.layer] = (layer, part)
         return part.layer
@@ -108,18 +108,18 @@ class Rebuild:
             outputs = keras.tree.map_structure(keras.ops.copy, outputs)  # without its mask
         return outputs
 
-    def _carry_optimizer(self, model: keras.Model, twin: keras.Model) -> None:
-        """Copy the state of the model's optimizer to the twin's.
+    def _carry_optimizer(self, model: keras.Model, rebuilt: keras.Model) -> None:
+        """Copy the state of the model's optimizer to that of the rebuilt one.
 
         An optimizer variable has the path of its weight in its name.
         """
-        twin.optimizer.build(twin.trainable_variables)
+        rebuilt.optimizer.build(rebuilt.trainable_variables)
         ours = {id(weight): weight for weight in model.trainable_variables}
         for _, part in self._blocks.values():
             ours |= part.weights
         names = {_name(weight): _name(ours[id(weight)]) for weight in model.trainable_variables}
         targets = collections.defaultdict(collections.deque)
-        for target in twin.optimizer.variables:
+        for target in rebuilt.optimizer.variables:
             targets[target.name].append(target)
         for source in model.optimizer.variables:
             name = source.name

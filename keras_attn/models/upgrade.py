@@ -71,7 +71,7 @@ class Upgrade:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """A layer that attends, and what is to be done: "twin", "block" or "change"."""
+    """An attention layer, and how to replace it: as a "layer", as a "block" or by a "change"."""
 
     path: str
     layer: Any
@@ -253,7 +253,7 @@ class _Survey:
             if has_plain_graph(layer):
                 self._graph(layer, f"{path}/")
             elif type(layer) in exchange.drop_ins(self._masks) and layer.built:
-                self._note(path, layer, "twin")
+                self._note(path, layer, "layer")
             elif (
                 self._masks == "exact"
                 and is_block(layer)

@@ -111,8 +111,8 @@ def table_rows(table: Any, ids: Any, dtype: str) -> Any:
     such sums wait for each other as well.
 
     On TensorFlow that of `ops.take` is a list of rows. Where a row occurs in it several times,
-    Keras' Adam and its kin add the squares of the parts, not the square of their sum. The gradient
-    of a reshape makes a tensor of the list.
+    Keras' Adam and similar optimizers add the squares of the parts, not the square of their sum.
+    The gradient of a reshape makes a tensor of the list.
     """
     return ops.cast(ops.take(ops.reshape(table, table.shape), ids, axis=0), dtype)
 

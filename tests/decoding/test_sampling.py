@@ -129,7 +129,7 @@ def test_each_row_may_have_its_own_temperature_and_top_p():
         pytest.param(lambda function: function, marks=pytest.mark.slow_on("jax"), id="eager"),
     ],
 )
-def test_the_lowest_temperatures_give_the_likeliest_tokens(search, options):
+def test_the_lowest_temperatures_give_the_most_probable_tokens(search, options):
     """Logits that rounding can part from their own maximum, as a product with a matrix."""
     draw = np.random.default_rng(0)
     size, rows, coldest = 37, 48, [1e-8, 1e-9, 1e-12, 1e-30, 1e-38, 1e-45]

@@ -54,7 +54,7 @@ def their_name(path):
 
 
 @pytest.fixture(scope="module")
-def twins():
+def both_models():
     """Our pre-training model and transformers', with the same weights."""
     import torch
     import transformers
@@ -101,8 +101,8 @@ def of_theirs(theirs):
     }
 
 
-def test_outputs_equal_transformers(twins):
-    ours, theirs = twins
+def test_outputs_equal_transformers(both_models):
+    ours, theirs = both_models
     expected = of_theirs(theirs)
     outputs = computed(ours, {**INPUTS, "masked_positions": POSITIONS})
     logits = np.take_along_axis(expected["masked_lm"], POSITIONS[..., None], 1)
@@ -120,8 +120,8 @@ def test_outputs_equal_transformers(twins):
     )
 
 
-def test_hidden_states_equal_transformers(twins):
-    ours, theirs = twins
+def test_hidden_states_equal_transformers(both_models):
+    ours, theirs = both_models
     encoder = models.bert.encoder(SIZE, hidden_states=True)
     encoder.set_weights(models.bert.encoder_of(ours).get_weights())
     shown, states = INPUTS["padding_mask"], computed(encoder, INPUTS)["hidden_states"]
@@ -147,8 +147,8 @@ def test_sizes_have_the_parameter_counts_of_the_paper(size, count):
     assert found == count
 
 
-def test_the_output_matrix_is_tied_to_the_embedding(twins):
-    ours, _ = twins
+def test_the_output_matrix_is_tied_to_the_embedding(both_models):
+    ours, _ = both_models
     encoder = models.bert.encoder_of(ours)
     head = sum(np.prod(w.shape) for w in ours.get_layer("head").weights)
     assert ours.count_params() == encoder.count_params() + head

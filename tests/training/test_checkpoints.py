@@ -222,7 +222,7 @@ def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkey
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
-def test_no_process_goes_on_where_another_cannot_read_its_part(finished, monkeypatch):
+def test_no_process_resumes_if_another_cannot_read_its_part(finished, monkeypatch):
     calls = iter(range(3))  # the step, the data, and whether reading failed
     monkeypatch.setattr(
         backend,

@@ -137,7 +137,7 @@ def test_an_unfinished_file_is_ignored(tmp_path, whole):
     assert not (tmp_path / ".step-unfinished").exists()
 
 
-def test_files_of_others_are_ignored_and_stay(tmp_path, whole):
+def test_other_files_are_ignored_and_kept(tmp_path, whole):
     with pytest.raises(KilledError):
         train(tmp_path, kill_at(5, raise_killed))
     names = ["step-best.npz", "step-0000000004 (1).npz", "step-4.npz", "step-.npz", "unfinished"]

@@ -52,8 +52,8 @@ def variables(shape):
 
 
 def write(path, numbers=None):
-    """A file of two processes; `numbers` is what the first one hears in the end."""
-    heard, split = [], variables((4, 2))
+    """A file of two processes; `numbers` gives what the first one receives at the end."""
+    received, split = [], variables((4, 2))
     for index in (1, 0):
         owned = [list(backend.owned_parts(variable).items()) for variable in split]
         state_file.write(
@@ -64,7 +64,7 @@ def write(path, numbers=None):
             {"step": 3},
             index,
             2,
-            lambda number: heard.insert(0, number) or (numbers or list)(heard),
+            lambda number: received.insert(0, number) or (numbers or list)(received),
         )
 
 
@@ -79,7 +79,7 @@ def read(path, into):
 
 @on_a_mesh
 @pytest.mark.parametrize("shape", [(2, 4), (4, 2), (1, 8)])
-def test_parts_of_two_processes_are_put_together_on_any_mesh(tmp_path, shape):
+def test_parts_of_two_processes_are_combined_on_any_mesh(tmp_path, shape):
     path = tmp_path / "state.npz"
     write(path)
     into = variables(shape)
@@ -126,7 +126,7 @@ def test_nothing_is_read_that_is_not_needed(tmp_path):
 
 
 @on_a_mesh
-def test_a_part_that_is_missing_or_of_another_time_is_named(tmp_path):
+def test_a_missing_or_older_part_raises(tmp_path):
     path, part = tmp_path / "state.npz", tmp_path / "state.part-1-of-2"
     write(path)
     content = part.read_bytes()
@@ -143,7 +143,7 @@ def test_a_part_that_is_missing_or_of_another_time_is_named(tmp_path):
 
 
 @on_a_mesh
-def test_a_file_that_lacks_numbers_is_damaged(tmp_path):
+def test_an_incomplete_file_raises(tmp_path):
     path = tmp_path / "state.npz"
     split = variables((4, 2))
     state_file.write(path, split, [backend.owned_parts(variable) for variable in split], {}, {})
@@ -158,12 +158,12 @@ def test_a_file_that_lacks_numbers_is_damaged(tmp_path):
 
 
 @on_a_mesh
-def test_without_all_parts_there_is_no_file(tmp_path):
-    def killed(heard):
+def test_without_all_parts_there_is_no_checkpoint(tmp_path):
+    def killed(received):
         raise InterruptedError
 
     path = tmp_path / "state.npz"
-    for numbers in (killed, lambda heard: heard if len(heard) < 2 else killed(heard)):
+    for numbers in (killed, lambda received: received if len(received) < 2 else killed(received)):
         with pytest.raises(InterruptedError):
             write(path, numbers)
         assert not path.exists()
@@ -220,7 +220,7 @@ def child(directory, address, index, kill):
 
 @on_a_mesh
 @pytest.mark.slow
-def test_two_processes_write_what_each_holds_and_a_kill_leaves_the_file_before(tmp_path):
+def test_two_processes_write_their_parts_and_a_kill_keeps_the_previous_file(tmp_path):
     from tests.test_distribution import assert_same, trained
 
     two_processes(tmp_path, kill=10)

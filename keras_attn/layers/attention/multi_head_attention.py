@@ -34,7 +34,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
     - the constructor rejects a `dropout` outside [0, 1).
 
     For self-attention in new models `MultiHeadSelfAttention` is simpler, and has grouped heads, a
-    cache and packed rows; `MultiHeadCrossAttention` is its counterpart for two sequences.
+    cache and packed rows; `MultiHeadCrossAttention` is the layer for two sequences.
 
     Args:
         num_heads: and all others up to `seed`, as in Keras.
