@@ -132,7 +132,7 @@ def load(
 
     Raises:
         ValueError: the task is unknown; files are missing, truncated, a pickle or of an unknown
-            architecture; the configuration asks for what this package has no layer for; names
+            architecture; the configuration needs a layer that this package does not have; names
             are not used, weights are not set, shapes or types are wrong, numbers are not finite;
             there are more tokens than rows of the token matrix.
     """

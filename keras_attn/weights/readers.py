@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The arrays of a checkpoint; each is read only when asked for.
+    """The arrays of a checkpoint; each is read only when it is needed.
 
     Args:
         title: its name in error messages.

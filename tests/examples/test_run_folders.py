@@ -167,6 +167,7 @@ def test_the_next_command_of_bert_records_is_quoted(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(data, "write_records", lambda *arguments, **options: None)
     monkeypatch.setattr(sys, "argv", ["it", "--output", str(tmp_path / "a run"), "--text", "t"])
     (tmp_path / "t").write_text("open the table")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "bert_records.py"), run_name="__main__")
     command = capsys.readouterr().out.splitlines()[-1]
@@ -260,7 +261,7 @@ def test_searching_needs_a_run_and_changes_nothing(example, tmp_path, monkeypatc
     before = files(folder)
     arguments = check("--search", "a row")
     assert (arguments.steps, arguments.search) == (7, "a row")
-    with pytest.raises(SystemExit, match="--search needs a run that has ended, got .*run, which"):
+    with pytest.raises(SystemExit, match="--search needs a completed run, got .*run, which"):
         searching.main(arguments)
     assert files(folder) == before
 

@@ -166,14 +166,14 @@ class ClassificationPostprocessor(PostprocessorLayer):
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The labels and their probabilities."""
-        return likeliest(tf.convert_to_tensor(outputs), self.labels, "label")
+        return most_probable(tf.convert_to_tensor(outputs), self.labels, "label")
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments."""
         return {**super().get_config(), "labels": self.labels}
 
 
-def likeliest(logits: tf.Tensor, labels: Sequence[str], name: str) -> dict[str, tf.Tensor]:
+def most_probable(logits: tf.Tensor, labels: Sequence[str], name: str) -> dict[str, tf.Tensor]:
     """The most probable label of each row, with the key `name`, and the probabilities of all."""
     if logits.shape[-1] != len(labels):
         raise ValueError(

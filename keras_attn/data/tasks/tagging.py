@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_attn._keras import register
 from keras_attn.data._tensorflow import ragged_strings, require, same_rows, tf
-from keras_attn.data.tasks.classification import check_labels, likeliest
+from keras_attn.data.tasks.classification import check_labels, most_probable
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
 
@@ -161,7 +161,7 @@ class TaggingPostprocessor(PostprocessorLayer):
 
     def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A tag for each token."""
-        answer = likeliest(tf.convert_to_tensor(outputs), self.labels, "tags")
+        answer = most_probable(tf.convert_to_tensor(outputs), self.labels, "tags")
         real = tf.cast(features["padding_mask"], tf.bool)
         tokens = self.tokenizer.tokens(features["token_ids"])
         return {

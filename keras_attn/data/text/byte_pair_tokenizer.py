@@ -60,7 +60,7 @@ class BytePairTokenizer(SubwordTokenizer):
 
     Raises:
         ValueError: the ids have gaps, a rule or an added token is not in the vocabulary, or an
-            argument asks for what is not supported; in a call, `text` has another shape.
+            argument has a value that is not supported; in a call, `text` has another shape.
 
     Example:
     >>> vocabulary = {"l": 0, "o": 1, "w": 2, "lo": 3, "low": 4, "Ġ": 5, "<|endoftext|>": 6}

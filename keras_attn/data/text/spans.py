@@ -134,12 +134,12 @@ class AddedTokens:
                 continue
             match = tf.strings.regex_full_match(flat, "|".join(eager))
             if side == "lstrip":
-                beside = tf.pad(match[1:] & same, [[0, tf.minimum(tf.size(flat), 1)]])
+                adjacent = tf.pad(match[1:] & same, [[0, tf.minimum(tf.size(flat), 1)]])
                 cut = tf.strings.regex_replace(flat, f"{SPACES}$", "")
             else:
-                beside = tf.pad(match[:-1] & same, [[tf.minimum(tf.size(flat), 1), 0]])
+                adjacent = tf.pad(match[:-1] & same, [[tf.minimum(tf.size(flat), 1), 0]])
                 cut = tf.strings.regex_replace(flat, f"^{SPACES}", "")
-            flat = tf.where(beside & ~is_added, cut, flat)
+            flat = tf.where(adjacent & ~is_added, cut, flat)
         text, rows, ids = replaced_by(spans, parts.with_flat_values(flat))
         is_added = (ids < 0) & tf.strings.regex_full_match(text, pattern)
         return text, rows, tf.where(is_added, self.table.lookup(text), ids)

@@ -120,7 +120,7 @@ def _sentence_piece(
             "PreTrainedTokenizerFast or not given, since other classes change the ids, "
             f"got {kind}: let transformers write tokenizer.json"
         )
-    if not settings.get("add_prefix_space", True):
+    if settings.get("add_prefix_space") is False:
         raise ValueError(f"{file}: add_prefix_space must be true or null, got false")
     try:
         tokenizer = SentencePieceTokenizer(
@@ -135,12 +135,11 @@ def _sentence_piece(
                 f"{file}: the tokens of tokenizer_config.json must have their ids in the model, "
                 f"got {content_of(token)!r} with {index}: let transformers write tokenizer.json"
             )
-    roles = {
-        content_of(settings[key]) for keys in ROLE_KEYS.values() for key in keys if key in settings
-    }
+    # Like the package, the model does not find its control tokens in a text.
+    control = {*special_tokens.values(), *(name for names in ROLES.values() for name in names)}
     for token in added_tokens([], tokenizer._ids, settings):
         name = token["content"]
-        if name not in roles and tokenizer._ids[name] not in tokenizer([name]).to_list()[0]:
+        if name not in control and tokenizer._ids[name] not in tokenizer([name]).to_list()[0]:
             raise ValueError(
                 f"{file}: added tokens must be user-defined symbols of the model, "
                 f"got {name!r}: let transformers write tokenizer.json"

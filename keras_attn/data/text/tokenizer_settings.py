@@ -1,4 +1,4 @@
-"""What tokenizer_config.json, and older files beside it, say about special and added tokens."""
+"""Reads special and added tokens from tokenizer_config.json and the older files for them."""
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping

@@ -67,7 +67,7 @@ class UnigramTokenizer(SubwordTokenizer):
         int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
 
     Raises:
-        ValueError: the file asks for what is not supported, or a special token is not in the
+        ValueError: the file needs what is not supported, or a special token is not in the
             vocabulary; in a call, `text` has another shape.
 
     Example:
@@ -194,7 +194,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
 
 def _check(file: dict[str, Any]) -> None:
-    """Raises a ValueError for what the file asks for and is not supported."""
+    """Raises a ValueError if the file needs what is not supported."""
     model = file.get("model") or {}
     vocabulary, unknown = model.get("vocab"), model.get("unk_id")
     if model.get("type") != "Unigram" or not isinstance(vocabulary, list) or not vocabulary:

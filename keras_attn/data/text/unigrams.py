@@ -1,4 +1,4 @@
-"""Finds the likeliest split of words into the tokens of a unigram language model, in the graph.
+"""Finds the most probable split of words into tokens of a unigram language model, in the graph.
 
 W words, C characters of all words (flat), K characters of the longest token found in them, V
 vocabulary, T tokens (ragged).
@@ -123,7 +123,7 @@ class Unigrams:
     def _choices(
         self, ids: tf.Tensor, place: tf.Tensor, row: tf.Tensor, lengths: tf.Tensor
     ) -> tf.Tensor:
-        """The last token `[C]`, 0 to K - 1, of the likeliest split up to each character.
+        """The last token `[C]`, 0 to K - 1, of the most probable split up to each character.
 
         Each step handles one character of every word. Words are sorted by length, the longest
         first, so that those which have a next character are always the first ones.

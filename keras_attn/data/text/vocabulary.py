@@ -11,7 +11,7 @@ from keras_attn.data.text.files import Path, read_lines
 from keras_attn.data.text.normalization import SPECIAL_TOKENS, normalize, split_words
 
 CONTINUATION = "##"
-_CHUNK = 4096  # texts at once
+_CHUNK = 4096  # texts that are split together
 
 
 def train_vocabulary(

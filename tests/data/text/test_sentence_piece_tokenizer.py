@@ -102,7 +102,8 @@ def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):
     assert read_tokenizer(tmp_path / "tokenizer.model").adds_cls is False
     settings = {"tokenizer_class": "LlamaTokenizer", "pad_token": {"content": "<unk>"}}
     listed = {"0": {"content": "<unk>"}, "3": {"content": "[new]"}}
-    settings |= {"added_tokens_decoder": listed, "eos_token": "</s>"}
+    settings |= {"added_tokens_decoder": listed, "eos_token": "</s>", "cls_token": None}
+    settings |= {"additional_special_tokens": ["<mask>"], "add_prefix_space": None}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     own = read_tokenizer(tmp_path)
     assert (own.cls_id, own.sep_id, own.pad_id, own.unk_id, own.adds_cls) == (1, 2, 0, 0, True)
@@ -114,9 +115,14 @@ def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer_class": "XLMRobertaTokenizer"}, "as that of LlamaTokenizer or .* got XLMRob"),
+        ({"tokenizer_class": "XLMRobertaTokenizer"}, "must be LlamaTokenizer, .* got XLMRob"),
         ({"added_tokens_decoder": {"1": {"content": "<pad>"}}}, "got '<pad>' with 1: let transf"),
         ({"added_tokens_decoder": {"9999": {"content": "<x>"}}}, "got '<x>' with 9999: let"),
+        (
+            {"additional_special_tokens": ["<0x0A>"]},
+            "user-defined symbols of the model, got .<0x0A>",
+        ),
+        ({"additional_special_tokens": ["<x>"]}, "must be in the vocabulary, got '<x>'"),
         ({"add_prefix_space": False}, "add_prefix_space must be true or null, got false"),
     ],
 )
