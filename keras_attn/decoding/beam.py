@@ -28,7 +28,7 @@ NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differen
 
 class _State(NamedTuple):
     index: Any  # int, position of the newest token
-    token_ids: Any  # int [B, W, R], hypotheses that go on
+    token_ids: Any  # int [B, W, R], running hypotheses, which have not ended
     scores: Any  # float [B, W], their log-probability; NOTHING once none of a row can win
     finished_ids: Any  # int [B, W, R], hypotheses that ended with a stop token, the best first
     finished_lengths: Any  # int [B, W]
@@ -57,30 +57,32 @@ def beam_search(
     no_repeat_ngram_size: int | None = None,
     active_no_repeat_ngram_size: Any = None,
 ) -> dict:
-    """Go on from prompts with the W likeliest hypotheses side by side.
+    """Continue prompts with the W most probable hypotheses in parallel.
 
-    A hypothesis of n new tokens, its stop token included, scores
+    The score of a hypothesis of n new tokens, its stop token included, is
     `sum log p / ((5 + n) / 6)^length_penalty`. At each step every running hypothesis may end, and
-    the W likeliest that do not end run on. A row is done when W hypotheses have ended and no
-    running one can still score higher than the worst of these, or at its limit; there the running
-    ones count as they are. A repetition penalty and the ban of n-grams change the log-probabilities
-    p of each hypothesis by its own tokens, as in transformers; `greedy` changes logits.
+    the W most probable ones that do not end continue. A row is done when W hypotheses have ended
+    and no running one can still get a higher score than the worst of them, or when it reaches its
+    limit; there the running hypotheses count too. A repetition penalty and the ban of n-grams
+    change the log-probabilities of each hypothesis by its own tokens, as in transformers; `greedy`
+    changes logits.
 
     Args:
         step: and prompt_ids, cache, max_new_tokens, max_length, prompt_lengths, context, prefill,
             stop_token_ids, padding_id, repetition_penalty, no_repeat_ngram_size,
             active_no_repeat_ngram_size: as in `decode`; the cache is for B rows.
         beams: W.
-        active_beams: how many of the W a row uses, an int tensor `[B]`; defaults to all. One gives
-            what `greedy` gives without a repetition penalty.
-        length_penalty: 0 ranks by log-probability; the larger, the longer the answers.
+        active_beams: how many of the W beams a row uses, an int tensor `[B]`; defaults to all. One
+            beam is the same as `greedy` without a repetition penalty.
+        length_penalty: 0 ranks by log-probability; larger values prefer longer answers.
         early_stopping: whether a row is done as soon as W hypotheses have ended, each among the W
-            likeliest candidates of its step. That is faster, and may miss a likelier hypothesis.
+            most probable candidates of its step. This is faster, and may miss a better hypothesis.
 
     Returns:
         `{"token_ids": int32 [B, W, R], "lengths": int32 [B, W], "scores": float32 [B, W]}`, the
-        best first. A score of -inf marks what no token was left for, which goes on with token 0 as
-        in `greedy`, and rows that hold no hypothesis but padding of length 0.
+        best first. A score of -inf marks a hypothesis for which all tokens were banned, and which
+        continues with token 0 as in `greedy`, and a beam without a hypothesis, which is padding
+        of length 0.
 
     Raises:
         ValueError: `beams` is not a positive integer, `length_penalty` is not finite, or
@@ -130,7 +132,7 @@ def beam_search(
         logits, cache = step(current, state.index, state.cache, context)
         size = logits.shape[-1]
 
-        # Running hypotheses: the W likeliest continuations
+        # Running hypotheses: the W most probable continuations
         totals = ops.reshape(ops.log_softmax(ops.cast(logits, "float32")), (batch, beams, size))
         totals = totals if change is None else change(totals, state.token_ids, position)
         totals = state.scores[:, :, None] + totals  # [B, W, V]
@@ -199,15 +201,15 @@ def _start(first: Any, prompts: Prompts, rank: Any, cache: Any, padding_id: int)
 
 
 def _places(beams: int, size: int, stop_token_ids: Sequence[int]) -> np.ndarray:
-    """Where the stop tokens of each beam stand in `[B, W V]`, int `[W E]`."""
+    """The indices of the stop tokens of each beam in `[B, W V]`, int `[W E]`."""
     return (np.arange(beams)[:, None] * size + np.array(stop_token_ids)).reshape(-1).astype("int32")
 
 
 def _rank(ended: tuple, running: tuple) -> Any:
-    """How many candidates of a step are likelier than each that ends, `[B, W E]`.
+    """For each candidate that ends, how many candidates of the step have a higher rank, `[B, W E]`.
 
-    Candidates are pairs of scores and of places in `[B, W V]`: of two alike the first one ranks
-    higher, as in a search for the greatest.
+    Candidates are pairs of scores and of indices in `[B, W V]`: of equal scores the first one ranks
+    higher, as in a search for the maximum.
     """
     scores, places = (
         ops.concatenate([ops.broadcast_to(a, ops.shape(ended[0])), b], axis=1)[:, None]

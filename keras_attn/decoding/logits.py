@@ -14,8 +14,8 @@ from keras_attn._checks import check_numbers, optional_count, to_integers
 # (logits [B, W, V], token_ids [B, W, R], length) -> logits
 Change = Callable[[Any, Any, Any], Any]
 
-# The logit of token 0 where every token is banned: below any other, and yet a number, so that
-# every search goes on with that token on every backend.
+# The logit of token 0 if every token is banned: lower than any other but finite, so that every
+# search continues with that token on every backend.
 DEAD_END = -1e20
 
 
@@ -104,7 +104,7 @@ def by_row(values: Any, like: Any) -> Any:
 
 
 def _marked(token_ids: Any, where: Any, vocabulary_size: int) -> Any:
-    """Which tokens stand where it is true, bool `[B, W, V]`."""
+    """Which tokens are at a position where `where` is True, bool `[B, W, V]`."""
     shape = ops.shape(token_ids)
     # Padding need not be a token: what does not count goes to a column of its own.
     known = ops.logical_and(token_ids >= 0, token_ids < vocabulary_size)

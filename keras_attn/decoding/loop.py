@@ -41,10 +41,11 @@ def decode(
     no_repeat_ngram_size: int | None = None,
     active_no_repeat_ngram_size: Any = None,
 ) -> dict:
-    """Go on from prompts, token by token, until every row has stopped.
+    """Continue prompts, token by token, until every row has stopped.
 
-    Rows of different lengths share the loop: a row whose prompt goes on takes its own next token
-    instead of the chosen one. Inside `decoding.compiled` all of it is one `while` of the backend.
+    Rows of different lengths share the loop: a row whose prompt has not ended takes its own next
+    token instead of the chosen one. Inside `decoding.compiled` all of it is one `while` of the
+    backend.
     The order is that of transformers: repetition penalty, ban of n-grams, then `choose`.
 
     Args:
@@ -55,15 +56,15 @@ def decode(
         prompt_ids: int `[B, P]`, padded on the right.
         cache: the state of the step before the first token, any nest of tensors, batch first: keys
             and values of `ops.cache`, the states of a recurrent cell.
-        max_new_tokens: the most tokens to add to each row: an int, or an int tensor, a scalar or
-            `[B]`.
-        max_length: how many tokens the cache can hold; defaults to the length of its keys, and to
-            no limit where it has none. It must be known if `max_new_tokens` is a tensor.
+        max_new_tokens: the maximum number of tokens to add to each row: an int, or an int tensor, a
+            scalar or `[B]`.
+        max_length: the number of tokens that the cache can hold; defaults to the length of its
+            keys, or to no limit if it has none. It must be known if `max_new_tokens` is a tensor.
         prompt_lengths: int `[B]`; defaults to P.
-        context: whatever the step needs and no step changes, batch first.
-        prefill: whether the step may take all prompts at once, and a token again, as attention
-            over keys by position may. False gives it each token once and alone, as a recurrent step
-            needs it.
+        context: other inputs of the step, which no step changes, batch first.
+        prefill: whether the step may take whole prompts in one call, and a token several times, as
+            attention with keys by position can. False: it takes each token once and alone, as a
+            recurrent step needs it.
         stop_token_ids: a row ends with the first of these that it adds.
         padding_id: the token behind the end of a row.
         repetition_penalty: divides the logits of the tokens that a row holds so far, its prompt's
@@ -133,7 +134,7 @@ def decode(
 
 
 def greedy(step: Step, prompt_ids: Any, **options: Any) -> dict:
-    """Go on from prompts with the likeliest token each time.
+    """Continue prompts with the most probable token in each step.
 
     Args:
         step: as in `decode`.

@@ -26,13 +26,13 @@ def sample(
     min_p: Any = None,
     **options: Any,
 ) -> dict:
-    """Go on from prompts with tokens drawn from the model's distribution.
+    """Continue prompts with tokens drawn from the model's distribution.
 
-    Each draw depends on the row's seed and the position alone: a row gives the same text whatever
-    else is in the batch. With `top_k` only the k likeliest tokens can be drawn; with `top_p` only
-    the fewest whose probabilities, after temperature and top-k, reach p together; with `min_p` only
-    those at least p times as likely as the likeliest, after temperature. The order is that of
-    transformers: repetition penalty, ban of n-grams, temperature, top-k, top-p, min-p.
+    Each draw depends only on the row's seed and the position: a row gives the same text in any
+    batch. With `top_k` only the k most probable tokens can be drawn; with `top_p` only the smallest
+    set of tokens whose probabilities, after temperature and top-k, sum to at least p; with `min_p`
+    only tokens with at least p times the highest probability, after temperature. The order is that
+    of transformers: repetition penalty, ban of n-grams, temperature, top-k, top-p, min-p.
 
     Args:
         step: as in `decode`.
@@ -84,7 +84,7 @@ def sample(
         size = logits.shape[-1]
         ids = None
         if ranked:
-            logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], likeliest first
+            logits, ids = ops.top_k(logits, min(top_k or size, size))  # [B, k], the highest first
         logits = at_temperature(logits, by_row(temperature, logits))
         if active_top_k is not None:
             rank = ops.arange(logits.shape[-1])

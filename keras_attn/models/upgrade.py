@@ -17,18 +17,18 @@ from keras_attn.models.rebuild import Rebuild, calls_of, has_plain_graph
 
 @dataclasses.dataclass(frozen=True)
 class Upgrade:
-    """What `upgrade` made of a model.
+    """The result of `upgrade`.
 
     Args:
-        model: the model to use from now on; the one that came in, if its graph stays.
-        replaced: where the layers were that are ours now, as "nested_model/layer".
-        changed_in_place: those of them that were changed where they stand, in a layer or a model
-            with code of its own; `undo` puts them back.
-        left: where the attention layers are that stayed, each with the reason and what to do.
+        model: the model to use from now on; the original model if its graph is not changed.
+        replaced: the paths of the replaced layers, as "nested_model/layer".
+        changed_in_place: those of them that were changed in place, in a custom layer or model;
+            `undo` restores them.
+        left: the paths of the attention layers that stayed, each with the reason and what to do.
         difference: the largest difference that the comparison found, relative to the largest
-            output; None where nothing could be compared.
-        padding_difference: as `difference`, of padded batches where something reads padding without
-            a mask; None where nothing does.
+            output; None if nothing could be compared.
+        padding_difference: as `difference`, for padded batches of a model that reads padding
+            without a mask; None for other models.
 
     `print` shows a table.
     """
@@ -42,7 +42,7 @@ class Upgrade:
     _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Put back the layers that were changed in place; again, it does nothing."""
+        """Restore the layers that were changed in place; a second call does nothing."""
         while self._undo:
             self._undo.pop()()
         exchange.forget_compiled(self.model)
@@ -79,7 +79,7 @@ class _Place:
 
 
 def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> Upgrade:
-    """Replace the attention layers of a model by ours, those in nested models and layers too.
+    """Replace the attention layers of a model by ours, also in nested models and layers.
 
     `keras.layers.MultiHeadAttention`, `GroupQueryAttention`, `Attention` and `AdditiveAttention`
     become the layers of the same names of this package. So do classes that are derived from the
@@ -89,38 +89,36 @@ def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> 
     `TransformerDecoderBlock` in a plain functional model. Names, weights and whether they are
     frozen, quantized or have LoRA stay.
 
-    A functional or Sequential model is built anew, and the one that came in stays as it was. It
-    shares all layers and weights with the new one (but for keras-hub's blocks): train only one of
+    A functional or Sequential model is built again, and the original model is not changed. It
+    shares all layers and weights with the new one (except keras-hub's blocks): train only one of
     the two, and build on `upgraded.output` rather than on the `output` of a shared layer, which
-    belongs to the old model. A compiled model stays compiled, and its optimizer goes on from the
-    state that it has.
+    belongs to the old model. A compiled model stays compiled, and its optimizer keeps its state.
 
-    Attention inside layers or models with code of their own is changed where it stands, so that
-    they keep their class and methods, such as `generate`. `Upgrade.changed_in_place` names it, and
-    `Upgrade.undo` puts it back. Saved and loaded again, such a model is one of Keras: upgrade it
-    then.
+    Attention inside custom layers or models is changed in place, so that they keep their class and
+    methods, such as `generate`. `Upgrade.changed_in_place` names it, and `Upgrade.undo` restores
+    it. Such a model is saved as a model of Keras: upgrade it again after loading.
 
-    The model is run before and after, with padding and without, and a layer with which its outputs
-    change by more than rounding is left. What stands at padding differs, and is not compared: where
-    a query may attend to nothing, Keras gives the mean of all values, we give zeros; and Keras'
-    attention takes the mask off the tensors that it reads, so that layers that read them afterwards
-    see none, where ours leaves the mask on. A model that reads padding without a mask therefore
-    gives other outputs for padded batches: `Upgrade.padding_difference` tells how much.
+    The model is run before and after, with and without padding, and a layer that changes its
+    outputs by more than rounding is left as it was. The values at padding differ, and are not
+    compared: if a query may attend to nothing, Keras gives the mean of all values, and we give
+    zeros. Also, Keras' attention removes the mask from its inputs, so that later layers have none,
+    while ours keeps it. A model that reads padding without a mask therefore gives other outputs for
+    padded batches: `Upgrade.padding_difference` says how different they are.
 
     Args:
         model: a model, built.
         inputs: a batch for the comparison, as the model takes it. It is made for functional and
             Sequential models; other models are not compared without it.
-        masks: "exact", or "keras" for an exact copy where padding is read without a mask: such
-            layers keep Keras' class and its ways with masks, and only compute with our kernels,
-            until the model is saved and loaded again.
+        masks: "exact", or "keras" for the same outputs in models that read padding without a mask:
+            layers then keep Keras' class and its handling of masks, and only use our kernels, until
+            the model is saved and loaded again.
 
     Returns:
         An `Upgrade`.
 
     Raises:
-        TypeError: `model` is no keras.Model.
-        ValueError: another value of `masks`; `inputs` without a row.
+        TypeError: `model` is not a keras.Model.
+        ValueError: `masks` has another value, or `inputs` has no row.
 
     Example:
     >>> import keras
@@ -161,7 +159,7 @@ class _Trial:
         self.tolerance = comparison.tolerance(model)
 
     def apply(self, places: list[_Place], masks: str | None = None) -> tuple[keras.Model, list]:
-        """The model with these places changed, and what puts back those that stand in it."""
+        """The model with these places changed, and functions that undo the changes in place."""
         masks = masks or self._masks
         undo = [exchange.change(p.layer, masks) for p in places if p.how == "change"]
         rebuild = Rebuild(masks, [place.layer for place in places if place.how != "change"])
@@ -207,14 +205,14 @@ class _Trial:
         try:
             return self._comparison.differences(model)
         finally:
-            for put_back in undo:
-                put_back()
+            for restore in undo:
+                restore()
 
 
 class _Survey:
     """The layers that attend in a tree of models and layers: those to be changed, and the others.
 
-    A layer that has a place in a graph and in code of its own is changed where it stands.
+    A layer that is both in a graph and in a custom layer is changed in place.
     """
 
     def __init__(self, model: keras.Model, masks: str) -> None:
@@ -311,6 +309,6 @@ _UNKNOWN = (
 
 
 def _seems_to_attend(layer: Any) -> bool:
-    """Whether a layer of no class that we know attends, as far as its name tells."""
+    """Whether a layer of an unknown class seems to be attention, by the name of its class."""
     ours = type(layer).__module__.split(".")[0] == "keras_attn"
     return "attention" in type(layer).__name__.lower() and not ours

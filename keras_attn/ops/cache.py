@@ -52,7 +52,7 @@ def repeat(cache: Any, count: int) -> Any:
 
 
 def reorder(cache: Any, rows: Any) -> Any:
-    """The cache of the rows `[B]` that a beam search goes on with; any nest of tensors."""
+    """The cache of the rows `[B]` with which a beam search continues; any nested tensors."""
     return keras.tree.map_structure(lambda tensor: ops.take(tensor, rows, axis=0), cache)
 
 

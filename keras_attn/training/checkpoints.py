@@ -1,4 +1,4 @@
-"""Training that goes on after a crash exactly as if there had been none."""
+"""Training that continues after a crash exactly as if there had been none."""
 
 import contextlib
 import functools
@@ -21,41 +21,43 @@ _NAME = re.compile(r"step-([0-9]{10})\.(npz|part-[0-9]+-of-[0-9]+)")
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Saves all that `model.fit` changes, in mid-epoch too, and puts it back.
+    """Saves everything that `model.fit` changes, also within an epoch, and restores it.
 
-    A file holds the weights, the optimizer's variables, the random generators, of layers and of the
+    A file has the weights, the optimizer's variables, the random generators of layers and of the
     backend, the state of the metrics, the logs of the epochs so far, and the number of batches
-    taken from the data. A resumed epoch is therefore one epoch: it takes only the batches that are
-    left, its metrics cover all of it, and it ends in validation and in the logs as it would have.
-    The history that `fit` returns is that of the whole run. On a CPU the weights end bit by bit the
-    same, provided that the backend's own arithmetic repeats itself.
+    taken from the data. A resumed epoch takes only the batches that are left, and its metrics, its
+    validation and its logs are those of the whole epoch. The history that `fit` returns is that of
+    the whole run. On a CPU the final weights are equal bit by bit, if the backend's own arithmetic
+    is deterministic.
 
-    The data must be an endless stream whose batch i depends on i alone, so that the stream can be
-    started at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
-    leave an epoch early), and `fit` must be given `steps_per_epoch`. A tf.data.Dataset that is
-    shuffled and repeated is in another order whenever it is iterated anew, which `fit` of a new run
-    does once more on JAX and torch: give each round a seed of its own. What other callbacks
-    remember (the patience of EarlyStopping) is not saved. Put this callback last.
+    The data must be an endless stream whose batch i depends only on i, so that the stream can
+    start at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
+    leave an epoch early). `fit` needs `steps_per_epoch`. A tf.data.Dataset that is shuffled and
+    repeated has another order each time it is iterated, and on JAX and torch `fit` of a new run
+    iterates it once more: give each pass its own seed. The state of other callbacks (such as the
+    patience of EarlyStopping) is not saved. Put this callback last.
 
-    Where several processes train one model, each of them has this callback and calls `restore`, and
-    all must see the directory. The first one writes the files; what is split over the processes
-    (by `keras.distribution` on JAX) each writes into a file of its own beside it, and reads back
-    only what its devices need, on a mesh of any shape and any number of processes. On replicas of
-    TensorFlow the weights are as exact; the logs of the interrupted epoch may differ in the last
-    bit.
+    If several processes train one model, each of them has this callback and calls `restore`, and
+    all must see the directory. The first one writes the files. What is split over the processes
+    (by `keras.distribution` on JAX) is written by each process into its own file in the same
+    directory. A process reads only what its devices need, on a mesh of any shape and with any
+    number of processes. On replicas of TensorFlow the weights are as exact; the logs of the
+    interrupted epoch may differ in the last bit.
 
     Args:
-        directory: where the files go; made if it does not exist. Other files in it are left alone.
-        every: how many batches lie between two files. Each epoch ends with a file in any case.
-        keep: how many files stay; the oldest go.
-        data: what the batches are made from, such as a digest of the examples, the seed of their
-            order and the batch size; anything that JSON can hold. A run that goes on must have the
-            same. Defaults to None, which is not compared.
+        directory: where the files are written, created if it does not exist. Other files in it
+            stay.
+        every: the number of batches between two files. There is also a file at the end of each
+            epoch.
+        keep: the number of files to keep; older ones are removed.
+        data: the source of the batches, such as a hash of the examples, the seed of their order
+            and the batch size; anything that JSON can hold. A resumed run must have the same.
+            Defaults to None, which is not compared.
 
     Raises:
-        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, of
-            another model or optimizer, or of other data; the processes have other files or data
-            than the first; `fit` starts elsewhere than the restored file ended; the directory holds
+        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, or is
+            that of another model, another optimizer or other data; the processes have different
+            files or data; `fit` does not start where the restored file ended; the directory has
             files and `restore` was not called.
 
     Example:
@@ -68,7 +70,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     ...         yield np.full((2, 3), step, "float32"), np.ones((2, 1), "float32")
     ...         step += 1
     >>> with tempfile.TemporaryDirectory() as directory:
-    ...     for epochs in (1, 3):  # the second fit goes on where the first ended
+    ...     for epochs in (1, 3):  # the second fit continues where the first ended
     ...         checkpoint = TrainingCheckpoint(directory, every=2)
     ...         step = checkpoint.restore(model, next(batches(0)))
     ...         history = model.fit(
@@ -92,7 +94,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._logs: list[dict] = []  # of the epochs that are over
         self._step = 0  # batches taken since the training began
         self._saved = 0  # the step of the newest file
-        self._first = 0  # where in its epoch `fit` goes on
+        self._first = 0  # the batch of the epoch at which `fit` continues
         self._steps_per_epoch = 0  # until `fit` or a file says it
         self._metrics: list = []
         self._generators: dict | None = None  # to be set before the first batch
@@ -144,7 +146,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         return self._step
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Check that `fit` goes on where the file ended."""
+        """Check that `fit` continues where the file ended."""
         steps, execution = self.params["steps"], self.model.steps_per_execution
         if steps is None or steps % execution or steps != (self._steps_per_epoch or steps):
             wanted = self._steps_per_epoch or f"a multiple of steps_per_execution={execution}"

@@ -137,9 +137,9 @@ class InfoNCE(keras.losses.Loss):
         dtype: dtype of the computation; defaults to float32.
 
     Call arguments:
-        y_true: int32 `[B]` or `[B, 1]`, a number for each row, or None. Rows of equal number are
-            not each other's negatives: number equal texts alike where a batch may hold one twice.
-            None: each row is different.
+        y_true: int32 `[B]` or `[B, 1]`, a number for each row, or None. Rows with the same number
+            are not negatives of each other: give equal texts the same number if a batch may have
+            them. None: each row is different.
         y_pred: float `[B, C, D]`, as of `keras_attn.models.bert_tasks.siamese`.
         sample_weight: float `[B]` or `[B, 1]`, or None.
 

@@ -1,11 +1,10 @@
-"""Variables and a record in one file: written whole or not at all, damage found on reading.
+"""Variables and a record in one file, written atomically; damage is found when it is read.
 
-The file is numpy's .npz, a zip archive: it carries a checksum of every array, and needs no library
-but numpy; Orbax would be a second format, for JAX alone. Where variables are split over several
-processes, each process writes what it owns into a file of its own, `<name>.part-<i>-of-<n>`,
-and the file itself, written last by the first process, holds the rest and a checksum of each of
-these. A variable that is split over devices lies there in parts, each named by its place:
-`variable_3[0:12,6:12]`.
+The file is numpy's .npz, a zip archive: it has a checksum of every array, and needs no library but
+numpy; Orbax would be a second format, for JAX alone. If variables are split over several processes,
+each process writes what it owns into its own file, `<name>.part-<i>-of-<n>`. The file itself,
+written last by the first process, has the rest and a checksum of each of these. A variable that is
+split over devices is stored in parts, each named by its range: `variable_3[0:12,6:12]`.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ import numpy as np
 from keras_attn.backend import Part
 
 _GENERATOR = "generator_"
-_UNFINISHED = ".step-unfinished"  # what is being written; a name that nobody else chooses
+_UNFINISHED = ".step-unfinished"  # the name of a file that is not complete yet
 
 
 def write(
@@ -73,7 +72,7 @@ def write(
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What a file says of itself, and where each part of each variable lies."""
+    """The record of a file, and where each part of each variable is stored."""
 
     path: pathlib.Path
     record: dict
@@ -213,8 +212,8 @@ def _damage_in(path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged, or not a training checkpoint: {error}") from error
 
 
-def _write(path: pathlib.Path, content: dict[str, Any], beside: str) -> None:
-    unfinished = path.parent / beside  # always this name, so that a crash leaves one at most
+def _write(path: pathlib.Path, content: dict[str, Any], name: str) -> None:
+    unfinished = path.parent / name  # always the same name: a crash leaves at most one file
     with open(unfinished, "wb") as file:
         np.savez(file, **content)
         file.flush()
@@ -245,8 +244,8 @@ def _bounds(part: Part, shape: list[int]) -> tuple[tuple[int, int], ...]:
 def _describe(variables: list) -> list[dict]:
     return [
         {
-            # Keras numbers layers anew in each process, so dense_7 may be dense_2 after a restart,
-            # and which scopes an optimizer's variables stand in depends on who built it.
+            # Keras numbers layers from 0 in each process: dense_7 may be dense_2 after a restart.
+            # The scopes of an optimizer's variables depend on the code that built it.
             "name": re.sub(r"_\d+(?=_|$)", "", variable.path.split("/")[-1]),
             "shape": list(variable.shape),
             "dtype": variable.dtype,

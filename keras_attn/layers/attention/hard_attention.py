@@ -19,7 +19,7 @@ _ESTIMATORS = ("straight_through", "gumbel", "reinforce")
 
 @register()
 class HardAttention(MemoryAttention):
-    """Sample one position of the memory for each query; at inference select the likeliest.
+    """Sample one position of the memory for each query; at inference select the most probable one.
 
     `s ~ softmax(score(q, m))`, output `m_s`. The estimator decides how gradients pass the sample:
     "straight_through" is hard forward and soft backward; "gumbel" relaxes the sample to
@@ -46,7 +46,7 @@ class HardAttention(MemoryAttention):
             `AttentionDecoder` passes one from its generator.
         return_attention_scores: whether to return the attention weights too.
         return_log_probability: whether to return the log-probability of the choice too.
-        training: whether to sample; otherwise the likeliest position is selected.
+        training: whether to sample; otherwise the most probable position is selected.
 
     Masking: both masks apply, and Keras fills them in from its own. A query that may attend to
     nothing gets zero weights, zero context and log-probability 0. The query's mask is propagated to
