@@ -23,14 +23,13 @@ from keras_attn.data.text.documents import (
     stream_documents,
     tokenize_documents,
 )
-from keras_attn.data.text.examples import (
-    Examples,
+from keras_attn.data.text.example_files import (
     read_choices,
     read_entities,
-    read_examples,
     read_rows,
     read_squad,
 )
+from keras_attn.data.text.examples import Examples, read_examples
 from keras_attn.data.text.files import read_tags
 from keras_attn.data.text.segments import pack
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer

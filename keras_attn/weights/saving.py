@@ -13,33 +13,19 @@ import numpy as np
 
 from keras_attn import layers
 from keras_attn._checks import optional_module
-from keras_attn.models import modern_bert, parts
-from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, global_every
+from keras_attn.models import parts
+from keras_attn.models.sizes import BertSize
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
+from keras_attn.weights.model_sizes import expect, family_of, size_of
 from keras_attn.weights.sentence_transformers import write_modules
 from keras_attn.weights.tokens import Tokens
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
 # The format for a model of each family that was not loaded from a checkpoint.
 DEFAULT_FORMATS = {"bert": "bert", "modern_bert": "modernbert", "gpt": "gpt2"}
-# The arguments that the blocks of a family must have for the classes of transformers.
-PLAIN = {
-    "window": None,
-    "position": None,
-    "norm": "layer",
-    "attention_norm": True,
-    "attention_options": {},
-    "feed_forward_options": {},
-}
-BLOCKS = {
-    "bert": {**PLAIN, "causal": False, "normalize_first": False},
-    "gpt": {**PLAIN, "causal": True, "normalize_first": True, "attention_output_dropout": None},
-}
-# The arguments of a block that may have any value: they change no output of a trained model.
-FREE = {"name", "trainable", "dtype", "kernel", "kernel_initializer", "remat", "seed"}
 
 
 def save(
@@ -92,8 +78,8 @@ def save(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {built.name!r} with layers {', '.join(layer.name for layer in built.layers)}"
         )
-    family = _family(found)
-    size = _modern_bert_size(found) if family == "modern_bert" else _size(found, family)
+    family = family_of(found)
+    size = size_of(found, family)
     format = TRANSFORMERS[DEFAULT_FORMATS[family]]
     origin: Config = {}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
@@ -187,17 +173,17 @@ def _config(
     config |= {"architectures": architectures, "model_type": format.name}
     config |= {"tie_word_embeddings": True}
     if format.family == "bert" and "attention_output_dropout" not in format.fixed:
-        _expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
+        expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
     for field, value in format.fixed.items():
         if field == "pooler_activation" and size.pooler_activation is None:
             continue  # no pooler
-        _expect(field, value, getattr(size, field))
+        expect(field, value, getattr(size, field))
     for field, key in format.size.items():
         value = getattr(size, field)
         if value is None:
             continue  # no layer has this value
         if key.values is not None:
-            _expect(field, tuple(dict.fromkeys(key.values.values())), value)
+            expect(field, tuple(dict.fromkeys(key.values.values())), value)
             if key.values.get(str(config.get(key.name))) != value:
                 config[key.name] = next(name for name, v in key.values.items() if v == value)
         elif key.name not in config or key.load(config[key.name], config) != value:
@@ -215,18 +201,18 @@ def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, h
     name = head.rules[0].targets[0].split("/")[0]
     (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
     if isinstance(layer, layers.MaskedLMHead):
-        _expect("activation", head.activation or size.activation, layer.activation.__name__)
-        _expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)
+        expect("activation", head.activation or size.activation, layer.activation.__name__)
+        expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)
     if isinstance(size, BertSize):
         rate = layer.dropout if head.pooler_dropout else 0.0
-        _expect("pooler_dropout", rate, size.pooler_dropout)
+        expect("pooler_dropout", rate, size.pooler_dropout)
     if found.transformation:
         dense, norm = found.transformation
-        _expect("activation", size.activation, dense.activation.__name__)
-        _expect("layer_norm_epsilon", size.layer_norm_epsilon, norm.epsilon)
+        expect("activation", size.activation, dense.activation.__name__)
+        expect("layer_norm_epsilon", size.layer_norm_epsilon, norm.epsilon)
     if head.pooling and head.pooling.values:
         theirs = {ours: name for name, ours in head.pooling.values.items()}
-        _expect("pooling", tuple(theirs), found.pooling and found.pooling.mode)
+        expect("pooling", tuple(theirs), found.pooling and found.pooling.mode)
         config[head.pooling.name] = theirs[found.pooling.mode]
     rate = next((config[key] for key in head.dropout if config.get(key) is not None), None)
     # The dropout of DistilBERT's tagger has the same key as that of the blocks.
@@ -236,108 +222,3 @@ def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, h
     if count is not None and len(config.get("id2label") or ()) != count:
         config["id2label"] = {str(index): f"LABEL_{index}" for index in range(count)}
         config["label2id"] = {f"LABEL_{index}": index for index in range(count)}
-
-
-def _family(found: parts.Parts) -> str:
-    if found.encoder is None:
-        return "gpt"
-    return "bert" if found.encoder.norm is None else "modern_bert"
-
-
-def _modern_bert_size(found: parts.Parts) -> ModernBertSize:
-    """The size that would build these layers; None for values that no layer has."""
-    stack = found.stack
-    block, embedding = stack.blocks[0], stack.embedding
-    local: Any = next((each for each in stack.blocks if each.window is not None), None)
-    if not isinstance(getattr(local, "window", 1), int):
-        raise ValueError(
-            "`model` must have equal windows before and after a position for transformers to load "
-            f"it, got {local.window!r}"
-        )
-    size = ModernBertSize(
-        num_layers=len(stack.blocks),
-        hidden_dim=embedding.dim,
-        num_heads=block.num_heads,
-        intermediate_dim=block.intermediate_dim,
-        vocabulary_size=embedding.vocabulary_size,
-        window=local and local.window,
-        global_every=global_every([each.window is None for each in stack.blocks]) or 1,
-        global_wavelength=getattr(block.position, "max_wavelength", 1.0),
-        local_wavelength=local and getattr(local.position, "max_wavelength", 1.0),
-        global_scaling=getattr(block.position, "scaling", 1.0),
-        local_scaling=local and getattr(local.position, "scaling", 1.0),
-        embedding_dropout=embedding.dropout,
-        attention_dropout=block.attention_dropout,
-        feed_forward_dropout=block.feed_forward.dropout,
-        layer_norm_epsilon=block.layer_norm_epsilon,
-        activation=block.activation.__name__,
-        initializer_range=getattr(block.kernel_initializer, "stddev", 0.02),
-    )
-    for index, each in enumerate(stack.blocks):
-        expected, config = _numbers(modern_bert.block(size, index)), _numbers(each)
-        for field, value in expected.items():
-            _expect(field, value, config[field])
-    _expect("layer_norm_epsilon", size.layer_norm_epsilon, embedding.layer_norm_epsilon)
-    _expect("layer_norm_epsilon", size.layer_norm_epsilon, getattr(stack.norm, "epsilon", None))
-    return size
-
-
-def _numbers(block: keras.layers.Layer) -> dict[str, Any]:
-    """The configuration of a block and its position, without the arguments in `FREE`."""
-    config = {name: value for name, value in block.get_config().items() if name not in FREE}
-    position = block.position and block.position.get_config()
-    config["position"] = {n: v for n, v in (position or {}).items() if n not in FREE}
-    return config
-
-
-def _size(found: parts.Parts, family: str) -> BertSize | GptSize:
-    """The size that would build these layers."""
-    stack = found.stack
-    block, embedding = stack.blocks[0], stack.embedding
-    common: dict[str, Any] = {
-        "num_heads": block.num_heads,
-        "intermediate_dim": block.intermediate_dim,
-        "dropout": block.dropout,
-        "attention_dropout": block.attention_dropout,
-        "activation": block.activation,
-        "layer_norm_epsilon": block.layer_norm_epsilon,
-    }
-    if family == "bert":
-        common["attention_output_dropout"] = block.attention_output_dropout
-    for each in stack.blocks:
-        for field, value in (BLOCKS[family] | common).items():
-            _expect(field, value, getattr(each, field))
-    common |= {
-        "num_layers": len(stack.blocks),
-        "activation": block.activation.__name__,
-        "initializer_range": getattr(block.kernel_initializer, "stddev", 0.02),
-    }
-    if family == "gpt":
-        return GptSize(
-            **common,
-            hidden_dim=embedding.output_dim,
-            vocabulary_size=embedding.input_dim,
-            max_length=getattr(stack.position, "max_length", 0),
-            embedding_dropout=stack.dropout.rate,
-        )
-    _expect("dropout", block.dropout, embedding.dropout)
-    _expect("layer_norm_epsilon", block.layer_norm_epsilon, embedding.layer_norm_epsilon)
-    return BertSize(
-        **common,
-        hidden_dim=embedding.dim,
-        vocabulary_size=embedding.vocabulary_size,
-        max_length=embedding.max_length,
-        num_segments=embedding.num_segments,
-        pooler_activation=found.pooler.activation.__name__ if found.pooler else None,
-        pooler_dropout=found.pooler_dropout.rate if found.pooler_dropout else 0.0,
-    )
-
-
-def _expect(field: str, expected: Any, value: Any) -> None:
-    """Raises unless a value of the model is one that transformers can load."""
-    choices = expected if isinstance(expected, tuple) else (expected,)
-    if value not in choices:
-        raise ValueError(
-            f"`model` must have {field}={' or '.join(map(repr, choices))} for transformers to load "
-            f"it, got {value!r}"
-        )
