@@ -99,7 +99,7 @@ class Kernel:
         return _load(self.module).attention
 
 
-def _long(request: Request) -> bool:
+def _long(request: Request, device: str | None = None) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
     Blocks that are asked for count as long, and so does a length that is not known: the kernel then
@@ -110,13 +110,19 @@ def _long(request: Request) -> bool:
         return True
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output
-    return lengths[0] * lengths[1] >= LONG[request.backend]
+    return lengths[0] * lengths[1] >= LONG[device or request.backend]
 
 
 # In order of preference; the reference kernel does everything and comes last.
 _CHUNKED = {"has_blocks": True, "has_soft_cap": True, "has_sink": True, "preferred": _long}
+_SPLASH = {
+    "has_soft_cap": True,
+    "has_sink": True,
+    "preferred": functools.partial(_long, device="tpu"),
+}
 KERNELS = (
-    Kernel("fused", "fused_jax", "jax"),
+    Kernel("fused", "cudnn_jax", "jax"),
+    Kernel("fused", "splash_jax", "jax", **_SPLASH),
     Kernel("fused", "fused_torch", "torch"),
     Kernel("chunked", "chunked_tf", "tensorflow", **_CHUNKED),
     Kernel("chunked", "chunked_jax", "jax", **_CHUNKED),
@@ -128,7 +134,14 @@ KERNELS = (
 # benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
 # TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
 # 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
-LONG = {"tensorflow": 2048 * 2048, "jax": 1024 * 1024, "torch": 1024 * 1024}
+# On a TPU, by reckoning alone: at 512 places it takes longer to write and read the logits, which
+# the fused kernel does not, than to compute them.
+LONG = {
+    "tensorflow": 2048 * 2048,
+    "jax": 1024 * 1024,
+    "torch": 1024 * 1024,
+    "tpu": 512 * 512,
+}
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings
@@ -172,14 +185,23 @@ def choose(name: str, request: Request) -> Callable[..., Any]:
 def explain(name: str, request: Request) -> Choice:
     """The kernel that `choose` takes, and why none of the others."""
     chosen, others = _chosen(name, request), {}
-    for kernel in KERNELS:
-        if kernel.name != chosen.name:
+    for other in dict.fromkeys(kernel.name for kernel in KERNELS):
+        if other != chosen.name:
             slower = "possible, but slower for these shapes"
-            reason = kernel.refusal(request) or (slower if name == "auto" else "not asked for")
-            # A kernel for each backend may have this name; the one of this backend counts.
-            if kernel.runs_on(request.backend) or kernel.name not in others:
-                others[kernel.name] = reason
+            reason = _refusal(other, request) or (slower if name == "auto" else "not asked for")
+            others[other] = reason
     return Choice(chosen.name, others)
+
+
+def _refusal(name: str, request: Request) -> str | None:
+    """Why no kernel of this name can serve the request, or None.
+
+    Several may have the name; those of this backend count, if there is one.
+    """
+    named = [kernel for kernel in KERNELS if kernel.name == name]
+    here = [kernel for kernel in named if kernel.runs_on(request.backend)]
+    reasons = [kernel.refusal(request) for kernel in here or named[:1]]
+    return None if None in reasons else "; ".join(map(str, reasons))
 
 
 def _chosen(name: str, request: Request) -> Kernel:
@@ -188,9 +210,7 @@ def _chosen(name: str, request: Request) -> Kernel:
         return KERNELS[-1]  # there is nothing to cut
     if name == "auto":
         return next(k for k in KERNELS if k.refusal(request) is None and k.preferred(request))
-    named = [kernel for kernel in KERNELS if kernel.name == name]
-    kernel = next((k for k in named if k.runs_on(request.backend)), named[0])
-    reason = kernel.refusal(request)
+    reason = _refusal(name, request)
     if reason is not None:
         raise ValueError(f"`kernel` {name!r} cannot run here: {reason}")
-    return kernel
+    return next(k for k in KERNELS if k.name == name and k.refusal(request) is None)

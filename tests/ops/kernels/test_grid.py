@@ -31,7 +31,7 @@ KEY_HEADS = (6, 3, 1)
 TOLERANCE = {"float32": 3e-6, "bfloat16": 4e-2, "float16": 4e-3}
 if BACKEND != "jax":  # JAX has no float64 unless a flag is set
     TOLERANCE["float64"] = 1e-13
-KERNELS = [k.name for k in kernels.KERNELS if k.backend in (None, BACKEND)]
+KERNELS = list(dict.fromkeys(k.name for k in kernels.KERNELS if k.backend in (None, BACKEND)))
 
 
 def pairwise():

@@ -144,7 +144,7 @@ def test_explain_names_the_kernel_and_the_reasons_against_the_others():
     choice = _explained(2048, mask=AttentionMask(window=3))
     fused = {
         "tensorflow": "it runs on jax, not on tensorflow",
-        "jax": "cuDNN needs a GPU",
+        "jax": "cuDNN needs a GPU; splash attention needs a TPU",
         "torch": "it would hold the whole mask for window",
     }[BACKEND]
     slower = "possible, but slower for these shapes"
@@ -189,7 +189,10 @@ def test_invalid_arguments_raise():
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")
 def test_an_unavailable_fused_kernel_raises_with_its_reason():
-    reason = {"tensorflow": "it runs on jax, not on tensorflow", "jax": "cuDNN needs a GPU"}
+    reason = {
+        "tensorflow": "it runs on jax, not on tensorflow",
+        "jax": "cuDNN needs a GPU; splash attention needs a TPU",
+    }
     _fails(f"`kernel` 'fused' cannot run here: {reason[BACKEND]}$", kernel="fused")
 
 
