@@ -37,6 +37,12 @@ import pytest  # noqa: E402
 from tests import shapes  # noqa: E402
 
 BACKEND = keras.backend.backend()
+if BACKEND == "tensorflow":  # two devices, for the fixture `mirrored`
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
 LONG = ("tests/examples", "tests/export")  # they start processes
 gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay
 
@@ -78,6 +84,12 @@ def pytest_collection_modifyitems(config, items):
 def shared(pytestconfig):
     """The folder of shared data; use with the marker `shared_data`."""
     return shared_folder(pytestconfig.rootpath)
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """A strategy for two devices, the only one: several in a process would disturb each other."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture(scope="module")

@@ -140,11 +140,11 @@ def test_recomputation_casts_weights_as_the_layer_does():
     assert found["input:inputs"].all() and found["factor"].all()
 
 
-def model(remat, **compiling):
+def model(remat, blocks=2, **compiling):
     keras.utils.set_random_seed(3)
     inputs = keras.Input((None, D))
     hidden = inputs
-    for seed in range(2):
+    for seed in range(blocks):
         hidden = layers.TransformerEncoderBlock(
             N, F, dropout=0.3, attention_dropout=0.2, remat=remat, seed=seed
         )(hidden)
@@ -164,23 +164,31 @@ class Losses(keras.callbacks.Callback):
         self.found.append(logs["loss"])
 
 
+def training_losses(model):
+    rng, losses = np.random.default_rng(0), Losses()
+    x, y = rng.normal(size=(12, T, D)), rng.normal(size=(12, T, 1))
+    model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=[losses])
+    return losses.found
+
+
 # Keras compiles everything on JAX and nothing on torch.
-MODES = [{}, {"jit_compile": True}] if BACKEND == "tensorflow" else [{}]
+MODES = [{}, {"jit_compile": True, "blocks": 1}] if BACKEND == "tensorflow" else [{}]
 MODES += [pytest.param({"run_eagerly": True}, marks=pytest.mark.slow)] * (BACKEND == "tensorflow")
 
 
 @pytest.mark.parametrize("compiling", MODES, ids=str)
 def test_training_losses_equal_those_without_recomputation(compiling):
-    x, y = RNG.normal(size=(12, T, D)), RNG.normal(size=(12, T, 1))
-    losses = []
-    for again in (False, True):
-        callback = Losses()
-        model(again, **compiling).fit(
-            x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=[callback]
-        )
-        losses.append(callback.found)
-    assert len(losses[0]) == 9
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    plain, again = (training_losses(model(remat, **compiling)) for remat in (False, True))
+    assert len(plain) == 9
+    np.testing.assert_allclose(again, plain, rtol=1e-5)
+
+
+@pytest.mark.backends("tensorflow", reason="the strategy is TensorFlow's")
+def test_training_losses_on_two_devices_equal_those_without_recomputation(mirrored):
+    with mirrored.scope():
+        plain, again = (training_losses(model(again)) for again in (False, True))
+    assert len(plain) == 9
+    np.testing.assert_allclose(again, plain, rtol=1e-5)
 
 
 @pytest.mark.backends("tensorflow", reason="a graph is TensorFlow's")
@@ -195,22 +203,6 @@ def test_the_inference_graph_is_the_same_without_recomputation():
     assert graphs[0] == graphs[1]
 
 
-MIRRORED = """
-import sys
-import numpy as np, tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-from tests.ops.test_remat import B, D, Losses, T, model
-rng = np.random.default_rng(0)
-x, y = rng.normal(size=(12, T, D)), rng.normal(size=(12, T, 1))
-for remat in (False, True):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-        trained, callback = model(remat), Losses()
-    trained.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[callback])
-    print(*callback.found)
-"""
-
 PEAK = """
 import resource, sys
 import numpy as np
@@ -224,23 +216,16 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def child(code, *arguments):
+def peak(remat):
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", PEAK, str(remat)],
         env=os.environ | {"KERAS_BACKEND": BACKEND, "PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [list(map(float, line.split())) for line in done.stdout.splitlines()]
-
-
-@pytest.mark.backends("tensorflow", reason="the strategy is TensorFlow's")
-def test_training_on_two_devices_equals_training_without_recomputation():
-    plain, again = child(MIRRORED)
-    assert len(plain) == 6
-    np.testing.assert_allclose(again, plain, rtol=1e-5)
+    return float(done.stdout)
 
 
 def peak_model(remat):
@@ -254,5 +239,4 @@ def peak_model(remat):
 
 @pytest.mark.slow
 def test_eight_blocks_take_less_than_half_the_memory():
-    (plain,), (again,) = child(PEAK, "False")[0], child(PEAK, "True")[0]
-    assert again < plain / 2
+    assert peak(True) < peak(False) / 2

@@ -1,15 +1,13 @@
 """The chunked kernel on TensorFlow: graphs, XLA, SavedModels, strategies."""
 
 import functools
-import subprocess
-import sys
-import textwrap
 
+import keras
 import numpy as np
 import pytest
 from keras import ops as kops
 
-from keras_attn import ops
+from keras_attn import layers, ops
 from keras_attn.ops import AttentionMask
 from tests.backend import arrays
 from tests.ops.kernels.cases import (
@@ -223,35 +221,21 @@ def test_equal_calls_share_one_graph_function():
     assert abs(other[0] - other[1]) > 10  # another mask has another graph
 
 
-def test_fit_under_a_mirrored_strategy_equals_one_device():
-    script = """
-        import keras, numpy as np, tensorflow as tf
-        from keras_attn import layers
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        halves = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(cpu, halves)
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(8, 11, 6)).astype("float32")
-        y = rng.normal(size=(8, 11, 6)).astype("float32")
+def test_fit_under_a_mirrored_strategy_equals_one_device(mirrored):
+    x, y = np.random.default_rng(0).normal(size=(2, 8, 11, 6)).astype("float32")
 
-        def fit(kernel, strategy):
-            keras.utils.set_random_seed(1)
-            with strategy.scope():
-                inputs = keras.Input((None, 6))
-                layer = layers.MultiHeadSelfAttention(2, causal=True, kernel=kernel)
-                model = keras.Model(inputs, layer(inputs))
-                model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-            history = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
-            return history.history["loss"]
+    def fit(kernel):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((None, 6))
+        layer = layers.MultiHeadSelfAttention(2, causal=True, kernel=kernel)
+        model = keras.Model(inputs, layer(inputs))
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        history = model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0)
+        return history.history["loss"]
 
-        two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        one = tf.distribute.get_strategy()
-        np.testing.assert_allclose(fit("chunked", two), fit("reference", one), rtol=1e-5)
-        print("equal")
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert child.stdout.strip().endswith("equal"), child.stderr[-2000:]
+    expected = fit("reference")
+    with mirrored.scope():
+        np.testing.assert_allclose(fit("chunked"), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
