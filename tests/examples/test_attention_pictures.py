@@ -9,7 +9,9 @@ import pytest
 
 from keras_attn import data, weights
 from keras_attn.models import bert
-from tests.examples.runner import printed_by, refusal
+from tests.examples.runner import refusal, run_here
+
+plt = pytest.importorskip("matplotlib.pyplot")
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [
@@ -42,17 +44,21 @@ def checkpoint(tmp_path_factory):
     return directory
 
 
-def test_attention_it_writes_pictures_and_a_page(checkpoint, tmp_path):
-    printed = printed_by("attention_it", "--checkpoint", checkpoint, "--output", tmp_path)
-    assert "of 4 heads are right in both sentences" in printed
+def test_attention_it_writes_pictures_and_a_page(checkpoint, tmp_path, monkeypatch, capsys):
+    options = ["--checkpoint", checkpoint, "--output", tmp_path]
+    run_here(monkeypatch, "attention_it", *options)
+    assert "of 4 heads are right in both sentences" in capsys.readouterr().out
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert {"it.png", "animal_block_1.png", "street_average.png"} <= pictures
     assert "narrow" in (tmp_path / "street.html").read_text(encoding="utf-8")
 
 
-def test_contextual_words_compares_the_senses_of_a_word(checkpoint, tmp_path):
-    printed = printed_by("contextual_words", "--checkpoint", checkpoint, "--output", tmp_path)
-    assert "have the same sense" in printed
+def test_contextual_words_compares_the_senses_of_a_word(checkpoint, tmp_path, monkeypatch, capsys):
+    options = ["--checkpoint", checkpoint, "--output", tmp_path]
+    with plt.rc_context():
+        run_here(monkeypatch, "contextual_words", *options)
+    plt.close("all")
+    assert "have the same sense" in capsys.readouterr().out
     assert (tmp_path / "words_en.png").stat().st_size > 10_000
 
 
