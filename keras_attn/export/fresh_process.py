@@ -39,17 +39,24 @@ def run(path, requests):
     """The outputs of each request, or the text of its error."""
     import tensorflow as tf
 
-    answers = []
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
-        for name, inputs, wanted in requests:
-            try:
-                answer = _answer(session, signatures, name, inputs)
-                answers.append(answer if wanted else {})
-            except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
-                text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-                answers.append(f"{type(error).__name__}: {text}")
-    return answers
+        return answers(session, signatures, requests)
+
+
+def answers(session, signatures, requests):
+    """The outputs of each request to a loaded SavedModel, or the text of its error."""
+    import tensorflow as tf
+
+    found = []
+    for name, inputs, wanted in requests:
+        try:
+            answer = _answer(session, signatures, name, inputs)
+            found.append(answer if wanted else {})
+        except (KeyError, TypeError, ValueError, tf.errors.OpError) as error:
+            text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+            found.append(f"{type(error).__name__}: {text}")
+    return found
 
 
 def load_libraries():

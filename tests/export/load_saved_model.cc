@@ -1,25 +1,40 @@
-// Loads a SavedModel as TF Serving does, runs one signature, and prints what it gives.
+// Loads a SavedModel as TF Serving does, runs it once, and prints what it gives.
 //
-//   load_saved_model FOLDER SIGNATURE [OP_LIBRARY ...]
+// The arguments of `run` are those of a main function: FOLDER [OP_LIBRARY ...]
 //
-// A tensor is written as words: its name, its type, its rank, its sizes, its values; a string as "x"
-// and hexadecimal digits. Inputs are read from stdin, outputs go to stdout.
+// From stdin: how many outputs, their tensors, and then each input as words: its tensor, its type
+// (the number that TensorFlow gives it), its rank, its sizes, its values; a string as "x" and
+// hexadecimal digits. To stdout: a line for each output, without its tensor.
+//
+// Only headers of the C API, which compile in a second; behind it is the loader in C++ of Serving.
 
+#include <cstdint>
 #include <iostream>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "tensorflow/c/c_api.h"
-#include "tensorflow/cc/saved_model/loader.h"
-#include "tensorflow/core/framework/tensor.h"
-#include "tensorflow/core/platform/env.h"
-#include "tensorflow/core/public/session.h"
+#include "tensorflow/c/tf_tstring.h"
 
 namespace {
 
-using tensorflow::DataType;
-using tensorflow::Tensor;
+TF_Status* status = TF_NewStatus();
+
+void Check(const std::string& what) {
+  if (TF_GetCode(status) == TF_OK) return;
+  std::cerr << what << ": " << TF_Message(status) << '\n';
+  exit(1);
+}
+
+TF_Output Find(TF_Graph* graph, const std::string& tensor) {
+  size_t colon = tensor.find(':');
+  TF_Operation* operation = TF_GraphOperationByName(graph, tensor.substr(0, colon).c_str());
+  if (operation == nullptr) {
+    std::cerr << "no tensor " << tensor << '\n';
+    exit(1);
+  }
+  return {operation, std::stoi(tensor.substr(colon + 1))};
+}
 
 std::string FromHex(const std::string& word) {
   std::string text;
@@ -40,98 +55,94 @@ std::string ToHex(const std::string& text) {
 }
 
 template <typename T>
-void Read(Tensor* tensor) {
-  auto values = tensor->flat<T>();
-  for (int64_t i = 0; i < values.size(); ++i) std::cin >> values(i);
+void Read(TF_Tensor* tensor) {
+  T* values = static_cast<T*>(TF_TensorData(tensor));
+  for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i) std::cin >> values[i];
 }
 
 template <typename T>
-void Write(const Tensor& tensor) {
-  std::cout.precision(9);
-  auto values = tensor.flat<T>();
-  for (int64_t i = 0; i < values.size(); ++i) std::cout << ' ' << values(i);
+void Write(const TF_Tensor* tensor) {
+  const T* values = static_cast<const T*>(TF_TensorData(tensor));
+  for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i) std::cout << ' ' << values[i];
 }
 
-bool ReadTensor(std::string* name, Tensor* tensor) {
-  std::string type;
-  int rank;
-  if (!(std::cin >> *name >> type >> rank)) return false;
-  tensorflow::TensorShape shape;
-  for (int i = 0; i < rank; ++i) {
-    int64_t size;
+TF_Tensor* ReadTensor() {
+  int type, rank;
+  std::cin >> type >> rank;
+  TF_DataType dtype = static_cast<TF_DataType>(type);
+  std::vector<int64_t> sizes(rank);
+  size_t bytes = dtype == TF_STRING ? sizeof(TF_TString) : TF_DataTypeSize(dtype);
+  for (int64_t& size : sizes) {
     std::cin >> size;
-    shape.AddDim(size);
+    bytes *= size;
   }
-  DataType dtype;
-  if (!tensorflow::DataTypeFromString(type, &dtype)) return false;
-  *tensor = Tensor(dtype, shape);
+  TF_Tensor* tensor = TF_AllocateTensor(dtype, sizes.data(), rank, bytes);
   switch (dtype) {
-    case tensorflow::DT_FLOAT: Read<float>(tensor); break;
-    case tensorflow::DT_INT32: Read<int32_t>(tensor); break;
-    case tensorflow::DT_INT64: Read<int64_t>(tensor); break;
-    case tensorflow::DT_BOOL: Read<bool>(tensor); break;
+    case TF_FLOAT: Read<float>(tensor); break;
+    case TF_INT32: Read<int32_t>(tensor); break;
+    case TF_INT64: Read<int64_t>(tensor); break;
+    case TF_BOOL: Read<bool>(tensor); break;
     default: {
-      auto values = tensor->flat<tensorflow::tstring>();
-      for (int64_t i = 0; i < values.size(); ++i) {
+      TF_TString* values = static_cast<TF_TString*>(TF_TensorData(tensor));
+      for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i) {
         std::string word;
         std::cin >> word;
-        values(i) = FromHex(word);
+        std::string text = FromHex(word);
+        TF_StringInit(&values[i]);
+        TF_StringCopy(&values[i], text.data(), text.size());
       }
     }
   }
-  return true;
+  return tensor;
 }
 
-void WriteTensor(const std::string& name, const Tensor& tensor) {
-  std::cout << name << ' ' << tensorflow::DataTypeString(tensor.dtype()) << ' ' << tensor.dims();
-  for (int i = 0; i < tensor.dims(); ++i) std::cout << ' ' << tensor.dim_size(i);
-  if (tensor.dtype() == tensorflow::DT_FLOAT) {
+void WriteTensor(const TF_Tensor* tensor) {
+  std::cout.precision(9);
+  std::cout << TF_TensorType(tensor) << ' ' << TF_NumDims(tensor);
+  for (int i = 0; i < TF_NumDims(tensor); ++i) std::cout << ' ' << TF_Dim(tensor, i);
+  if (TF_TensorType(tensor) == TF_FLOAT) {
     Write<float>(tensor);
-  } else if (tensor.dtype() == tensorflow::DT_INT64) {
+  } else if (TF_TensorType(tensor) == TF_INT64) {
     Write<int64_t>(tensor);
   } else {
-    auto values = tensor.flat<tensorflow::tstring>();
-    for (int64_t i = 0; i < values.size(); ++i) std::cout << ' ' << ToHex(std::string(values(i)));
+    const TF_TString* values = static_cast<const TF_TString*>(TF_TensorData(tensor));
+    for (int64_t i = 0; i < TF_TensorElementCount(tensor); ++i) {
+      std::string text(TF_StringGetDataPointer(&values[i]), TF_StringGetSize(&values[i]));
+      std::cout << ' ' << ToHex(text);
+    }
   }
   std::cout << '\n';
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  for (int i = 3; i < argc; ++i) {
-    TF_Status* status = TF_NewStatus();
+extern "C" int run(int argc, char** argv) {
+  for (int i = 2; i < argc; ++i) {
     TF_LoadLibrary(argv[i], status);
-    if (TF_GetCode(status) != TF_OK) {
-      std::cerr << argv[i] << ": " << TF_Message(status) << '\n';
-      return 1;
-    }
+    Check(argv[i]);
   }
-  tensorflow::SavedModelBundle bundle;
-  auto loaded = tensorflow::LoadSavedModel(tensorflow::SessionOptions(), tensorflow::RunOptions(),
-                                           argv[1], {"serve"}, &bundle);
-  if (!loaded.ok()) {
-    std::cerr << loaded.ToString() << '\n';
-    return 1;
-  }
-  const auto& signature = bundle.meta_graph_def.signature_def().at(argv[2]);
-  std::vector<std::pair<std::string, Tensor>> feeds;
+  const char* tag = "serve";
+  TF_Graph* graph = TF_NewGraph();
+  TF_Session* session = TF_LoadSessionFromSavedModel(TF_NewSessionOptions(), nullptr, argv[1], &tag,
+                                                     1, graph, nullptr, status);
+  Check("loading");
+  int count;
   std::string name;
-  Tensor tensor;
-  while (ReadTensor(&name, &tensor)) {
-    feeds.emplace_back(signature.inputs().at(name).name(), tensor);
+  std::vector<TF_Output> feeds, fetches;
+  std::vector<TF_Tensor*> inputs;
+  for (std::cin >> count; count > 0; --count) {
+    std::cin >> name;
+    fetches.push_back(Find(graph, name));
   }
-  std::vector<std::string> names, fetches;
-  for (const auto& output : signature.outputs()) {
-    names.push_back(output.first);
-    fetches.push_back(output.second.name());
+  while (std::cin >> name) {
+    feeds.push_back(Find(graph, name));
+    inputs.push_back(ReadTensor());
   }
-  std::vector<Tensor> outputs;
-  auto ran = bundle.session->Run(feeds, fetches, {}, &outputs);
-  if (!ran.ok()) {
-    std::cerr << ran.ToString() << '\n';
-    return 1;
-  }
-  for (size_t i = 0; i < names.size(); ++i) WriteTensor(names[i], outputs[i]);
+  std::vector<TF_Tensor*> outputs(fetches.size());
+  TF_SessionRun(session, nullptr, feeds.data(), inputs.data(), inputs.size(), fetches.data(),
+                outputs.data(), outputs.size(), nullptr, 0, nullptr, status);
+  Check("running");
+  for (const TF_Tensor* tensor : outputs) WriteTensor(tensor);
+  std::cout.flush();
   return 0;
 }

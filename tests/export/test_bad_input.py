@@ -12,7 +12,6 @@ import tensorflow_text  # registers the operations of the offending preprocessor
 
 from keras_attn import data, export, models
 from keras_attn.export import compatibility, isolation
-from keras_attn.export.isolation import as_array
 from tests.export import small
 from tests.export.small import LENGTH, SIZE, VOCABULARY, masked_lm_layers
 
@@ -27,7 +26,7 @@ class Trimmed(data.MaskedLMPreprocessor):
         return self._pack(tokens)
 
 
-def test_an_operation_missing_on_the_server_raises(model, tmp_path):
+def test_an_operation_missing_on_the_server_raises(model, tmp_path, checked_here):
     layers = masked_lm_layers()
     layers["preprocessor"] = Trimmed(VOCABULARY, length=LENGTH)
     with pytest.raises(ValueError, match="2.19 cannot run .* no operation TFText>RoundRobin") as e:
@@ -126,9 +125,10 @@ def test_invalid_arguments_raise(tmp_path, arguments, message):
     assert not (tmp_path / "bad").exists()
 
 
-def test_an_existing_version_raises(servable):
+def test_an_existing_version_raises(tmp_path, checked_here):
+    export.publish(small.tiny(), tmp_path)
     with pytest.raises(ValueError, match="`version` must be new, got 1, which"):
-        export.publish(small.tiny(), servable.path.parent, version=1)
+        export.publish(small.tiny(), tmp_path, version=1)
 
 
 def test_a_tokenizer_of_another_vocabulary_size_raises(tmp_path):
@@ -172,21 +172,29 @@ def test_an_unbuilt_model_raises(tmp_path):
         export.publish(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "unbuilt")
 
 
-def test_ask_reports_unknown_signatures_and_inputs(servable, tmp_path):
-    text = {"text": as_array(["a"])}
-    requests = [("nothing", text, True), ("serving_default", {"words": [1]}, True)]
+def test_a_fresh_process_reports_unknown_folders_signatures_and_inputs(tmp_path, monkeypatch):
+    own = export.Signature(
+        lambda numbers: {"out": numbers},
+        {"numbers": tf.TensorSpec([None], tf.float32)},
+        [{"numbers": [1.0]}],
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(isolation, "FreshProcess", small.ThisProcess)
+        made = export.publish(small.tiny(), tmp_path / "tiny", functions={"own": own})
+    numbers = {"numbers": np.ones(1, "float32")}
+    requests = [("nothing", numbers, True), ("own", {"words": [1]}, True)]
     with isolation.FreshProcess() as process:
-        unknown, misnamed = process.run(servable.path, requests)
-    assert "no signature 'nothing', there are attention, embed, serving_default" in unknown
+        unknown, misnamed = process.run(made.path, requests)
+        with pytest.raises(RuntimeError, match="does not run in a fresh process"):
+            process.run(tmp_path, [("own", numbers, True)])
+    assert "no signature 'nothing', there are own, serving_default" in unknown
     assert "__" not in unknown
-    assert "serving_default takes text, got words" in misnamed
-    with pytest.raises(RuntimeError, match="does not run in a fresh process"):
-        export.ask(tmp_path, text=["a"])
+    assert "own takes numbers, got words" in misnamed
 
 
-def test_a_failed_publish_removes_no_version(tmp_path, monkeypatch):
+def test_a_failed_publish_removes_no_version(tmp_path, monkeypatch, checked_here):
     export.publish(small.tiny(), tmp_path)
-    monkeypatch.setattr(isolation.FreshProcess, "run", lambda *_: ["it is broken"])
+    monkeypatch.setattr(small.ThisProcess, "run", lambda *_: ["it is broken"])
     with pytest.raises(ValueError, match="'serving_default' fails in a fresh process.*: it is bro"):
         export.publish(small.tiny(), tmp_path, keep=1)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["1"]
@@ -273,9 +281,11 @@ def test_deprecated_forms_of_signatures_still_work(tmp_path, checked_here):
         made = export.publish(small.tiny(), tmp_path / "m", signatures={"twice": own})
     assert list(made.signatures) == ["serving_default", "twice"]
     generation = export.Generation(data.BertTokenizer(VOCABULARY), 5, 7, searches=["greedy"])
-    with pytest.warns(DeprecationWarning, match="give a Generation as `generation`"):
-        made = export.publish(small.sharp_gpt(), tmp_path / "gpt", signatures=generation)
-    assert list(made.signatures) == ["serving_default"]
+    with (
+        pytest.warns(DeprecationWarning, match="give a Generation as `generation`"),
+        pytest.raises(ValueError, match="`generation` needs a model of"),  # it was passed on
+    ):
+        export.publish(small.tiny(), tmp_path / "gpt", signatures=generation)
 
 
 @pytest.mark.parametrize("name", ["preprocessor", "postprocessor"])

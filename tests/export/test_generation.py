@@ -8,7 +8,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_attn import data, decoding, export, layers, models
-from tests.export import cpp_loader
+from keras_attn.export import isolation
+from tests.export import cpp_loader, small
 from tests.export.small import SIZE, VOCABULARY, ask_all, ask_here, sharp_gpt
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
@@ -33,7 +34,9 @@ def gpt():
 def served(gpt, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt") / "gpt"
     generation = export.Generation(tokenizer, **LIMITS, beams=3, stop_id=STOP, **REPETITION)
-    made = export.publish(gpt, folder, generation=generation, server="2.12")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(isolation, "FreshProcess", small.ThisProcess)
+        made = export.publish(gpt, folder, generation=generation, server="2.12")
     assert list(made.signatures) == ["serving_default", "sample", "beam"]
     return str(made.path)
 
@@ -173,7 +176,9 @@ def test_ids_beyond_the_vocabulary_are_written_as_unknown_tokens(tokenizer, tmp_
 
 @pytest.mark.parametrize("token", [-1, 15, 1.5, "[CLS]"])
 @pytest.mark.parametrize("name", ["start_id", "stop_id"])
-def test_a_start_or_stop_id_outside_the_vocabulary_raises(gpt, tokenizer, tmp_path, name, token):
+def test_a_start_or_stop_id_outside_the_vocabulary_raises(
+    gpt, tokenizer, tmp_path, name, token, checked_here
+):
     generation = export.Generation(tokenizer, **LIMITS, searches="greedy", **{name: token})
     with pytest.raises(
         ValueError, match=rf"`{name}` must be an integer in \[0, 15\), got {re.escape(repr(token))}"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_attn import data, export, layers, models
 from tests.export import cpp_loader
-from tests.export.small import LENGTH, SIZE, VOCABULARY
+from tests.export.small import LENGTH, SIZE, VOCABULARY, ask_all
 
 pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a TensorFlow graph")
 
@@ -119,7 +119,7 @@ def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):
     np.testing.assert_allclose(got["pooled"], model(inputs)["pooled"], atol=1e-5)
 
 
-def test_an_embedder_is_served_with_its_own_vectors(loader, tmp_path, checked_here):
+def test_an_embedder_is_served_with_its_own_vectors(tmp_path, checked_here):
     embedder = models.bert_tasks.embedder(
         models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)), pooling="last"
     )
@@ -133,7 +133,6 @@ def test_an_embedder_is_served_with_its_own_vectors(loader, tmp_path, checked_he
     )
     expected = embedder(preprocessor(TEXT["text"]))
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-5)
-    for name in ("serving_default", "embed"):
-        got = cpp_loader.run(loader, made.path, name, TEXT)
+    for got in ask_all(made.path, [("serving_default", TEXT), ("embed", TEXT)]):
         assert list(got) == ["embedding"]
         np.testing.assert_allclose(got["embedding"], expected, atol=1e-5)

@@ -69,20 +69,18 @@ def test_outputs_in_the_cpp_loader_equal_keras(servable, model, loader, tmp_path
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_the_tokens_signature_ignores_ids_beyond_the_length(servable, model, loader):
+def test_the_tokens_signature_ignores_ids_beyond_the_length(server, model):
     row = data.MaskedLMPreprocessor(VOCABULARY, LENGTH)(["a [MASK] cat"])["token_ids"].numpy()
     padded = np.concatenate([row, [[9, 4, 3]]], axis=1)
     inputs = {"token_ids": padded.astype("int32"), "lengths": np.array([row.shape[1]], "int32")}
-    got = cpp_loader.run(loader, servable.path, "tokens", inputs)
+    got = server.run("tokens", inputs)
     expected = answers(model, ["a [MASK] cat"])
     assert got["pieces"].tolist() == expected["pieces"].numpy().tolist()
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
-def test_the_attention_signature_returns_weights_of_every_block_and_the_tokens(
-    servable, model, loader
-):
-    got = cpp_loader.run(loader, servable.path, "attention", {"text": ["the cat sat", "a"]})
+def test_the_attention_signature_returns_weights_of_every_block_and_the_tokens(server, model):
+    got = server.run("attention", {"text": as_array(["the cat sat", "a"])})
     assert got["pieces"].tolist()[1] == [b"[CLS]", b"a", b"[SEP]", b"", b""]
     features = masked_lm_layers()["preprocessor"](["the cat sat", "a"])
     encoder = models.bert.encoder_of(model)
