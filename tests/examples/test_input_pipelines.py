@@ -78,7 +78,7 @@ def test_caches_are_complete_after_a_dropped_iterator(name, example, monkeypatch
     dataset = PIPELINES[name](example)
     expected = sum(1 for _ in dataset)
     assert expected > 1
-    for _ in range(300):
+    for _ in range(100):
         cached = dataset.cache()
         next(iter(cached))
         assert sum(1 for _ in cached) == expected
