@@ -10,6 +10,7 @@ from tests.export import small
 pytestmark = pytest.mark.backends("jax", "torch", reason="on TensorFlow there is no other backend")
 
 
+@pytest.mark.slow_on("jax")  # the next test runs the same child process there
 def test_served_outputs_equal_the_training_backend(model, tmp_path):
     made = export.publish(
         model, tmp_path / "bert", **small.masked_lm_layers(), signatures=["serving_default"]
@@ -25,7 +26,6 @@ def test_served_outputs_equal_the_training_backend(model, tmp_path):
     np.testing.assert_allclose(got["probabilities"], best, atol=1e-5)
 
 
-@pytest.mark.slow_on("jax")  # it only starts a process
 def test_errors_of_the_child_process_are_raised(model, tmp_path):
     with pytest.raises(ValueError, match="`signatures` must be among serving_default"):
         export.publish(model, tmp_path / "bert", signatures=["nothing"])

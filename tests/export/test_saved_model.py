@@ -135,9 +135,14 @@ def test_a_new_version_keeps_the_old_ones(tmp_path, checked_here):
     assert sorted(p.name for p in base_dir.iterdir() if p.is_dir()) == ["7", "8"]
 
 
-def test_bfloat16_computation_returns_float32_outputs(model, tmp_path, checked_here):
+@pytest.fixture(scope="module")
+def one_block():
+    return models.bert.pretraining(small.SIZE, num_layers=1)
+
+
+def test_bfloat16_computation_returns_float32_outputs(one_block, tmp_path, checked_here):
     made = export.publish(
-        model,
+        one_block,
         tmp_path / "half",
         **masked_lm_layers(),
         signatures="serving_default",
@@ -146,13 +151,13 @@ def test_bfloat16_computation_returns_float32_outputs(model, tmp_path, checked_h
     got = ask_here(made.path, text=TEXTS)
     assert got["probabilities"].dtype == np.float32
     np.testing.assert_allclose(
-        got["probabilities"], answers(model, TEXTS)["probabilities"], atol=3e-2
+        got["probabilities"], answers(one_block, TEXTS)["probabilities"], atol=3e-2
     )
 
 
-def test_an_xla_compiled_model_gives_the_same_outputs(model, tmp_path, loader, checked_here):
+def test_an_xla_compiled_model_gives_the_same_outputs(one_block, tmp_path, loader, checked_here):
     made = export.publish(
-        model,
+        one_block,
         tmp_path / "compiled",
         **masked_lm_layers(),
         signatures=["serving_default"],
@@ -161,7 +166,7 @@ def test_an_xla_compiled_model_gives_the_same_outputs(model, tmp_path, loader, c
     assert b"_XlaMustCompile" in (made.path / "saved_model.pb").read_bytes()
     got = cpp_loader.run(loader, made.path, "serving_default", {"text": TEXTS})
     np.testing.assert_allclose(
-        got["probabilities"], answers(model, TEXTS)["probabilities"], atol=1e-5
+        got["probabilities"], answers(one_block, TEXTS)["probabilities"], atol=1e-5
     )
 
 
