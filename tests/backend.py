@@ -36,13 +36,18 @@ def whole(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def computed(layer: Any, *inputs: Any, **options: Any) -> Any:
-    """`arrays(layer(*inputs, **options))` of a built layer, `whole`.
+    """The arrays of `called`."""
+    return arrays(called(layer, *inputs, **options))
+
+
+def called(layer: Any, *inputs: Any, **options: Any) -> Any:
+    """`layer(*inputs, **options)` of a built layer, `whole`.
 
     Calls with the same shapes share a program, so that a layer must not be rewritten between two
     calls (quantized, adapted, upgraded); weights may change. On JAX its state stays as it was.
     """
     if BACKEND != "jax":
-        return arrays(layer(*inputs, **options))
+        return layer(*inputs, **options)
     import jax
 
     leaves, structure = jax.tree.flatten((inputs, options))
@@ -50,7 +55,7 @@ def computed(layer: Any, *inputs: Any, **options: Any) -> Any:
     fixed = tuple(None if is_array else leaf for leaf, is_array in zip(leaves, traced, strict=True))
     values = [leaf for leaf, is_array in zip(leaves, traced, strict=True) if is_array]
     state = [variable.value for variable in layer.variables]
-    return arrays(_program()(layer, structure, traced, fixed, state, values))
+    return _program()(layer, structure, traced, fixed, state, values)
 
 
 @functools.cache

@@ -15,6 +15,9 @@ ARCHIVES = sorted(pathlib.Path(__file__).parent.glob("*.tar.xz"))
 TENSORFLOW_ONLY = ("bert_from_strings",)
 
 
+FEW_ON_JAX = 5  # which compiles each: one of so many models; the others are slow there
+
+
 def names() -> list[tuple[str, str]]:
     """The version and the name of every saved model that this backend can run."""
     found = []
@@ -38,7 +41,18 @@ def folders(tmp_path_factory):
     return unpacked
 
 
-@pytest.mark.parametrize(("version", "name"), names(), ids=lambda text: text.removesuffix(".keras"))
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        pytest.param(
+            version,
+            name,
+            id=f"{version}-{name.removesuffix('.keras')}",
+            marks=pytest.mark.slow_on("jax") if index % FEW_ON_JAX else (),
+        )
+        for index, (version, name) in enumerate(names())
+    ],
+)
 def test_a_saved_file_loads_and_computes_the_same(version, name, folders):
     model = keras.models.load_model(folders[version] / name)
     with np.load(folders[version] / name.replace(".keras", ".npz")) as saved:
