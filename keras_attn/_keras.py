@@ -34,7 +34,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 # The reduction of a loss with weights and a mask, as every loss of Keras has it.
 from keras.src.losses.loss import reduce_weighted_values
 
-# A functional model, to tell one that runs its graph alone from one with code of its own.
+# A functional model, to distinguish one that only runs its graph from one with custom code.
 from keras.src.models.functional import Functional
 
 # What layers and operations without a seed draw from; a checkpoint must hold its state.
@@ -89,8 +89,8 @@ def _build_without_data() -> None:
     To learn shapes and dtypes for the build, Keras 3.15 averages a batch over the replicas, which
     TensorFlow does not do for bools, nor for the targets in a tuple (keras #20585). The batch, and
     what was read ahead, is then lost to a generator; and `fit` with `validation_steps` reads on
-    where its last evaluation ended, maybe at the end. The specification of the data tells as much.
-    Remove this when Keras builds from it.
+    where its last evaluation ended, maybe at the end. The specification of the data has the same
+    information. Remove this when Keras builds from it.
     """
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
@@ -182,14 +182,14 @@ def deserialize_shared(config: Any) -> Any:
 def converting() -> bool:
     """Whether `model.export` traces a graph for LiteRT, ONNX or OpenVINO.
 
-    Their runtimes lack the lists of tensors that a loop of TensorFlow's makes. Nothing public tells
-    of it, and the SavedModel that all of them start from is traced like any other.
+    Their runtimes lack the lists of tensors that a loop of TensorFlow makes. No public function
+    tells this, and the SavedModel that all of them start from is traced like any other.
     """
     return any(frame.f_globals.get("__name__") in _CONVERTERS for frame in _frames())
 
 
 def _clones() -> dict | None:
-    """`{id(layer): clone}` of the `clone_model` that is running. Nothing public tells of it."""
+    """`{id(layer): clone}` of the `clone_model` that is running; there is no public name for it."""
     for frame in _frames():
         if frame.f_globals.get("__name__") == _CLONING and "cache" in frame.f_locals:
             return frame.f_locals["cache"]

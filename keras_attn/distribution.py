@@ -1,8 +1,8 @@
 """Training on many devices: how weights are laid out on a mesh, and how workers find each other.
 
-On JAX, `keras.distribution` runs one model on a mesh of devices; this file tells it which weights
-to split. Heads, feed-forward units and the vocabulary are shared out among the devices of one axis,
-the rows of a batch among those of the other (Shoeybi et al. 2019, section 3).
+On JAX, `keras.distribution` runs one model on a mesh of devices; this file says which weights to
+split. Heads, feed-forward units and the vocabulary are split among the devices of one axis, the
+rows of a batch among those of the other (Shoeybi et al. 2019, section 3).
 """
 
 import re
@@ -27,14 +27,15 @@ def layout_map(
 ) -> keras.distribution.LayoutMap:
     """The layout of every model of `keras_attn.models`, for `keras.distribution.ModelParallel`.
 
-    Keras places each weight as it is made, so set the distribution before the model is built or
-    loaded. An optimizer's state is laid out as its weights are. `check` tells beforehand whether
-    the mesh suits a model.
+    Keras places each weight when it is created, so set the distribution before the model is built
+    or loaded. An optimizer's state has the layout of its weights. `check` says beforehand whether
+    the mesh is suitable for a model.
 
     Args:
-        mesh: the devices, with two named axes at least.
-        batch_axis: the axis of the mesh that shares out the rows of a batch.
-        model_axis: the axis of the mesh that shares out heads, feed-forward units and vocabulary.
+        mesh: the devices, with at least two named axes.
+        batch_axis: the axis of the mesh over which the rows of a batch are split.
+        model_axis: the axis of the mesh over which heads, feed-forward units and vocabulary are
+            split.
         fully_sharded: whether `batch_axis` splits the other axis of these matrices too, so that
             each number, and its optimizer state, is on one device only (as FSDP has it); they are
             gathered where they are used. With a mesh of N x 1 this is all that is split.
@@ -154,7 +155,7 @@ def wait_for_workers(addresses: Sequence[str], index: int, seconds: float = 300.
 
 
 def _meet(count: int, port: int, end: float) -> set[int]:
-    """Collect the other workers at a port and tell them when all are there; who is missing."""
+    """Wait for the other workers at a port and tell them when all are there; the missing ones."""
     missing, here = set(range(1, count)), []
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET

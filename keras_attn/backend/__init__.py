@@ -31,9 +31,9 @@ def compiled(
     A tf.function on TensorFlow, jitted on JAX; torch runs it as it is, without gradients.
 
     Args:
-        function: takes tensors, numpy arrays and nests of them.
-        variables: the weights that it reads, so that a change of theirs is seen.
-        xla: whether XLA compiles it on TensorFlow too; each shape then compiles anew.
+        function: a function of tensors, numpy arrays and nested structures of them.
+        variables: the weights that it reads, so that changes of them take effect.
+        xla: whether XLA compiles it on TensorFlow too, once for each shape.
 
     Example:
     >>> import numpy as np
@@ -123,16 +123,16 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
 
 
 def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
-    """`function(tensors)`; in a graph of TensorFlow, one function for all that call alike.
+    """`function(tensors)`; in a graph of TensorFlow, equal calls share one function.
 
-    A model's layers mostly compute the same. Their graph is then traced once, which takes less
-    time, and stands once in a SavedModel. TensorFlow puts the functions back in place before it
-    runs, so that a call costs nothing.
+    A model's layers mostly compute the same. Their graph is then traced only once, which takes less
+    time, and is stored only once in a SavedModel. TensorFlow inlines the functions before it runs,
+    so that a call costs nothing.
 
     Args:
-        function: takes a nest of tensors and reads nothing else.
+        function: a function of nested tensors that reads nothing else.
         identity: equal for functions that do the same with tensors of the same shapes and dtypes.
-        tensors: a nest of tensors and None.
+        tensors: nested tensors and None.
     """
     return _running().traced_once(function, identity, tensors)
 

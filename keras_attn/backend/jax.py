@@ -84,7 +84,7 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
 
 
 def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
-    """The first copy of each shard; the first process has whatever each of them has."""
+    """The first copy of each shard; the first process has what all processes have."""
     value = variable.value
     everywhere = value.is_fully_addressable or value.is_fully_replicated
     if everywhere and jax.process_index():

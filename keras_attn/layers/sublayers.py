@@ -30,7 +30,7 @@ NORMS: dict[str, Callable[..., keras.layers.Layer]] = {
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer whose file also tells which of its parts were quantized and how, and their LoRA."""
+    """A layer whose file also saves how its parts were quantized, and their LoRA adapters."""
 
     def get_config(self) -> dict:
         """The arguments of every Keras layer."""
@@ -98,9 +98,9 @@ class Projection(keras.layers.Dense):
     """`keras.layers.Dense` over the last axis, run as one product of two matrices.
 
     Weights, LoRA and quantization are Keras' own; only the product goes through `ops.dense`, which
-    each backend's graph fuses with the bias and the activation. A file holds the kernel with LoRA
-    merged, as that of Dense does, and beside it what training goes on from: the kernel without, and
-    the adapters, which Dense loads as zeros.
+    each backend's graph fuses with the bias and the activation. As with Dense, a file has the
+    kernel with LoRA merged. To continue training, it also has the kernel without LoRA and the
+    adapters, which Dense loads as zeros.
 
     Example:
     >>> import keras
@@ -113,19 +113,19 @@ class Projection(keras.layers.Dense):
         return ops.dense(inputs, self.kernel, self.bias, self.activation)
 
     def quantize(self, mode: str | None = None, type_check: bool = True, config: Any = None) -> Any:
-        """Like `Dense.quantize`, which refuses any subclass unless told not to look."""
+        """Like `Dense.quantize`, which refuses subclasses unless `type_check` is False."""
         if mode == "float8" and self.lora_enabled:
             raise ValueError(_NO_FLOAT8_LORA)
         return super().quantize(mode, type_check=False, config=config)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Like `Dense.enable_lora`, which lets float8 pass and then fails at the call."""
+        """Like `Dense.enable_lora`, which accepts float8 and then fails at the call."""
         if self.quantization_mode == "float8":
             raise ValueError(_NO_FLOAT8_LORA)
         super().enable_lora(*args, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save as Dense does, and what LoRA's training goes on from."""
+        """Save as Dense does, and what is needed to continue the training of LoRA."""
         super().save_own_variables(store)
         if self.lora_enabled:
             for variable in self.variables:

@@ -16,7 +16,7 @@ POSITIONS = (
     layers.LearnedPositionEmbedding,
     layers.SinusoidalPositionEncoding,
 )
-# Layers that treat every position alike, or take one vector.
+# Layers that treat every position in the same way, or take one vector.
 APART = (
     keras.layers.InputLayer,
     keras.layers.Dense,

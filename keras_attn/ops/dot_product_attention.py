@@ -178,16 +178,16 @@ def enable() -> Enabled:
 
     Keras' MultiHeadAttention and GroupQueryAttention call it, many layers of keras-hub, and user
     code. One function is replaced, `dot_product_attention` of the backend that runs, which
-    `keras.ops.dot_product_attention` calls under whatever name it was imported.
+    `keras.ops.dot_product_attention` calls, also if it was imported under another name.
 
-    Not reached are: layers that ask for attention weights or have dropout, which compute attention
-    by other functions; what was compiled before (a `tf.function`, the functions of `fit` and
-    `predict` that ran already, a jitted function); `attn_logits_soft_cap`, which
+    There are exceptions: layers that return attention weights or have dropout, which compute
+    attention by other functions; functions that are compiled already (a `tf.function`, the
+    functions of an earlier `fit` or `predict`, a jitted function); `attn_logits_soft_cap`, which
     `keras.ops.dot_product_attention` itself refuses on most machines. A query that may attend to no
     key gives zeros, where Keras gives a mean of all values.
 
     Returns:
-        An object whose method `disable()` takes it back; it is a context manager, too.
+        An object whose method `disable()` restores Keras' function; also a context manager.
 
     Example:
     >>> import keras_attn

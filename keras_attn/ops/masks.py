@@ -127,7 +127,7 @@ class AttentionMask:
         """False at keys that no query may see, bool `[B or 1, S]`; None if the mask hides none.
 
         Values at such a position, even NaN, must not reach any result. Only padding and the dense
-        part tell of such keys.
+        part of the mask can hide a key from all queries.
         """
         dense = self.dense
         if dense is not None:  # over the last axes, which TensorFlow reduces six times as fast

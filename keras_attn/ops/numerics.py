@@ -106,11 +106,11 @@ def softmax(logits: Any) -> Any:
 def table_rows(table: Any, ids: Any, dtype: str) -> Any:
     """`table[ids]`, cast to a dtype, whose gradient is one tensor on every backend.
 
-    Cast afterwards, so that the gradients of a row, which may occur thousands of times, are summed
-    in the table's dtype: a sum in bfloat16 stands still where a part is 1/256 of it. On a GPU
-    such sums wait for each other as well.
+    The cast comes afterwards, so that the gradients of a row, which may occur thousands of times,
+    are summed in the table's dtype: a sum in bfloat16 does not grow when a part is less than 1/256
+    of it. On a GPU such sums are also slow.
 
-    On TensorFlow that of `ops.take` is a list of rows. Where a row occurs in it several times,
+    On TensorFlow the gradient of `ops.take` is a list of rows. If a row occurs in it several times,
     Keras' Adam and similar optimizers add the squares of the parts, not the square of their sum.
     The gradient of a reshape makes a tensor of the list.
     """

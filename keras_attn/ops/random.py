@@ -22,7 +22,7 @@ class _Fixed(keras.random.SeedGenerator):
 
 
 class SeedGenerator(keras.random.SeedGenerator):
-    """Keras' own, whose state lies where a draw can read it without waiting."""
+    """Keras' own, with its state on a device where a draw can read it without waiting."""
 
     def __init__(self, seed: int | None = None) -> None:
         with backend.seeds_place():

@@ -47,7 +47,7 @@ def greedy(logits: Any, mask: Any = None) -> Any:
 def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
     """One key for each query, drawn from the softmax, with the logarithm of its probability.
 
-    No gradient goes through the draw. REINFORCE puts it back: add
+    No gradient goes through the draw. For REINFORCE, add
     `-(reward - baseline) * log_probability` to the loss.
 
     Args:
@@ -206,7 +206,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
 
     def step(row: Any, states: list) -> tuple[Any, list]:
         weights = steps[mode](row[:, 0], states[0])
-        # A padded query neither walks nor forgets where the walk stands.
+        # A padded query does not change the position.
         moved = ops.any(row[:, 1] > 0, axis=-1, keepdims=True)
         return weights, [ops.where(moved, weights, states[0])]
 

@@ -187,7 +187,7 @@ class _Capture:
         return [x for x in wrappers if isinstance(x, _LayerWithWeights) and x.reason is not None]
 
     def _of_layer(self, layer: keras.layers.Layer) -> Any:
-        """What to call in place of the layer; None if the layer cannot return weights."""
+        """The object to call instead of the layer; None if the layer cannot return weights."""
         if layer not in self._wrappers:
             self._wrappers[layer] = self._make(layer)
         return self._wrappers[layer]

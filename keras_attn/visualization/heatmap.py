@@ -28,7 +28,7 @@ FONTS = (
 )
 DPI = 120
 CELL = 0.22  # inches
-# With more tokens than these the labels stand as close as they can, and pixels are larger.
+# With more tokens than these the labels are as close as possible, and pixels are larger.
 _MANY, _SMALL_CELL, _SMALL_DPI = 48, 0.13, 90
 _NARROWEST, _GAP, _TITLE = 0.9, 0.2, 0.35  # inches
 

@@ -50,7 +50,7 @@ def page(
 
     A small map shows the largest weight of each block of cells, so that no large weight is missed.
     The large picture is a map of queries and keys, lines from queries to keys, one token's weights
-    in all heads, or the product of one token's query with each key by dimension, beside the
+    in all heads, or the product of one token's query with each key by dimension, with the
     resulting weight. Special tokens such as [CLS] and [SEP] can be hidden, and weights within and
     between two sentences distinguished. A click or the arrow keys select a head. Layers whose
     queries and keys are the same tokens get one more row, their `rollout`.

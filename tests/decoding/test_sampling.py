@@ -73,7 +73,7 @@ def test_min_p_is_applied_last_as_in_transformers(p):
 
 
 def test_each_row_may_have_its_own_min_p():
-    """The rows draw from all tokens, from the two likeliest, and from the likeliest."""
+    """The rows draw from all tokens, from the two most probable ones, and from the best one."""
     p = np.repeat(np.array([0.0, 0.6, 1.0], "float32"), [MANY - 2000, 1000, 1000])
     probabilities = np.array(
         [[0.05, 0.4, 0.1, 0.25, 0.2], [0, 40 / 65, 0, 25 / 65, 0], [0, 1, 0, 0, 0]]
@@ -145,11 +145,11 @@ def test_the_lowest_temperatures_give_the_most_probable_tokens(search, options):
         return arrays(search(lambda: function(step, prompts, **own)["token_ids"])())
 
     penalty = {key: value for key, value in options.items() if key == "repetition_penalty"}
-    likeliest = found(decoding.greedy, **penalty)
+    greedy = found(decoding.greedy, **penalty)
     temperature = tensors(np.repeat(np.array(coldest, "float32"), rows // len(coldest)))
     for each in (temperature, 1e-9):
         drawn = found(decoding.sample, seeds=np.arange(rows), temperature=each, **options)
-        np.testing.assert_array_equal(drawn, likeliest)
+        np.testing.assert_array_equal(drawn, greedy)
 
 
 @pytest.mark.parametrize("temperature", [np.inf, 1e38])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.backends("tensorflow", reason="what is served is a Tens
 
 LIMITS = {"prompt_length": 5, "max_new_tokens": 7}
 REPETITION = {"min_p": 0.9, "repetition_penalty": 3.0, "no_repeat_ngram_size": 3}
-STOP = 1  # seldom the likeliest: texts become long
+STOP = 1  # rarely the most probable token: texts become long
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +214,14 @@ def test_request_options_are_passed_to_the_search(served, gpt, tokenizer):
         options |= {"min_p": np.zeros(9, "float32"), **any_repetition(9)}
         return "sample", {"text": ["a"] * 9, "max_new_tokens": counts(9, 7), **options}
 
-    # With only the likeliest token there is one text, with all tokens there are several.
+    # With only the most probable token there is one text, with all tokens there are several.
     requests = [sample(1e-6), sample(), sample(top_k=1)]
     requests += [sample(top_k=0), sample(seeds=[1]), sample(1.5), sample(0.0)]
     endless = {"text": texts, "length_penalty": np.array([0.0, np.inf], "float32"), **asked}
     *texts, no_token, few, above, none, no_number = ask_all(served, [*requests, ("beam", endless)])
     assert "length_penalty must be finite" in no_number
-    likeliest, all_tokens, one_token = (len(set(answer["text"])) for answer in texts)
-    assert (likeliest, one_token) == (1, 1) and all_tokens > 3
+    low_top_p, all_tokens, one_token = (len(set(answer["text"])) for answer in texts)
+    assert (low_top_p, one_token) == (1, 1) and all_tokens > 3
     assert "top_k must be above 0" in no_token
     assert "seed: one value for each text" in few
     assert "top_p: at most 1" in above

@@ -1,6 +1,6 @@
-"""What lies in the files of one process and of several, and what each process reads of them.
+"""The files of one process and of several, and what each process reads of them.
 
-JAX makes eight devices of one CPU; two processes are played by writing the parts of each in turn.
+JAX makes eight devices of one CPU; two processes are simulated by writing the parts in turn.
 """
 
 import json

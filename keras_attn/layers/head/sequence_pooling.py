@@ -19,7 +19,7 @@ SHORTEST = 1e-12  # a shorter vector is divided by this, not by its norm
 class SequencePooling(keras.layers.Layer):
     """The first or last unmasked vector of a sequence, or the mean or maximum of all of them.
 
-    "first" takes [CLS], "last" what a causal model knows at the end, wherever the padding stands.
+    "first" takes [CLS], "last" the last token of a causal model, with padding on either side.
 
     Args:
         mode: "first", "last", "mean" or "max".

@@ -171,8 +171,8 @@ class Choice(NamedTuple):
 def choose(name: str, request: Request) -> Callable[..., Any]:
     """The function of the kernel `name`, or of the best one for "auto", which is then logged.
 
-    A graph for a converter takes the reference in place of a kernel with blocks, whose loop and
-    branches LiteRT lacks and OpenVINO computes wrong.
+    A graph for a converter takes the reference instead of a kernel with blocks, since LiteRT lacks
+    its loop and branches, and OpenVINO computes them wrong.
     """
     kernel = _chosen(name, request)
     if kernel.has_blocks and converting():

@@ -1,7 +1,7 @@
-"""How the chunked kernels cut a call: the rows of a block, and the keys that a block may see.
+"""How the chunked kernels divide a call: the rows of a block, and the keys that a block may see.
 
-Numbers are Python's where shapes tell them, and scalar tensors elsewhere (a length that shows at
-run time, a position in a loop).
+Numbers are Python integers if shapes are static, and otherwise scalar tensors (a length that is
+known at run time, a position in a loop).
 """
 
 from typing import Any, NamedTuple

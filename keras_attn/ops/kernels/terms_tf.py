@@ -16,12 +16,12 @@ from keras_attn.ops.masks import AttentionMask
 # Far below any product of a query and a key.
 MASKED = -1e30
 
-# The parts of a mask beside which no query needs to be compared with each key.
-_BESIDE_BAND = {"causal", "window", "key_padding", "query_padding"}
+# If a mask has only these parts, positions of queries and keys need not be compared.
+_BAND_PARTS = {"causal", "window", "key_padding", "query_padding"}
 
 
 class Place(NamedTuple):
-    """Where a tile lies in the matrix of logits: `(start, size)` along each axis."""
+    """The place of a tile in the matrix of logits: `(start, size)` along each axis."""
 
     batch: tuple
     heads: tuple
@@ -29,12 +29,12 @@ class Place(NamedTuple):
     keys: tuple
 
     def row_positions(self, mask: AttentionMask) -> Any:
-        """Of the rows among the keys, `[r]`."""
+        """The positions of the rows among the keys, `[r]`."""
         row, rows = self.rows
         return tf.range(rows) + (row + mask.query_offset)
 
     def key_positions(self) -> Any:
-        """Of the keys, `[s]`."""
+        """The positions of the keys, `[s]`."""
         key, keys = self.keys
         return tf.range(keys) + key
 
@@ -42,8 +42,8 @@ class Place(NamedTuple):
 class Band(NamedTuple):
     """The causal and window part of a mask: one table for all tiles of a call.
 
-    Whether it allows a pair depends on key minus query alone, so that the part in a tile is a part
-    of one table; to compare the positions in each tile anew costs more than its softmax.
+    Whether it allows a pair depends only on key minus query, so that a tile takes its part from one
+    table; comparing the positions again in each tile would cost more than its softmax.
     """
 
     visible: Any  # bool [r, behind + beyond]
@@ -59,7 +59,7 @@ class Band(NamedTuple):
 
 def band_of(mask: AttentionMask, rows: Any, most: Any, keys: Any, dtype: str) -> Band | None:
     """The band of tiles that are `most` keys wide at most; None where the mask has none."""
-    if not (mask.causal or mask.window is not None) or not mask.structure <= _BESIDE_BAND:
+    if not (mask.causal or mask.window is not None) or not mask.structure <= _BAND_PARTS:
         return None
     behind, beyond = (keys, rows) if mask.reach is None else (mask.reach[0] + most, most)
     distance = tf.range(behind + beyond) - behind - tf.range(rows)[:, None]
