@@ -133,8 +133,14 @@ def _visible(mask: AttentionMask, rows: int, columns: int) -> masks.Mask:
 def _block_sizes(rows: int, columns: int) -> splash.BlockSizes:
     """The tiles of the three passes."""
     row, column = (next(t for t in TILES if size % t == 0) for size in (rows, columns))
-    names = {"q": row, "kv": column, "q_dkv": row, "kv_dkv": column, "q_dq": row, "kv_dq": column}
-    return splash.BlockSizes(**{f"block_{name}": size for name, size in names.items()})
+    return splash.BlockSizes(
+        block_q=row,
+        block_kv=column,
+        block_q_dkv=row,
+        block_kv_dkv=column,
+        block_q_dq=row,
+        block_kv_dq=column,
+    )
 
 
 def _batch_axis() -> tuple[str | None, int]:
