@@ -103,4 +103,4 @@ def test_the_vector_of_a_word_is_the_mean_over_its_tokens(splitting):
 @pytest.mark.parametrize("name", ["attention_it", "contextual_words"])
 def test_a_missing_model_raises_with_instructions(name, tmp_path, monkeypatch):
     message = refusal(monkeypatch, name, cwd=tmp_path)
-    assert "give --checkpoint DIR, or run examples/bert_pretrain.py" in message
+    assert "run examples/bert_pretrain.py, or choose another one" in message

@@ -264,7 +264,11 @@ TABLE = "prompt\tchoice_0\tchoice_1\tanswer\np\ta\tb\t0\nq\tc\td\t1\ns\tg\th\t1\
         ("bert_pairs", {"a.csv": "first,second,label\na,b,x\na,,y\nc,d,y\ne,f,x\n"}, "'second'"),
         ("bert_tag", {"a": "a O\n\nb B-X\n", "b": "a O\n\nb B-Y\n"}, "'B-Y' is not among B-X, O"),
         ("bert_choice", {"a.tsv": TABLE + "r\te\tf\t2\n"}, "'answer' must be from 0 to 1"),
-        ("bert_span", {"a.json": squad(*SQUAD, (1, "e", "chart", 16))}, "must be where 'chart'"),
+        (
+            "bert_span",
+            {"a.json": squad(*SQUAD, (1, "e", "chart", 16))},
+            "must be the place of 'chart'",
+        ),
     ],
 )
 def test_invalid_rows_are_skipped_before_training(name, files, skipped, example, tmp_path, capsys):
