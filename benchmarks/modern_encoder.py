@@ -3,7 +3,7 @@
     python benchmarks/modern_encoder.py prepare      # once; needs TensorFlow and tensorflow-text
     python benchmarks/modern_encoder.py rates        # optional: each model's learning rate
     python benchmarks/modern_encoder.py all          # what has no result yet, then the figure
-    python benchmarks/modern_encoder.py all --steps 60 --length 256 --seeds 1      # two CPU cores
+    python benchmarks/modern_encoder.py all --length 128 --steps 1400      # minutes a run on a CPU
 
 `prepare` writes the corpus as token ids; the rest needs neither TensorFlow nor a network and runs
 on any backend. Each run has a process of its own and appends a line of JSON.
@@ -44,8 +44,8 @@ VOCABULARY_SIZE, APART = 8000, {"held_out": 0.1, "dev": 0.05}  # of the document
 LAYERS, WIDTH, HEADS = 4, 256, 4
 WEIGHTS_RANGE = WIDTH**-0.5  # of the initial matrices: they keep the variance
 POSITION_SCALE = 0.3
-RATE, RATES = 1e-3, (5e-4, 1e-3, 2e-3)
-HELD_OUT_SEED, EVERY = 7, 100  # steps between two evaluations
+RATE, RATES = 1e-3, (2.5e-4, 5e-4, 1e-3, 2e-3)
+HELD_OUT_SEED, EVERY = 7, 200  # steps between two evaluations
 COMPILING = 2  # steps that are not timed
 METRICS = ("masked_lm_loss", "masked_lm_accuracy")
 SETTING = ("length", "batch", "dtype", "backend", "device")
