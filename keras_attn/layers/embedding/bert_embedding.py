@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count, check_positive, check_rate
+from keras_attn._checks import check_count, check_ids, check_positive, check_rate
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
@@ -146,7 +146,8 @@ class BertEmbedding(keras.layers.Layer):
         if self.segment_embedding:
             if segment_ids is None:
                 segment_ids = keras.ops.zeros_like(token_ids)
-            vectors = vectors + self.segment_embedding(segment_ids)
+            rows = check_ids("segment_ids", segment_ids, self.num_segments)
+            vectors = vectors + self.segment_embedding(rows)
         if self.position_embedding:
             vectors = self.position_embedding(vectors, positions=positions)
         vectors = self.dropout_layer(self.norm(vectors), training=training)

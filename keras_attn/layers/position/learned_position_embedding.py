@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._checks import check_count, is_integer, optional_count
+from keras_attn._checks import check_count, is_integer, optional_count, to_integers
 from keras_attn._keras import register
 from keras_attn.layers.position.sinusoidal_position_encoding import (
     check_combination,
@@ -39,8 +39,8 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         `[B, T, D]`, or wider if concatenated, in the compute dtype.
 
     Raises:
-        ValueError: a sequence longer than the table, an unknown combination, `dim` with "add", or
-            a `max_length` that is not positive.
+        ValueError: a sequence longer than the table, an unknown combination, `dim` with "add",
+            a `max_length` that is not positive, or positions that are no integers.
 
     Source: Gehring et al. 2017, section 3.1; Devlin et al. 2019, section 3.
 
@@ -87,7 +87,8 @@ class LearnedPositionEmbedding(keras.layers.Layer):
             )
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
-        rows = keras.ops.clip(positions + offset, 0, self.max_length - 1)
+        rows = to_integers("positions", positions) + to_integers("offset", offset)
+        rows = keras.ops.clip(rows, 0, self.max_length - 1)
         return combine(self.combination, inputs, table_rows(self.table, rows, self.compute_dtype))
 
     def compute_output_shape(self, input_shape: Any) -> tuple:

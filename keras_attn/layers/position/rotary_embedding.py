@@ -105,7 +105,8 @@ class RotaryEmbedding(keras.layers.Layer):
             axes = {"length": length} if len(positions.shape) == 1 else {"batch": batch}
             check_shape("positions", positions.shape, **axes | {"length": length})
         dtype = wide(inputs.dtype)
-        angles = rotary_angles(positions + offset, width, self.max_wavelength, self.scaling, dtype)
+        positions = positions + to_integers("offset", offset)
+        angles = rotary_angles(positions, width, self.max_wavelength, self.scaling, dtype)
         return rotate(inputs, angles, getattr(self.scaling, "magnitude", 1.0))
 
     def _rotated(self, head_width: int) -> int:

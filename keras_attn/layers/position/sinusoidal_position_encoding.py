@@ -71,7 +71,9 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
         dim, dtype = self.dim or inputs.shape[-1], wide(inputs.dtype)
-        encoding = sinusoids(positions + offset, dim, self.max_wavelength, dtype)
+        # Integers of two types have no sum on TensorFlow, and those of 8 bits a wrong one.
+        positions = keras.ops.cast(positions, dtype) + keras.ops.cast(offset, dtype)
+        encoding = sinusoids(positions, dim, self.max_wavelength, dtype)
         return combine(self.combination, inputs, encoding)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:

@@ -63,3 +63,5 @@ def test_invalid_input_raises():
         layer(IDS, SEGMENTS)
     with pytest.raises(ValueError, match=r"must be in \[0, 11\), got 12"):
         layer(IDS[:, :3] + 2)
+    with pytest.raises(ValueError, match=r"`segment_ids` must be in \[0, 2\), got 2"):
+        layer(IDS[:, :3], SEGMENTS[:, :3] + 1)

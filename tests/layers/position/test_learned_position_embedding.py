@@ -20,6 +20,19 @@ def test_each_position_adds_its_row_of_the_table():
     )
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_integers_of_every_type_are_positions(dtype):
+    layer = layers.LearnedPositionEmbedding(300)
+    places = np.full((2, 5), 100, dtype)
+    outputs = arrays(layer(INPUTS, positions=places, offset=np.array(170, dtype)))
+    table = arrays(layer.table.value)
+    np.testing.assert_allclose(outputs, INPUTS + table[270], rtol=1e-6)
+    outputs = arrays(layer(INPUTS, positions=places.tolist(), offset=170))
+    np.testing.assert_allclose(outputs, INPUTS + table[270], rtol=1e-6)
+    with pytest.raises(ValueError, match="`positions` must hold integers, got .*float32"):
+        layer(INPUTS, positions=places.astype("float32"))
+
+
 def test_rows_are_concatenated_after_the_inputs():
     layer = layers.LearnedPositionEmbedding(11, combination="concatenate", dim=3)
     outputs, table = arrays(layer(INPUTS)), arrays(layer.table.value)

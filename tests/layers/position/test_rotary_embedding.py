@@ -14,7 +14,7 @@ INPUTS = np.random.default_rng(0).normal(size=(2, 7, 3, 8)).astype("float32")
 
 def test_an_offset_continues_a_shorter_row():
     layer = layers.RotaryEmbedding()
-    parts = [arrays(layer(INPUTS[:, :3])), arrays(layer(INPUTS[:, 3:], offset=3))]
+    parts = [arrays(layer(INPUTS[:, :3])), arrays(layer(INPUTS[:, 3:], offset=np.int64(3)))]
     np.testing.assert_allclose(
         np.concatenate(parts, 1), arrays(layer(INPUTS)), rtol=1e-5, atol=1e-5
     )

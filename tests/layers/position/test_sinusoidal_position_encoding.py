@@ -20,6 +20,15 @@ def test_the_table_is_added_or_concatenated():
     np.testing.assert_allclose(arrays(joined)[..., :6], INPUTS)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_positions_and_offset_may_be_integers_of_every_type(dtype):
+    layer, places = layers.SinusoidalPositionEncoding(), np.full((2, 5), 100, dtype)
+    outputs = arrays(layer(INPUTS, positions=places, offset=np.array(170, dtype)))
+    angles = 270 / 10_000.0 ** (np.array([0, 2, 4]) / 6)
+    expected = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1)
+    np.testing.assert_allclose(outputs - INPUTS, np.broadcast_to(expected, (2, 5, 6)), atol=1e-5)
+
+
 def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="`combination` must be one of add, concatenate, got 'x'"):
         layers.SinusoidalPositionEncoding(combination="x")
