@@ -96,6 +96,8 @@ class InClosure(InAttribute):
 
 
 KINDS = (InAttribute, InList, InDict, InBuild, InHelperTwice, UnderCondition, InClosure)
+# How they are found does not depend on the backend: torch finds all of them fast.
+ONLY_ON_TORCH = pytest.mark.slow_on("jax", "tensorflow")
 
 
 def attending(model):
@@ -104,7 +106,15 @@ def attending(model):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=ONLY_ON_TORCH)
+        if kind in (InDict, InHelperTwice, InClosure)
+        else kind
+        for kind in KINDS
+    ],
+)
 def test_attention_inside_user_layers_is_replaced(kind):
     inputs = keras.Input((T, D))
     model = keras.Model(inputs, kl.Dense(3)(kind()(inputs)))

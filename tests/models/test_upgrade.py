@@ -300,7 +300,9 @@ def plain_attention():
 @pytest.mark.parametrize(
     "unknown", [pytest.param(False, marks=pytest.mark.slow_on("jax", "tensorflow")), True]
 )
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "inside", [False, pytest.param(True, marks=pytest.mark.slow_on("jax", "tensorflow"))]
+)
 def test_gradients_of_a_gradient_penalty_stay_equal(unknown, inside):
     inputs = keras.Input((None if unknown else T, D))
     hidden = kl.MultiHeadAttention(N, H)(inputs, inputs, use_causal_mask=True)

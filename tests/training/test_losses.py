@@ -46,11 +46,20 @@ def test_an_ignored_label_may_lie_outside_the_vocabulary():
     np.testing.assert_allclose(float(loss), float(expected), rtol=1e-6)
 
 
+# Eighty losses of ours and of Keras for each case: JAX compiles each operation of each shape.
+ON_TORCH = pytest.mark.slow_on("jax")
 REDUCTIONS = [None, "sum", "sum_over_batch_size", "mean", "mean_with_sample_weight"]
 
 
-@pytest.mark.parametrize("ignored", [None, 0])
-@pytest.mark.parametrize("shape", [(3,), (3, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "ignored"),
+    [
+        ((3,), 0),
+        ((3, 5), None),
+        pytest.param((3,), None, marks=ON_TORCH),
+        pytest.param((3, 5), 0, marks=ON_TORCH),
+    ],
+)
 def test_ranks_of_labels_weights_and_masks_are_squeezed_as_in_keras(shape, ignored):
     labels, logits, weights = (
         array.reshape(15, *array.shape[2:]) for array in (LABELS, LOGITS, WEIGHTS)
@@ -230,7 +239,10 @@ def test_a_batch_without_negatives_has_no_loss_and_no_gradient(numbers):
     assert not gradients(loss, vectors)[0].any()
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow_on("jax", "tensorflow"))],
+)
 def test_info_nce_trains_compiled_models_with_and_without_a_last_short_batch(policy):
     keras.config.set_dtype_policy(policy)
     inputs = keras.Input((2, WIDTH))

@@ -73,8 +73,16 @@ def test_ignored_positions_may_hold_any_value(why, held):
     np.testing.assert_allclose(float(metric.result()), (0.7 * 0.6) ** -0.5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("ignored", [None, 0])
-@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "ignored"),
+    [
+        *[((5,), None), ((5, 1), 0), ((5, 5), 0)],
+        *(  # JAX compiles each operation of each shape
+            pytest.param(*case, marks=pytest.mark.slow_on("jax"))
+            for case in (((5,), 0), ((5, 1), None), ((5, 5), None))
+        ),
+    ],
+)
 def test_ranks_of_labels_weights_and_masks_are_squeezed_as_in_keras(shape, ignored):
     """The weighted mean of Keras' loss is the logarithm of the perplexity."""
     size = int(np.prod(shape))
