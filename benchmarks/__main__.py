@@ -4,9 +4,9 @@
     python -m benchmarks             # all sizes, about an hour
     python -m benchmarks encoder startup
 
-Each question is a script of this folder with sides in processes of their own, interleaved and
-warmed; it appends medians, versions and the processor to benchmarks/results/. A script that fails
-is named at the end, the others go on. `tools/compare_results.py` says what got slower. The
+Each question is a script of this folder with sides in their own processes, interleaved and warmed
+up; it appends medians, versions and the processor to benchmarks/results/. A script that fails is
+named at the end, and the others still run. `tools/compare_results.py` says what got slower. The
 comparisons of quality (pretraining_quality, translation_quality, generation_quality, finetuning,
 modern_encoder) train for hours and are run by hand.
 """

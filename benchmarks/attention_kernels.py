@@ -5,10 +5,10 @@
     python benchmarks/attention_kernels.py --plot
 
 Forward and backward of one call, batch 1, 8 heads of 64, unless a row says otherwise. Each side
-lives in a process of its own. Times go round the sides, since machines drift, and medians are kept;
-a peak is that of one run above what its process held before, with libraries warmed up at a short
-length. JSON lines go to benchmarks/results/attention_kernels.jsonl, from which `--plot` draws; a
-row that is measured again replaces its old lines.
+runs in its own process. Runs alternate between the sides, since the speed of a machine changes over
+time, and medians are kept; a peak is that of one run above what its process held before, with
+libraries warmed up at a short length. JSON lines go to benchmarks/results/attention_kernels.jsonl,
+from which `--plot` draws; a row that is measured again replaces its old lines.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 The key/value caches of GPT-2-small (12 layers, 12 heads of 64), a prompt of 32 and 128 new tokens,
 in one tf.while_loop. A step writes a row into each cache and attends to it with one query; nothing
-else. The fixed cache is the one of `keras_attn.ops.cache`. The rounds go round the sides. Writes a
-JSON line a batch.
+else. The fixed cache is the one of `keras_attn.ops.cache`. The rounds alternate between the sides.
+Writes a JSON line a batch.
 """
 
 import os

@@ -1,10 +1,11 @@
-"""How fast is cached decoding at GPT-2-small size, beside keras-hub and transformers?
+"""How fast is cached decoding at GPT-2-small size, compared with keras-hub and transformers?
 
     python benchmarks/decoding.py --batch 1 --sides ours keras_hub transformers
     python benchmarks/decoding.py --batch 8 --sides ours ours_beam4
 
-Each side lives in a process of its own; the rounds go round the sides, since the machine drifts.
-The median of each and its ratio to the first go to benchmarks/results/decoding.jsonl.
+Each side runs in its own process; the rounds alternate between the sides, since the speed of a
+machine changes over time. The median of each and its ratio to the first go to
+benchmarks/results/decoding.jsonl.
 """
 
 import argparse

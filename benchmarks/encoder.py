@@ -1,11 +1,11 @@
-"""An encoder of BERT-base size, inference in float32: our SavedModel beside three peers.
+"""An encoder of BERT-base size, inference in float32: our SavedModel compared with three others.
 
     python benchmarks/encoder.py                            # all sides, both cases
     python benchmarks/encoder.py --cases 8x128 --rounds 5
 
 All sides load one checkpoint in transformers' format, and their outputs are compared before
-anything is timed. A case is BATCHxLENGTH, without padding. Each side lives in a process of its own;
-the rounds go round the sides, since machines drift. "ours_onednn" is ours with
+anything is timed. A case is BATCHxLENGTH, without padding. Each side runs in its own process; the
+rounds alternate between the sides, since the speed of a machine changes. "ours_onednn" is ours with
 TF_ENABLE_ONEDNN_OPTS=1, which matters where TensorFlow leaves it off. keras-hub computes the gelu
 by tanh, so it differs by some 1e-3. A side whose package is missing is skipped by name. Appends a
 line for each case to benchmarks/results/encoder.jsonl.

@@ -4,8 +4,8 @@
     python benchmarks/finetuning.py --checkpoint DIR --task tag --seeds 1
 
 Tasks and data are those of the examples bert_classify.py ... bert_choice.py, without their class
-weights, frozen layers and the like. Both sides get the same batches of the same tokens, and the
-same loss, optimizer, schedule and dropout. Writes a JSON line a run.
+weights, frozen layers and so on. Both sides get the same batches of the same tokens, and the same
+loss, optimizer, schedule and dropout. Writes a JSON line a run.
 """
 
 import argparse

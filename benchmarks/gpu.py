@@ -5,12 +5,12 @@
     python benchmarks/gpu.py training --tiny             # on a CPU, in seconds: does it run?
 
 It needs JAX, torch and Keras, no TensorFlow. With --wheels, each wheel of a folder (Keras, and what
-it needs beyond that machine) is installed beside the results first, without network. keras-hub and
-transformers are skipped by name where they are not installed.
+it needs beyond that machine) is installed first, in a folder next to the results, without network.
+keras-hub and transformers are skipped by name where they are not installed.
 
-Each case runs in a process of its own and appends a line of JSON to benchmarks/results/gpu.jsonl,
-with `skipped` and the reason where it could not run. The same command again goes on with the cases
-that have no result on this device; the end of each part draws gpu.png.
+Each case runs in its own process and appends a line of JSON to benchmarks/results/gpu.jsonl, with
+`skipped` and the reason if it could not run. The same command again runs the cases that have no
+result on this device yet; the end of each part draws gpu.png.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""ModernBERT beside BERT: masked LM on the embedded corpus, at equal steps and at equal time.
+"""ModernBERT and BERT: masked LM on the embedded corpus, at equal steps and at equal time.
 
     python benchmarks/modern_encoder.py prepare      # once; needs TensorFlow and tensorflow-text
     python benchmarks/modern_encoder.py rates        # optional: each model's learning rate
@@ -6,18 +6,18 @@
     python benchmarks/modern_encoder.py all --length 128 --steps 1400      # minutes a run on a CPU
 
 `prepare` writes the corpus as token ids; the rest needs neither TensorFlow nor a network and runs
-on any backend. Each run has a process of its own and appends a line of JSON.
+on any backend. Each run has its own process and appends a line of JSON.
 
-Equal steps: both take as many. Equal time: the faster one takes as many as fit into the slower
-one's seconds, with a schedule that ends there. Seconds are those of training alone, without the
-first steps, which compile, and without the evaluations.
+Equal steps: both models take the same number. Equal time: the faster model takes as many steps as
+fit into the time of the slower one, with a schedule that ends there. Seconds are those of training
+alone, without the first steps, which compile, and without the evaluations.
 
 What differs is the encoder: norms before or after, biases, gates, windows, positions. All else is
 the same: about as many weights; one vocabulary, because losses of a token compare only on equal
 tokens; packed rows, where a document sees only itself; masked LM alone (no next sentence), 15 % of
-the tokens; no dropout; AdamW and its schedule. The learning rate is 1e-3 for both (as in
-Geiping and Goldstein 2022), or each model's best of `rates`, which looks at documents apart from
-those that the results are of. BERT's positions start as in examples/bert_pretrain.py.
+the tokens; no dropout; AdamW and its schedule. The learning rate is 1e-3 for both (as in Geiping
+and Goldstein 2022), or each model's best of `rates`, which uses other documents than the results.
+BERT's positions start as in examples/bert_pretrain.py.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""What does packing save, beside padding and beside batches of like length?
+"""What does packing save, compared with padding and with batches of similar length?
 
     python benchmarks/packing.py
 
 A BERT learns to tell which module of LibreOffice Help a paragraph is from: the lengths are the
-corpus's own. Each side fits the same paragraphs, in batches of equally many places: padded to the
-longest row; in four buckets of like lengths, each padded to its own; packed. The rounds go round
-the sides, since the machine drifts. The medians go to benchmarks/results/packing.jsonl.
+corpus's own. Each side fits the same paragraphs, in batches with the same number of positions:
+padded to the longest row; in four buckets of similar lengths, each padded to its own length;
+packed. The rounds alternate between the sides, since the speed of a machine changes over time. The
+medians go to benchmarks/results/packing.jsonl.
 """
 
 import argparse

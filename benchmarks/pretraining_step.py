@@ -1,4 +1,4 @@
-"""A step of pre-training a BERT-base: ours beside one of keras-hub's layers.
+"""A step of pre-training a BERT-base: ours compared with one of keras-hub's layers.
 
     python benchmarks/pretraining_step.py                    # float32 and mixed_bfloat16
     python benchmarks/pretraining_step.py --policies float32 --rounds 3
@@ -6,9 +6,9 @@
 Forward, two losses, gradient and Adam, on 8 rows of 128 tokens with 20 masked positions, dropout
 0.1. Before anything is timed, both take the same weights and three steps of SGD without dropout, of
 two layers, and their losses are compared (under Adam they differ: Keras adds the squares of the
-parts of a gradient where a row of keras-hub's table occurs twice). Each side lives in a process of
-its own; the rounds go round the sides, since machines drift. Appends a line for each policy to
-benchmarks/results/pretraining_step.jsonl.
+parts of a gradient where a row of keras-hub's table occurs twice). Each side runs in its
+own process; the rounds alternate between the sides, since the speed of a machine changes. Appends a
+line for each policy to benchmarks/results/pretraining_step.jsonl.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python benchmarks/runtimes.py --models GPT --runtimes onnx
 
 Each model is small, has random weights and open batch and lengths where it can; it is written by
-`keras_attn.export.to_onnx` and its like, and asked in the runtime with three sizes of batches, with
+`keras_attn.export.to_onnx` and similar functions, and run there on batches of three sizes, with
 padding. A difference is the largest of all outputs. Appends a line for each case to
 benchmarks/results/runtimes.jsonl, and writes the table in docs/guides/runtimes.md from the newest.
 """

@@ -1,4 +1,4 @@
-"""From raw strings to answers at BERT-base size: our servable beside keras-hub's and torch.
+"""From raw strings to answers at BERT-base size: our servable compared with keras-hub's and torch.
 
     python benchmarks/serving_latency.py classify              # all sides, all cases
     python benchmarks/serving_latency.py classify --sides ours keras_hub --cases 1x128
@@ -6,9 +6,10 @@
 
 `classify`: a classifier with random weights, a case is BATCHxTOKENS. SavedModels run in a session,
 as TF Serving runs them, and keras-hub's is exported once for each width, which spares it padding.
-Each side lives in a process of its own; the rounds go round the sides, since machines drift.
-`tokenize`: strings of 80 words a second, one call on the whole batch, or tf.data and tokenizers'
-own threads on all cores. Both append lines to benchmarks/results/serving_latency.jsonl.
+Each side runs in its own process; the rounds alternate between the sides, since the speed of a
+machine changes over time. `tokenize`: strings of 80 words a second, one call on the whole batch, or
+tf.data and tokenizers' own threads on all cores. Both append lines to
+benchmarks/results/serving_latency.jsonl.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/startup.py                  # all questions, three rounds, about half an hour
     python benchmarks/startup.py build trace --rounds 1
 
-BERT-base beside keras-hub's backbone of the same sizes; each side of each round lives in a process
-of its own, and the rounds go round the sides, since machines drift. Seconds, but for "trace", which
-also counts the nodes of the graph with all functions in it, and "export" (4 layers), which also
-weighs the folder. Appends a line for each question to benchmarks/results/startup.jsonl.
+BERT-base compared with keras-hub's backbone of the same sizes; each side of each round runs in its
+own process, and the rounds alternate between the sides. Results are seconds; "trace" also counts
+the nodes of the graph with all functions in it, and "export" (4 layers) also measures the size of
+the folder. Appends a line for each question to benchmarks/results/startup.jsonl.
 """
 
 import argparse

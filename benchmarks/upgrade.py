@@ -1,13 +1,13 @@
-"""What does `keras_attn.upgrade` change in models that exist: outputs, step time, memory?
+"""What does `keras_attn.upgrade` change in existing models: outputs, step time, memory?
 
     python benchmarks/upgrade.py                                   # all families, all backends
     python benchmarks/upgrade.py --families user --lengths 128 --backends jax
 
-Models of a dozen families, two layers of width 64, batch 1, before and after, each in a process of
-its own, with the same random weights. A step is one of training, by SGD; times go round the two
-sides, since machines drift, and medians are kept. The peak is what the process held at most, above
-what it held with the model built. "does not fit" stands where a process ended for want of memory.
-Appends a line for each case to benchmarks/results/upgrade.jsonl.
+Models of a dozen families, two layers of width 64, batch 1, before and after, each in its own
+process, with the same random weights. A step is one of training, by SGD; runs alternate between the
+two, since the speed of a machine changes over time, and medians are kept. The peak is what the
+process held at most, above what it held with the model built. "does not fit" means that a process
+ran out of memory. Appends a line for each case to benchmarks/results/upgrade.jsonl.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What got slower than the kept results, beyond the spread of the machine.
+"""Shows which results got slower than the stored ones, by more than the spread of the machine.
 
     python tools/compare_results.py            # the working tree's lines against the last commit's
     python tools/compare_results.py --against v0.1.0 --spread 0.15
