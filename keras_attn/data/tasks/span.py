@@ -83,8 +83,8 @@ class SpanPreprocessor(PreprocessorLayer):
         super().__init__(tokenizer, length, **kwargs)
         if not hasattr(self.tokenizer, "tokenize_with_offsets"):
             raise ValueError(
-                "`tokenizer` must say where its tokens stand in a text, as BertTokenizer and "
-                f"BytePairTokenizer do, got {type(self.tokenizer).__name__}"
+                "`tokenizer` must have `tokenize_with_offsets`, as BertTokenizer and "
+                f"BytePairTokenizer have, got {type(self.tokenizer).__name__}"
             )
         self.question_length = check_count("question_length", question_length)
         special = 2 + self.tokenizer.separators
@@ -182,7 +182,7 @@ class SpanPreprocessor(PreprocessorLayer):
         length = tf.strings.length(answer)
         first = tf.minimum(first, tf.strings.length(context))
         right = tf.strings.substr(context, first, length) == answer
-        with require(right, answer, "`answer` must stand in `context` at `answer_start`"):
+        with require(right, answer, "`answer` must be in `context` at `answer_start`"):
             touched = (ends > first[:, None]) & (begins < (first + length)[:, None])
         touched = tf.pad(touched.to_tensor(), [[0, 0], [0, 1]])  # [B, P + 1], not empty
         some = tf.reduce_any(touched, axis=1) & (length > 0)

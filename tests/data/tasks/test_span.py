@@ -96,7 +96,7 @@ def test_answers_are_the_original_text():
 
 
 def test_an_answer_that_is_not_in_its_context_raises():
-    text = "`answer` must stand in `context` at `answer_start`, got 'loud'"
+    text = "`answer` must be in `context` at `answer_start`, got 'loud'"
     with pytest.raises(ValueError, match=text):
         span_layer()(["who"], ["ann sang loud"], ["loud"], [3])
 
@@ -212,7 +212,7 @@ def test_a_tokenizer_without_places_is_refused():
     space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
     model = {"type": "Unigram", "unk_id": 0, "vocab": vocabulary}
     unigrams = UnigramTokenizer({"model": model, "pre_tokenizer": space, "decoder": space})
-    with pytest.raises(ValueError, match="BytePairTokenizer do, got UnigramTokenizer"):
+    with pytest.raises(ValueError, match="BytePairTokenizer have, got UnigramTokenizer"):
         SpanPreprocessor(unigrams, 20, 5, 2)
 
 
