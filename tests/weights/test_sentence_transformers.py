@@ -116,7 +116,7 @@ def test_a_saved_embedder_can_be_reloaded(inputs, tmp_path, mode, normalize):
     [
         (MODULES, {"pooling_mode": "weightedmean"}, {}, "among cls, mean, .* got weightedmean"),
         (MODULES, {**MEAN, "pooling_mode_max_tokens": True}, {}, "got mean and max"),
-        (MODULES, {**MEAN, "include_prompt": False}, {}, "`include_prompt` must be true, .* got Fal"),
+        (MODULES, {**MEAN, "include_prompt": False}, {}, "`include_prompt` must be true, .* False"),
         (
             {**MODULES, "models.Dense": "2_Dense"},
             MEAN,
