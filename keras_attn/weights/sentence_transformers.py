@@ -116,8 +116,9 @@ def _pooling(file: Path) -> str:
     """Our mode of pooling, from the configuration file of the module."""
     config = read_json(file)
     modes = config.get("pooling_mode", [mode for key, mode in KEYS.items() if config.get(key)])
-    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
-    if len(modes) != 1 or modes[0] not in MODES:
+    modes = modes or "mean"
+    modes = modes if isinstance(modes, list) else [modes]
+    if len(modes) != 1 or modes[0] not in tuple(MODES):
         raise ValueError(
             f"{file} must have one pooling mode among {', '.join(MODES)}, "
             f"got {' and '.join(map(str, modes))}"

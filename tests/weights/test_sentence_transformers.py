@@ -115,6 +115,7 @@ def test_a_saved_embedder_can_be_reloaded(inputs, tmp_path, mode, normalize):
     ("modules", "pooling", "settings", "message"),
     [
         (MODULES, {"pooling_mode": "weightedmean"}, {}, "among cls, mean, .* got weightedmean"),
+        (MODULES, {"pooling_mode": 3}, {}, "one pooling mode among cls, .* got 3"),
         (MODULES, {**MEAN, "pooling_mode_max_tokens": True}, {}, "got mean and max"),
         (MODULES, {**MEAN, "include_prompt": False}, {}, "`include_prompt` must be true, .* False"),
         (

@@ -139,6 +139,7 @@ def check_word_piece(directory: Path, lowercase: bool) -> None:
         before = content.get("pre_tokenizer") or {}
         stripped = settings.get("strip_accents", normalizer.get("strip_accents"))
         chinese = normalizer.get("handle_chinese_chars", True)
+        unknown = settings.get("unk_token") or model.get("unk_token")
         for name, value, expected in (
             ("strip_accents", lowercase if stripped is None else stripped, lowercase),
             ("tokenize_chinese_chars", settings.get("tokenize_chinese_chars", chinese), True),
@@ -146,6 +147,7 @@ def check_word_piece(directory: Path, lowercase: bool) -> None:
             ("clean_text", normalizer.get("clean_text", True), True),
             ("the model", model.get("type", "WordPiece"), "WordPiece"),
             ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), "##"),
+            ("unk_token", content_of(unknown or "[UNK]"), "[UNK]"),
             ("max_input_chars_per_word", model.get("max_input_chars_per_word", 100), 100),
             ("the normalizer", normalizer.get("type", "BertNormalizer"), "BertNormalizer"),
             ("the pre-tokenizer", before.get("type", "BertPreTokenizer"), "BertPreTokenizer"),
