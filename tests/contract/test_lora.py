@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("frozen_heap")
 
 # One for each way in which a layer holds its sublayers; the others are slow.
 FAST = {
-    "TransformerDecoderBlock": pytest.mark.slow_on("jax"),  # which compiles three training steps
+    "TransformerDecoderBlock": pytest.mark.slow_on("jax", "tensorflow"),  # three training steps
     "SpanHead": (),
     "AttentionDecoder-additive": (),
 }

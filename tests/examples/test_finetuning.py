@@ -30,9 +30,8 @@ def example(monkeypatch):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     directory = tmp_path_factory.mktemp("checkpoint")
-    model = bert.encoder(
-        "bert_tiny", vocabulary_size=len(VOCABULARY), max_length=64, hidden_dim=16, dropout=0.0
-    )
+    options = {"num_layers": 1, "hidden_dim": 16, "max_length": 64, "dropout": 0.0}
+    model = bert.encoder("bert_tiny", vocabulary_size=len(VOCABULARY), **options)
     weights.save(model, directory, vocabulary=VOCABULARY, lowercase=True)
     return directory
 
@@ -136,9 +135,7 @@ def test_lora_changes_only_the_query_and_value_kernels_of_the_encoder(
         for weight in model.weights
         if weight.path in before and not np.array_equal(weight, before[weight.path])
     }
-    assert changed == {
-        f"block_{n}/self_attention/{part}/kernel" for n in (0, 1) for part in ("query", "value")
-    }
+    assert changed == {f"block_0/self_attention/{part}/kernel" for part in ("query", "value")}
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def test_returned_scores_stay_equal():
     check(model_of(inputs, outputs), np.random.default_rng(0).normal(size=(B, T, D)))
 
 
-@pytest.mark.parametrize("shape", [(T, T), pytest.param((1, T, T), marks=ON_JAX), (1, N, T, T)])
+@pytest.mark.parametrize(
+    "shape", [*(pytest.param(s, marks=ON_JAX) for s in ((T, T), (1, T, T))), (1, N, T, T)]
+)
 def test_a_constant_attention_mask_is_kept(shape):
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 2, size=shape) | np.eye(T, dtype=int)
@@ -122,7 +124,9 @@ def test_an_attention_mask_input_is_kept(dtype):
 
 @DROPS_MASKS
 @pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
-@pytest.mark.parametrize("window", [2, 3, None])
+@pytest.mark.parametrize(
+    "window", [pytest.param(2, marks=ON_JAX), 3, pytest.param(None, marks=ON_JAX)]
+)
 def test_grouped_query_attention_with_a_window_is_replaced(causal, window):
     ids, hidden = embed()
     attention = kl.GroupQueryAttention(H, N, K, sliding_window=window)
@@ -196,7 +200,7 @@ def test_sequential_and_nested_models_keep_shared_layers():
     assert upgraded.get_layer("middle").layers[0] is middle.layers[0]
 
 
-@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("twice", [pytest.param(False, marks=ON_JAX), True])
 def test_an_upgraded_nested_model_can_be_reloaded(twice, tmp_path):
     inputs = keras.Input((None, D))
     outputs = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
@@ -355,7 +359,10 @@ def test_attention_with_list_inputs_is_replaced(name, causal):
 
 @pytest.mark.parametrize(
     "options",
-    [{"use_gate": True}, {"kernel_regularizer": "l2", "bias_constraint": "non_neg"}],
+    [
+        {"use_gate": True},
+        pytest.param({"kernel_regularizer": "l2", "bias_constraint": "non_neg"}, marks=ON_JAX),
+    ],
     ids=str,
 )
 def test_options_of_grouped_query_attention_are_kept(options):
@@ -563,9 +570,9 @@ def test_a_keras_hub_backbone_is_upgraded_and_can_be_reloaded(hub, tmp_path):
 @pytest.mark.parametrize(
     ("heads", "call"),
     [
-        (3, {"use_causal_mask": False}),
+        pytest.param(3, {"use_causal_mask": False}, marks=ON_JAX),
         (3, {"encoder_attention_mask": np.ones((1, T, S), "int32")}),
-        (5, {}),
+        pytest.param(5, {}, marks=ON_JAX),
     ],
     ids=["causal", "encoder_attention_mask", "heads"],
 )
