@@ -27,13 +27,16 @@ def example(monkeypatch):
     return importlib.import_module
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkpoint")
-    options = {"num_layers": 1, "hidden_dim": 16, "max_length": 64, "dropout": 0.0}
+def save_encoder(directory, **options):
+    options |= {"max_length": 64, "hidden_dim": 16, "dropout": 0.0}
     model = bert.encoder("bert_tiny", vocabulary_size=len(VOCABULARY), **options)
     weights.save(model, directory, vocabulary=VOCABULARY, lowercase=True)
     return directory
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_encoder(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture
@@ -87,8 +90,9 @@ def run(example, name, monkeypatch, *arguments):
 
 
 def test_bert_classify_trains_and_saves_a_servable_model(
-    example, checkpoint, files, tmp_path, monkeypatch, capsys
+    example, files, tmp_path, monkeypatch, capsys
 ):
+    checkpoint = save_encoder(tmp_path / "checkpoint", num_layers=1)
     options = ["--checkpoint", checkpoint, "--data", files["bert_classify"], "--steps", 12]
     run(example, "bert_classify", monkeypatch, *options, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
@@ -135,7 +139,9 @@ def test_lora_changes_only_the_query_and_value_kernels_of_the_encoder(
         for weight in model.weights
         if weight.path in before and not np.array_equal(weight, before[weight.path])
     }
-    assert changed == {f"block_0/self_attention/{part}/kernel" for part in ("query", "value")}
+    assert changed == {
+        f"block_{n}/self_attention/{part}/kernel" for n in (0, 1) for part in ("query", "value")
+    }
 
 
 @pytest.mark.slow
