@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -135,6 +136,9 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
         for value in (values.min(), values.max()):
             if not 0 <= value < count:
                 raise ValueError(f"`{name}` must be in [0, {count}), got {value}")
+    if keras.backend.standardize_dtype(getattr(ids, "dtype", "int32")) == "int64":
+        # A cast alone would cut off what int32 lacks.
+        ids = ops.clip(ids, 0, count - 1)
     return ops.clip(ops.cast(ids, "int32"), 0, count - 1)
 
 

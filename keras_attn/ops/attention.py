@@ -60,8 +60,9 @@ def attention(
     is at padding, even NaN, reaches no result. The softmax runs in float32, or in float64 for
     such inputs.
 
-    Without dropout neither the kernel nor `return_scores` changes a number beyond rounding. With
-    dropout each kernel draws other numbers from the same seed; their expectations are equal.
+    Without dropout neither the kernel nor `return_scores` changes a number beyond rounding, unless
+    float16 logits exceed 65,504, which some kernels cannot hold. With dropout each kernel draws
+    other numbers from the same seed; their expectations are equal.
 
     Args:
         query: float `[B, T, N, H]`.

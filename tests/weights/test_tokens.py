@@ -92,6 +92,16 @@ def test_roberta_is_saved_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_pa
         assert dict(again(*text)) == dict(theirs(*text))
 
 
+def test_an_ordinary_token_with_the_name_of_a_role_stays_one(byte_pairs, reloaded, tmp_path):
+    config = byte_pairs(False).get_config()
+    kept = [token for token in config["added_tokens"] if token["content"] != "<pad>"]
+    own = data.BytePairTokenizer.from_config({**config, "added_tokens": kept})
+    data.write_tokenizer(own, tmp_path)
+    theirs = reloaded(tmp_path)
+    assert theirs("a<pad>b")["input_ids"] == own(["a<pad>b"]).to_list()[0]
+    assert theirs.pad_token is None
+
+
 @pytest.mark.parametrize("files", [1, 2], ids=["tokenizer.json", "vocab.json and merges.txt"])
 def test_pairs_of_roberta_have_two_separators(files, byte_pairs, tmp_path):
     config = byte_pairs(True).get_config()

@@ -76,13 +76,23 @@ def write_tokenizer(
 
 
 def _special_names(tokenizer: SubwordTokenizer) -> dict[str, Any]:
-    """The token of each role that the tokenizer has."""
+    """The token of each role that the tokenizer has.
+
+    A token of byte pairs may have the usual name of a role and be none: only added ones are.
+    """
     names = {}
+    roles = set(tokenizer.special_tokens.values())
+    if isinstance(tokenizer, BytePairTokenizer):
+        roles |= {token["content"] for token in tokenizer.get_config()["added_tokens"]}
+    else:
+        roles |= set(tokenizer.vocabulary)
     for role in ROLES:
         try:
-            names[role] = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
+            name = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
         except ValueError:
             continue  # no token for it
+        if name in roles:
+            names[role] = name
     return names
 
 
