@@ -227,7 +227,8 @@ def _natural(row: str) -> list[tuple[str, int]]:
 def _machine(record: dict[str, Any]) -> str:
     if "processor" not in record or record.get("device", "cpu") != "cpu":
         return record.get("device", "")
-    names = [f"{record['processor']}, {record['cores']} cores", *record["can"]]
+    cores = f"{record['cores']} core{'s' * (record['cores'] > 1)}"
+    names = [f"{record['processor']}, {cores}", *record["can"]]
     if record["onednn"] != "as installed":
         names.append(f"TF_ENABLE_ONEDNN_OPTS={record['onednn']}")
     return ", ".join(names)
