@@ -37,11 +37,11 @@ def attention(
     """
     rows, keys = mask.query_padding, mask.key_padding
     if rows is not None:
-        query, rows = zeroed(query, rows)
+        query, rows = _zeroed(query, rows)
     if keys is None:
         return _shown(_cudnn(query, key, value, None, mask, scale), rows)
-    key, keys = zeroed(key, keys)
-    value, _ = zeroed(value, keys)
+    key, keys = _zeroed(key, keys)
+    value, _ = _zeroed(value, keys)
     keys = jnp.broadcast_to(keys, key.shape[:2])  # [B, S]
     counts = jnp.sum(keys, axis=1, dtype="int32")
     some = counts[:, None] > 0  # [B, 1]
@@ -108,7 +108,7 @@ def _cudnn(query: Any, key: Any, value: Any, counts: Any, mask: AttentionMask, s
     )
 
 
-def zeroed(tensor: Any, padding: Any) -> tuple:
+def _zeroed(tensor: Any, padding: Any) -> tuple:
     """Zeros at the padding, whatever is there, and the padding mask as bool."""
     padding = jnp.asarray(padding, bool)
     return jnp.where(padding[:, :, None, None], tensor, 0), padding

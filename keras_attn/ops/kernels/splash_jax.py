@@ -14,7 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 
-from keras_attn.ops.kernels.cudnn_jax import zeroed
+from keras_attn.ops.kernels.reference import zeroed
 from keras_attn.ops.masks import AttentionMask
 
 INTERPRET = False  # True computes on any device, slowly: for tests
@@ -48,13 +48,15 @@ def attention(
     length, keys = query.shape[1], key.shape[1]
     rows, columns = length + -length % LANES, keys + -keys % LANES
     ids = _sequence_ids(mask, (query.shape[0], length, keys), rows, columns)
-    if mask.query_padding is not None:
-        query, _ = zeroed(query, mask.query_padding)
-    if mask.key_padding is not None:
-        key, _ = zeroed(key, mask.key_padding)
-        value, _ = zeroed(value, mask.key_padding)
     query = (query.astype("float32") * scale).astype(query.dtype)
-    given = [_filled(query, rows), _filled(key, columns), _filled(value, columns)]
+    given = [
+        _filled(zeroed(tensor.swapaxes(1, 2), visible), size)
+        for tensor, visible, size in (
+            (query, mask.query_padding, rows),
+            (key, mask.key_padding, columns),
+            (value, mask.key_padding, columns),
+        )
+    ]
     sink = jnp.full(query.shape[2], NOTHING) if sink is None else jnp.asarray(sink)
     visible, sizes = _visible(mask, rows, columns), _block_sizes(rows, columns)
 
@@ -73,10 +75,8 @@ def attention(
 
         return jax.vmap(one)(query, key, value, ids)
 
-    context = _on_each_device(attend, key.shape[2])(*given, sink, ids)
-    context = context[:, :, :length].swapaxes(1, 2)
-    rows = mask.query_padding
-    return context if rows is None else zeroed(context, rows)[0]
+    context = _on_each_device(attend, key.shape[2])(*given, sink, ids)[:, :, :length]
+    return zeroed(context, mask.query_padding).swapaxes(1, 2)
 
 
 def refusal(request: Any) -> str | None:
@@ -118,9 +118,8 @@ def _sequence_ids(mask: AttentionMask, shape: tuple, rows: int, columns: int) ->
 
 
 def _filled(tensor: Any, size: int) -> Any:
-    """`[B, heads, size, H]`, with zeros behind, from `[B, length, heads, H]`."""
-    behind = ((0, 0), (0, 0), (0, size - tensor.shape[1]), (0, 0))
-    return jnp.pad(tensor.swapaxes(1, 2), behind)
+    """`[B, heads, size, H]`, with zeros behind, from `[B, heads, length, H]`."""
+    return jnp.pad(tensor, ((0, 0), (0, 0), (0, size - tensor.shape[2]), (0, 0)))
 
 
 def _visible(mask: AttentionMask, rows: int, columns: int) -> masks.Mask:
