@@ -15,7 +15,7 @@ import keras
 
 from keras_attn._keras import flatten_layers
 from keras_attn.layers import MultiHeadCrossAttention, MultiHeadSelfAttention
-from keras_attn.models.parts import SHARED_OUT
+from keras_attn.models.parts import SPLIT_WEIGHTS
 
 
 def layout_map(
@@ -63,7 +63,7 @@ def layout_map(
             f"`batch_axis` and `model_axis` must be two axes, got {batch_axis!r} for both"
         )
     layout = keras.distribution.LayoutMap(mesh)
-    for path, _, axis in SHARED_OUT:
+    for path, _, axis in SPLIT_WEIGHTS:
         axes: list[str | None] = [None]
         if not path.endswith("/bias"):
             axes = [batch_axis if fully_sharded else None] * 2
@@ -73,7 +73,7 @@ def layout_map(
 
 
 def check(model: keras.Model, layout: keras.distribution.LayoutMap) -> None:
-    """Raise unless the devices of the layout's mesh can share out the model's weights evenly.
+    """Raise unless the model's weights can be split evenly over the devices of the layout's mesh.
 
     Only sizes are looked at, so the model may have been built without the distribution, and with
     fewer blocks.
@@ -206,7 +206,7 @@ def _parts(
     for weight in model.weights:
         axes = layout[weight.path]
         if axes is not None:
-            known = [row for row in SHARED_OUT if re.fullmatch(row[0], weight.path)]
+            known = [row for row in SPLIT_WEIGHTS if re.fullmatch(row[0], weight.path)]
             names = {split: what for _, what, split in known}
             other = "model width" if known else "an axis"  # of a row that the user added
             # A layer that is not ours may have more axes; those behind are not split.

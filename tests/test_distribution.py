@@ -15,7 +15,7 @@ import pytest
 
 import keras_attn
 from keras_attn import distribution, layers
-from keras_attn.models.parts import SHARED_OUT
+from keras_attn.models.parts import SPLIT_WEIGHTS
 from keras_attn.training import TrainingCheckpoint
 from tests.trainable import (
     BATCH,
@@ -59,7 +59,7 @@ def assert_same(have, want):
 
 def assert_split(model, mesh, fully_sharded=False):
     """Each device holds only its shard of each split weight and of its optimizer state."""
-    split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SHARED_OUT)]
+    split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SPLIT_WEIGHTS)]
     assert split
     moments = {v.path.split("/", 1)[1]: v for v in model.optimizer.variables}
     for variable in split:

@@ -136,7 +136,7 @@ def _after(d_outputs: Any, tensors: tuple) -> list:
     """The same tensors, which cannot be had before the gradients."""
     first = next(d_output for d_output in jax.tree.leaves(d_outputs) if _is_float(d_output))
     first = jnp.sum(first[(slice(0, 1),) * first.ndim])
-    # No number is both, which no optimizer knows.
+    # Always false, but no compiler can prove it: so it cannot remove the dependency.
     never = jnp.isnan(first) & jnp.isinf(first)
     return [t + never.astype(t.dtype) if _is_float(t) else t for t in tensors]
 

@@ -65,7 +65,7 @@ def _after(d_outputs: tuple, tensors: tuple) -> list:
         return list(tensors)
     first = next(d_output for d_output in d_outputs if d_output.dtype.is_floating)
     first = tf.reduce_sum(tf.reshape(first, (-1,))[:1])
-    # No number is both, which no optimizer knows.
+    # Always false, but no graph optimizer can prove it: so it cannot remove the dependency.
     never = tf.cast(tf.math.is_nan(first) & tf.math.is_inf(first), "float32")
     return [
         tensor + tf.cast(never, tensor.dtype) if tensor.dtype.is_floating else tensor

@@ -37,7 +37,7 @@ tf_text = _LazyModule("tensorflow_text", "tensorflow-text")
 
 
 def require(valid: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.AbstractContextManager:
-    """Raises an error with the message and the invalid values unless all of them are valid.
+    """Raise an error with the message and the invalid values unless all of them are valid.
 
     Args:
         valid: booleans `[n]`.

@@ -202,9 +202,9 @@ def prepare(
             "`max_length` must be given where `max_new_tokens` is a tensor and the cache holds no "
             "keys, got None"
         )
-    room = longest + max_new_tokens if fixed else length
-    known = all(isinstance(size, int) for size in (room, longest, length))
-    if known and (room > length or room <= longest):
+    total = longest + max_new_tokens if fixed else length
+    known = all(isinstance(size, int) for size in (total, longest, length))
+    if known and (total > length or total <= longest):
         raise ValueError(
             f"`cache` must have space for {longest} prompt tokens and `max_new_tokens`, got length "
             f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
@@ -214,9 +214,9 @@ def prepare(
     if len(asked.shape):
         check_shape("max_new_tokens", asked.shape, batch=prompt_ids.shape[0])
     asked = ops.maximum(asked, 1)
-    limits = ops.minimum(lengths + asked, room)
-    token_ids = ops.pad(prompt_ids, ((0, 0), (0, room - longest)))
-    written = ops.arange(room, dtype="int32")[None] < lengths[:, None]  # [B, R]
+    limits = ops.minimum(lengths + asked, total)
+    token_ids = ops.pad(prompt_ids, ((0, 0), (0, total - longest)))
+    written = ops.arange(total, dtype="int32")[None] < lengths[:, None]  # [B, R]
     return Prompts(ops.where(written, token_ids, padding_id), lengths, limits, longest)
 
 

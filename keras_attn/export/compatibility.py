@@ -16,7 +16,7 @@ _LISTS = Path(__file__).parent / "operations"
 
 
 def check_operations(path: str | os.PathLike, server: str) -> None:
-    """Raises a ValueError that names the operations that ModelServer `server` does not have.
+    """Raise a ValueError that names the operations that ModelServer `server` does not have.
 
     Args:
         path: a SavedModel's folder.

@@ -18,7 +18,7 @@ BLOCKED = ("keras", "keras_attn", "keras_hub", "keras_nlp", "tf_keras")
 
 
 class _Blocker(importlib.abc.Loader):
-    """Finds the blocked packages, since tensorflow looks for keras, but does not run them."""
+    """The finder of the blocked packages: tensorflow looks for keras, but nothing may run it."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

@@ -144,7 +144,7 @@ class Generation:
         }
 
     def _check(self, model: keras.Model) -> None:
-        """Raises a ValueError unless the model generates text and has enough positions."""
+        """Raise a ValueError unless the model generates text and has enough positions."""
         found = parts.find(model)
         decoder, encoder = (found.decoder, found.encoder) if found else (None, None)
         if decoder is None:

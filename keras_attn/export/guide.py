@@ -84,7 +84,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_guide(servable: Servable, batch: Mapping[str, np.ndarray], server: str) -> None:
-    """Writes README.md and batching_parameters.txt into the servable's folder.
+    """Write README.md and batching_parameters.txt into the servable's folder.
 
     The README describes this version. If there is a README.md that this function did not write, it
     is kept and the new file is SERVING.md. An existing file of batching parameters is kept.
@@ -154,7 +154,7 @@ def _needs_onednn_flag(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader sees either the old text or the new one."""
+    """Write a file atomically: a reader sees either the old text or the new one."""
     written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     written.write_text(text, encoding="utf-8")
     written.replace(path)

@@ -106,7 +106,7 @@ def check(
     batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
     tolerance: float,
 ) -> None:
-    """Runs all batches of each signature in the process, and compares the first with Keras.
+    """Run all batches of each signature in the process, and compare the first with Keras.
 
     Args:
         process: the process.

@@ -17,7 +17,7 @@ from keras_attn.export import isolation
 
 
 def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> Any:
-    """Calls `function(model, *arguments)` in a child process, which loads the saved model.
+    """Call `function(model, *arguments)` in a child process, which loads the saved model.
 
     Args:
         function: a function of a module that can be imported.
@@ -46,7 +46,7 @@ def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> An
 
 
 def main() -> None:
-    """Answers the pickled request of `run`, in the child process."""
+    """Answer the pickled request of `run`, in the child process."""
     path, function, arguments, answer = pickle.load(sys.stdin.buffer)
     result = problem = None
     try:
@@ -60,7 +60,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Turns any error of loading a model of another backend into a ValueError."""
+    """Turn any error of loading a model of another backend into a ValueError."""
     try:
         yield
     except Exception as error:

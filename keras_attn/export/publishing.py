@@ -37,7 +37,7 @@ def publish(
     jit_compile: bool = False,
     keep: int | None = None,
 ) -> Servable:
-    """Writes a SavedModel for TF Serving as `base_dir/<next integer>`, and checks it first.
+    """Write a SavedModel for TF Serving as `base_dir/<next integer>`, and check it first.
 
     The SavedModel is first written to a temporary folder in `base_dir`. Every operation in it is
     compared with the operations of the server. It is loaded in a fresh process that cannot import
@@ -225,7 +225,7 @@ def _with_policy(config: Any, dtype: str) -> Any:
 
 
 def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
-    """Raises a ValueError if a tokenizer has more tokens than the model's token matrix has rows."""
+    """Raise a ValueError if a tokenizer has more tokens than the model's token matrix has rows."""
     vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
     sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
     size = max(sizes, default=0)  # the largest: segments have an embedding too
@@ -278,7 +278,7 @@ def _batches(
 def _publish_under_tensorflow(
     model: keras.Model, base_dir: Path, parts: dict[str, Any], options: dict[str, Any]
 ) -> Servable:
-    """Saves a model of JAX or torch, and publishes it in a child process under TensorFlow.
+    """Save a model of JAX or torch, and publish it in a child process under TensorFlow.
 
     Raises:
         ValueError: an error of `publish` in the child process, or the model does not load there.
@@ -296,7 +296,7 @@ def _publish_under_tensorflow(
 def _publish_loaded(
     model: keras.Model, base_dir: Path, parts: dict[str, Any], options: dict[str, Any]
 ) -> Servable:
-    """Publishes a loaded model; runs in the child process."""
+    """Publish a loaded model; this runs in the child process."""
     with other_backend.loading():
         loaded = {
             name: part and keras.saving.deserialize_keras_object(part)

@@ -29,7 +29,7 @@ _MISSING = re.compile(r"(?:\btf\.|No Op registered for |found for operations: )(
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes a `.onnx` file for ONNX Runtime; needs `pip install keras_attn[onnx]`.
+    """Write a `.onnx` file for ONNX Runtime; needs `pip install keras_attn[onnx]`.
 
     A temporary file is written first. ONNX Runtime runs it on batches of three sizes, with padding,
     and the outputs are compared with those of Keras. If they agree, the file is moved to `path`.
@@ -60,7 +60,7 @@ def to_onnx(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes a `.tflite` file for LiteRT; needs `pip install keras_attn[litert]`.
+    """Write a `.tflite` file for LiteRT; needs `pip install keras_attn[litert]`.
 
     Checks, arguments, result and errors are those of `to_onnx`. The file has only LiteRT's own
     operations, none of TensorFlow's ("Flex"), and one signature with named inputs and outputs.
@@ -73,7 +73,7 @@ def to_litert(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Writes a `.xml` file for OpenVINO; needs `pip install keras_attn[openvino]`.
+    """Write a `.xml` file for OpenVINO; needs `pip install keras_attn[openvino]`.
 
     Checks, arguments, result and errors are those of `to_onnx`. The weights are in a `.bin` file in
     the same folder. During the call, OpenVINO's usage statistics are off. The comparison runs in
@@ -90,7 +90,7 @@ def to_openvino(model: keras.Model, path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def _no_statistics() -> Iterator[None]:
-    """Switches off OpenVINO's usage statistics, by the variable CI.
+    """Switch off OpenVINO's usage statistics, by the variable CI.
 
     Otherwise OpenVINO sends them and writes an id to the user's home directory. The only other way
     to switch them off is a file in that directory.
@@ -227,12 +227,12 @@ def _to_onnx(model: keras.Model, path: Path) -> None:
 
 
 def _where(graph: Any, node: Any, **_: Any) -> None:
-    """Converts SelectV2 to Where; tf2onnx multiplies by 0 and 1, which gives NaN for infinity."""
+    """Convert SelectV2 to Where; tf2onnx multiplies by 0 and 1, which gives NaN for infinity."""
     node.type = "Where"
 
 
 def _erfc(graph: Any, node: Any, **_: Any) -> None:
-    """Converts Erfc, which exact gelu uses: ONNX has only Erf, and `erfc(x) = 1 - erf(x)`."""
+    """Convert Erfc, which exact gelu uses: ONNX has only Erf, and `erfc(x) = 1 - erf(x)`."""
     dtype, shape = graph.get_dtype(node.output[0]), graph.get_shape(node.output[0])
     graph.remove_node(node.name)
     one = graph.make_const(f"{node.name}/one", np.ones((), "float32"))

@@ -19,7 +19,7 @@ _MOST_WARMUP = 1000  # TF Serving refuses a file with more
 def write(
     signatures: Mapping[str, Signature], parts: Iterable[Any], folder: Path
 ) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """Writes the SavedModel, with every weight and every graph only once.
+    """Write the SavedModel, with every weight and every graph only once.
 
     Args:
         signatures: the signatures by name.
@@ -58,7 +58,7 @@ def write_warmup(
     signatures: Mapping[str, Signature],
     batches: Mapping[str, Sequence[dict[str, np.ndarray]]],
 ) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`, which a server runs before it is ready.
+    """Write `assets.extra/tf_serving_warmup_requests`, which a server runs before it is ready.
 
     Raises:
         ValueError: there are more batches than TF Serving accepts.
@@ -79,7 +79,7 @@ def write_warmup(
 
 @contextlib.contextmanager
 def errors_of_files() -> Iterator[None]:
-    """Turns TensorFlow's errors of writing a file into an OSError."""
+    """Turn TensorFlow's errors of writing a file into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -102,7 +102,7 @@ def _described(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _trim(folder: Path) -> None:
-    """Removes attributes from the graph that no server needs.
+    """Remove attributes from the graph that no server needs.
 
     - `debug_name` of variables: newer versions of TensorFlow write it, and a server that does not
       know this attribute refuses the whole model;

@@ -130,7 +130,7 @@ class Signature:
 
 
 def check_name(name: str) -> None:
-    """Raises a ValueError for a name that TF Serving or a client cannot use."""
+    """Raise a ValueError for a name that TF Serving or a client cannot use."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             "`signatures` must have names of letters, digits and _ that start with a letter, "

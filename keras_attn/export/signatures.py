@@ -146,7 +146,7 @@ def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
 
 
 def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
-    """Merges the first axis with the `extra` axes after it."""
+    """Merge the first axis with the `extra` axes after it."""
     return tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[1 + extra :]], 0))
 
 

@@ -71,7 +71,7 @@ def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]
 
 
 def commit(folder: Path, version: int | None) -> Path:
-    """Renames the complete folder to its number, in one atomic step."""
+    """Rename the complete folder to its number, in one atomic step."""
     reach_disk(folder)
     while True:
         number = version
@@ -89,7 +89,7 @@ def commit(folder: Path, version: int | None) -> Path:
 
 
 def reach_disk(folder: Path) -> None:
-    """Waits until the content of all files is on the disk."""
+    """Wait until the content of all files is on the disk."""
     for file in folder.rglob("*"):
         if file.is_file():
             with open(file, "rb") as opened:
@@ -97,7 +97,7 @@ def reach_disk(folder: Path) -> None:
 
 
 def check_version(base_dir: Path, version: int) -> None:
-    """Raises a ValueError unless `version` is a valid number that is not used yet."""
+    """Raise a ValueError unless `version` is a valid number that is not used yet."""
     _check_number(version)
     if version in versions(base_dir):
         raise ValueError(f"`version` must be new, got {version}, which exists in {base_dir}")
@@ -113,13 +113,13 @@ def _is_whole(value: object) -> bool:
 
 
 def check_keep(keep: int | None) -> None:
-    """Raises a ValueError unless `keep` is a number of versions, or None."""
+    """Raise a ValueError unless `keep` is a number of versions, or None."""
     if keep is not None and not (_is_whole(keep) and keep >= 1):
         raise ValueError(f"`keep` must be None or an integer from 1, got {keep!r}")
 
 
 def prune(base_dir: Path, keep: int, newest: int) -> None:
-    """Removes all versions but the `keep` highest ones and `newest`."""
+    """Remove all versions but the `keep` highest ones and `newest`."""
     for number in versions(base_dir)[:-keep]:
         if number != newest:
             # Renamed first, so that a server never sees an incomplete version.
@@ -130,7 +130,7 @@ def prune(base_dir: Path, keep: int, newest: int) -> None:
 
 
 def _remove_abandoned(base_dir: Path) -> None:
-    """Removes the folders of processes that have ended.
+    """Remove the folders of processes that have ended.
 
     A process holds a lock on its folder; the system releases it when the process ends.
     """

@@ -22,7 +22,7 @@ _BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
 # No two patterns match one path. BERT's segment table, the positions, the norms and the small heads
 # are not among them: each device holds all of these.
 _ATTENTION = r"(self|cross)_attention(_\d+)?"
-SHARED_OUT = (
+SPLIT_WEIGHTS = (
     (r".*(token|_embedding)(_\d+)?/embeddings", "vocabulary", 0),
     (r".*masked_lm/bias", "vocabulary", 0),
     (r".*logits/kernel", "vocabulary", 1),

@@ -43,7 +43,7 @@ def _plain_graphs(model: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class Rebuild:
-    """Makes copies of models in which these layers are replaced by ours.
+    """Copies of models in which these layers are replaced by ours.
 
     Args:
         masks: as in `upgrade`.

@@ -152,7 +152,7 @@ def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> 
 
 
 class _Trial:
-    """Tries places out: what a model computes with them."""
+    """A trial of places: what a model computes with them."""
 
     def __init__(self, model: keras.Model, masks: str, comparison: Comparison) -> None:
         self._model, self._masks, self._comparison = model, masks, comparison

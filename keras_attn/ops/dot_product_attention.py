@@ -151,7 +151,7 @@ class DotProductAttention(keras.Operation):
 
 
 class Enabled:
-    """What `enable` gives: `disable()`, or the end of a `with`, takes it back."""
+    """What `enable` returns: `disable()`, or the end of a `with`, restores Keras' function."""
 
     _active: set["Enabled"] = set()  # held, since a new object may get the id of a lost one
     _of_keras = staticmethod(backend_nn.dot_product_attention)

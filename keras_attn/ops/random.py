@@ -46,7 +46,7 @@ def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
 
 
 def dropout(inputs: Any, rate: float, seed: Any) -> Any:
-    """Zero a share `rate` of the elements and scale the rest to keep the mean."""
+    """Zero each element with probability `rate`, and scale the rest to keep the mean."""
     keep, factor = kept(ops.shape(inputs), rate, seed)
     # Not a choice, which takes torch four times as long.
     return inputs * (ops.cast(keep, inputs.dtype) * factor)

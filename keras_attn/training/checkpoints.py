@@ -21,7 +21,7 @@ _NAME = re.compile(r"step-([0-9]{10})\.(npz|part-[0-9]+-of-[0-9]+)")
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
-    """Saves everything that `model.fit` changes, also within an epoch, and restores it.
+    """A callback that saves all that `model.fit` changes, also within an epoch, and restores it.
 
     A file has the weights, the optimizer's variables, the random generators of layers and of the
     backend, the state of the metrics, the logs of the epochs so far, and the number of batches

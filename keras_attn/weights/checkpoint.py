@@ -185,5 +185,5 @@ def _object(content: dict, key: str, directory: Path) -> dict:
 
 
 def write_json(file: Path, content: dict | list) -> None:
-    """Writes an object or a list as JSON, in the style of transformers."""
+    """Write an object or a list as JSON, in the style of transformers."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

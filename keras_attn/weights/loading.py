@@ -104,7 +104,7 @@ def load(
     dtype: Any = None,
     **head_options: Any,
 ) -> Loaded:
-    """Loads a checkpoint of BERT, (XLM-)RoBERTa, DistilBERT, ModernBERT or GPT-2.
+    """Load a checkpoint of BERT, (XLM-)RoBERTa, DistilBERT, ModernBERT or GPT-2.
 
     The format is recognized by the files: a directory of transformers with safetensors and
     model_type bert, distilbert, roberta, xlm-roberta, modernbert or gpt2; a directory of

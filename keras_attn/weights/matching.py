@@ -23,7 +23,7 @@ class Match:
     initialized: tuple[str, ...]
 
     def assign(self) -> None:
-        """Sets the weights."""
+        """Set the weights."""
         for weight, array in self.pairs:
             weight.assign(array)
 
@@ -37,7 +37,7 @@ def match(
     num_layers: int = 0,
     heads: Iterable[str] = (),
 ) -> Match:
-    """Reads the arrays for the weights of a model from a checkpoint.
+    """Read the arrays for the weights of a model from a checkpoint.
 
     Args:
         source: the checkpoint.

@@ -128,7 +128,7 @@ def _bert_or_gpt(found: parts.Parts, family: str) -> BertSize | GptSize:
 
 
 def expect(field: str, expected: Any, value: Any) -> None:
-    """Raises unless a value of the model is one that transformers can load."""
+    """Raise unless a value of the model is one that transformers can load."""
     choices = expected if isinstance(expected, tuple) else (expected,)
     if value not in choices:
         raise ValueError(

@@ -36,7 +36,7 @@ def save(
     lowercase: bool | None = None,
     tokenizer: keras.layers.Layer | None = None,
 ) -> None:
-    """Saves a model in the format of transformers: safetensors, config.json and tokenizer files.
+    """Save a model in the format of transformers: safetensors, config.json and tokenizer files.
 
     A `Loaded` is saved in the format that it was loaded from, such as RoBERTa, and keeps what its
     configuration says about classes, ids and the problem type. Checkpoints of Google and keras-hub
@@ -197,7 +197,7 @@ def _config(
 
 
 def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, head: Head) -> None:
-    """Adds the dropout, the pooling and the number of classes of a head."""
+    """Add the dropout, the pooling and the number of classes of a head."""
     name = head.rules[0].targets[0].split("/")[0]
     (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
     if isinstance(layer, layers.MaskedLMHead):

@@ -59,7 +59,7 @@ class Tokens:
         return cls(vocabulary, lowercase)
 
     def check(self, format: Format, rows: int) -> None:
-        """Raises a ValueError if the format has no file for it, or for more tokens than rows."""
+        """Raise a ValueError if the format has no file for it, or for more tokens than rows."""
         given = self.vocabulary is not None or self.lowercase is not None
         if format.tokenizer is None and given:
             raise ValueError(
@@ -76,7 +76,7 @@ class Tokens:
             )
 
     def write(self, directory: Path, format: Format, segments: bool) -> None:
-        """Writes the files; `segments` tells whether the model has segment ids for two texts."""
+        """Write the files; `segments` tells whether the model has segment ids for two texts."""
         if self.vocabulary is not None:
             text = "".join(f"{token}\n" for token in self.vocabulary)
             (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")

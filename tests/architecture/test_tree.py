@@ -122,6 +122,24 @@ def test_everything_public_has_a_docstring(path):
                 assert ast.get_docstring(inner), f"{node.name}.{inner.name}"
 
 
+# Verbs in the third person; none is also a plural with which a docstring may begin.
+THIRD_PERSON = re.compile(
+    r"(Add|Answer|Applie|Build|Call|Check|Close|Compute|Convert|Create|Cut|Doe|Draw|Fill|Find|Give|"
+    r"Join|Keep|Load|Make|Merge|Pack|Parse|Print|Publishe|Raise|Read|Remove|Rename|Replace|Restore|"
+    r"Return|Save|Send|Set|Split|Switche|Take|Train|Trie|Turn|Wait|Write|Yield)s\b"
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_docstrings_are_imperative_and_name_their_source_alike(path):
+    """Functions say what to do ("Return"), classes what they are; a paper is under "Source:"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            docstring = ast.get_docstring(node) or ""
+            assert not THIRD_PERSON.match(docstring), node.name
+            assert not re.search(r"^(References?|Sources):", docstring, re.MULTILINE), node.name
+
+
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)
 def test_layer_docstrings_have_every_section(case):
     """Every argument has an entry in its section; a layer with masks has a section on masking."""

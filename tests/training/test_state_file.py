@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from keras_attn import backend
-from keras_attn.models.parts import SHARED_OUT
+from keras_attn.models.parts import SPLIT_WEIGHTS
 from keras_attn.training import TrainingCheckpoint, state_file
 from tests.trainable import bert_pretraining, compiled
 
@@ -234,8 +234,8 @@ def test_two_processes_write_their_parts_and_a_kill_keeps_the_previous_file(tmp_
     compiled(given)
     assert TrainingCheckpoint(tmp_path).restore(model, (x, y)) == 10
     assert_same((model, []), (trained(bert_pretraining)[0], []))
-    split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SHARED_OUT)]
-    # Matrices are shared out; a bias, which both have, is the first one's. Adam has two moments.
+    split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SPLIT_WEIGHTS)]
+    # Matrices are split; a bias, which both have, is the first one's. Adam has two moments.
     matrices, biases = (
         3 * sum(v.value.nbytes for v in split if len(v.shape) == rank) for rank in (2, 1)
     )

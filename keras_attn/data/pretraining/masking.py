@@ -13,7 +13,7 @@ from keras_attn.data.text.vocabulary import is_continuation
 
 
 class TokenMasker:
-    """Masks some tokens of each row, in the graph, as a pure function of the row and its seed.
+    """Masking of some tokens of each row, in the graph: a pure function of the row and its seed.
 
     A row has n candidates: every token but [PAD], [CLS], [SEP], [MASK]. Of these,
     max(1, floor(rate * n + 1/2)), at most P, are chosen uniformly. On average 80 % of the chosen
@@ -47,7 +47,7 @@ class TokenMasker:
     >>> masked["masked_weights"].numpy().tolist()
     [[1.0, 0.0]]
 
-    Reference: Devlin et al. 2018, "BERT", section 3.1 and appendix A.1,
+    Source: Devlin et al. 2018, "BERT", section 3.1 and appendix A.1,
     https://arxiv.org/abs/1810.04805
     """
 
@@ -126,7 +126,7 @@ def _count_per_row(word: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
 
 
 def _choose_words(sizes: tf.Tensor, order: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
-    """Takes words in the order of `order` while the sum of their sizes is at most `wanted`.
+    """Take words in the order of `order` while the sum of their sizes is at most `wanted`.
 
     Each iteration takes all words up to the first that does not fit. That one is too large for the
     space left, so that the next iteration continues after it. The result is the same as taking or

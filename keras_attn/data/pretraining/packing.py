@@ -18,7 +18,7 @@ def pack_rows(
     max_sequences: int = 16,
     pad_id: int = 0,
 ) -> tf.data.Dataset:
-    """Packs the sequences of padded batches into rows, for `models.packed`.
+    """Pack the sequences of padded batches into rows, for `models.packed`.
 
     Only sequences of the same incoming batch are packed together: the longest first, each into the
     first row with enough space. With some hundreds of sequences in a batch the rows are nearly
@@ -59,7 +59,7 @@ def pack_rows(
     >>> labels.numpy().tolist(), weights.numpy().tolist()
     ([[10, 11], [12, 0]], [[1.0, 1.0], [1.0, 0.0]])
 
-    Reference: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination",
+    Source: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination",
     section 3.1, https://arxiv.org/abs/2107.02027
     """
     for name, value in (
@@ -110,7 +110,7 @@ class _Rows:
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """Packs values of sequences, [N] to [rows, S], or of their tokens, [N, L] to [rows, T]."""
+        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, L] to [rows, T]."""
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
         if not values.shape[:2].is_compatible_with(self.mask.shape):

@@ -55,7 +55,7 @@ def write_records(
     seed: int = 0,
     beam_options: Sequence[str] = LOCAL,
 ) -> None:
-    """Writes pairs for `read_records`, about one pass over the text.
+    """Write pairs for `read_records`, about one pass over the text.
 
     A shard has the documents of whole files, so there are at most as many shards as files. The
     content of a document decides whether it is held out, so that copies of it are held out too. If
@@ -78,7 +78,7 @@ def write_records(
             shard have fewer than two documents of two paragraphs.
         ImportError: Apache Beam is not installed.
 
-    Reference: Devlin et al. 2018, "BERT", appendix A.2, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", appendix A.2, https://arxiv.org/abs/1810.04805
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     for name, value, least in (("paths", len(paths), 1), ("shards", shards, 1), ("seed", seed, 0)):
@@ -122,7 +122,7 @@ def write_records(
 
 
 def write_shard(shard: Shard) -> dict:
-    """Writes one shard, renames it when it is complete, and returns its entry in the manifest."""
+    """Write one shard, rename it when it is complete, and return its entry in the manifest."""
     path = os.path.join(shard.directory, shard.name)
     tokenizer = _tokenizer(shard.vocabulary, shard.lowercase)
     number = 0
@@ -141,7 +141,7 @@ def write_shard(shard: Shard) -> dict:
 
 
 def finish(shards: list[dict], directory: str, vocabulary: int) -> None:
-    """Writes the manifest; without it the shards do not count as records."""
+    """Write the manifest; without it the shards do not count as records."""
     manifest: dict = {"vocabulary_crc32": vocabulary}
     for shard in sorted(shards, key=lambda shard: shard["name"]):
         manifest.setdefault(shard.pop("split"), []).append(shard)

@@ -14,7 +14,7 @@ from keras_attn.data.pretraining.masking import uniform
 
 
 class SentencePairs:
-    """Draws pair number i as a pure function of (seed, i).
+    """Pairs of sentences; pair number i is a pure function of (seed, i).
 
     A pair belongs to a boundary between two paragraphs of a document. A is the sequence of whole
     paragraphs that ends there. B begins there and is cut where the row is full; in half of the
@@ -41,7 +41,7 @@ class SentencePairs:
     Raises:
         ValueError: fewer than two documents have two paragraphs, or `length` is below 4.
 
-    Reference: Devlin et al. 2018, "BERT", section 3.1 and appendix A.2,
+    Source: Devlin et al. 2018, "BERT", section 3.1 and appendix A.2,
     https://arxiv.org/abs/1810.04805
     """
 

@@ -15,7 +15,7 @@ from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 
 @register()
 class BertPreprocessor(PreprocessorLayer):
-    """Makes BERT's rows of strings; each batch is as wide as its longest row.
+    """BERT's rows, made of strings; each batch is as wide as its longest row.
 
     Args:
         tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
@@ -36,7 +36,7 @@ class BertPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist()
     [[2, 5, 6, 7, 3], [2, 3, 0, 0, 0]]
 
-    Reference: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
     text_inputs = ("text",)
@@ -48,7 +48,7 @@ class BertPreprocessor(PreprocessorLayer):
 
 @register()
 class PairPreprocessor(PreprocessorLayer):
-    """Makes rows [CLS] first [SEP] second [SEP] of pairs of strings; the second has segment id 1.
+    """Rows [CLS] first [SEP] second [SEP] of pairs of strings; the second has segment id 1.
 
     RoBERTa's tokenizers put two [SEP] between them.
 
@@ -74,7 +74,7 @@ class PairPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist(), features["segment_ids"].numpy().tolist()
     ([[2, 5, 3, 7, 3]], [[0, 0, 0, 1, 1]])
 
-    Reference: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
     text_inputs = ("first", "second")
@@ -88,7 +88,7 @@ class PairPreprocessor(PreprocessorLayer):
 
 @register()
 class ChoicePreprocessor(PreprocessorLayer):
-    """Makes a row [CLS] prompt [SEP] choice [SEP] of each choice.
+    """A row [CLS] prompt [SEP] choice [SEP] for each choice.
 
     Args:
         tokenizer: as in `BertPreprocessor`.
@@ -111,7 +111,7 @@ class ChoicePreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist()
     [[[2, 5, 3, 7, 3, 0], [2, 5, 3, 5, 6, 3]]]
 
-    Reference: Devlin et al. 2018, "BERT", section 4.4, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 4.4, https://arxiv.org/abs/1810.04805
     """
 
     text_inputs = ("prompt", "choices")

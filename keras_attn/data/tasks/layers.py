@@ -23,7 +23,7 @@ from keras_attn.data.text.vocabulary import is_continuation
 
 @runtime_checkable
 class Preprocessor(Protocol):
-    """Makes the inputs of a model from strings; in a servable it is called before the model.
+    """What makes a model's inputs from strings; in a servable it is called before the model.
 
     With a method `from_tokens(token_ids, lengths)` it also serves clients that tokenize themselves.
     """
@@ -42,14 +42,14 @@ class Preprocessor(Protocol):
 
 @runtime_checkable
 class Postprocessor(Protocol):
-    """Makes answers from a model's outputs; in a servable it is called after the model."""
+    """What makes answers from a model's outputs; in a servable it is called after the model."""
 
     def __call__(self, outputs: Any, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
         """A dict of answers from the outputs and what the preprocessor returned."""
 
 
 def check_protocol(name: str, layer: Any, protocol: type) -> None:
-    """Raises a TypeError that names what `layer` lacks of `Preprocessor` or `Postprocessor`."""
+    """Raise a TypeError that names what `layer` lacks of `Preprocessor` or `Postprocessor`."""
     functions = [
         member
         for member, value in vars(protocol).items()
@@ -180,7 +180,7 @@ class PreprocessorLayer(keras.layers.Layer):
         return self._complete(features)
 
     def _complete(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds the features of a task; none in this base class."""
+        """Add the features of a task; none in this base class."""
         return features
 
 

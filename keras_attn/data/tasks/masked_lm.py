@@ -19,7 +19,7 @@ from keras_attn.data.text.tokenizer import BertTokenizer
 
 @register()
 class MaskedLMPreprocessor(BertPreprocessor):
-    """Makes BERT's rows of strings, with the positions of their masks.
+    """BERT's rows, made of strings, with the positions of their masks.
 
     Args:
         tokenizer: a `BertTokenizer`, or the argument of one: a list of tokens or a vocab.txt.
@@ -42,7 +42,7 @@ class MaskedLMPreprocessor(BertPreprocessor):
     >>> features["masked_positions"].numpy().tolist()
     [[2, 3], [1, 0]]
 
-    Reference: Devlin et al. 2018, "BERT", section 3.1, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 3.1, https://arxiv.org/abs/1810.04805
     """
 
     def _complete(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

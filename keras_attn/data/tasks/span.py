@@ -20,7 +20,7 @@ _NEVER = -1e9
 
 @register()
 class SpanPreprocessor(PreprocessorLayer):
-    """Makes a row [CLS] question [SEP] window [SEP] for each window of a question's context.
+    """A row [CLS] question [SEP] window [SEP] for each window of a question's context.
 
     RoBERTa's tokenizers put two [SEP] between question and window.
 
@@ -66,7 +66,7 @@ class SpanPreprocessor(PreprocessorLayer):
     >>> layer.answers(context, features["offsets"][:, 1], [4], [5]).numpy().tolist()
     [b'sang loud']
 
-    Reference: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
     """
 
     text_inputs = ("question", "context")
@@ -239,7 +239,7 @@ class SpanPostprocessor(PostprocessorLayer):
     >>> SpanPostprocessor()(logits, features)["answer"].numpy().tolist()
     [b'sang loud']
 
-    Reference: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
     """
 
     def __init__(self, longest: int = 30, **kwargs: Any):

@@ -21,7 +21,7 @@ ONE_TAG = "`tags` must have one tag for each word"
 
 @register()
 class WordsPreprocessor(PreprocessorLayer):
-    """Makes BERT's rows of lists of words; the first token of a word has the word's tag.
+    """BERT's rows, made of lists of words; the first token of a word has the word's tag.
 
     A word without visible characters becomes [UNK], so that every word has a token.
 
@@ -51,7 +51,7 @@ class WordsPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist(), tags.numpy().tolist(), weights.numpy().tolist()
     ([[2, 5, 6, 7, 3]], [[0, 1, 0, 0, 0]], [[0.0, 1.0, 0.0, 1.0, 0.0]])
 
-    Reference: Devlin et al. 2018, "BERT", section 5.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 5.3, https://arxiv.org/abs/1810.04805
     """
 
     text_inputs = ("words",)

@@ -23,7 +23,7 @@ NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 
 @register()
 class BytePairTokenizer(SubwordTokenizer):
-    """Splits strings by byte-pair encoding, with the ids of the package `tokenizers`.
+    """A tokenizer by byte-pair encoding, with the ids of the package `tokenizers`.
 
     Added tokens are found first. The text between them is normalized and split into words as GPT-2
     does it (each word with the space before it). Then the bytes of a word are merged by the rules,
@@ -72,7 +72,7 @@ class BytePairTokenizer(SubwordTokenizer):
     >>> tokenizer.detokenize(ids).numpy()[0].decode()
     'low lol'
 
-    Reference: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
     section 2.2; Sennrich et al. 2016, https://arxiv.org/abs/1508.07909, section 3.2
     """
 
@@ -141,7 +141,7 @@ class BytePairTokenizer(SubwordTokenizer):
         return (ids, *(word_offsets(begins, ends) if whole_words else (begins, ends)))
 
     def detokenize(self, ids: Any) -> tf.Tensor:
-        """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
+        """Join rows of ids, [B, T] dense or ragged, to strings, [B].
 
         Special tokens are left out. Incomplete characters become U+FFFD.
         """
@@ -214,7 +214,7 @@ def _check(
     normalizer: str | None,
     unknown_token: str | None,
 ) -> None:
-    """Raises a ValueError for arguments that are wrong or not supported."""
+    """Raise a ValueError for arguments that are wrong or not supported."""
     ids = sorted(vocabulary.values())
     if not ids or ids != list(range(len(ids))):
         raise ValueError(

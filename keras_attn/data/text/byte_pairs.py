@@ -116,7 +116,7 @@ class Merges:
         return tf.pad(found, [[0, tf.minimum(tf.size(ids), 1)]], constant_values=self._none)
 
     def _step(self, ids: tf.Tensor, rows: tf.Tensor, ranks: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Applies, in each word, the first rule that matches."""
+        """Apply, in each word, the first rule that matches."""
         best = tf.gather(tf.math.segment_min(ranks, rows), rows)
         chosen = (ranks == best) & (ranks < self._none)
         # If matches overlap, as in "aaa", only the first, the third and so on are merged.

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
-    """Reads text. Each line is a paragraph; a blank line or a new file begins a new document.
+    """Read text. Each line is a paragraph; a blank line or a new file begins a new document.
 
     Args:
         paths: a file, or several, in UTF-8, or in UTF-16 with a byte-order mark; a name that ends
@@ -35,7 +35,7 @@ def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
 
 
 def stream_documents(path: Path, longest: int | None = None) -> Iterator[list[str]]:
-    """Reads a file as `read_documents` does, one document in memory at a time.
+    """Read a file as `read_documents` does, one document in memory at a time.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def stream_documents(path: Path, longest: int | None = None) -> Iterator[list[st
 def split_documents(
     documents: Sequence[Item], held_out: float = 0.05, seed: int = 0
 ) -> tuple[list[Item], list[Item]]:
-    """Splits at random into documents for training and documents never seen in it.
+    """Split at random into documents for training and documents never seen in it.
 
     Args:
         documents: any items.

@@ -20,7 +20,7 @@ _NUMBER = "{}, line {}".format
 
 
 def read_rows(path: Path, *columns: str) -> Examples:
-    """Reads columns of a table in the format of `read_table`; rows with an empty cell are skipped.
+    """Read columns of a table in the format of `read_table`; rows with an empty cell are skipped.
 
     Args:
         path: the file.
@@ -52,7 +52,7 @@ def read_rows(path: Path, *columns: str) -> Examples:
 
 
 def read_choices(path: Path) -> Examples:
-    """Reads a table with the columns prompt, choice_0, choice_1, ... and answer.
+    """Read a table with the columns prompt, choice_0, choice_1, ... and answer.
 
     Returns:
         `Examples` whose rows are a prompt, a list of choices and the number of the right choice. A
@@ -84,7 +84,7 @@ def read_choices(path: Path) -> Examples:
 def read_entities(
     path: Path, word_column: int = 0, tag_column: int = -1, separator: str | None = None
 ) -> Examples:
-    """Reads words tagged with entities; the arguments are those of `read_tags`.
+    """Read words tagged with entities; the arguments are those of `read_tags`.
 
     Returns:
         `Examples` whose rows are a list of words and a list of tags. A tag is O, or B-, I-, E- or
@@ -108,7 +108,7 @@ def read_entities(
 
 
 def read_squad(path: Path) -> Examples:
-    """Reads a file in the format of SQuAD 1.1 or 2.0.
+    """Read a file in the format of SQuAD 1.1 or 2.0.
 
     Returns:
         `Examples` whose rows are a question, its context, a list of answers (empty if there is

@@ -58,7 +58,7 @@ class Examples:
         labels: Callable[[Row], Iterable[str]] | None = None,
         group: Callable[[Row], Hashable] | None = None,
     ) -> tuple[Examples, Examples]:
-        """Splits at random into training rows and held-out rows.
+        """Split at random into training rows and held-out rows.
 
         Args:
             held_out: the fraction of groups to hold out, at least one group on each side.
@@ -116,7 +116,7 @@ def read_examples(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> tuple[Examples, Examples]:
-    """Reads the training examples and the held-out examples, and checks them.
+    """Read the training examples and the held-out examples, and check them.
 
     Args:
         files: one file, which is split, or two: the second is held out.

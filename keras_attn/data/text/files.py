@@ -21,7 +21,7 @@ _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields the number of each line, from 1, and its text without the line end.
+    """Yield the number of each line, from 1, and its text without the line end.
 
     A file with a byte-order mark of UTF-16 is read as UTF-16, any other as UTF-8; the mark is not
     part of the text. A file whose name ends in .gz, .bz2 or .xz is decompressed. A line ends with
@@ -117,7 +117,7 @@ def read_tags(
     tag_column: int = -1,
     separator: str | None = None,
 ) -> Iterator[tuple[list[str], list[str]]]:
-    """Yields the sentences of a file in the CoNLL format, such as IOB2 tags.
+    """Yield the sentences of a file in the CoNLL format, such as IOB2 tags.
 
     A line holds a word and its columns; a blank line ends a sentence. Before the first word of a
     sentence, lines that begin with "# " or "-DOCSTART-" are comments.

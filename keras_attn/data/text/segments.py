@@ -21,7 +21,7 @@ def pack(
     separators: int = 1,
     pad_to_length: bool = True,
 ) -> dict[str, tf.Tensor]:
-    """Makes BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
+    """Make BERT's rows: [CLS] A [SEP], or [CLS] A [SEP] B [SEP], and so on.
 
     If the segments are too long together, the longest one loses its last token until they fit; of
     equally long segments the last one.
@@ -48,7 +48,7 @@ def pack(
     >>> row["token_ids"].numpy().tolist()
     [[2, 5, 6, 3, 9, 10, 3], [2, 5, 3, 11, 3, 0, 0]]
 
-    Reference: Devlin et al. 2018, "BERT", section 3 and figure 2,
+    Source: Devlin et al. 2018, "BERT", section 3 and figure 2,
     https://arxiv.org/abs/1810.04805
     """
     if not segments:
@@ -82,7 +82,7 @@ def pack(
 
 
 def trim(segments: Sequence[tf.RaggedTensor], space: int) -> list[tf.RaggedTensor]:
-    """Cuts the ends of the longest segments so that each row has at most `space` tokens."""
+    """Cut the ends of the longest segments so that each row has at most `space` tokens."""
     lengths = tf.stack([segment.row_lengths() for segment in segments], axis=1)  # [B, segments]
     kept = tf.unstack(_fair_shares(lengths, space), axis=1)
     trimmed = []
@@ -95,7 +95,7 @@ def trim(segments: Sequence[tf.RaggedTensor], space: int) -> list[tf.RaggedTenso
 
 
 def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str) -> None:
-    """Raises a ValueError for eager `ids` outside the vocabulary; in a graph nothing is checked."""
+    """Raise a ValueError for eager `ids` outside the vocabulary; in a graph nothing is checked."""
     flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else tf.reshape(ids, [-1])
     if not hasattr(flat, "numpy") or not len(flat):
         return

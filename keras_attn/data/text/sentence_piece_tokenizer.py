@@ -18,7 +18,7 @@ from keras_attn.data.text.subwords import SubwordTokenizer
 
 @register()
 class SentencePieceTokenizer(SubwordTokenizer):
-    """Splits strings by a SentencePiece model, with the ids of the package `sentencepiece`.
+    """A tokenizer by a SentencePiece model, with the ids of the package `sentencepiece`.
 
     All settings of the `.model` apply: unigram or BPE, normalization, the space before the text,
     user-defined symbols, byte fallback. If a unigram model finds two splits equally likely, such
@@ -52,7 +52,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
     >>> model = Path("spiece.model").read_bytes()  # doctest: +SKIP
     >>> SentencePieceTokenizer(model)(["Hello"])  # doctest: +SKIP
 
-    Reference: Kudo and Richardson 2018, "SentencePiece", https://arxiv.org/abs/1808.06226; Kudo
+    Source: Kudo and Richardson 2018, "SentencePiece", https://arxiv.org/abs/1808.06226; Kudo
     2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
     """
 
@@ -90,7 +90,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
             return [token.decode() for token in tokens.numpy()]
 
     def detokenize(self, ids: Any) -> tf.Tensor:
-        """Joins rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
+        """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
         return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 
     def get_config(self) -> dict[str, Any]:

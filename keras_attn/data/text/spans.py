@@ -39,7 +39,7 @@ def literal(text: str) -> str:
 
 
 def replaced_by(spans: Spans, parts: tf.RaggedTensor) -> Spans:
-    """Replaces the text of each span by its parts `[P, (parts)]`; added tokens stay."""
+    """Replace the text of each span by its parts `[P, (parts)]`; added tokens stay."""
     text, rows, ids = spans
     parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
     last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
@@ -64,7 +64,7 @@ def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.Ragge
 
 
 def check_added(added_tokens: Sequence[Mapping[str, Any]]) -> None:
-    """Raises a ValueError for a property of an added token that is not supported."""
+    """Raise a ValueError for a property of an added token that is not supported."""
     whole = [token["content"] for token in added_tokens if token.get("single_word")]
     if whole:
         raise ValueError(
@@ -118,7 +118,7 @@ class AddedTokens:
         return self._split((normalized, rows, ids), True)
 
     def _split(self, spans: Spans, late: bool) -> Spans:
-        """Splits spans at added tokens: at those found after normalization if `late`."""
+        """Split spans at added tokens: at those found after normalization if `late`."""
         if not self._groups[late]:
             return spans
         text, _, ids = spans

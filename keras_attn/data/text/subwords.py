@@ -122,7 +122,7 @@ class SubwordTokenizer(keras.layers.Layer):
         raise NotImplementedError
 
     def _check_special_tokens(self) -> None:
-        """Raises a ValueError for a special token that is not in the vocabulary."""
+        """Raise a ValueError for a special token that is not in the vocabulary."""
         missing = [token for token in self.special_tokens.values() if token not in self._ids]
         if missing:
             raise ValueError(f"`special_tokens` must be in the vocabulary, got {missing[0]!r}")

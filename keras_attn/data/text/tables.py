@@ -13,7 +13,7 @@ _LONGEST_CELL = 2**31 - 1  # characters; the csv module refuses more than 131,07
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
-    """Reads a table whose first line has the names of the columns.
+    """Read a table whose first line has the names of the columns.
 
     Blank lines and columns without a name are left out.
 
@@ -65,7 +65,7 @@ def read_numbered(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def table_documents(
     table: dict[str, list[str]], *columns: str, by: str = "document"
 ) -> dict[str, list]:
-    """Groups the rows of a table into documents.
+    """Group the rows of a table into documents.
 
     Args:
         table: from `read_table`.

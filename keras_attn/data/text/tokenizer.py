@@ -30,7 +30,7 @@ _LONGEST_WORD = 100  # characters; BERT gives [UNK] for a longer one
 
 @register()
 class BertTokenizer(keras.layers.Layer):
-    """Splits strings into WordPiece ids, equal to the original BERT's.
+    """A WordPiece tokenizer, with the ids of the original BERT's.
 
     Control characters are deleted. With `lowercase` the text is lower-cased, decomposed (NFD) and
     its accents are removed. It is split at spaces, punctuation and Chinese characters. Each word
@@ -63,7 +63,7 @@ class BertTokenizer(keras.layers.Layer):
     >>> tokenizer(["Playing!", "[MASK] chess"]).to_list()
     [[5, 6, 7], [4, 1]]
 
-    Reference: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
     """
 
     separators = 1  # [SEP] between two texts of a row
@@ -182,7 +182,7 @@ class BertTokenizer(keras.layers.Layer):
         return self.tokens(ids)
 
     def detokenize(self, ids: Any) -> tf.Tensor:
-        """Joins rows of ids, [B, T] dense or ragged, to strings, [B].
+        """Join rows of ids, [B, T] dense or ragged, to strings, [B].
 
         [PAD], [CLS] and [SEP] are left out, tokens with "##" are joined to the token before them,
         and words are separated by a space. Spaces, case and accents of the original are lost.

@@ -37,7 +37,7 @@ _MODEL = {
 def read_tokenizer(
     path: str | os.PathLike,
 ) -> BytePairTokenizer | SentencePieceTokenizer | UnigramTokenizer:
-    """Reads a byte-pair tokenizer (GPT-2, RoBERTa, ModernBERT) or a SentencePiece tokenizer.
+    """Read a byte-pair tokenizer (GPT-2, RoBERTa, ModernBERT) or a SentencePiece tokenizer.
 
     Args:
         path: a tokenizer.json, a SentencePiece `.model`, or a directory. A directory has a

@@ -22,7 +22,7 @@ def write_tokenizer(
     *,
     segments: bool = False,
 ) -> None:
-    """Writes the files from which `read_tokenizer` and transformers make the same tokenizer.
+    """Write the files from which `read_tokenizer` and transformers make the same tokenizer.
 
     These are tokenizer.json, or tokenizer.model for a `SentencePieceTokenizer`, and
     tokenizer_config.json. From a tokenizer.json transformers makes the same ids, and it adds the

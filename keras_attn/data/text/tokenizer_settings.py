@@ -20,7 +20,7 @@ ROLE_KEYS = {
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns errors of reading into a ValueError that names the file or directory."""
+    """Turn errors of reading into a ValueError that names the file or directory."""
     try:
         yield
     except ValueError as error:
@@ -121,7 +121,7 @@ def content_of(token: str | dict) -> str:
 
 
 def check_word_piece(directory: Path, lowercase: bool) -> None:
-    """Raises unless `BertTokenizer` splits text as the files of a directory ask for.
+    """Raise unless `BertTokenizer` splits text as the files of a directory ask for.
 
     Args:
         directory: the checkpoint's directory.

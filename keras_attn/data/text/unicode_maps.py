@@ -104,7 +104,7 @@ def _lower(text: tf.Tensor) -> tf.Tensor:
 
 
 def _between_zeros(function: Callable[[tf.Tensor], tf.Tensor], text: tf.Tensor) -> tf.Tensor:
-    """Applies a function to the parts of text `[P]` between zero bytes."""
+    """Apply a function to the parts of text `[P]` between zero bytes."""
     parts = tf.strings.split(hide_zeros(text), ZERO)  # [P, (parts)]
     mapped = tf.strings.join([ZERO, function(parts.flat_values)])
     mapped = tf.strings.reduce_join(parts.with_flat_values(mapped), axis=-1)

@@ -39,7 +39,7 @@ _BYTE_DECODERS = [
 
 @register()
 class UnigramTokenizer(SubwordTokenizer):
-    """Splits strings by a unigram model, with the ids of the package `tokenizers`.
+    """A tokenizer by a unigram model, with the ids of the package `tokenizers`.
 
     Added tokens are found first. The text between them is normalized and split at spaces. Each word
     is split into the tokens whose probabilities have the greatest product. XLM-RoBERTa, ALBERT, T5
@@ -82,7 +82,7 @@ class UnigramTokenizer(SubwordTokenizer):
     >>> tokenizer.detokenize(ids).numpy()[0].decode()
     'a ab aa<unk>'
 
-    Reference: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    Source: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class UnigramTokenizer(SubwordTokenizer):
         return _metaspace(self._read["pre_tokenizer"])
 
     def detokenize(self, ids: Any) -> tf.Tensor:
-        """Joins rows of ids, [B, T] dense or ragged, to strings, [B], special tokens left out."""
+        """Join rows of ids, [B, T] dense or ragged, to strings, [B], special tokens left out."""
         ids = token_ids(ids, len(self.vocabulary))
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
@@ -194,7 +194,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
 
 def _check(file: dict[str, Any]) -> None:
-    """Raises a ValueError if the file needs what is not supported."""
+    """Raise a ValueError if the file needs what is not supported."""
     model = file.get("model") or {}
     vocabulary, unknown = model.get("vocab"), model.get("unk_id")
     if model.get("type") != "Unigram" or not isinstance(vocabulary, list) or not vocabulary:

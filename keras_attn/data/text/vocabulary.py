@@ -17,7 +17,7 @@ _CHUNK = 4096  # texts that are split together
 def train_vocabulary(
     texts: Iterable[str], size: int, lowercase: bool = True, progress: bool = True
 ) -> list[str]:
-    """Trains a WordPiece vocabulary with the package `tokenizers`.
+    """Train a WordPiece vocabulary with the package `tokenizers`.
 
     The same texts give the same vocabulary in every run and in any order. The most frequent
     characters are tokens, at the start of a word and, with ##, inside it; each of these two forms
@@ -43,7 +43,7 @@ def train_vocabulary(
     >>> vocabulary[5:]
     ['e', 'l', 'o', 'r', 's', 't', 'w', '##e', '##o', '##r', '##s', '##t', '##w', 'lo', 'low']
 
-    Reference: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
+    Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
     """
     tokenizers = optional_module("tokenizers", "examples", "keras_attn.data.train_vocabulary")
     if isinstance(texts, str):
@@ -76,7 +76,7 @@ def train_vocabulary(
 
 
 def read_vocabulary(path: Path) -> list[str]:
-    """Reads a vocab.txt: each line has a token, and its number, from 0, is the id.
+    """Read a vocab.txt: each line has a token, and its number, from 0, is the id.
 
     The file is in UTF-8, or in UTF-16 with a byte-order mark. The mark and blank lines at the end
     are left out.
@@ -97,7 +97,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
-    """Raises a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
+    """Raise a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
     if not len(vocabulary):
         raise ValueError(f"`vocabulary` must hold tokens, got {source} that is empty")
     invalid = [

@@ -136,7 +136,7 @@ class Client:
         return any(states.get(version) == "AVAILABLE" for version in asked)
 
     def close(self):
-        """Closes the connection."""
+        """Close the connection."""
         self._closed = True
         self._transport.close()
 

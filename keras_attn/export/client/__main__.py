@@ -7,7 +7,7 @@ from . import Client
 
 
 def main():
-    """Sends one request and prints the answer."""
+    """Send one request and print the answer."""
     parser = argparse.ArgumentParser(
         prog="client", description="Sends texts to the signature `serving_default` of a model."
     )

@@ -135,7 +135,7 @@ class Rest:
         raise problem
 
     def close(self):
-        """Does nothing: each request has its own connection."""
+        """Do nothing: each request has its own connection."""
 
 
 class _Response(http.client.HTTPResponse):

@@ -84,7 +84,7 @@ class Grpc:
             ) from error
 
     def close(self):
-        """Closes the channel."""
+        """Close the channel."""
         self.channel.close()
 
 

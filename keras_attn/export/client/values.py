@@ -108,7 +108,7 @@ def decoded(value):
 
 @contextlib.contextmanager
 def readable():
-    """Turns errors of reading an answer in an unexpected form into a ServingError."""
+    """Turn errors of reading an answer in an unexpected form into a ServingError."""
     try:
         yield
     except Exception as error:

@@ -227,7 +227,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             inputs = _zeros(inputs[:, :1], _output_size(cell))
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> None:
-        """Does nothing: `get_dropout_mask` draws both masks."""
+        """Do nothing: `get_dropout_mask` draws both masks."""
 
     def reset_dropout_mask(self) -> None:
         """Reset the dropout masks of the wrapped cells."""
@@ -237,7 +237,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
                 cell.reset_recurrent_dropout_mask()
 
     def reset_recurrent_dropout_mask(self) -> None:
-        """Does nothing: `reset_dropout_mask` resets both masks."""
+        """Do nothing: `reset_dropout_mask` resets both masks."""
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a step propagates no mask."""

@@ -48,7 +48,7 @@ class ALiBi(keras.layers.Layer):
         self.built = True
 
     def build(self, query_positions_shape: Any = None) -> None:
-        """Does nothing: there are no weights."""
+        """Do nothing: there are no weights."""
 
     def call(self, query_positions: Any, key_positions: Any) -> Any:
         """The bias for each pair of positions."""

@@ -134,8 +134,8 @@ KERNELS = (
 # benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
 # TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
 # 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
-# On a TPU, by reckoning alone: at 512 places it takes longer to write and read the logits, which
-# the fused kernel does not, than to compute them.
+# On a TPU this is calculated, not measured: at 512 places it takes longer to write and read the
+# logits, which the fused kernel does not, than to compute them.
 LONG = {
     "tensorflow": 2048 * 2048,
     "jax": 1024 * 1024,

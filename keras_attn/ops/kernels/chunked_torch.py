@@ -43,8 +43,8 @@ def attention(
         row = index * rows
         start, stop = schedule.key_range(mask, row, part.shape[1], keys)
         start = min(start, keys - 1)
-        # Whole parts of the keys: the gradient of joined parts is their pieces, that of a slice
-        # would be as long as the keys in each block.
+        # Whole parts of the keys: the gradient of parts that are joined is as long as these parts,
+        # the gradient of a slice is as long as all keys.
         first, last = start // rows, max(-(-stop // rows), start // rows + 1)
         start, stop = first * rows, min(last * rows, keys)
         size = (row, part.shape[1]), (start, stop - start)

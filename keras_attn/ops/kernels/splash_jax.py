@@ -96,7 +96,7 @@ def refusal(request: Any) -> str | None:
         return "splash attention takes no offset of the query"
     axis, devices = _batch_axis()
     if axis is not None and request.query[0] % devices:
-        return f"splash attention takes a batch that {devices} devices can share out"
+        return f"splash attention takes a batch that can be split over {devices} devices"
     return None
 
 
@@ -143,7 +143,7 @@ def _block_sizes(rows: int, columns: int) -> splash.BlockSizes:
 
 
 def _batch_axis() -> tuple[str | None, int]:
-    """The axis of Keras' mesh that shares out the batch, and how many devices it has."""
+    """The axis of Keras' mesh over which the batch is split, and how many devices it has."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None, 1

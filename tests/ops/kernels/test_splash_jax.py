@@ -82,7 +82,7 @@ def test_on_a_mesh_each_device_has_its_rows_and_heads(interpreted):
     parallel = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     with parallel.scope():
         many = context()
-        with pytest.raises(ValueError, match="a batch that 4 devices can share out"):
+        with pytest.raises(ValueError, match="a batch that can be split over 4 devices"):
             ops.attention(query[:3], key[:3], value[:3], kernel="fused")
     np.testing.assert_allclose(many, alone, atol=1e-6)
     assert {shard.data.shape for shard in many.addressable_shards} == {(1, 9, 2, 5)}
