@@ -7,26 +7,26 @@ import contextlib
 import contextvars
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_attn._checks import check_positive, check_rate, check_shape, is_integer
+from keras_attn._typing import Nested, Shape, Tensor
 from keras_attn.ops import kernels
-from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.masks import AttentionMask
 
 _watched: contextvars.ContextVar[list | None] = contextvars.ContextVar("watched", default=None)
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[list[tuple[Any, Any]]]:
+def watch() -> Iterator[list[tuple[Tensor, Tensor]]]:
     """A list that gets the scaled query `[B, T, N, H]` and the key of each call of `attention`.
 
     Their product is the logits, without the bias and the soft cap.
     """
-    calls: list[tuple[Any, Any]] = []
+    calls: list[tuple[Tensor, Tensor]] = []
     token = _watched.set(calls)
     try:
         yield calls
@@ -35,21 +35,21 @@ def watch() -> Iterator[list[tuple[Any, Any]]]:
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask | None = None,
-    bias: Any = None,
+    bias: Bias | None = None,
     scale: float | None = None,
     logits_soft_cap: float | None = None,
-    sink: Any = None,
+    sink: Tensor | None = None,
     dropout: float = 0.0,
-    seed: Any = None,
+    seed: Tensor | None = None,
     return_scores: bool = False,
     kernel: str = "auto",
     block_size: int | None = None,
-) -> Any:
+) -> Nested:
     """`softmax(scale * query . key + bias) value`, over the keys that the mask allows.
 
     With a soft cap c, the logits are `c tanh((scale * query . key + bias) / c)`. With a sink, the
@@ -139,17 +139,17 @@ def attention(
 
 
 def explain(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask | None = None,
-    bias: Any = None,
+    bias: Bias | None = None,
     scale: float | None = None,
     logits_soft_cap: float | None = None,
-    sink: Any = None,
+    sink: Tensor | None = None,
     dropout: float = 0.0,
-    seed: Any = None,
+    seed: Tensor | None = None,
     return_scores: bool = False,
     kernel: str = "auto",
     block_size: int | None = None,
@@ -191,15 +191,15 @@ def explain(
 
 
 def _request(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     mask: AttentionMask | None,
-    bias: Any,
+    bias: Bias | None,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
 ) -> tuple:
@@ -242,7 +242,13 @@ def _request(
 
 
 def _check(
-    query: Any, key: Any, value: Any, mask: AttentionMask, bias: Any, dropout: float, seed: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: AttentionMask,
+    bias: Bias | None,
+    dropout: float,
+    seed: Tensor | None,
 ) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if len(tensor.shape) != 4:
@@ -288,13 +294,13 @@ def _check(
             _check_broadcast(name, part.shape, (lengths[0], length))
 
 
-def _check_float(name: str, tensor: Any) -> None:
+def _check_float(name: str, tensor: Tensor) -> None:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(f"`{name}` must have a floating-point dtype, got {dtype}")
 
 
-def _check_broadcast(name: str, shape: Any, target: tuple) -> None:
+def _check_broadcast(name: str, shape: Shape, target: tuple) -> None:
     fits = len(shape) == len(target) and all(
         have in (1, want) or have is None or want is None
         for have, want in zip(shape, target, strict=True)

@@ -5,11 +5,12 @@ Letters: N heads, t and s the query and key positions of one block.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from keras import ops
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.ops.numerics import is_float
 
 
@@ -21,21 +22,27 @@ class PositionBias(NamedTuple):
     a kernel may cut out the heads it works on; a numpy array is a constant.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Tensor]
     parameters: tuple = ()
 
-    def materialize(self, query_positions: Any, key_positions: Any, dtype: str = "float32") -> Any:
+    def materialize(
+        self, query_positions: Tensor, key_positions: Tensor, dtype: str = "float32"
+    ) -> Tensor:
         """The bias of every pair `[N, t, s]`, computed in `dtype`."""
         parameters = (ops.cast(p, dtype) if is_float(p) else p for p in self.parameters)
         return ops.cast(self.function(query_positions, key_positions, *parameters), dtype)
 
-    def shifted(self, row: Any, key: Any) -> "PositionBias":
+    def shifted(self, row: Size, key: Size) -> "PositionBias":
         """The bias of a block whose first positions are `row` and `key`, as if they were zero."""
 
-        def function(query_positions: Any, key_positions: Any, *parameters: Any) -> Any:
+        def function(query_positions: Tensor, key_positions: Tensor, *parameters: Tensor) -> Tensor:
             return self.function(query_positions + row, key_positions + key, *parameters)
 
         return PositionBias(function, self.parameters)
+
+
+# What is added to the logits: a tensor, broadcastable to all of them, or a function of positions.
+Bias: TypeAlias = Tensor | PositionBias
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
@@ -56,15 +63,15 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
     return np.array(slopes)
 
 
-def alibi(query_positions: Any, key_positions: Any, slopes: Any) -> Any:
+def alibi(query_positions: Tensor, key_positions: Tensor, slopes: Tensor) -> Tensor:
     """`-slope * |i - j|`, `[N, t, s]` in the dtype of the slopes."""
     distance = ops.abs(query_positions[:, None] - key_positions[None, :])
     return -slopes[:, None, None] * ops.cast(distance, slopes.dtype)
 
 
 def relative_buckets(
-    relative_position: Any, *, bidirectional: bool, num_buckets: int, max_distance: int
-) -> Any:
+    relative_position: Tensor, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Tensor:
     """T5's bucket of each relative position (key minus query), int32 of the same shape.
 
     Half of the buckets (of each direction) hold one distance each, the other half hold ranges that

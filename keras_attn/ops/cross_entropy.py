@@ -4,26 +4,26 @@ Letters: R rows, D model width, V vocabulary; r rows of one chunk, c chunks.
 """
 
 import functools
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_attn import backend
 from keras_attn._checks import check_count, check_ids, check_shape
+from keras_attn._typing import Size, Tensor
 from keras_attn.ops.numerics import common, mean, wide, widen
 
 
 def linear_cross_entropy(
-    hidden: Any,
-    matrix: Any,
-    bias: Any,
-    labels: Any,
-    weights: Any = None,
+    hidden: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    weights: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
     chunk_size: int = 1024,
-) -> Any:
+) -> Tensor:
     """The cross entropy of `x = hidden @ matrix.T + bias` with integer labels, row by row.
 
     `w (logsumexp(x) - (1 - s) x[label] - s mean(x))` with weight w and smoothing s. The logits are
@@ -73,8 +73,13 @@ def linear_cross_entropy(
 
 
 def _losses(
-    hidden: Any, matrix: Any, bias: Any, labels: Any, smoothing: float, chunk_size: int
-) -> Any:
+    hidden: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    smoothing: float,
+    chunk_size: int,
+) -> Tensor:
     shape = _chunks(ops.shape(hidden)[0], chunk_size)
     run = backend.with_gradient(
         functools.partial(_forward, shape, smoothing),
@@ -84,10 +89,12 @@ def _losses(
     return run(*given)
 
 
-def _forward(shape: tuple, smoothing: float, hidden: Any, labels: Any, *parameters: Any) -> Any:
+def _forward(
+    shape: tuple, smoothing: float, hidden: Tensor, labels: Tensor, *parameters: Tensor
+) -> Tensor:
     hidden_parts, label_parts = _split(hidden, shape), _split(labels, shape)
 
-    def chunk(index: Any, carry: tuple) -> tuple:
+    def chunk(index: Size, carry: tuple) -> tuple:
         logits = _logits(hidden_parts[index], *parameters)  # [r, V]
         own = ops.take_along_axis(logits, label_parts[index][:, None], axis=1)[:, 0]
         loss = ops.logsumexp(logits, axis=-1) - (1 - smoothing) * own
@@ -101,7 +108,12 @@ def _forward(shape: tuple, smoothing: float, hidden: Any, labels: Any, *paramete
 
 
 def _backward(
-    shape: tuple, smoothing: float, d_losses: Any, hidden: Any, labels: Any, *parameters: Any
+    shape: tuple,
+    smoothing: float,
+    d_losses: Tensor,
+    hidden: Tensor,
+    labels: Tensor,
+    *parameters: Tensor,
 ) -> tuple:
     """The gradients, from the inputs alone, so that they can be differentiated once more."""
     matrix, *bias = parameters
@@ -110,14 +122,14 @@ def _backward(
     precise = widen(ops.cast(matrix, dtype))
     scaled = d_losses[:, None] * widen(ops.cast(hidden, dtype))  # [R, D]
 
-    def of_target(rows: Any) -> Any:
+    def of_target(rows: Tensor) -> Tensor:
         """What the target, of which the logits are no part, adds to a gradient `[V, ...]`."""
         own = ops.zeros((vocabulary, *rows.shape[1:]), rows.dtype)
         # Not `ops.segment_sum`, which rounds float64 to float32 on torch.
         own = ops.scatter_update(own, ops.expand_dims(labels, 1), rows, reduction="add")
         return -(1 - smoothing) * own - smoothing / vocabulary * ops.sum(rows, axis=0)
 
-    def chunk(index: Any, carry: tuple) -> tuple:
+    def chunk(index: Size, carry: tuple) -> tuple:
         shares = ops.softmax(_logits(hidden_parts[index], *parameters), axis=-1)  # [r, V]
         d_matrix, *d_bias = carry
         d_bias = [d + (d_loss_parts[index][None] @ shares)[0] for d in d_bias]
@@ -141,14 +153,14 @@ def _backward(
     return d_hidden, None, *d_parameters
 
 
-def _logits(hidden: Any, matrix: Any, bias: Any = None) -> Any:
+def _logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     dtype = common(hidden.dtype, matrix.dtype)
     logits = ops.cast(hidden, dtype) @ ops.transpose(ops.cast(matrix, dtype))
     logits = widen(logits)
     return logits if bias is None else logits + ops.cast(bias, logits.dtype)
 
 
-def _chunks(rows: Any, most: int) -> tuple:
+def _chunks(rows: Size, most: int) -> tuple:
     """How many chunks there are, and how many rows each has."""
     if isinstance(rows, int) or ops.is_tensor(rows):
         chunks = rows // most + 1
@@ -156,7 +168,7 @@ def _chunks(rows: Any, most: int) -> tuple:
     return -(-rows // most), most  # JAX's symbolic length, which divides by numbers alone
 
 
-def _split(tensor: Any, shape: tuple) -> Any:
+def _split(tensor: Tensor, shape: tuple) -> Tensor:
     """`[c, r, ...]` from `[R, ...]`, with zeros at the end of the last chunk."""
     (chunks, size), (rows, *rest) = shape, ops.shape(tensor)
     tensor = ops.pad(tensor, [(0, chunks * size - rows), *((0, 0) for _ in rest)])
@@ -164,11 +176,11 @@ def _split(tensor: Any, shape: tuple) -> Any:
 
 
 def _check(
-    hidden: Any,
-    matrix: Any,
-    bias: Any,
-    labels: Any,
-    weights: Any,
+    hidden: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    weights: Tensor | None,
     smoothing: float,
     chunk_size: int,
 ) -> None:

@@ -4,28 +4,29 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 Hv value width.
 """
 
-from typing import Any, Self
+from typing import Self
 
 import keras
 from keras import ops
 
 from keras_attn._keras import backend_nn, register
+from keras_attn._typing import Tensor
 from keras_attn.ops.attention import attention
 from keras_attn.ops.masks import AttentionMask
 from keras_attn.ops.numerics import common
 
 
 def dot_product_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    bias: Any = None,
-    mask: Any = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = False,
     flash_attention: bool | None = None,
     attn_logits_soft_cap: float | None = None,
-) -> Any:
+) -> Tensor:
     """`keras.ops.dot_product_attention`, with the same arguments, computed by `ops.attention`.
 
     Differences: a query that may attend to no key gives zeros, where Keras gives a mean of all
@@ -71,17 +72,17 @@ def dot_product_attention(
 
 
 def _attend(
-    query: Any,
-    key: Any,
-    value: Any,
-    bias: Any = None,
-    mask: Any = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     scale: float | None,
     is_causal: bool,
     flash_attention: bool | None,
     attn_logits_soft_cap: float | None,
-) -> Any:
+) -> Tensor:
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     dtype = common(query.dtype, key.dtype, value.dtype)
     if mask is not None:
@@ -96,7 +97,7 @@ def _attend(
     )
 
 
-def _rank_four(tensor: Any) -> Any:
+def _rank_four(tensor: Tensor) -> Tensor:
     missing = 4 - len(tensor.shape)
     return ops.expand_dims(tensor, tuple(range(missing))) if missing > 0 else tensor
 
@@ -128,7 +129,14 @@ class DotProductAttention(keras.Operation):
         self.flash_attention = flash_attention
         self.attn_logits_soft_cap = attn_logits_soft_cap
 
-    def call(self, query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None) -> Any:
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """The context `[B, T, N, Hv]`."""
         return _attend(
             query,
@@ -143,7 +151,12 @@ class DotProductAttention(keras.Operation):
         )
 
     def compute_output_spec(
-        self, query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> keras.KerasTensor:
         """The shape and dtype of `call`'s result."""
         dtype = common(query.dtype, key.dtype, value.dtype)
@@ -169,7 +182,7 @@ class Enabled:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.disable()
 
 

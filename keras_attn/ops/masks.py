@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_attn._checks import is_integer
+from keras_attn._typing import Size, Tensor
 
 # See `AttentionMask`.
 Window = int | tuple[int, int] | None
@@ -49,12 +50,12 @@ class AttentionMask:
 
     causal: bool = False
     window: Window = None
-    key_padding: Any = None
-    query_padding: Any = None
-    query_sequence_ids: Any = None
-    key_sequence_ids: Any = None
-    dense: Any = None
-    query_offset: Any = 0
+    key_padding: Tensor | None = None
+    query_padding: Tensor | None = None
+    query_sequence_ids: Tensor | None = None
+    key_sequence_ids: Tensor | None = None
+    dense: Tensor | None = None
+    query_offset: Size = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", check_window(self.window))
@@ -123,7 +124,7 @@ class AttentionMask:
         """The query padding, and the mask without it: padded queries are cheaper zeroed later."""
         return self.query_padding, dataclasses.replace(self, query_padding=None)
 
-    def visible_keys(self) -> Any:
+    def visible_keys(self) -> Tensor | None:
         """False at keys that no query may see, bool `[B or 1, S]`; None if the mask hides none.
 
         Values at such a position, even NaN, must not reach any result. Only padding and the dense
@@ -134,7 +135,7 @@ class AttentionMask:
             dense = ops.transpose(dense, (0, 3, 1, 2))
         return _merge(self.key_padding, dense, (2, 3))
 
-    def visible_queries(self) -> Any:
+    def visible_queries(self) -> Tensor | None:
         """False at queries that may see no key, bool `[B or 1, T]`; see `visible_keys`."""
         return _merge(self.query_padding, self.dense, (1, 3))
 
@@ -150,7 +151,7 @@ class AttentionMask:
             query_offset=self.query_offset + rows[0] - keys[0],
         )
 
-    def materialize(self, query_length: Any, key_length: Any) -> Any:
+    def materialize(self, query_length: Size, key_length: Size) -> Tensor | None:
         """The whole matrix, bool, broadcastable to `[B, N, T, S]`; None if it would be all True."""
         parts = []
         if self.causal or self.window is not None:
@@ -195,7 +196,7 @@ def check_window(window: Any) -> Window:
     return before if before == after else (before, after)
 
 
-def dense_mask(attention_mask: Any) -> Any:
+def dense_mask(attention_mask: Tensor) -> Tensor:
     """A user's `[T, S]`, `[B, T, S]` or `[B, N, T, S]` mask as `[B or 1, N or 1, T, S]`."""
     rank = len(attention_mask.shape)
     if rank == 2:
@@ -211,7 +212,7 @@ def dense_mask(attention_mask: Any) -> Any:
     )
 
 
-def _cut(part: Any, *ranges: tuple) -> Any:
+def _cut(part: Tensor | None, *ranges: tuple) -> Tensor | None:
     if part is None:
         return None
     whole = [length == 1 for length in part.shape]  # such an axis is broadcast, never cut
@@ -220,7 +221,7 @@ def _cut(part: Any, *ranges: tuple) -> Any:
     return ops.slice(part, starts, sizes)
 
 
-def _merge(padding: Any, dense: Any, axes: tuple) -> Any:
+def _merge(padding: Tensor | None, dense: Tensor | None, axes: tuple) -> Tensor | None:
     """True where the padding is and where the dense mask is anywhere along the other axes."""
     parts = [] if padding is None else [_boolean(padding)]
     if dense is not None:
@@ -228,5 +229,5 @@ def _merge(padding: Any, dense: Any, axes: tuple) -> Any:
     return functools.reduce(ops.logical_and, parts) if parts else None
 
 
-def _boolean(mask: Any) -> Any:
+def _boolean(mask: Tensor) -> Tensor:
     return ops.cast(mask, "bool")

@@ -1,16 +1,16 @@
 """Numbers: the precision of sums, softmax, rows of a table, the dense product, activations."""
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
 from keras_attn import backend
 from keras_attn._keras import converting, register
+from keras_attn._typing import Tensor
 
 
-def wide(*dtypes: Any) -> str:
+def wide(*dtypes: str) -> str:
     """The dtype of logits, softmax and sums: float32, or float64 where an input has it.
 
     >>> wide("bfloat16"), wide("float64", "float32")
@@ -19,31 +19,34 @@ def wide(*dtypes: Any) -> str:
     return "float64" if "float64" in map(keras.backend.standardize_dtype, dtypes) else "float32"
 
 
-def common(*dtypes: Any) -> str:
+def common(*dtypes: str) -> str:
     """The dtype of a product: Keras' rule, which on torch would make float32 of float64."""
     return "float64" if wide(*dtypes) == "float64" else keras.backend.result_type(*dtypes)
 
 
-def widen(tensor: Any) -> Any:
+def widen(tensor: Tensor) -> Tensor:
     """The tensor in the precision of `wide`."""
     return ops.cast(tensor, wide(tensor.dtype))
 
 
-def mean(tensor: Any, axis: int) -> Any:
+def mean(tensor: Tensor, axis: int) -> Tensor:
     """The mean along an axis of known length, in float64 too, which torch's of Keras rounds."""
     if wide(tensor.dtype) == "float32":
         return ops.mean(tensor, axis=axis)
     return ops.sum(tensor, axis=axis) / tensor.shape[axis]
 
 
-def is_float(tensor: Any) -> bool:
+def is_float(tensor: Tensor) -> bool:
     """Whether a tensor or array holds floating-point numbers."""
     return "float" in keras.backend.standardize_dtype(tensor.dtype)
 
 
 def dense(
-    inputs: Any, kernel: Any, bias: Any = None, activation: Callable[[Any], Any] | None = None
-) -> Any:
+    inputs: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """`activation(inputs @ kernel + bias)` as one product of two matrices.
 
     TensorFlow fuses MatMul, BiasAdd and the activation into one oneDNN call only when they follow
@@ -60,7 +63,7 @@ def dense(
         `[..., F]`, of the inputs' dtype.
     """
 
-    def dense_product(tensors: tuple) -> Any:
+    def dense_product(tensors: tuple) -> Tensor:
         inputs, kernel, bias = tensors
         lead = ops.shape(inputs)[:-1]
         rows = inputs if whole else ops.reshape(inputs, (-1, inputs.shape[-1]))
@@ -80,12 +83,12 @@ def dense(
     return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
 
 
-def at_least(tensor: Any, bound: float) -> Any:
+def at_least(tensor: Tensor, bound: float) -> Tensor:
     """The maximum of both. Not `ops.maximum`, which rounds float64 to float32 on torch."""
     return ops.where(tensor > bound, tensor, ops.cast(bound, tensor.dtype))
 
 
-def at_temperature(logits: Any, temperature: Any) -> Any:
+def at_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
     """Logits whose softmax is that of `logits / temperature`, the greatest 0.
 
     Divided first, they grow so large at a low temperature that one rounding more or less, as
@@ -96,14 +99,14 @@ def at_temperature(logits: Any, temperature: Any) -> Any:
     return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
 
 
-def softmax(logits: Any) -> Any:
+def softmax(logits: Tensor) -> Tensor:
     """Softmax over the last axis, also where it has one entry, of which Keras warns."""
     if logits.shape[-1] == 1:
         return ops.exp(logits - logits)
     return ops.softmax(logits, axis=-1)
 
 
-def table_rows(table: Any, ids: Any, dtype: str) -> Any:
+def table_rows(table: Tensor, ids: Tensor, dtype: str) -> Tensor:
     """`table[ids]`, cast to a dtype, whose gradient is one tensor on every backend.
 
     The cast comes afterwards, so that the gradients of a row, which may occur thousands of times,
@@ -118,7 +121,7 @@ def table_rows(table: Any, ids: Any, dtype: str) -> Any:
 
 
 @register()
-def gelu_tanh(inputs: Any) -> Any:
+def gelu_tanh(inputs: Tensor) -> Tensor:
     """`x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`: GELU as GPT-2 and keras-hub compute it.
 
     Source: Hendrycks and Gimpel 2016, section 2.
@@ -126,7 +129,7 @@ def gelu_tanh(inputs: Any) -> Any:
     return keras.activations.gelu(inputs, approximate=True)
 
 
-def get_activation(name: str) -> Callable[[Any], Any]:
+def get_activation(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name: gelu_tanh, or any of Keras'.
 
     Raises:

@@ -5,19 +5,19 @@ Letters: B batch, T length, N heads, H head width, D model width, R rotated widt
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_count, check_positive
 from keras_attn._keras import register
+from keras_attn._typing import Tensor
 from keras_attn.ops.numerics import widen
 
 
 def sinusoids(
-    positions: Any, dim: int, max_wavelength: float = 10_000.0, dtype: str = "float32"
-) -> Any:
+    positions: Tensor, dim: int, max_wavelength: float = 10_000.0, dtype: str = "float32"
+) -> Tensor:
     """`sin(pos / w^(2i/D))` at even columns and `cos` of the same angle at odd ones.
 
     Args:
@@ -206,12 +206,12 @@ def rotary_frequencies(
 
 
 def rotary_angles(
-    positions: Any,
+    positions: Tensor,
     dim: int,
     max_wavelength: float = 10_000.0,
     scaling: float | RotaryScaling = 1.0,
     dtype: str = "float32",
-) -> Any:
+) -> Tensor:
     """Position times frequency for each pair of columns, `[..., R / 2]` in `dtype`.
 
     A scaling that is a number divides the positions, at a precision that is theirs.
@@ -221,7 +221,7 @@ def rotary_angles(
     return (ops.cast(positions, dtype) / divisor)[..., None] * ops.convert_to_tensor(frequencies)
 
 
-def rotate(inputs: Any, angle: Any, magnitude: float = 1.0) -> Any:
+def rotate(inputs: Tensor, angle: Tensor, magnitude: float = 1.0) -> Tensor:
     """Rotate column `i` against column `i + R/2` by `angle`; columns from R on stay as they are.
 
     Args:

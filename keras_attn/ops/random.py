@@ -1,23 +1,22 @@
 """Random draws from a seed tensor, which keep no state; and the state of what draws without."""
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
 
 from keras_attn import backend
 from keras_attn._keras import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
+from keras_attn._typing import Tensor
 
 
 class _Fixed(keras.random.SeedGenerator):
     """A seed generator that always gives one seed: keras.random accepts no plain tensor."""
 
-    def __init__(self, seed: Any) -> None:
+    def __init__(self, seed: Tensor) -> None:
         self._seed = seed
         self._initial_seed = 0  # torch's dropout asks whether there is one
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         return self._seed
 
 
@@ -28,13 +27,13 @@ class SeedGenerator(keras.random.SeedGenerator):
         with backend.seeds_place():
             super().__init__(seed)
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         """The next seed `[2]`."""
         with backend.seeds_place():
             return super().next(ordered)
 
 
-def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
+def uniform(shape: tuple, seed: Tensor, dtype: str = "float32") -> Tensor:
     """Uniform numbers in [0, 1).
 
     Args:
@@ -45,14 +44,14 @@ def uniform(shape: tuple, seed: Any, dtype: str = "float32") -> Any:
     return keras.random.uniform(shape, dtype=dtype, seed=_Fixed(seed))
 
 
-def dropout(inputs: Any, rate: float, seed: Any) -> Any:
+def dropout(inputs: Tensor, rate: float, seed: Tensor) -> Tensor:
     """Zero each element with probability `rate`, and scale the rest to keep the mean."""
     keep, factor = kept(ops.shape(inputs), rate, seed)
     # Not a choice, which takes torch four times as long.
     return inputs * (ops.cast(keep, inputs.dtype) * factor)
 
 
-def kept(shape: tuple, rate: float, seed: Any) -> tuple[Any, float]:
+def kept(shape: tuple, rate: float, seed: Tensor) -> tuple[Tensor, float]:
     """Which elements dropout keeps, bool, and by what it multiplies these.
 
     A draw has 16 bits, which cost less than a float; the rate is rounded to a multiple of 2^-16.

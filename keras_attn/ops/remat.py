@@ -2,20 +2,20 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_attn import backend
 from keras_attn._keras import AutocastScope, get_autocast_scope
+from keras_attn._typing import Nested, Tensor
 
 
 def remat(
-    function: Callable[..., Any],
+    function: Callable[..., Nested],
     weights: Sequence[keras.Variable],
     states: Sequence[keras.Variable] = (),
-) -> Callable[..., Any]:
+) -> Callable[..., Nested]:
     """The same function, of which only the arguments are kept for the backward pass.
 
     Its values and gradients are the same, those of dropout too: the seeds are read before, and both
@@ -40,13 +40,13 @@ def remat(
     variables = [*weights, *states]
 
     @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Nested, **kwargs: Nested) -> Nested:
         nest = (args, kwargs)
         leaves = tree.flatten(nest)
         places = [i for i, leaf in enumerate(leaves) if keras.ops.is_tensor(leaf)]
         autocast = get_autocast_scope() or AutocastScope(None)
 
-        def pure(*tensors: Any) -> tuple:
+        def pure(*tensors: Tensor) -> tuple:
             """The outputs and the new states from tensors alone, now or later."""
             values, given = tensors[: len(variables)], list(leaves)
             for place, tensor in zip(places, tensors[len(variables) :], strict=True):

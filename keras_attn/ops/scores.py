@@ -5,12 +5,13 @@ Letters: B batch, T query length, S key length, Dq query width, Dk key width, U 
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
+from keras_attn._typing import Tensor
 
-def dot(query: Any, key: Any) -> Any:
+
+def dot(query: Tensor, key: Tensor) -> Tensor:
     """`q . k`, for queries and keys of the same width.
 
     Args:
@@ -34,7 +35,7 @@ def dot(query: Any, key: Any) -> Any:
     return query @ ops.swapaxes(key, -2, -1)  # [B, T, S]
 
 
-def scaled_dot(query: Any, key: Any) -> Any:
+def scaled_dot(query: Tensor, key: Tensor) -> Tensor:
     """`q . k / sqrt(D)`, whose variance does not grow with the width.
 
     Arguments, result and error as in `dot`. Source: Vaswani et al. 2017, section 3.2.1.
@@ -42,7 +43,7 @@ def scaled_dot(query: Any, key: Any) -> Any:
     return dot(query / math.sqrt(query.shape[-1]), key)
 
 
-def cosine(query: Any, key: Any) -> Any:
+def cosine(query: Tensor, key: Tensor) -> Tensor:
     """`q . k / (|q| |k|)`; zero where one of them is zero.
 
     Arguments, result and error as in `dot`. Source: Graves et al. 2014, section 3.3.1.
@@ -50,7 +51,7 @@ def cosine(query: Any, key: Any) -> Any:
     return dot(_unit(query), _unit(key))
 
 
-def general(query: Any, key: Any, kernel: Any) -> Any:
+def general(query: Tensor, key: Tensor, kernel: Tensor) -> Tensor:
     """`q^T W k`, for queries and keys of any widths.
 
     Args:
@@ -67,8 +68,13 @@ def general(query: Any, key: Any, kernel: Any) -> Any:
 
 
 def additive(
-    query: Any, key: Any, query_kernel: Any, key_kernel: Any, scale: Any, bias: Any = None
-) -> Any:
+    query: Tensor,
+    key: Tensor,
+    query_kernel: Tensor,
+    key_kernel: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
     """`v . tanh(W1 q + W2 k + b)`, for queries and keys of any widths.
 
     Args:
@@ -94,7 +100,7 @@ def additive(
     return ops.sum(ops.multiply(hidden, scale), axis=-1)  # [B, T, S]
 
 
-def concat(query: Any, key: Any, kernel: Any, scale: Any) -> Any:
+def concat(query: Tensor, key: Tensor, kernel: Tensor, scale: Tensor) -> Tensor:
     """`v . tanh(W [q; k])`, for queries and keys of any widths.
 
     Args:
@@ -113,7 +119,7 @@ def concat(query: Any, key: Any, kernel: Any, scale: Any) -> Any:
     return additive(query, key, kernel[:width], kernel[width:], scale)
 
 
-def location(query: Any, key: Any, kernel: Any) -> Any:
+def location(query: Tensor, key: Tensor, kernel: Tensor) -> Tensor:
     """`W q`: one logit for each position of the memory, whatever it holds.
 
     Args:
@@ -137,7 +143,7 @@ def location(query: Any, key: Any, kernel: Any) -> Any:
     return project(query, kernel)[:, :, : ops.shape(key)[1]]
 
 
-def project(inputs: Any, kernel: Any) -> Any:
+def project(inputs: Tensor, kernel: Tensor) -> Tensor:
     """`x W` for inputs `[B, T, D]` and a kernel `[D, U]`."""
     # TensorFlow makes a matmul of ranks 3 and 2 a Tensordot, whose gradient XLA cannot compile in
     # the loop of a decoder.
@@ -209,13 +215,13 @@ def weight_shapes(
     return {}
 
 
-def _unit(vectors: Any) -> Any:
+def _unit(vectors: Tensor) -> Tensor:
     # Not `ops.normalize`, which rounds float64 to float32 on torch.
     square = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     return vectors * ops.rsqrt(ops.where(square > 0, square, 1.0))
 
 
-def _check_same_width(query: Any, key: Any) -> None:
+def _check_same_width(query: Tensor, key: Tensor) -> None:
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
             "`query` and `key` must have the same width for a dot product, "

@@ -6,18 +6,18 @@ Weights are float32, or wider where the logits are.
 """
 
 import math
-from typing import Any
 
 from keras import ops
 
 from keras_attn import backend
+from keras_attn._typing import Size, Tensor
 from keras_attn.ops import random, scores
 from keras_attn.ops.numerics import at_least, at_temperature, softmax, wide, widen
 
 _TINY = 1e-20
 
 
-def soft(logits: Any, mask: Any = None) -> Any:
+def soft(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """`softmax(logits)` over the allowed keys.
 
     Args:
@@ -35,7 +35,7 @@ def soft(logits: Any, mask: Any = None) -> Any:
     return ops.where(some, softmax(logits), 0.0)
 
 
-def greedy(logits: Any, mask: Any = None) -> Any:
+def greedy(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """All weight on the best allowed key: what a hard selection does at inference.
 
     Arguments and result as in `soft`; the first of several equally good keys wins.
@@ -44,7 +44,7 @@ def greedy(logits: Any, mask: Any = None) -> Any:
     return ops.where(some, _one_hot(ops.argmax(logits, axis=-1), logits), 0.0)
 
 
-def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
+def hard(logits: Tensor, seed: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One key for each query, drawn from the softmax, with the logarithm of its probability.
 
     No gradient goes through the draw. For REINFORCE, add
@@ -66,7 +66,7 @@ def hard(logits: Any, seed: Any, mask: Any = None) -> tuple[Any, Any]:
     return weights, log_probability(logits, weights, mask)
 
 
-def log_probability(logits: Any, weights: Any, mask: Any = None) -> Any:
+def log_probability(logits: Tensor, weights: Tensor, mask: Tensor | None = None) -> Tensor:
     """Logarithm `[B, T]` of the probability of a choice, given as one-hot `weights`."""
     logits, _ = _allowed(widen(logits), mask)
     log_softmax = ops.log_softmax(logits, axis=-1)
@@ -74,7 +74,7 @@ def log_probability(logits: Any, weights: Any, mask: Any = None) -> Any:
     return ops.sum(weights * ops.where(weights > 0, log_softmax, 0.0), axis=-1)
 
 
-def straight_through(logits: Any, seed: Any, mask: Any = None) -> Any:
+def straight_through(logits: Tensor, seed: Tensor, mask: Tensor | None = None) -> Tensor:
     """The draw of `hard` forward, the gradient of `soft` backward.
 
     Arguments as in `hard`. Returns the one-hot weights. Source: Bengio et al. 2013, section 4.
@@ -85,7 +85,9 @@ def straight_through(logits: Any, seed: Any, mask: Any = None) -> Any:
     return weights + (expected - ops.stop_gradient(expected))
 
 
-def gumbel(logits: Any, seed: Any, mask: Any = None, temperature: float = 1.0) -> Any:
+def gumbel(
+    logits: Tensor, seed: Tensor, mask: Tensor | None = None, temperature: float = 1.0
+) -> Tensor:
     """`softmax((logits + g) / temperature)`, g of a Gumbel distribution: a soft draw.
 
     The lower the temperature, the nearer to one-hot, and the larger the gradient's variance.
@@ -107,7 +109,9 @@ def gumbel(logits: Any, seed: Any, mask: Any = None, temperature: float = 1.0) -
     return ops.where(some, weights, 0.0)
 
 
-def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: Any = 0) -> Any:
+def local_monotonic(
+    logits: Tensor, window: int, mask: Tensor | None = None, query_offset: Size = 0
+) -> Tensor:
     """Local-m: softmax over the keys at most `window` away from the query's own position.
 
     Args:
@@ -127,7 +131,9 @@ def local_monotonic(logits: Any, window: int, mask: Any = None, query_offset: An
     return soft(logits, _both(ops.broadcast_to(near, ops.shape(logits)), mask))
 
 
-def local_predictive(logits: Any, center: Any, window: int, mask: Any = None) -> Any:
+def local_predictive(
+    logits: Tensor, center: Tensor, window: int, mask: Tensor | None = None
+) -> Tensor:
     """Local-p: softmax near a predicted centre, times a Gaussian around it.
 
     `softmax(logits) exp(-(s - p)^2 / (2 sigma^2))` with `sigma = D / 2` and `|s - p| <= D`, not
@@ -150,7 +156,7 @@ def local_predictive(logits: Any, center: Any, window: int, mask: Any = None) ->
     return weights * ops.exp(-ops.square(distance) / (2 * (window / 2) ** 2))
 
 
-def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
+def predicted_center(query: Tensor, kernel: Tensor, scale: Tensor, length: Tensor) -> Tensor:
     """`p = S sigmoid(v . tanh(W q))`: where local-p looks.
 
     Args:
@@ -169,7 +175,12 @@ def predicted_center(query: Any, kernel: Any, scale: Any, length: Any) -> Any:
     return share * ops.reshape(ops.cast(length, share.dtype), (-1, 1))
 
 
-def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "parallel") -> Any:
+def monotonic(
+    logits: Tensor,
+    mask: Tensor | None = None,
+    previous: Tensor | None = None,
+    mode: str = "parallel",
+) -> Tensor:
     """Walk along the keys and stop at each with probability `sigmoid(logit)`, never going back.
 
     The weight is the probability to stop at a key, given where the query before stopped; what is
@@ -204,7 +215,7 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
         first = ops.equal(_positions(logits), 0)
         previous = ops.zeros_like(logits[:, 0]) + ops.cast(first, logits.dtype)  # [B, S]
 
-    def step(row: Any, states: list) -> tuple[Any, list]:
+    def step(row: Tensor, states: list) -> tuple[Tensor, list]:
         weights = steps[mode](row[:, 0], states[0])
         # A padded query does not change the position.
         moved = ops.any(row[:, 1] > 0, axis=-1, keepdims=True)
@@ -214,13 +225,13 @@ def monotonic(logits: Any, mask: Any = None, previous: Any = None, mode: str = "
     return backend.recur(step, rows, [ops.cast(previous, stop.dtype)])
 
 
-def _parallel_walk(stop: Any, previous: Any) -> Any:
+def _parallel_walk(stop: Tensor, previous: Tensor) -> Tensor:
     passed = _exclusive(ops.cumprod(1 - stop, axis=-1))
     return stop * passed * ops.cumsum(previous / at_least(passed, 1e-10), axis=-1)
 
 
-def _recursive_walk(stop: Any, previous: Any) -> Any:
-    def step(key: Any, states: list) -> tuple[Any, list]:
+def _recursive_walk(stop: Tensor, previous: Tensor) -> Tensor:
+    def step(key: Tensor, states: list) -> tuple[Tensor, list]:
         stop_here, began_here = key[:, 0], key[:, 1]
         reached = states[0] + began_here
         return stop_here * reached, [(1 - stop_here) * reached]
@@ -229,20 +240,20 @@ def _recursive_walk(stop: Any, previous: Any) -> Any:
     return backend.recur(step, keys, [ops.zeros_like(stop[:, 0])])
 
 
-def _hard_walk(stop: Any, previous: Any) -> Any:
+def _hard_walk(stop: Tensor, previous: Tensor) -> Tensor:
     candidates = stop * ops.cumsum(previous, axis=-1)
     return candidates * ops.cast(ops.cumsum(candidates, axis=-1) <= 1, stop.dtype)
 
 
-def _exclusive(products: Any) -> Any:
+def _exclusive(products: Tensor) -> Tensor:
     return ops.concatenate([ops.ones_like(products[:, :1]), products[:, :-1]], axis=-1)
 
 
-def _positions(logits: Any, dtype: str = "int32") -> Any:
+def _positions(logits: Tensor, dtype: str = "int32") -> Tensor:
     return ops.arange(ops.shape(logits)[-1], dtype=dtype)  # [S]
 
 
-def _allowed(logits: Any, mask: Any) -> tuple[Any, Any]:
+def _allowed(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Minus infinity where a key is hidden, and whether a query has any key, `[B, T, 1]`.
 
     A logit of minus infinity hides, as a mask does. A row of nothing else becomes zeros.
@@ -254,15 +265,15 @@ def _allowed(logits: Any, mask: Any) -> tuple[Any, Any]:
     return ops.where(visible, logits, ops.where(some, -math.inf, 0.0)), some
 
 
-def _one_hot(indices: Any, like: Any) -> Any:
+def _one_hot(indices: Tensor, like: Tensor) -> Tensor:
     chosen = ops.cast(ops.expand_dims(indices, -1), "int32")
     return ops.cast(ops.equal(_positions(like), chosen), like.dtype)
 
 
-def _gumbel(logits: Any, seed: Any) -> Any:
+def _gumbel(logits: Tensor, seed: Tensor) -> Tensor:
     noise = random.uniform(ops.shape(logits), seed)
     return ops.cast(-ops.log(-ops.log(noise + _TINY) + _TINY), logits.dtype)
 
 
-def _both(first: Any, second: Any) -> Any:
+def _both(first: Tensor, second: Tensor | None) -> Tensor:
     return first if second is None else ops.logical_and(first, second)

@@ -10,11 +10,14 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_attn._keras import converting
+from keras_attn._typing import Nested, Tensor
+from keras_attn.ops.biases import Bias
 from keras_attn.ops.masks import AttentionMask
 
 logger = logging.getLogger("keras_attn")
@@ -33,15 +36,15 @@ class Request:
     key: tuple
     value: tuple
     mask: AttentionMask
-    bias: Any
+    bias: Bias | None
     logits_soft_cap: float | None
-    sink: Any
+    sink: Tensor | None
     dropout: float
     weights: bool
     block_size: int | None
 
     @classmethod
-    def of(cls, query: Any, key: Any, value: Any, **asked: Any) -> "Request":
+    def of(cls, query: Tensor, key: Tensor, value: Tensor, **asked: Any) -> "Request":
         """The request that these tensors and options make."""
         return cls(
             backend=keras.backend.backend(),
@@ -94,7 +97,7 @@ class Kernel:
         refusal = getattr(_load(self.module), "refusal", lambda request: None)
         return refusal(request)
 
-    def load(self) -> Callable[..., Any]:
+    def load(self) -> Callable[..., Nested]:
         """The kernel's function; imports its module."""
         return _load(self.module).attention
 
@@ -145,7 +148,7 @@ LONG = {
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings
-def _load(module: str) -> Any:
+def _load(module: str) -> ModuleType:
     return importlib.import_module(f"keras_attn.ops.kernels.{module}")
 
 
@@ -168,7 +171,7 @@ class Choice(NamedTuple):
         )
 
 
-def choose(name: str, request: Request) -> Callable[..., Any]:
+def choose(name: str, request: Request) -> Callable[..., Nested]:
     """The function of the kernel `name`, or of the best one for "auto", which is then logged.
 
     A graph for a converter takes the reference instead of a kernel with blocks, since LiteRT lacks

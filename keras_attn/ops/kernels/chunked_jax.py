@@ -4,31 +4,30 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 Hv value width; in a block: r rows, s keys.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from keras_attn.ops.biases import PositionBias
+from keras_attn._typing import Size, Tensor
+from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.kernels import reference, schedule
 from keras_attn.ops.masks import AttentionMask
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     query, key, value = map(jnp.asarray, (query, key, value))
     length = query.shape[1]
@@ -39,7 +38,7 @@ def attention(
         band = schedule.band(mask, rows, keys)
         columns = {"key": key[:, :keys], "value": value[:, :keys]}
 
-        def cut(index: Any, keys: int = keys, band: int = band, columns: dict = columns) -> tuple:
+        def cut(index: Size, keys: int = keys, band: int = band, columns: dict = columns) -> tuple:
             """Where a block starts, and its parts of the tensors that have a gradient."""
             row = jnp.minimum(index * rows, length - rows)
             first = schedule.band_start(mask, row, keys, band)
@@ -51,7 +50,7 @@ def attention(
             return index, row, first, part
 
         @jax.checkpoint
-        def block(cuts: tuple, columns: dict = columns, band: int = band) -> Any:
+        def block(cuts: tuple, columns: dict = columns, band: int = band) -> Tensor:
             index, row, first, part = cuts
             part = {**columns, "bias": bias, **part}
             if isinstance(bias, PositionBias):
@@ -75,7 +74,7 @@ def attention(
     return _join(jnp.concatenate(parts), length)
 
 
-def _slice(tensor: Any, ranges: dict) -> Any:
+def _slice(tensor: Tensor, ranges: dict) -> Tensor:
     """The ranges `{axis: (start, size)}` of a tensor; axes of length 1 stay, to be broadcast."""
     for axis, (start, size) in ranges.items():
         if tensor.shape[axis] != 1:
@@ -83,7 +82,7 @@ def _slice(tensor: Any, ranges: dict) -> Any:
     return tensor
 
 
-def _join(blocks: Any, length: int) -> Any:
+def _join(blocks: Tensor, length: int) -> Tensor:
     """`[B, T, ...]` from `[blocks, B, r, ...]`, whose last block overlaps the one before."""
     whole = jnp.moveaxis(blocks[:-1], 0, 1)  # [B, blocks - 1, r, ...]
     whole = whole.reshape(whole.shape[0], -1, *whole.shape[3:])

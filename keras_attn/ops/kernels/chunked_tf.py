@@ -10,13 +10,14 @@ group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r r
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from keras_attn._typing import Tensor
 from keras_attn.backend.tensorflow import size, traced_once, under_xla
 from keras_attn.ops import kernels
+from keras_attn.ops.biases import Bias
 from keras_attn.ops.kernels.passes_tf import backward, forward
 from keras_attn.ops.kernels.plan_tf import plan_of
 from keras_attn.ops.kernels.reference import attention as reference_attention
@@ -25,20 +26,20 @@ from keras_attn.ops.masks import AttentionMask
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     parts = {field.name: getattr(mask, field.name) for field in dataclasses.fields(mask)}
     fixed = {name: part for name, part in parts.items() if not tf.is_tensor(part)}
@@ -49,34 +50,36 @@ def attention(
     inputs = (*map(tf.convert_to_tensor, (query, key, value)), learned, sinks)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
 
-    def attend(tensors: tuple) -> Any:
+    def attend(tensors: tuple) -> Tensor:
         return _attend(tensors, bias, fixed, block_size, options)
 
     identity = (*fixed.items(), *options.items(), block_size, same)
     return traced_once(attend, identity, (inputs, others))
 
 
-def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, options: dict) -> Any:
+def _attend(
+    tensors: tuple, bias: Bias | None, fixed: dict, block_size: int | None, options: dict
+) -> Tensor:
     """The context from `(query, key, value, tensors of the bias, sinks), {mask parts, seed}`."""
 
-    def unpack(flat: tuple) -> tuple:
+    def unpack(flat: Sequence[Tensor]) -> tuple:
         (*inputs, sinks), others = tf.nest.pack_sequence_as(tensors, flat)
         asked = {"sink": sinks[0] if sinks else None, "seed": others.pop("seed", None)}
         return inputs, {"mask": AttentionMask(**fixed, **others), **asked, **options}
 
-    def tiled(function: Callable, flat: Any, *upstream: Any) -> Any:
+    def tiled(function: Callable, flat: Sequence[Tensor], *upstream: Tensor) -> Tensor:
         (query, key, value, learned), asked = unpack(flat)
         plan = plan_of(query, key, block_size=block_size, **asked)
         return function(plan, *upstream, query, key, value, with_tensors(bias, learned))
 
-    def plain(flat: Any) -> Any:
+    def plain(flat: Sequence[Tensor]) -> Tensor:
         (query, key, value, learned), asked = unpack(flat)
         asked |= {"bias": with_tensors(bias, learned), "return_scores": False, "block_size": None}
         return reference_attention(query, key, value, **asked)
 
     flat, count = tf.nest.flatten(tensors), len(tf.nest.flatten(tensors[0]))
 
-    def is_worth(flat: Any) -> Any:
+    def is_worth(flat: Sequence[Tensor]) -> Tensor:
         # The reference kernel takes short rows, where their length shows at run time only, and a
         # call without any logits, of which no tile can be cut.
         batch, length, keys = size(flat[0], 0), size(flat[0], 1), size(flat[1], 1)
@@ -85,24 +88,24 @@ def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, opti
             return worth
         return tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
 
-    def choose(flat: Any, tiles: Callable, reference: Callable) -> Any:
+    def choose(flat: Sequence[Tensor], tiles: Callable, reference: Callable) -> Tensor:
         worth = is_worth(flat)
         return tiles() if worth is True or under_xla() else tf.cond(worth, tiles, reference)
 
     # The choice is made inside of each gradient: TensorFlow has no second one of a choice.
     @tf.custom_gradient
-    def run(*flat: Any) -> tuple:
+    def run(*flat: Tensor) -> tuple:
         # An eager tape would keep the results of all that a tensor with a gradient enters.
         stopped = tuple(map(tf.stop_gradient, flat))
         context = choose(flat, lambda: tiled(forward, stopped), lambda: plain(stopped))
 
-        def gradient(d_context: Any) -> tuple:
+        def gradient(d_context: Tensor) -> tuple:
             return *first(d_context, context, *flat), *[None] * (len(flat) - count)
 
         return context, gradient
 
     @tf.custom_gradient
-    def first(*given: Any) -> tuple:
+    def first(*given: Tensor) -> tuple:
         given = tuple(map(tf.identity, given))  # else those of another graph, if this has its own
         d_context, context, *flat = map(tf.stop_gradient, given)
         gradients = choose(
@@ -111,7 +114,7 @@ def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, opti
             lambda: _gradients(plain, flat, count, d_context),
         )
 
-        def second(*d_gradients: Any) -> tuple:
+        def second(*d_gradients: Tensor) -> tuple:
             # For gradient penalties: plain operations, which hold all logits. Under dropout only
             # the kernel that drew draws the same again.
             d_context, context, *flat = given
@@ -131,7 +134,7 @@ def _attend(tensors: tuple, bias: Any, fixed: dict, block_size: int | None, opti
     return plain(flat) if is_worth(flat) is False else run(*flat)
 
 
-def _gradients(function: Callable, flat: list, count: int, upstream: Any) -> tuple:
+def _gradients(function: Callable, flat: list, count: int, upstream: Tensor) -> tuple:
     """The gradients of `function(flat)` to the first `count`."""
     with tf.GradientTape() as tape:
         tape.watch(flat[:count])
@@ -140,7 +143,7 @@ def _gradients(function: Callable, flat: list, count: int, upstream: Any) -> tup
 
 
 def _second_gradients(
-    function: Callable, flat: list, count: int, upstream: Any, given: tuple
+    function: Callable, flat: list, count: int, upstream: Tensor, given: tuple
 ) -> tuple:
     """The gradients of `_gradients`, times `given`, to `upstream` and to the first `count`."""
     sources = (upstream, *flat[:count])
@@ -150,6 +153,6 @@ def _second_gradients(
     return _dense(tape.gradient(gradients, sources, given, unconnected_gradients="zero"))
 
 
-def _dense(gradients: Any) -> tuple:
+def _dense(gradients: Sequence[Tensor]) -> tuple:
     """Tensors, also where a gradient came as slices."""
     return tuple(map(tf.convert_to_tensor, gradients))

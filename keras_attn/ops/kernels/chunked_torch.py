@@ -5,12 +5,12 @@ Hv value width; in a block: r rows, s keys.
 """
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from keras_attn.ops.biases import PositionBias
+from keras_attn._typing import Tensor
+from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.kernels import reference, schedule
 from keras_attn.ops.masks import AttentionMask
 
@@ -19,20 +19,20 @@ STRIDE = 1_000_003
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; memory grows with T + S."""
     keys = key.shape[1]
     mask = dataclasses.replace(mask, query_offset=int(mask.query_offset))
@@ -70,7 +70,7 @@ def attention(
     return torch.cat(contexts, 1)
 
 
-def _bias(bias: Any, rows: tuple, keys: tuple) -> Any:
+def _bias(bias: Bias | None, rows: tuple, keys: tuple) -> Bias | None:
     if isinstance(bias, PositionBias):
         return bias.shifted(keys[0], keys[0])
     if bias is None:

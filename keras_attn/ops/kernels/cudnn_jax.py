@@ -3,12 +3,12 @@
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from keras_attn.ops.kernels import chunked_jax
+from keras_attn._typing import Tensor
+from keras_attn.ops.biases import Bias
+from keras_attn.ops.kernels import Request, chunked_jax
 from keras_attn.ops.masks import AttentionMask
 
 # What reaches cuDNN as numbers; the rest would be a matrix of all logits.
@@ -16,20 +16,20 @@ MASKS = {"causal", "window", "key_padding", "query_padding"}
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; the logits never leave the chip.
 
     cuDNN takes a number of keys for each row of the batch, which says the same as a padding mask
@@ -46,12 +46,12 @@ def attention(
     counts = jnp.sum(keys, axis=1, dtype="int32")
     some = counts[:, None] > 0  # [B, 1]
 
-    def fused(query: Any, key: Any, value: Any) -> Any:
+    def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # Without a key its numbers would not be numbers: such a row sees one, and is zeroed.
         context = _cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale)
         return _shown(context, some if rows is None else some & rows)
 
-    def chunked(query: Any, key: Any, value: Any) -> Any:
+    def chunked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return chunked_jax.attention(
             query,
             key,
@@ -71,7 +71,7 @@ def attention(
     return jax.lax.cond(on_the_right, fused, chunked, query, key, value)
 
 
-def refusal(request: Any) -> str | None:
+def refusal(request: Request) -> str | None:
     """Why cuDNN cannot do this, or None."""
     mask = request.mask
     if jax.default_backend() != "gpu":
@@ -95,7 +95,9 @@ def refusal(request: Any) -> str | None:
     return None
 
 
-def _cudnn(query: Any, key: Any, value: Any, counts: Any, mask: AttentionMask, scale: float) -> Any:
+def _cudnn(
+    query: Tensor, key: Tensor, value: Tensor, counts: Tensor, mask: AttentionMask, scale: float
+) -> Tensor:
     return jax.nn.dot_product_attention(
         query,
         key,
@@ -108,12 +110,12 @@ def _cudnn(query: Any, key: Any, value: Any, counts: Any, mask: AttentionMask, s
     )
 
 
-def _zeroed(tensor: Any, padding: Any) -> tuple:
+def _zeroed(tensor: Tensor, padding: Tensor) -> tuple:
     """Zeros at the padding, whatever is there, and the padding mask as bool."""
     padding = jnp.asarray(padding, bool)
     return jnp.where(padding[:, :, None, None], tensor, 0), padding
 
 
-def _shown(context: Any, rows: Any) -> Any:
+def _shown(context: Tensor, rows: Tensor | None) -> Tensor:
     """Zeros in the rows that may attend to nothing."""
     return context if rows is None else jnp.where(rows[:, :, None, None], context, 0)

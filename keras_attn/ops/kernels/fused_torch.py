@@ -4,13 +4,14 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 """
 
 import contextlib
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from keras_attn._typing import Tensor
 from keras_attn.backend.torch import seeded
 from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.kernels import Request
 from keras_attn.ops.kernels.reference import hidden, visible_pairs, zeroed
 from keras_attn.ops.masks import AttentionMask
 
@@ -19,20 +20,20 @@ MASKS = {"causal", "key_padding", "query_padding", "dense"}
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Tensor | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; the logits never leave the chip."""
     queries, keys = mask.visible_queries(), mask.visible_keys()
     rows = None
@@ -65,7 +66,7 @@ def attention(
     return context.transpose(1, 2)
 
 
-def refusal(request: Any) -> str | None:
+def refusal(request: Request) -> str | None:
     """Why torch cannot do this, or None."""
     mask = request.mask
     if request.dropout and not torch.cuda.is_available():
@@ -85,6 +86,6 @@ def refusal(request: Any) -> str | None:
     return None
 
 
-def _rounds(bias: Any, dtype: str) -> bool:
+def _rounds(bias: Tensor, dtype: str) -> bool:
     """Whether a number of the bias has no equal in the query's dtype."""
     return torch.promote_types(bias.dtype, getattr(torch, dtype)) != getattr(torch, dtype)

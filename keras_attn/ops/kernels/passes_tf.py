@@ -4,11 +4,13 @@ Letters: B batch, T query length, S key length, K key/value heads, H head width,
 a tile: k key/value heads, r rows, s keys.
 """
 
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.backend.tensorflow import loop, size
+from keras_attn.ops.biases import Bias
 from keras_attn.ops.kernels import schedule
 from keras_attn.ops.kernels.plan_tf import Plan, cut_span
 from keras_attn.ops.kernels.terms_tf import (
@@ -20,13 +22,13 @@ from keras_attn.ops.kernels.terms_tf import (
 from keras_attn.ops.kernels.tiles_tf import context_of, cut_tile, gradients_of
 
 
-def forward(plan: Plan, query: Any, key: Any, value: Any, bias: Any) -> Any:
+def forward(plan: Plan, query: Tensor, key: Tensor, value: Tensor, bias: Bias | None) -> Tensor:
     """The context `[B, T, N, Hv]`."""
 
-    def run_span(index: Any, carry: tuple) -> tuple:
+    def run_span(index: Size, carry: tuple) -> tuple:
         span = cut_span(plan, index, key, value)
 
-        def run_block(index: Any, carry: tuple) -> tuple:
+        def run_block(index: Size, carry: tuple) -> tuple:
             context = context_of(plan, cut_tile(plan, span, index, query, bias))
             return carry, (tf.cast(context, query.dtype),)
 
@@ -38,16 +40,22 @@ def forward(plan: Plan, query: Any, key: Any, value: Any, bias: Any) -> Any:
 
 
 def backward(
-    plan: Plan, d_context: Any, context: Any, query: Any, key: Any, value: Any, bias: Any
+    plan: Plan,
+    d_context: Tensor,
+    context: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Bias | None,
 ) -> tuple:
     """The gradients of query, key, value, the bias's tensors and the sink, from the context's."""
     _, learned = split_bias(bias)
     sinks = () if plan.sink is None else (plan.sink,)
 
-    def run_span(index: Any, carry: tuple) -> tuple:
+    def run_span(index: Size, carry: tuple) -> tuple:
         span = cut_span(plan, index, key, value)
 
-        def run_block(index: Any, carry: tuple) -> tuple:
+        def run_block(index: Size, carry: tuple) -> tuple:
             sums, d_learned, d_sinks = carry
             tile = cut_tile(plan, span, index, query, bias)
             d_query, *parts, d_logits, d_sink = gradients_of(plan, tile, d_context, context)
@@ -78,21 +86,21 @@ def backward(
     return (*(_assemble(plan, part) for part in parts), *d_learned)
 
 
-def _add_heads(total: Any, place: Place, part: Any) -> Any:
+def _add_heads(total: Tensor, place: Place, part: Tensor) -> Tensor:
     """The sums `[N]` with those of a tile's heads `[k, G]`."""
     head, heads = place.heads
     places = (tf.range(heads) + head)[:, None]
     return tf.tensor_scatter_nd_add(total, places, tf.reshape(part, (-1,)))
 
 
-def _join(plan: Plan, blocks: Any) -> Any:
+def _join(plan: Plan, blocks: Tensor) -> Tensor:
     """`[T, ...]` from stacked blocks `[blocks, r, ...]`, whose last one overlaps."""
     whole = tf.reshape(blocks[:-1], (-1, *blocks.shape[2:]))
     rest = plan.length - (plan.blocks - 1) * plan.rows
     return tf.concat([whole, blocks[-1, plan.rows - rest :]], 0)
 
 
-def _assemble(plan: Plan, spans: Any) -> Any:
+def _assemble(plan: Plan, spans: Tensor) -> Tensor:
     """`[B, L, heads, width]` from stacked spans `[B runs, L, heads / runs, width]`."""
     length, heads, width = size(spans, 1), spans.shape[2], spans.shape[3]
     spans = tf.reshape(spans, (plan.batch, plan.runs, length, heads, width))
@@ -118,7 +126,7 @@ def _key_outputs(plan: Plan) -> tuple:
     return () if plan.mask.window is None else ("int32", plan.precision, plan.precision)
 
 
-def _add_keys(plan: Plan, sums: Any, place: Place, parts: list) -> tuple:
+def _add_keys(plan: Plan, sums: Sequence[Tensor], place: Place, parts: list) -> tuple:
     """The sums with a tile's parts `[k, s, H]`, and what `_all_keys` needs of this tile.
 
     In a band these are the places and sums of the keys that are done, up to r.
@@ -132,7 +140,7 @@ def _add_keys(plan: Plan, sums: Any, place: Place, parts: list) -> tuple:
     return tuple(total + part for total, part in zip(sums, parts, strict=True)), ()
 
 
-def _move_band(plan: Plan, sums: Any, first_key: Any, parts: list) -> tuple:
+def _move_band(plan: Plan, sums: Iterable[Tensor], first_key: Size, parts: list) -> tuple:
     first, *sums = sums
     rows = tf.range(plan.rows)
     moved = tf.minimum(first_key - first, plan.rows)  # more only in the first tile
@@ -146,7 +154,7 @@ def _move_band(plan: Plan, sums: Any, first_key: Any, parts: list) -> tuple:
     return (first_key, *sums), (places, *finished)
 
 
-def _all_keys(plan: Plan, sums: Any, outputs: list) -> list:
+def _all_keys(plan: Plan, sums: Sequence[Tensor], outputs: list) -> list:
     """The sums of all keys, first, `[S, k, H]`."""
     first, *sums = sums if plan.mask.window is not None else (None, *sums)
     totals = [tf.transpose(total, (1, 0, 2)) for total in sums]

@@ -5,10 +5,11 @@ group (N = K G), H head width, Hv value width; in a tile: k key/value heads, r r
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.backend.tensorflow import device, size, under_xla
 from keras_attn.ops.kernels import schedule
 from keras_attn.ops.kernels.terms_tf import Band, band_of
@@ -24,45 +25,45 @@ class Plan:
     """
 
     mask: AttentionMask
-    visible_keys: Any
-    visible_queries: Any
+    visible_keys: Tensor | None
+    visible_queries: Tensor | None
     scale: float
     logits_soft_cap: float | None
-    sink: Any
+    sink: Tensor | None
     dropout: float
-    seed: Any
-    batch: Any
-    length: Any
-    keys: Any
+    seed: Tensor | None
+    batch: Size
+    length: Size
+    keys: Size
     group: int
     heads: int
     runs: int
-    rows: Any
+    rows: Size
     band: Band | None
     precision: str
     fixed: bool
 
     @property
-    def spans(self) -> Any:
+    def spans(self) -> Size:
         """How many spans there are in the whole batch."""
         return self.batch * self.runs
 
     @property
-    def blocks(self) -> Any:
+    def blocks(self) -> Size:
         """How many blocks of rows; the last one is moved up to end with the query."""
         return (self.length + self.rows - 1) // self.rows
 
 
 def plan_of(
-    query: Any,
-    key: Any,
+    query: Tensor,
+    key: Tensor,
     *,
     mask: AttentionMask,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     block_size: int | None,
 ) -> Plan:
     """The plan for these tensors; `block_size` defaults to what fits the shapes."""
@@ -98,16 +99,16 @@ def plan_of(
 class Span(NamedTuple):
     """A run of key/value heads in one row of the batch, heads first."""
 
-    index: Any
-    batch: Any
-    head: Any
-    key: Any  # [k, S, H]
-    value: Any  # [k, S, Hv]
-    visible_queries: Any  # bool [T] or [1], or None
-    real: Any  # how many of the first j keys are no padding, [S + 1], or None if all are
+    index: Size
+    batch: Size
+    head: Size
+    key: Tensor  # [k, S, H]
+    value: Tensor  # [k, S, Hv]
+    visible_queries: Tensor | None  # bool [T] or [1], or None
+    real: Tensor | None  # how many of the first j keys are no padding, [S + 1], or None if all are
 
 
-def cut_span(plan: Plan, index: Any, key: Any, value: Any) -> Span:
+def cut_span(plan: Plan, index: Size, key: Tensor, value: Tensor) -> Span:
     """The span of this number."""
     batch, head = index // plan.runs, index % plan.runs * plan.heads
     visible, visible_queries = (
@@ -123,13 +124,13 @@ def cut_span(plan: Plan, index: Any, key: Any, value: Any) -> Span:
         parts.append(tf.transpose(product_type(part), (1, 0, 2)))
     real = None
     if plan.mask.key_padding is not None:
-        row = plan.mask.block((batch, 1), (0, 1), (0, 1), (0, plan.keys)).key_padding[0]
-        real = tf.broadcast_to(tf.cast(row, "int32"), (plan.keys,))
+        row = plan.mask.block((batch, 1), (0, 1), (0, 1), (0, plan.keys)).key_padding
+        real = tf.broadcast_to(tf.cast(row, "int32")[0], (plan.keys,))
         real = tf.pad(tf.cumsum(real), ((1, 0),))
     return Span(index, batch, head, parts[0], parts[1], visible_queries, real)
 
 
-def key_range(plan: Plan, span: Span, row: Any) -> tuple:
+def key_range(plan: Plan, span: Span, row: Size) -> tuple:
     """The first key that the block of rows from `row` may see, and how many there are."""
     mask, keys = plan.mask, plan.keys
     if mask.window is not None:
@@ -147,16 +148,16 @@ def key_range(plan: Plan, span: Span, row: Any) -> tuple:
     return start, tf.maximum(stop - start, 0)
 
 
-def _range_of_ids(plan: Plan, span: Span, row: Any) -> tuple:
+def _range_of_ids(plan: Plan, span: Span, row: Size) -> tuple:
     """From the first to the last key whose id lies between the smallest and largest of the rows."""
     block = plan.mask.block((span.batch, 1), (0, 1), (row, plan.rows), (0, plan.keys))
-    rows, keys = block.query_sequence_ids, block.key_sequence_ids[0]
+    rows, keys = block.query_sequence_ids, tf.squeeze(block.key_sequence_ids, 0)
     inside = (keys >= tf.reduce_min(rows)) & (keys <= tf.reduce_max(rows))
     found = tf.where(inside, tf.range(plan.keys), -1)
     last = tf.reduce_max(found)
     return tf.where(last < 0, 0, tf.argmax(inside, output_type=tf.int32)), last + 1
 
 
-def product_type(tensor: Any) -> Any:
+def product_type(tensor: Tensor) -> Tensor:
     """The tensor in the type of the products; there are no fast ones in float16 on a CPU."""
     return tf.cast(tensor, "float32") if tensor.dtype == tf.float16 else tensor

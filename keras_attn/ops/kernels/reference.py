@@ -5,31 +5,31 @@ group (N = K G), H head width.
 """
 
 import math
-from typing import Any
 
 from keras import ops
 
+from keras_attn._typing import Nested, Size, Tensor
 from keras_attn.ops import random
-from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.masks import AttentionMask
 from keras_attn.ops.numerics import softmax, widen
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: None,
-) -> Any:
+) -> Nested:
     """See `keras_attn.ops.attention`; memory grows with T x S."""
     query_length, key_length = ops.shape(query)[1], ops.shape(key)[1]
     visible = mask.materialize(query_length, key_length)
@@ -62,7 +62,7 @@ def attention(
     return (context, weights) if return_scores else context
 
 
-def visible_pairs(visible: Any, bias: Any, may_empty_rows: bool) -> tuple[Any, Any]:
+def visible_pairs(visible: Tensor | None, bias: Tensor | None, may_empty_rows: bool) -> tuple:
     """Which query sees which key, and which query sees any; None where all do.
 
     A bias of minus infinity hides, as a mask does.
@@ -83,7 +83,7 @@ def visible_pairs(visible: Any, bias: Any, may_empty_rows: bool) -> tuple[Any, A
     return visible, ops.any(visible, axis=-1, keepdims=True)
 
 
-def hidden(some: Any) -> Any:
+def hidden(some: Tensor | None) -> Tensor:
     """The logit of a hidden key: its weight is exactly zero, whatever the others are.
 
     A row of nothing else stays a number; its weights are zeroed afterwards.
@@ -91,12 +91,12 @@ def hidden(some: Any) -> Any:
     return -math.inf if some is None else ops.where(some, -math.inf, 0.0)
 
 
-def zeroed(tensor: Any, visible: Any) -> Any:
+def zeroed(tensor: Tensor, visible: Tensor | None) -> Tensor:
     """Zeros at the hidden places of `[B, heads, L, width]`: NaN times a weight of zero is NaN."""
     return tensor if visible is None else ops.where(ops.expand_dims(visible, (1, 3)), tensor, 0.0)
 
 
-def _logits(rows: Any, columns: Any) -> Any:
+def _logits(rows: Tensor, columns: Tensor) -> Tensor:
     batch, heads, length, width = ops.shape(rows)
     # Not `ops.matmul`, which rounds float64 to float32 on torch.
     # The second transposition is a flag of the product, and the first undoes that of
@@ -110,7 +110,7 @@ def _logits(rows: Any, columns: Any) -> Any:
     return ops.reshape(logits, (batch, heads, length, ops.shape(columns)[2]))
 
 
-def _context(weights: Any, values: Any) -> Any:
+def _context(weights: Tensor, values: Tensor) -> Tensor:
     batch, heads, length, keys = ops.shape(weights)
     if heads != values.shape[1]:
         group = heads // values.shape[1]
@@ -118,14 +118,16 @@ def _context(weights: Any, values: Any) -> Any:
     return ops.reshape(weights @ values, (batch, heads, length, values.shape[-1]))
 
 
-def _bias(bias: Any, mask: AttentionMask, query_length: Any, key_length: Any, dtype: Any) -> Any:
+def _bias(
+    bias: Bias, mask: AttentionMask, query_length: Size, key_length: Size, dtype: str
+) -> Tensor:
     if not isinstance(bias, PositionBias):
         return ops.cast(bias, dtype)
     query_positions = ops.arange(query_length, dtype="int32") + mask.query_offset
     return bias.materialize(query_positions, ops.arange(key_length, dtype="int32"), dtype)[None]
 
 
-def _softmax(logits: Any, sink: Any) -> Any:
+def _softmax(logits: Tensor, sink: Tensor | None) -> Tensor:
     if sink is not None:
         column = ops.cast(sink, logits.dtype)[:, None, None]  # [N, 1, 1]
         column = ops.broadcast_to(column, (*ops.shape(logits)[:3], 1))

@@ -4,10 +4,11 @@ Numbers are Python integers if shapes are static, and otherwise scalar tensors (
 known at run time, a position in a loop).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.ops.masks import AttentionMask
 
 # Logits in a block of all heads, and its rows, on JAX and torch. Small enough for the memory to
@@ -38,7 +39,7 @@ TILES = {"cpu": Tile(2**21, (128, 512)), "gpu": Tile(2**25, (512, 4096))}
 STAGES = 4
 
 
-def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | None) -> int:
+def rows_of_block(mask: AttentionMask, query: Tensor, keys: int, block_size: int | None) -> int:
     """How many query rows a block of all heads has: `block_size` if given, else what fits."""
     batch, length, heads, _ = query.shape
     seen = keys if mask.sides is None else min(keys, 3 * sum(mask.sides) // 2)
@@ -49,8 +50,8 @@ def rows_of_block(mask: AttentionMask, query: Any, keys: int, block_size: int | 
 
 
 def rows_of_tile(
-    mask: AttentionMask, length: Any, keys: Any, group: int, block_size: int | None, tile: Tile
-) -> Any:
+    mask: AttentionMask, length: Size, keys: Size, group: int, block_size: int | None, tile: Tile
+) -> Size:
     """How many query rows a tile of `group` query heads has: `block_size` if given, else what fits.
 
     All tiles have equally many, up to one: the last, moved up to end with the query, then computes
@@ -69,7 +70,7 @@ def rows_of_tile(
     return least(length, -(-length // blocks))
 
 
-def heads_of_tile(heads: int, logits: Any, tile: Tile) -> int:
+def heads_of_tile(heads: int, logits: Size, tile: Tile) -> int:
     """How many of the key/value heads share a tile, where each has so many logits."""
     if not isinstance(logits, int):
         return 1
@@ -91,7 +92,7 @@ def stages(mask: AttentionMask, length: int, keys: int, rows: int) -> list[tuple
     ]
 
 
-def key_range(mask: AttentionMask, row: Any, rows: Any, keys: Any) -> tuple[Any, Any]:
+def key_range(mask: AttentionMask, row: Size, rows: Size, keys: Size) -> tuple[Size, Size]:
     """From which key on and up to which the rows from `row` may see: `(start, stop)`."""
     first = row + mask.query_offset
     start, stop = 0, keys
@@ -103,12 +104,12 @@ def key_range(mask: AttentionMask, row: Any, rows: Any, keys: Any) -> tuple[Any,
     return start, stop
 
 
-def band(mask: AttentionMask, rows: Any, keys: Any) -> Any:
+def band(mask: AttentionMask, rows: Size, keys: Size) -> Size:
     """How many keys the window leaves to a block of rows at most; all without a window."""
     return keys if mask.reach is None else least(keys, rows + sum(mask.reach))
 
 
-def band_start(mask: AttentionMask, row: Any, keys: Any, size: Any) -> Any:
+def band_start(mask: AttentionMask, row: Size, keys: Size, size: Size) -> Size:
     """The first key of the band of `size` keys that holds all that the rows from `row` may see."""
     if mask.reach is None or size is keys:
         return 0
@@ -116,16 +117,16 @@ def band_start(mask: AttentionMask, row: Any, keys: Any, size: Any) -> Any:
     return _clip(row + mask.query_offset - before, 0, keys - size)
 
 
-def least(first: Any, second: Any) -> Any:
+def least(first: Size, second: Size) -> Size:
     """The smaller one."""
     known = isinstance(first, int) and isinstance(second, int)
     return min(first, second) if known else ops.minimum(first, second)
 
 
-def _greatest(first: Any, second: Any) -> Any:
+def _greatest(first: Size, second: Size) -> Size:
     known = isinstance(first, int) and isinstance(second, int)
     return max(first, second) if known else ops.maximum(first, second)
 
 
-def _clip(number: Any, low: Any, high: Any) -> Any:
+def _clip(number: Size, low: Size, high: Size) -> Size:
     return least(_greatest(number, low), high)

@@ -4,7 +4,6 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 
+from keras_attn._typing import Tensor
+from keras_attn.ops.biases import Bias
+from keras_attn.ops.kernels import Request
 from keras_attn.ops.kernels.reference import zeroed
 from keras_attn.ops.masks import AttentionMask
 
@@ -26,20 +28,20 @@ HIDDEN = np.iinfo("int32").min  # the sequence of keys that no query sees
 
 
 def attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     *,
     mask: AttentionMask,
-    bias: Any,
+    bias: Bias | None,
     scale: float,
     logits_soft_cap: float | None,
-    sink: Any,
+    sink: Tensor | None,
     dropout: float,
-    seed: Any,
+    seed: Tensor | None,
     return_scores: bool,
     block_size: int | None,
-) -> Any:
+) -> Tensor:
     """See `keras_attn.ops.attention`; the logits never leave the chip.
 
     Padding and packed rows are sequence ids to it. What a causal mask or a window hides is known
@@ -60,7 +62,7 @@ def attention(
     sink = jnp.full(query.shape[2], NOTHING) if sink is None else jnp.asarray(sink)
     visible, sizes = _visible(mask, rows, columns), _block_sizes(rows, columns)
 
-    def attend(query: Any, key: Any, value: Any, sink: Any, ids: Any) -> Any:
+    def attend(query: Tensor, key: Tensor, value: Tensor, sink: Tensor, ids: Tensor) -> Tensor:
         kernel = splash.make_splash_mha(
             masks.MultiHeadMask([visible] * query.shape[1]),
             block_sizes=sizes,
@@ -70,7 +72,7 @@ def attention(
             interpret=INTERPRET,
         )
 
-        def one(query: Any, key: Any, value: Any, ids: Any) -> Any:
+        def one(query: Tensor, key: Tensor, value: Tensor, ids: Tensor) -> Tensor:
             return kernel(query, key, value, ids, sink.astype("float32"))
 
         return jax.vmap(one)(query, key, value, ids)
@@ -79,7 +81,7 @@ def attention(
     return zeroed(context, mask.query_padding).swapaxes(1, 2)
 
 
-def refusal(request: Any) -> str | None:
+def refusal(request: Request) -> str | None:
     """Why splash attention cannot do this, or None."""
     if jax.default_backend() != "tpu":
         return "splash attention needs a TPU"
@@ -100,7 +102,7 @@ def refusal(request: Any) -> str | None:
     return None
 
 
-def _sequence_ids(mask: AttentionMask, shape: tuple, rows: int, columns: int) -> Any:
+def _sequence_ids(mask: AttentionMask, shape: tuple, rows: int, columns: int) -> Tensor | None:
     """The sequence of each query and each key, of the filled lengths; None if all are one."""
     batch, length, keys = shape
     if mask.key_padding is None and mask.query_sequence_ids is None and keys == columns:
@@ -117,7 +119,7 @@ def _sequence_ids(mask: AttentionMask, shape: tuple, rows: int, columns: int) ->
     )
 
 
-def _filled(tensor: Any, size: int) -> Any:
+def _filled(tensor: Tensor, size: int) -> Tensor:
     """`[B, heads, size, H]`, with zeros behind, from `[B, heads, length, H]`."""
     return jnp.pad(tensor, ((0, 0), (0, 0), (0, size - tensor.shape[2]), (0, 0)))
 
@@ -151,7 +153,7 @@ def _batch_axis() -> tuple[str | None, int]:
     return axis, mesh.shape[mesh.axis_names.index(axis)]
 
 
-def _on_each_device(attend: Callable[..., Any], key_heads: int) -> Callable[..., Any]:
+def _on_each_device(attend: Callable[..., Tensor], key_heads: int) -> Callable[..., Tensor]:
     """The function, on a mesh of Keras for the rows and heads of each device by itself.
 
     The compiler cannot split a kernel of Pallas.

@@ -4,13 +4,15 @@ Letters: B batch, T query length, S key length, N query heads, G heads in a grou
 key/value heads, r rows, s keys.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.backend.tensorflow import size
-from keras_attn.ops.biases import PositionBias
+from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.masks import AttentionMask
 
 # Far below any product of a query and a key.
@@ -28,12 +30,12 @@ class Place(NamedTuple):
     rows: tuple
     keys: tuple
 
-    def row_positions(self, mask: AttentionMask) -> Any:
+    def row_positions(self, mask: AttentionMask) -> Tensor:
         """The positions of the rows among the keys, `[r]`."""
         row, rows = self.rows
         return tf.range(rows) + (row + mask.query_offset)
 
-    def key_positions(self) -> Any:
+    def key_positions(self) -> Tensor:
         """The positions of the keys, `[s]`."""
         key, keys = self.keys
         return tf.range(keys) + key
@@ -46,18 +48,18 @@ class Band(NamedTuple):
     table; comparing the positions again in each tile would cost more than its softmax.
     """
 
-    visible: Any  # bool [r, behind + beyond]
-    added: Any  # 0 where visible, else MASKED
-    behind: Any  # how far the first key of a tile may be behind its first row, and yet matter
+    visible: Tensor  # bool [r, behind + beyond]
+    added: Tensor  # 0 where visible, else MASKED
+    behind: Size  # how far the first key of a tile may be behind its first row, and yet matter
 
-    def part(self, table: Any, place: Place, mask: AttentionMask) -> Any:
+    def part(self, table: Tensor, place: Place, mask: AttentionMask) -> Tensor:
         """The part `[1, 1, r, s]` of `visible` or `added` in a tile."""
         behind = place.rows[0] + mask.query_offset - place.keys[0]
         begin = tf.maximum(self.behind - behind, 0)
         return tf.slice(table, (0, begin), (place.rows[1], place.keys[1]))[None, None]
 
 
-def band_of(mask: AttentionMask, rows: Any, most: Any, keys: Any, dtype: str) -> Band | None:
+def band_of(mask: AttentionMask, rows: Size, most: Size, keys: Size, dtype: str) -> Band | None:
     """The band of tiles that are `most` keys wide at most; None where the mask has none."""
     if not (mask.causal or mask.window is not None) or not mask.structure <= _BAND_PARTS:
         return None
@@ -70,7 +72,9 @@ def band_of(mask: AttentionMask, rows: Any, most: Any, keys: Any, dtype: str) ->
     return Band(allowed, tf.cast(tf.where(allowed, 0.0, MASKED), dtype), behind)
 
 
-def rows_with_a_key(mask: AttentionMask, place: Place, keys: Any, real: Any) -> Any:
+def rows_with_a_key(
+    mask: AttentionMask, place: Place, keys: Size, real: Tensor | None
+) -> Tensor | None:
     """Which rows of the tile have a key in the band, bool `[1, 1, r, 1]`; None if all have one.
 
     `real[j]` is how many of the first j keys are no padding; None if all are.
@@ -84,7 +88,7 @@ def rows_with_a_key(mask: AttentionMask, place: Place, keys: Any, real: Any) -> 
     return (found > 0)[None, None, :, None]
 
 
-def _first_and_last_key(mask: AttentionMask, row: Any) -> tuple:
+def _first_and_last_key(mask: AttentionMask, row: Size) -> tuple:
     if mask.reach is None:
         return tf.zeros_like(row), row
     before, after = mask.reach
@@ -95,7 +99,7 @@ def _first_and_last_key(mask: AttentionMask, row: Any) -> tuple:
 # apart from it.
 
 
-def split_bias(bias: Any) -> tuple:
+def split_bias(bias: Bias | None) -> tuple:
     """What is the same for equal functions of the bias's tensors, and these tensors."""
     if bias is None:
         return None, ()
@@ -106,7 +110,7 @@ def split_bias(bias: Any) -> tuple:
     return (bias.function, *constants), tuple(map(tf.convert_to_tensor, tensors))
 
 
-def with_tensors(bias: Any, tensors: Any) -> Any:
+def with_tensors(bias: Bias | None, tensors: Sequence[Tensor]) -> Bias | None:
     """The bias with these tensors in the place of its own."""
     if not isinstance(bias, PositionBias):
         return tensors[0] if tensors else None
@@ -115,7 +119,7 @@ def with_tensors(bias: Any, tensors: Any) -> Any:
     return PositionBias(bias.function, tuple(every))
 
 
-def bias_in(bias: Any, place: Place, mask: AttentionMask, dtype: str) -> Any:
+def bias_in(bias: Bias | None, place: Place, mask: AttentionMask, dtype: str) -> Tensor:
     """What a bias adds to the tile's logits, `[1, k G or 1, r or 1, s or 1]`."""
     if not isinstance(bias, PositionBias):
         starts, counts = zip(*_ranges(bias, place), strict=True)
@@ -126,7 +130,7 @@ def bias_in(bias: Any, place: Place, mask: AttentionMask, dtype: str) -> Any:
     return PositionBias(bias.function, parts).materialize(*positions, dtype)[None]
 
 
-def no_bias_gradients(bias: Any, tensors: Any, dtype: str) -> tuple:
+def no_bias_gradients(bias: Bias | None, tensors: Sequence[Tensor], dtype: str) -> tuple:
     """Sums of zero for the gradients of the bias's tensors."""
     if isinstance(bias, PositionBias):
         return tuple(tf.zeros(tf.shape(tensor), dtype) for tensor in tensors)
@@ -136,7 +140,12 @@ def no_bias_gradients(bias: Any, tensors: Any, dtype: str) -> tuple:
 
 
 def add_bias_gradients(
-    sums: tuple, bias: Any, tensors: Any, place: Place, mask: AttentionMask, d_logits: Any
+    sums: tuple,
+    bias: Bias | None,
+    tensors: Sequence[Tensor],
+    place: Place,
+    mask: AttentionMask,
+    d_logits: Tensor,
 ) -> tuple:
     """The sums with what a tile adds, from the gradient of its logits `[k, G, r, s]`."""
     if not tensors:
@@ -156,7 +165,7 @@ def add_bias_gradients(
     )
 
 
-def _add_rows(total: Any, bias: Any, place: Place, d_logits: Any) -> Any:
+def _add_rows(total: Tensor, bias: Tensor, place: Place, d_logits: Tensor) -> Tensor:
     """Sum over the broadcast axes and add to the tile's rows."""
     d_bias = tf.reshape(d_logits, (1, place.heads[1], place.rows[1], place.keys[1]))
     for axis in (1, 2, 3):
@@ -172,5 +181,5 @@ def _add_rows(total: Any, bias: Any, place: Place, d_logits: Any) -> Any:
     return tf.tensor_scatter_nd_add(total, tf.reshape(places, (-1, 1)), d_bias)
 
 
-def _ranges(bias: Any, place: Place) -> list[tuple]:
+def _ranges(bias: Tensor, place: Place) -> list[tuple]:
     return [(0, 1) if one == 1 else part for one, part in zip(bias.shape, place, strict=True)]

@@ -5,12 +5,14 @@ in a tile: k key/value heads, r rows, s keys.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_attn._typing import Size, Tensor
 from keras_attn.backend.tensorflow import size
 from keras_attn.ops import random
+from keras_attn.ops.biases import Bias
 from keras_attn.ops.kernels.plan_tf import Plan, Span, key_range, product_type
 from keras_attn.ops.kernels.reference import hidden, visible_pairs
 from keras_attn.ops.kernels.terms_tf import MASKED, Place, bias_in, rows_with_a_key
@@ -20,17 +22,18 @@ class Tile(NamedTuple):
     """A block of query rows of one span, with the keys that they may see."""
 
     span: Span
-    index: Any
+    index: Size
     place: Place
-    query: Any  # [k, G r, H]
-    key: Any  # [k, s, H]
-    value: Any  # [k, s, Hv]
-    tanh: Any  # of the logits over their cap, [k, G, r, s]; None where they have none
-    weights: Any  # [k, G r, s]
-    alive: Any  # which rows have a key, 1 or 0, broadcastable to [k, G, r, 1]; None if all have
+    query: Tensor  # [k, G r, H]
+    key: Tensor  # [k, s, H]
+    value: Tensor  # [k, s, Hv]
+    tanh: Tensor | None  # of the logits over their cap, [k, G, r, s]; None where they have none
+    weights: Tensor  # [k, G r, s]
+    # Which rows have a key, 1 or 0, broadcastable to [k, G, r, 1]; None if all have.
+    alive: Tensor | None
 
 
-def cut_tile(plan: Plan, span: Span, index: Any, query: Any, bias: Any) -> Tile:
+def cut_tile(plan: Plan, span: Span, index: Size, query: Tensor, bias: Bias | None) -> Tile:
     """The tile of this number, and its weights before dropout."""
     row = tf.minimum(index * plan.rows, plan.length - plan.rows)
     heads = span.head * plan.group, plan.heads * plan.group
@@ -57,7 +60,7 @@ def cut_tile(plan: Plan, span: Span, index: Any, query: Any, bias: Any) -> Tile:
     return Tile(span, index, place, rows, key, value, tanh, weights, alive)
 
 
-def context_of(plan: Plan, tile: Tile) -> Any:
+def context_of(plan: Plan, tile: Tile) -> Tensor:
     """`[r, k G, Hv]`."""
     weights = tile.weights * _keep(plan, tile) if plan.dropout else tile.weights
     found = tf.matmul(tf.cast(weights, tile.value.dtype), tile.value)
@@ -65,7 +68,7 @@ def context_of(plan: Plan, tile: Tile) -> Any:
     return _rows_first(plan, found if tile.alive is None else found * tile.alive)
 
 
-def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
+def gradients_of(plan: Plan, tile: Tile, d_context: Tensor, context: Tensor) -> tuple:
     """Of query `[r, k G, H]`, key and value `[k, s, ...]`, logits `[k, G, r, s]`, sink `[k G]`."""
     fresh = tf.range(plan.rows) + tile.place.rows[0] >= tile.index * plan.rows
     fresh = tf.cast(fresh, plan.precision)[:, None]
@@ -87,7 +90,7 @@ def gradients_of(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
     return d_query, d_key, d_value, d_logits, d_sink
 
 
-def _d_logits(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
+def _d_logits(plan: Plan, tile: Tile, d_context: Tensor, context: Tensor) -> tuple:
     """The weights after dropout, and the gradient of the logits after their cap."""
     weights, value = tile.weights, tile.value
     if plan.dropout or value.dtype not in (tf.float32, tf.float64):
@@ -103,7 +106,7 @@ def _d_logits(plan: Plan, tile: Tile, d_context: Any, context: Any) -> tuple:
     return weights, weights * tf.matmul(d_context, value, transpose_b=True)
 
 
-def _biased_logits(plan: Plan, place: Place, query: Any, key: Any, bias: Any) -> tuple:
+def _biased_logits(plan: Plan, place: Place, query: Tensor, key: Tensor, bias: Tensor) -> tuple:
     """The logits `[k, G, r, s]` after bias, cap and mask; tanh; which rows have a key, or None."""
     block = plan.mask.block(*place)
     if plan.band is None:
@@ -123,7 +126,7 @@ def _biased_logits(plan: Plan, place: Place, query: Any, key: Any, bias: Any) ->
     return tf.where(visible_by_head, logits, low), tanh, some
 
 
-def _logits(plan: Plan, span: Span, place: Place, query: Any, key: Any) -> tuple:
+def _logits(plan: Plan, span: Span, place: Place, query: Tensor, key: Tensor) -> tuple:
     """As `_biased_logits`; without a bias adding -1e30 hides, which costs less than a choice."""
     rows, block = plan.mask.block(*place).without_query_padding()
     alive = None if rows is None else tf.cast(rows, "bool")[:, None, :, None]
@@ -149,7 +152,7 @@ def _logits(plan: Plan, span: Span, place: Place, query: Any, key: Any) -> tuple
     return logits, tanh, some if alive is None else alive if some is None else alive & some
 
 
-def _capped(plan: Plan, logits: Any) -> tuple:
+def _capped(plan: Plan, logits: Tensor) -> tuple:
     """The logits after their cap, and the tanh in it, or None."""
     cap = plan.logits_soft_cap
     if cap is None:
@@ -158,7 +161,7 @@ def _capped(plan: Plan, logits: Any) -> tuple:
     return cap * tanh, tanh
 
 
-def _softmax_with_sink(plan: Plan, place: Place, logits: Any) -> Any:
+def _softmax_with_sink(plan: Plan, place: Place, logits: Tensor) -> Tensor:
     """The weights `[k, G r, s]` of the logits `[k, G, r, s]` beside a sink for each head."""
     head, heads = place.heads
     sink = tf.cast(tf.slice(plan.sink, (head,), (heads,)), plan.precision)
@@ -168,11 +171,11 @@ def _softmax_with_sink(plan: Plan, place: Place, logits: Any) -> Any:
     return tf.reshape(weights, (plan.heads, -1, place.keys[1]))
 
 
-def _added(plan: Plan, visible: Any) -> Any:
+def _added(plan: Plan, visible: Tensor) -> Tensor:
     return tf.cast(tf.where(visible, 0.0, MASKED), plan.precision)
 
 
-def _products(plan: Plan, query: Any, key: Any, column: Any = None) -> Any:
+def _products(plan: Plan, query: Tensor, key: Tensor, column: Tensor | None = None) -> Tensor:
     """The products of queries and keys `[k, G r, s]`, plus `column` `[1, s]` in every row."""
     if column is not None:  # one more column of the product costs less than another pass
         column = tf.cast(column[..., None], key.dtype)  # [1, s, 1]
@@ -181,7 +184,7 @@ def _products(plan: Plan, query: Any, key: Any, column: Any = None) -> Any:
     return tf.cast(tf.matmul(query, key, transpose_b=True), plan.precision)
 
 
-def _keep(plan: Plan, tile: Tile) -> Any:
+def _keep(plan: Plan, tile: Tile) -> Tensor:
     """Zero where a weight is dropped, else what scales the others up, `[k, G r, s]`."""
     step = tile.span.index * plan.blocks + tile.index
     seed = tf.random.experimental.stateless_fold_in(tf.cast(plan.seed, "int32"), step)
@@ -189,7 +192,9 @@ def _keep(plan: Plan, tile: Tile) -> Any:
     return tf.cast(keep, plan.precision) * factor
 
 
-def _rows(plan: Plan, place: Place, tensor: Any, factor: Any = 1.0, visible: Any = None) -> Any:
+def _rows(
+    plan: Plan, place: Place, tensor: Tensor, factor: Tensor = 1.0, visible: Tensor | None = None
+) -> Tensor:
     """These rows `[k, G r, H]` of a tensor `[B, T, N, H]`, times a factor `[k, G, r, 1]`.
 
     Rows that are not visible are zeros.
@@ -204,19 +209,19 @@ def _rows(plan: Plan, place: Place, tensor: Any, factor: Any = 1.0, visible: Any
     return tf.reshape(_by_head(plan, part) * factor, (plan.heads, -1, width))
 
 
-def _rows_first(plan: Plan, tensor: Any) -> Any:
+def _rows_first(plan: Plan, tensor: Tensor) -> Tensor:
     """`[r, k G, H]` from `[k, G, r, H]`."""
     rows = tf.transpose(tensor, (2, 0, 1, 3))
     return tf.reshape(rows, (plan.rows, plan.heads * plan.group, tensor.shape[-1]))
 
 
-def _by_head(plan: Plan, tensor: Any) -> Any:
+def _by_head(plan: Plan, tensor: Tensor) -> Tensor:
     """`[k, G, r, ...]` from `[k, G r, ...]`."""
     width = size(tensor, len(tensor.shape) - 1)
     return tf.reshape(tensor, (plan.heads, plan.group, plan.rows, width))
 
 
-def _split_heads(plan: Plan, part: Any) -> Any:
+def _split_heads(plan: Plan, part: Tensor) -> Tensor:
     """`[k or 1, G or 1, ...]` from `[1, k G or 1, ...]`."""
     if part.shape[1] == 1:
         return part
