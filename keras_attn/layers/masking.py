@@ -3,16 +3,15 @@
 Letters: B batch, T query length, S key length.
 """
 
-from typing import Any
-
 from keras import ops
 
 from keras_attn._checks import check_shape
 from keras_attn._keras import get_keras_mask
+from keras_attn._typing import Nested, Size, Tensor
 from keras_attn.ops.masks import dense_mask
 
 
-def own_mask(inputs: Any, mask: Any) -> Any:
+def own_mask(inputs: Tensor, mask: Tensor | None) -> Tensor | None:
     """The given mask, or Keras' own mask of the inputs.
 
     Keras fills in an argument `mask` only if the inputs are the only tensor of a call; with
@@ -21,19 +20,19 @@ def own_mask(inputs: Any, mask: Any) -> Any:
     return get_keras_mask(inputs) if mask is None else mask
 
 
-def first_mask(masks: Any) -> Any:
+def first_mask(masks: Nested) -> Tensor | None:
     """The mask that is propagated to the output: that of the first input."""
     return masks[0] if isinstance(masks, list | tuple) else masks
 
 
-def both(first: Any, second: Any) -> Any:
+def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """True where both masks are True; None masks nothing."""
     if first is None or second is None:
         return second if first is None else first
     return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
 
 
-def without_hidden(inputs: Any, mask: Any) -> Any:
+def without_hidden(inputs: Tensor, mask: Tensor | None) -> Tensor:
     """`[B, T, D]` with zeros where the mask `[B, T]` is False.
 
     A weight of zero does not stop NaN or infinity: neither in a sum, nor in the gradient of a
@@ -45,7 +44,7 @@ def without_hidden(inputs: Any, mask: Any) -> Any:
     return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), inputs, 0.0)
 
 
-def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
+def pair_mask(query_mask: Tensor | None, memory_mask: Tensor | None) -> Tensor | None:
     """One mask broadcastable to `[B, T, S]` from the two masks; None if both are None."""
     pairs = None
     if memory_mask is not None:
@@ -56,7 +55,13 @@ def pair_mask(query_mask: Any, memory_mask: Any) -> Any:
     return pairs
 
 
-def to_attention_mask(mask: Any, batch: Any, heads: Any, queries: Any, keys: Any) -> Any:
+def to_attention_mask(
+    mask: Tensor | None,
+    batch: Size | None,
+    heads: Size | None,
+    queries: Size | None,
+    keys: Size | None,
+) -> Tensor | None:
     """An `attention_mask` of two to four axes as `[B or 1, N or 1, T, S]`, or None."""
     if mask is None:
         return None

@@ -1,7 +1,7 @@
 """What layers share that are made of other layers: projections, norms, positions, recomputation."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from keras_attn._keras import (
     register,
     set_keras_mask,
 )
+from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.ops.remat import remat
 
 _UNMERGED = "unmerged_"
@@ -32,7 +33,7 @@ NORMS: dict[str, Callable[..., keras.layers.Layer]] = {
 class CompositeLayer(keras.layers.Layer):
     """A layer whose file also saves how its parts were quantized, and their LoRA adapters."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """The arguments of every Keras layer."""
         return {**super().get_config(), **quantized_parts(self)}
 
@@ -70,7 +71,7 @@ class CompositeLayer(keras.layers.Layer):
         return {_place(part, self): part for part in parts if part.path}
 
 
-def quantized_parts(layer: keras.layers.Layer) -> dict[str, Any]:
+def quantized_parts(layer: keras.layers.Layer) -> Config:
     """`{"dtype": a policy for each part}`, or nothing where no part is quantized.
 
     Keras writes the policy of the layer alone, so that the parts would come back as they were
@@ -108,7 +109,7 @@ class Projection(keras.layers.Dense):
     TensorShape([2, 5, 3])
     """
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Project `[..., D]` to `[..., units]`."""
         return ops.dense(inputs, self.kernel, self.bias, self.activation)
 
@@ -124,14 +125,14 @@ class Projection(keras.layers.Dense):
             raise ValueError(_NO_FLOAT8_LORA)
         super().enable_lora(*args, **kwargs)
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, Tensor]) -> None:
         """Save as Dense does, and what is needed to continue the training of LoRA."""
         super().save_own_variables(store)
         if self.lora_enabled:
             for variable in self.variables:
                 store[f"{_UNMERGED}{variable.name}"] = variable
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Mapping[str, Tensor]) -> None:
         """Load with the adapters where both the layer and the file have them, else merged."""
         store = {key: store[key] for key in [*store.keys()]}
         merged = {key: value for key, value in store.items() if not key.startswith(_UNMERGED)}
@@ -154,7 +155,9 @@ def make_norm(kind: str, epsilon: float, **kwargs: Any) -> keras.layers.Layer:
     return norm
 
 
-def to_position(position: Any, num_heads: int) -> Any:
+def to_position(
+    position: keras.layers.Layer | Config | None, num_heads: int
+) -> keras.layers.Layer | None:
     """A position layer, given as itself or as its config, that fits `num_heads`; or None."""
     position = deserialize_shared(position)
     if position is None:
@@ -170,18 +173,18 @@ def to_position(position: Any, num_heads: int) -> Any:
     return position
 
 
-def recomputable(call: Callable[..., Any]) -> Callable[..., Any]:
+def recomputable(call: Callable[..., Nested]) -> Callable[..., Nested]:
     """`call`, of which training keeps only the inputs where the layer's `remat` says so."""
 
     @functools.wraps(call)
     def wrapped(
-        self: Any, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any
-    ) -> Any:
+        self: Any, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any
+    ) -> Nested:
         if not (self.remat and training):
             return call(self, inputs, *args, training=training, **kwargs)
         mask = get_keras_mask(inputs)
 
-        def function(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def function(inputs: Tensor, *args: Any, **kwargs: Any) -> Nested:
             if mask is not None:  # the recomputation starts from tensors that carry none
                 set_keras_mask(inputs, mask)
             return call(self, inputs, *args, training=True, **kwargs)

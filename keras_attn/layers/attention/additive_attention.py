@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
+from keras_attn._typing import Nested
 from keras_attn.layers.attention import drop_in
 
 
@@ -61,7 +62,7 @@ class AdditiveAttention(keras.layers.AdditiveAttention):
         training: bool = False,
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Attend from the first of `inputs` to the others."""
         flags = (training, return_attention_scores, use_causal_mask)
         return drop_in.attend_list(self, inputs, mask, *flags, dot=False)

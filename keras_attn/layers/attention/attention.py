@@ -3,11 +3,10 @@
 Letters: B batch, T query length, S key length, D width of queries and keys, Dv width of values.
 """
 
-from typing import Any
-
 import keras
 
 from keras_attn._keras import register
+from keras_attn._typing import Nested
 from keras_attn.layers.attention import drop_in
 
 
@@ -55,7 +54,7 @@ class Attention(keras.layers.Attention):
         training: bool = False,
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Attend from the first of `inputs` to the others."""
         flags = (training, return_attention_scores, use_causal_mask)
         return drop_in.attend_list(self, inputs, mask, *flags, dot=self.score_mode == "dot")

@@ -11,6 +11,7 @@ from keras import ops
 from keras_attn import backend
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import deserialize_shared, register, serialize_shared
+from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
 from keras_attn.layers.masking import without_hidden
 from keras_attn.ops.random import SeedGenerator
@@ -70,7 +71,7 @@ class AttentionDecoder(keras.layers.Layer):
         self.seed_generator = SeedGenerator(getattr(cell.attention, "seed", None))
         self.supports_masking = True
 
-    def build(self, inputs_shape: Any, memory_shape: Any) -> None:
+    def build(self, inputs_shape: Shape, memory_shape: Shape) -> None:
         """Build the cell."""
         for name, shape in (("inputs", inputs_shape), ("memory", memory_shape)):
             check_shape(name, shape, batch=None, length=None, width=None)
@@ -79,14 +80,14 @@ class AttentionDecoder(keras.layers.Layer):
 
     def call(
         self,
-        inputs: Any,
-        memory: Any,
-        initial_state: Any = None,
-        inputs_mask: Any = None,
-        memory_mask: Any = None,
+        inputs: Tensor,
+        memory: Tensor,
+        initial_state: Nested | None = None,
+        inputs_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Decode all steps of `inputs`."""
         inputs_mask, memory_mask = self._checked(inputs, memory, inputs_mask, memory_mask)
         states = self.cell.get_initial_state(
@@ -104,7 +105,7 @@ class AttentionDecoder(keras.layers.Layer):
             seed = self.seed_generator.next()
             self.cell.get_dropout_mask(inputs[:, 0])
 
-        def step(row: Any, states: list) -> tuple[tuple, list]:
+        def step(row: Tensor, states: list) -> tuple[tuple, list]:
             row_inputs, active = row[:, :-1], row[:, -1:] > 0
             _, after = self.cell(
                 row_inputs, [*states, *memory_states], seed=seed, training=training
@@ -125,20 +126,20 @@ class AttentionDecoder(keras.layers.Layer):
         weights = ops.cast(weights, "float32")  # [B, T, S]
         return outputs, ops.where(inputs_mask[:, :, None], weights, 0.0)
 
-    def compute_output_shape(self, inputs_shape: Any, memory_shape: Any) -> tuple:
+    def compute_output_shape(self, inputs_shape: Shape, memory_shape: Shape) -> Shape:
         """Shape of the output without the weights."""
         return (*inputs_shape[:2], self.cell.output_size)
 
     def compute_output_spec(
         self,
-        inputs: Any,
-        memory: Any,
-        initial_state: Any = None,
-        inputs_mask: Any = None,
-        memory_mask: Any = None,
+        inputs: Tensor,
+        memory: Tensor,
+        initial_state: Nested | None = None,
+        inputs_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Symbolic output, and symbolic weights if they are asked for."""
         self._checked(inputs, memory, inputs_mask, memory_mask)
         shape = self.compute_output_shape(inputs.shape, memory.shape)
@@ -148,7 +149,9 @@ class AttentionDecoder(keras.layers.Layer):
         weights_shape = (*inputs.shape[:2], memory.shape[1])
         return outputs, keras.KerasTensor(weights_shape, dtype="float32")
 
-    def _checked(self, inputs: Any, memory: Any, inputs_mask: Any, memory_mask: Any) -> tuple:
+    def _checked(
+        self, inputs: Tensor, memory: Tensor, inputs_mask: Tensor | None, memory_mask: Tensor | None
+    ) -> tuple:
         """The two masks, with checked shapes."""
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         batch, length, _ = inputs.shape
@@ -158,6 +161,6 @@ class AttentionDecoder(keras.layers.Layer):
             to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),
         )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "cell": serialize_shared(self.cell)}

@@ -4,6 +4,7 @@ Letters: B batch, T steps, S memory length, Dm memory width, A width of the atte
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras_attn._keras import (
     serialize_shared,
     takes_training,
 )
+from keras_attn._typing import Config, Nested, Shape, Size, Tensor
 from keras_attn.layers.masking import without_hidden
 
 _QUERY_STATES = ("previous", "current")
@@ -94,7 +96,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         self.input_feeding = input_feeding
 
     @classmethod
-    def from_config(cls, config: dict) -> "AttentionDecoderCell":
+    def from_config(cls, config: Config) -> "AttentionDecoderCell":
         """The cell of a configuration; version 0.1.0 wrote `query` for `query_state`."""
         if "query" in config:
             config = {**config, "query_state": config["query"]}
@@ -124,7 +126,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         """Width of the output; None before the cell is built."""
         return self._output_size if self.built else None
 
-    def build(self, input_shape: Any, memory_shape: Any = None) -> None:
+    def build(self, input_shape: Shape, memory_shape: Shape | None = None) -> None:
         """Build attention and cell, which need the shape `[B, S, Dm]` of the memory."""
         if memory_shape is None:
             raise ValueError(
@@ -144,7 +146,11 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         self.built = True
 
     def get_initial_state(
-        self, batch_size: Any = None, memory: Any = None, memory_mask: Any = None, cell: Any = None
+        self,
+        batch_size: Size | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cell: Nested | None = None,
     ) -> list:
         """The states before the first step; the cell must be built.
 
@@ -176,11 +182,17 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             ops.cast(memory_mask, "bool"),
         ]
 
-    def call(self, inputs: Any, states: Any, seed: Any = None, training: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Tensor,
+        states: Sequence[Tensor],
+        seed: Tensor | None = None,
+        training: bool = False,
+    ) -> tuple[Tensor, list]:
         """One step."""
         output, *inner, last_weights, position, memory, keys, memory_mask = states
 
-        def attend(query: Any) -> tuple[Any, Any]:
+        def attend(query: Tensor) -> tuple[Tensor, Tensor]:
             answer, weights = self.attention(
                 query[:, None, :],
                 memory,
@@ -204,19 +216,23 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         states = [output, *tree.flatten(inner), weights, position + 1, memory, keys, memory_mask]
         return output, states
 
-    def compute_output_shape(self, inputs_shape: Any, states_shape: Any = None) -> tuple:
+    def compute_output_shape(self, inputs_shape: Shape, states_shape: Shape | None = None) -> Shape:
         """Shape of the output of a step."""
         return (inputs_shape[0], self.output_size)
 
     def compute_output_spec(
-        self, inputs: Any, states: Any, seed: Any = None, training: bool = False
-    ) -> tuple[Any, list]:
+        self,
+        inputs: Tensor,
+        states: Sequence[Tensor],
+        seed: Tensor | None = None,
+        training: bool = False,
+    ) -> tuple[Tensor, list]:
         """Symbolic output and states."""
         output = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
         kept = [keras.KerasTensor(state.shape, state.dtype) for state in states[1:]]
         return output, [output, *kept]
 
-    def get_dropout_mask(self, step_input: Any) -> None:
+    def get_dropout_mask(self, step_input: Tensor) -> None:
         """Draw the dropout masks of the wrapped cells once for all steps."""
         fed = _zeros(step_input[:, :1], self._fed_width)
         inputs = ops.concatenate([step_input, fed], axis=-1)
@@ -226,7 +242,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
                 cell.get_recurrent_dropout_mask(_zeros(inputs[:, :1], _output_size(cell)))
             inputs = _zeros(inputs[:, :1], _output_size(cell))
 
-    def get_recurrent_dropout_mask(self, step_input: Any) -> None:
+    def get_recurrent_dropout_mask(self, step_input: Tensor) -> None:
         """Do nothing: `get_dropout_mask` draws both masks."""
 
     def reset_dropout_mask(self) -> None:
@@ -242,7 +258,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: a step propagates no mask."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -252,14 +268,16 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             "input_feeding": self.input_feeding,
         }
 
-    def _step(self, inputs: Any, fed: Any, inner: Any, training: bool) -> tuple[Any, Any]:
+    def _step(
+        self, inputs: Tensor, fed: Tensor, inner: Nested, training: bool
+    ) -> tuple[Tensor, Nested]:
         if self.input_feeding:
             inputs = ops.concatenate([inputs, fed], axis=-1)
         arguments = {"training": training} if takes_training(self.cell) else {}
         return self.cell(inputs, inner, **arguments)
 
 
-def _nested(state_size: Any) -> Any:
+def _nested(state_size: Nested) -> Nested:
     return state_size if tree.is_nested(state_size) else [state_size]
 
 
@@ -267,7 +285,7 @@ def _cells(cell: Any) -> list:
     return cell.cells if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
 
 
-def _top(cell: Any, states: Any) -> Any:
+def _top(cell: Any, states: Sequence[Nested]) -> Tensor:
     last = states[-1] if isinstance(cell, keras.layers.StackedRNNCells) else states
     return tree.flatten(last)[0]
 
@@ -277,5 +295,5 @@ def _output_size(cell: Any) -> int:
     return tree.flatten(cell.state_size)[0] if size is None else size
 
 
-def _zeros(row: Any, size: int) -> Any:
+def _zeros(row: Tensor, size: int) -> Tensor:
     return ops.repeat(ops.zeros_like(row), size, axis=1)  # [B, size]

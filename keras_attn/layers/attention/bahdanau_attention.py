@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count
 from keras_attn._keras import register
+from keras_attn._typing import Config, Initializer, Shape, Tensor
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.layers.sublayers import Projection
 from keras_attn.ops import scores
@@ -54,13 +55,13 @@ class BahdanauAttention(MemoryAttention):
     """
 
     def __init__(
-        self, units: int, kernel_initializer: Any = "glorot_uniform", **kwargs: Any
+        self, units: int, kernel_initializer: Initializer = "glorot_uniform", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.units = check_count("units", units)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
-    def build(self, query_shape: Any, memory_shape: Any) -> None:
+    def build(self, query_shape: Shape, memory_shape: Shape) -> None:
         """Create W1, W2, v and b."""
         super().build(query_shape, memory_shape)
         shape = (query_shape[-1], self.units)
@@ -77,15 +78,15 @@ class BahdanauAttention(MemoryAttention):
         self.scale = self._weight("scale", (self.units,), self.kernel_initializer)
         self.bias = self._weight("bias", (self.units,), "zeros")
 
-    def project_memory(self, memory: Any) -> Any:
+    def project_memory(self, memory: Tensor) -> Tensor:
         """W2 m, `[B, S, U]`."""
         return self.key_projection(memory)
 
-    def logits(self, query: Any, keys: Any) -> Any:
+    def logits(self, query: Tensor, keys: Tensor) -> Tensor:
         """Additive scores `[B, T, S]`."""
         return scores.additive(query, keys, self.query_kernel, None, self.scale, self.bias)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

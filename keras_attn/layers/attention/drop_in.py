@@ -13,6 +13,7 @@ from keras import ops as kops
 
 from keras_attn import ops
 from keras_attn._keras import flatten_layers
+from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
 from keras_attn.layers.masking import both, first_mask, own_mask, without_hidden
@@ -25,7 +26,7 @@ class ManyHeads(CompositeLayer):
     # The default of a Keras layer that `upgrade` changed in place.
     flash_attention: bool | None = None
 
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+    def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         """Create the projections."""
         super().build(query_shape, value_shape, key_shape)
         for part in flatten_layers(self):
@@ -33,17 +34,17 @@ class ManyHeads(CompositeLayer):
 
     def call(
         self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
         use_causal_mask: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Attend from `query` to `key` and `value`."""
         masks = (query_mask, value_mask, key_mask, attention_mask)
         flags = (return_attention_scores, training, use_causal_mask)
@@ -53,18 +54,18 @@ class ManyHeads(CompositeLayer):
             return theirs.call(query, value, key, *masks, *flags)
         return attend(self, query, value, value if key is None else key, masks, *flags)
 
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, inputs: Tensor, previous_mask: Nested | None = None) -> Tensor | None:
         """The query's mask; none for the weights."""
         return first_mask(previous_mask)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "flash_attention": self.flash_attention}
 
 
 def checked(
-    layer: Any, query: Any, value: Any, key: Any, masks: tuple
-) -> tuple[AttentionAxes, dict[str, Any]]:
+    layer: Any, query: Tensor, value: Tensor, key: Tensor, masks: tuple
+) -> tuple[AttentionAxes, dict[str, Tensor | None]]:
     """The axes of attention, and the masks by name, with checked shapes.
 
     `masks` are those of query, value and key, and the attention mask.
@@ -81,14 +82,14 @@ def checked(
 
 def attend(
     layer: Any,
-    query: Any,
-    value: Any,
-    key: Any,
+    query: Tensor,
+    value: Tensor,
+    key: Tensor,
     masks: tuple,
     return_scores: bool,
     training: bool | None,
     causal: bool,
-) -> Any:
+) -> Nested:
     """The whole call of a layer with many heads: project, attend, gate, project."""
     axes, named = checked(layer, query, value, key, masks)
     padding = both(named["value"], named["key"])
@@ -133,7 +134,7 @@ def attend_list(
     return_scores: bool,
     causal: bool,
     dot: bool,
-) -> Any:
+) -> Nested:
     """The whole call of a layer without heads, on `[query, value]` or `[query, value, key]`.
 
     With `dot` the logits are products of queries and keys, otherwise the layer's own.

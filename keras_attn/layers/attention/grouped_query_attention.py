@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_rate, optional_count
 from keras_attn._keras import register
+from keras_attn._typing import Constraint, Initializer, Regularizer
 from keras_attn.layers.attention import drop_in
 
 
@@ -63,13 +64,13 @@ class GroupedQueryAttention(drop_in.ManyHeads, keras.layers.GroupQueryAttention)
         use_bias: bool = True,
         sliding_window: int | None = None,
         flash_attention: bool | None = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         use_gate: bool = False,
         seed: int | None = None,
         **kwargs: Any,

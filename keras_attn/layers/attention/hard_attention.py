@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_positive, optional_count
 from keras_attn._keras import register
+from keras_attn._typing import Config, Initializer, Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.memory_attention import MemoryAttention, weigh
 from keras_attn.ops import scores, selection
 from keras_attn.ops.numerics import wide
@@ -77,7 +78,7 @@ class HardAttention(MemoryAttention):
         units: int | None = None,
         temperature: float = 1.0,
         max_length: int | None = None,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -94,24 +95,24 @@ class HardAttention(MemoryAttention):
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
 
-    def build(self, query_shape: Any, memory_shape: Any) -> None:
+    def build(self, query_shape: Shape, memory_shape: Shape) -> None:
         """Create the weights of the score."""
         super().build(query_shape, memory_shape)
         self._build_score(query_shape, memory_shape, units=self.units, max_length=self.max_length)
 
     def call(
         self,
-        query: Any,
-        memory: Any,
-        keys: Any = None,
-        query_mask: Any = None,
-        memory_mask: Any = None,
-        query_offset: Any = 0,
-        seed: Any = None,
+        query: Tensor,
+        memory: Tensor,
+        keys: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        query_offset: Size = 0,
+        seed: Tensor | None = None,
         return_attention_scores: bool = False,
         return_log_probability: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Select one position of `memory` for each query."""
         query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)
         logits = self.logits(query, keys)
@@ -124,7 +125,9 @@ class HardAttention(MemoryAttention):
             outputs.append(selection.log_probability(logits, choice, mask))
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def _weights(self, logits: Any, mask: Any, seed: Any, training: bool | None) -> Any:
+    def _weights(
+        self, logits: Tensor, mask: Tensor | None, seed: Tensor | None, training: bool | None
+    ) -> Tensor:
         if not training:
             return selection.greedy(logits, mask)
         seed = self.seed_generator.next() if seed is None else seed
@@ -137,12 +140,12 @@ class HardAttention(MemoryAttention):
 
     def compute_output_spec(
         self,
-        query: Any,
-        memory: Any,
+        query: Tensor,
+        memory: Tensor,
         *args: Any,
         return_log_probability: bool = False,
         **options: Any,
-    ) -> Any:
+    ) -> Nested:
         """Symbolic output, then weights and log-probability if they are asked for."""
         outputs = super().compute_output_spec(query, memory, *args, **options)
         if not return_log_probability:
@@ -151,7 +154,7 @@ class HardAttention(MemoryAttention):
         dtype = wide(self.compute_dtype)
         return (*outputs, keras.KerasTensor(query.shape[:2], dtype=dtype))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

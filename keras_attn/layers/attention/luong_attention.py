@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_attn._checks import check_choice, check_count, optional_count
 from keras_attn._keras import deserialize_shared, register, serialize_shared
+from keras_attn._typing import Config, Initializer, Shape, Size, Tensor
 from keras_attn.layers.attention.memory_attention import MemoryAttention
 from keras_attn.ops import scores, selection
 
@@ -79,7 +80,7 @@ class LuongAttention(MemoryAttention):
         window: int = 10,
         combine: str | keras.layers.Layer = "projection",
         max_length: int | None = None,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -104,13 +105,13 @@ class LuongAttention(MemoryAttention):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     @classmethod
-    def from_config(cls, config: dict) -> "LuongAttention":
+    def from_config(cls, config: Config) -> "LuongAttention":
         """The layer of a configuration; version 0.1.0 wrote "concat" for "projection"."""
         if config.get("combine") == "concat":
             config = {**config, "combine": "projection"}
         return super().from_config(config)
 
-    def build(self, query_shape: Any, memory_shape: Any) -> None:
+    def build(self, query_shape: Shape, memory_shape: Shape) -> None:
         """Create the weights of the score, of the centre, and of the combination."""
         super().build(query_shape, memory_shape)
         width, memory_width = query_shape[-1], memory_shape[-1]
@@ -130,7 +131,9 @@ class LuongAttention(MemoryAttention):
         elif isinstance(self.combine, keras.layers.Layer) and not self.combine.built:
             self.combine.build([(*query_shape[:2], memory_width), query_shape])
 
-    def select(self, logits: Any, mask: Any, query: Any, query_offset: Any) -> Any:
+    def select(
+        self, logits: Tensor, mask: Tensor | None, query: Tensor, query_offset: Size
+    ) -> Tensor:
         """Soft weights over the whole memory or a part of it."""
         if self.locality == "global":
             return selection.soft(logits, mask)
@@ -140,7 +143,7 @@ class LuongAttention(MemoryAttention):
         center = selection.predicted_center(query, self.center_kernel, self.center_scale, length)
         return selection.local_predictive(logits, center, self.window, mask)
 
-    def combine_context(self, context: Any, query: Any) -> Any:
+    def combine_context(self, context: Tensor, query: Tensor) -> Tensor:
         """Join context and query as `combine` says."""
         if self.combine == "sum":
             return context + query
@@ -151,7 +154,7 @@ class LuongAttention(MemoryAttention):
             return joined
         return ops.tanh(scores.project(joined, self.output_kernel))
 
-    def compute_output_shape(self, query_shape: Any, memory_shape: Any) -> tuple:
+    def compute_output_shape(self, query_shape: Shape, memory_shape: Shape) -> Shape:
         """Shape of the output without the weights."""
         context_shape = super().compute_output_shape(query_shape, memory_shape)
         if isinstance(self.combine, keras.layers.Layer):
@@ -160,7 +163,7 @@ class LuongAttention(MemoryAttention):
         widths = {"projection": self.units or width, "concatenate": context_shape[-1] + width}
         return (*query_shape[:2], widths.get(self.combine, width))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         combine = self.combine
         if isinstance(combine, keras.layers.Layer):
@@ -177,6 +180,6 @@ class LuongAttention(MemoryAttention):
         }
 
 
-def _real_length(mask: Any) -> Any:
+def _real_length(mask: Tensor) -> Tensor:
     # The mask is [B, T or 1, S]; the row of a padded query is empty, the others have the length.
     return ops.max(ops.sum(ops.cast(mask, "int32"), axis=-1), axis=-1)  # [B]

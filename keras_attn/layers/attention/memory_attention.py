@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn._checks import check_shape, to_mask
+from keras_attn._typing import Initializer, Nested, Shape, Size, Tensor
 from keras_attn.layers.masking import pair_mask, without_hidden
 from keras_attn.layers.sublayers import CompositeLayer
 from keras_attn.ops import scores, selection
@@ -26,7 +27,7 @@ class MemoryAttention(CompositeLayer):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def build(self, query_shape: Any, memory_shape: Any) -> None:
+    def build(self, query_shape: Shape, memory_shape: Shape) -> None:
         """Check the ranks; subclasses create their weights."""
         for name, shape in (("query", query_shape), ("memory", memory_shape)):
             check_shape(name, shape, batch=None, length=None, width=None)
@@ -34,16 +35,16 @@ class MemoryAttention(CompositeLayer):
 
     def call(
         self,
-        query: Any,
-        memory: Any,
-        keys: Any = None,
-        query_mask: Any = None,
-        memory_mask: Any = None,
-        query_offset: Any = 0,
-        seed: Any = None,
+        query: Tensor,
+        memory: Tensor,
+        keys: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        query_offset: Size = 0,
+        seed: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Attend from `query` to `memory`."""
         query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)
         logits = self.logits(query, keys)
@@ -52,8 +53,13 @@ class MemoryAttention(CompositeLayer):
         return (outputs, weights) if return_attention_scores else outputs
 
     def _visible(
-        self, query: Any, memory: Any, keys: Any, query_mask: Any, memory_mask: Any
-    ) -> tuple[Any, Any, Any, Any]:
+        self,
+        query: Tensor,
+        memory: Tensor,
+        keys: Tensor | None,
+        query_mask: Tensor | None,
+        memory_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Query, memory and keys, zeroed where masked, and the mask of the pairs."""
         query_mask, memory_mask = self._checked(query, memory, query_mask, memory_mask)
         memory = without_hidden(memory, memory_mask)
@@ -61,39 +67,41 @@ class MemoryAttention(CompositeLayer):
         query = without_hidden(query, query_mask)
         return query, memory, keys, pair_mask(query_mask, memory_mask)
 
-    def project_memory(self, memory: Any) -> Any:
+    def project_memory(self, memory: Tensor) -> Tensor:
         """The part of the score that does not depend on queries, computed once for all of them."""
         return memory
 
-    def logits(self, query: Any, keys: Any) -> Any:
+    def logits(self, query: Tensor, keys: Tensor) -> Tensor:
         """Scores `[B, T, S]`."""
         weights = {name: getattr(self, name) for name in self._score_weights}
         return scores.get(self.score)(query, keys, **weights)
 
-    def select(self, logits: Any, mask: Any, query: Any, query_offset: Any) -> Any:
+    def select(
+        self, logits: Tensor, mask: Tensor | None, query: Tensor, query_offset: Size
+    ) -> Tensor:
         """Weights `[B, T, S]`."""
         return selection.soft(logits, mask)
 
-    def combine_context(self, context: Any, query: Any) -> Any:
+    def combine_context(self, context: Tensor, query: Tensor) -> Tensor:
         """The output, from the context `[B, T, Dm]` and the query `[B, T, Dq]`."""
         return context
 
-    def compute_output_shape(self, query_shape: Any, memory_shape: Any) -> tuple:
+    def compute_output_shape(self, query_shape: Shape, memory_shape: Shape) -> Shape:
         """Shape of the output without the weights."""
         return (*query_shape[:2], memory_shape[-1])
 
     def compute_output_spec(
         self,
-        query: Any,
-        memory: Any,
-        keys: Any = None,
-        query_mask: Any = None,
-        memory_mask: Any = None,
-        query_offset: Any = 0,
-        seed: Any = None,
+        query: Tensor,
+        memory: Tensor,
+        keys: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        query_offset: Size = 0,
+        seed: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Symbolic output, and symbolic weights if they are asked for."""
         self._checked(query, memory, query_mask, memory_mask)
         shape = self.compute_output_shape(query.shape, memory.shape)
@@ -104,7 +112,9 @@ class MemoryAttention(CompositeLayer):
         dtype = wide(self.compute_dtype)
         return outputs, keras.KerasTensor(weights_shape, dtype=dtype)
 
-    def _checked(self, query: Any, memory: Any, query_mask: Any, memory_mask: Any) -> tuple:
+    def _checked(
+        self, query: Tensor, memory: Tensor, query_mask: Tensor | None, memory_mask: Tensor | None
+    ) -> tuple:
         """The two masks, after a check of all shapes."""
         batch, (width, memory_width) = query.shape[0], self._widths
         check_shape("query", query.shape, batch=None, length=None, width=width)
@@ -114,21 +124,21 @@ class MemoryAttention(CompositeLayer):
             to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),
         )
 
-    def _build_score(self, query_shape: Any, memory_shape: Any, **sizes: Any) -> None:
+    def _build_score(self, query_shape: Shape, memory_shape: Shape, **sizes: Size | None) -> None:
         shapes = scores.weight_shapes(self.score, query_shape[-1], memory_shape[-1], **sizes)
         self._score_weights = tuple(shapes)
         for name, shape in shapes.items():
             initializer = "zeros" if name == "bias" else self.kernel_initializer
             setattr(self, name, self._weight(name, shape, initializer))
 
-    def _weight(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+    def _weight(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> Tensor:
         # A clone for each weight: a seeded initializer would repeat its numbers.
         if isinstance(initializer, keras.initializers.Initializer):
             initializer = initializer.clone()
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
 
-def weigh(weights: Any, memory: Any) -> Any:
+def weigh(weights: Tensor, memory: Tensor) -> Tensor:
     """Weighted sums `[B, T, Dm]` of the memory."""
     # Not `ops.matmul`, which rounds float64 to float32 on torch.
     return ops.cast(weights, memory.dtype) @ memory

@@ -11,6 +11,7 @@ import keras
 from keras_attn import backend, ops
 from keras_attn._checks import check_choice, check_count, check_positive, check_rate, optional_count
 from keras_attn._keras import serialize_shared
+from keras_attn._typing import Cache, Config, Initializer, Nested, Shape, Size, Tensor
 from keras_attn.layers.masking import first_mask
 from keras_attn.layers.sublayers import NORMS, CompositeLayer, Projection, make_norm, to_position
 from keras_attn.ops import cache as caches
@@ -44,8 +45,8 @@ class MultiHead(CompositeLayer):
         norm_epsilon: float = 1e-6,
         use_sink: bool = False,
         kernel: str = "auto",
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,8 +87,12 @@ class MultiHead(CompositeLayer):
         self.supports_masking = True
 
     def keys_and_values(
-        self, value: Any, key: Any = None, offset: Any = 0, positions: Any = None
-    ) -> tuple[Any, Any]:
+        self,
+        value: Tensor,
+        key: Tensor | None = None,
+        offset: Size = 0,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The projected key and value heads `[B, S, K, H]`; keys normalized and rotated."""
         heads = self.num_kv_heads or self.num_heads
         k = _split_heads(self.key_projection(value if key is None else key), heads)
@@ -95,11 +100,11 @@ class MultiHead(CompositeLayer):
         v = _split_heads(self.value_projection(value), heads)
         return self._rotated(k, offset, positions), v
 
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, inputs: Tensor, previous_mask: Nested | None = None) -> Tensor | None:
         """The query's mask; none for the weights."""
         return first_mask(previous_mask)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -123,7 +128,7 @@ class MultiHead(CompositeLayer):
             "seed": self.seed,
         }
 
-    def _build_projections(self, query_shape: Any, value_shape: Any, key_shape: Any) -> None:
+    def _build_projections(self, query_shape: Shape, value_shape: Shape, key_shape: Shape) -> None:
         width = query_shape[-1]
         if self.key_dim is None and width % self.num_heads:
             raise ValueError(
@@ -151,16 +156,16 @@ class MultiHead(CompositeLayer):
 
     def _attend(
         self,
-        query: Any,
-        value: Any,
-        key: Any,
+        query: Tensor,
+        value: Tensor | None,
+        key: Tensor,
         mask: AttentionMask,
-        cache: Any,
-        cache_index: Any,
+        cache: Cache,
+        cache_index: Size,
         return_attention_scores: bool,
         training: bool | None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
         q = q if self.query_key_norm is None else self.query_norm(q)
         q = self._rotated(q, cache_index, positions)
@@ -191,7 +196,7 @@ class MultiHead(CompositeLayer):
             outputs = (*outputs, cache)
         return outputs if len(outputs) > 1 else outputs[0]
 
-    def _rotated(self, heads: Any, offset: Any, positions: Any) -> Any:
+    def _rotated(self, heads: Tensor, offset: Size, positions: Tensor | None) -> Tensor:
         """Queries or keys `[B, T, N, H]` turned by their positions, which count from `offset`."""
         if hasattr(self.position, "rotate"):
             if positions is None:
@@ -205,11 +210,11 @@ class MultiHead(CompositeLayer):
         return heads
 
     def _output_spec(
-        self, query: Any, key_length: int | None, cache: dict | None, return_scores: bool
-    ) -> Any:
+        self, query: Tensor, key_length: int | None, cache: dict | None, return_scores: bool
+    ) -> Nested:
         """What `_attend` returns, without running it."""
         batch, length, width = query.shape
-        outputs: list[Any] = [
+        outputs: list[Nested] = [
             keras.KerasTensor((batch, length, self._output_width or width), self.compute_dtype)
         ]
         if return_scores:
@@ -219,7 +224,7 @@ class MultiHead(CompositeLayer):
             outputs.append({k: keras.KerasTensor(v.shape, v.dtype) for k, v in cache.items()})
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def _project(self, name: str, units: int, input_shape: Any) -> Projection:
+    def _project(self, name: str, units: int, input_shape: Shape) -> Projection:
         layer = Projection(
             units,
             use_bias=self.use_bias,
@@ -239,16 +244,16 @@ class MultiHead(CompositeLayer):
         return norm
 
 
-def _split_heads(inputs: Any, heads: int) -> Any:
-    def split_heads(inputs: Any) -> Any:
+def _split_heads(inputs: Tensor, heads: int) -> Tensor:
+    def split_heads(inputs: Tensor) -> Tensor:
         batch, length, width = keras.ops.shape(inputs)
         return keras.ops.reshape(inputs, (batch, length, heads, width // heads))
 
     return backend.traced_once(split_heads, ("split_heads", heads), inputs)
 
 
-def _merge_heads(context: Any) -> Any:
-    def merge_heads(context: Any) -> Any:
+def _merge_heads(context: Tensor) -> Tensor:
+    def merge_heads(context: Tensor) -> Tensor:
         batch, length, heads, width = keras.ops.shape(context)
         return keras.ops.reshape(context, (batch, length, heads * width))
 

@@ -3,12 +3,14 @@
 Letters: B batch, T query length, S key length, N heads, H head width, D model width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_attn._checks import check_count, check_rate, optional_count
 from keras_attn._keras import register, serialize_shared
+from keras_attn._typing import Config, Constraint, Initializer, Nested, Regularizer, Shape, Tensor
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.sublayers import to_position
 
@@ -87,17 +89,17 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
         value_dim: int | None = None,
         dropout: float = 0.0,
         use_bias: bool = True,
-        output_shape: Any = None,
-        attention_axes: Any = None,
+        output_shape: int | Sequence[int] | None = None,
+        attention_axes: int | Sequence[int] | None = None,
         sliding_window: int | None = None,
         flash_attention: bool | None = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
         use_gate: bool = False,
         seed: int | None = None,
         *,
@@ -130,7 +132,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
         self.flash_attention = flash_attention
         self.position = to_position(position, num_heads)
 
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+    def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         """Create the projections, and build the position."""
         super().build(query_shape, value_shape, key_shape)
         if self.position is not None and not self.position.built:
@@ -138,17 +140,17 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
 
     def compute_output_spec(
         self,
-        query: Any,
-        value: Any,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         return_attention_scores: bool = False,
         training: bool | None = None,
         use_causal_mask: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Symbolic output, and symbolic weights if they are asked for."""
         masks = (query_mask, value_mask, key_mask, attention_mask)
         key = value if key is None else key
@@ -160,6 +162,6 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
         shape = axes.scores_shape(query.shape, key.shape, self.num_heads)
         return outputs, keras.KerasTensor(shape, self.compute_dtype)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "position": serialize_shared(self.position)}

@@ -4,11 +4,10 @@ Letters: B batch, T query length, S key length, L cache length, N query heads, K
 H head width, D model width.
 """
 
-from typing import Any
-
 from keras_attn import ops
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head import MultiHead
 from keras_attn.layers.masking import both, to_attention_mask, without_hidden
 
@@ -85,7 +84,9 @@ class MultiHeadCrossAttention(MultiHead):
     TensorShape([5, 7, 12])
     """
 
-    def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None) -> None:
+    def build(
+        self, query_shape: Shape, value_shape: Shape | None = None, key_shape: Shape | None = None
+    ) -> None:
         """Create the four projections."""
         value_shape = value_shape or query_shape
         key_shape = key_shape or value_shape
@@ -95,19 +96,19 @@ class MultiHeadCrossAttention(MultiHead):
 
     def call(
         self,
-        query: Any,
-        value: Any = None,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        query: Tensor,
+        value: Tensor | None = None,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: tuple[Tensor, Tensor] | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Attend from `query` to `key` and `value`."""
         masks = self._checked(
             query, value, key, query_mask, value_mask, key_mask, attention_mask, sequence_ids, cache
@@ -124,45 +125,45 @@ class MultiHeadCrossAttention(MultiHead):
         )
 
     def compute_output_shape(
-        self, query_shape: Any, value_shape: Any = None, key_shape: Any = None
-    ) -> tuple:
+        self, query_shape: Shape, value_shape: Shape | None = None, key_shape: Shape | None = None
+    ) -> Shape:
         """Shape of the output without weights and cache."""
         return (*query_shape[:-1], self._output_width or query_shape[-1])
 
     def compute_output_spec(
         self,
-        query: Any,
-        value: Any = None,
-        key: Any = None,
-        query_mask: Any = None,
-        value_mask: Any = None,
-        key_mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        query: Tensor,
+        value: Tensor | None = None,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: tuple[Tensor, Tensor] | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Symbolic outputs, in the order of those of the call."""
         self._checked(
             query, value, key, query_mask, value_mask, key_mask, attention_mask, sequence_ids, cache
         )
-        length = value.shape[1] if cache is None else cache["key"].shape[2]
+        length = _key_length(value, cache)
         return self._output_spec(query, length, cache, return_attention_scores)
 
     def _checked(
         self,
-        query: Any,
-        value: Any,
-        key: Any,
-        query_mask: Any,
-        value_mask: Any,
-        key_mask: Any,
-        attention_mask: Any,
-        sequence_ids: Any,
+        query: Tensor,
+        value: Tensor | None,
+        key: Tensor | None,
+        query_mask: Tensor | None,
+        value_mask: Tensor | None,
+        key_mask: Tensor | None,
+        attention_mask: Tensor | None,
+        sequence_ids: tuple[Tensor, Tensor] | None,
         cache: dict | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Tensor | None]:
         """The arguments of the mask, with checked shapes."""
         check_shape("query", query.shape, batch=None, length=None, width=None)
         if value is None and cache is None:
@@ -172,7 +173,7 @@ class MultiHeadCrossAttention(MultiHead):
             check_shape("value", value.shape, batch=batch, length=None, width=None)
             if key is not None:
                 check_shape("key", key.shape, batch=batch, length=value.shape[1], width=None)
-        keys = value.shape[1] if cache is None else cache["key"].shape[2]
+        keys = _key_length(value, cache)
         rows, columns = {"batch": batch, "length": queries}, {"batch": batch, "length": keys}
         query_ids, key_ids = (None, None) if sequence_ids is None else sequence_ids
         return {
@@ -185,3 +186,7 @@ class MultiHeadCrossAttention(MultiHead):
             "key_sequence_ids": to_mask("sequence_ids", key_ids, **columns),
             "dense": to_attention_mask(attention_mask, batch, self.num_heads, queries, keys),
         }
+
+
+def _key_length(value: Tensor, cache: dict | None) -> int | None:
+    return value.shape[1] if cache is None else cache["key"].shape[2]

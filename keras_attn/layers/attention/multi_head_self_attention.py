@@ -4,11 +4,10 @@ Letters: B batch, T length, L cache length, N query heads, K key/value heads, H 
 width.
 """
 
-from typing import Any
-
 from keras_attn import ops
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head import MultiHead
 from keras_attn.layers.masking import own_mask, to_attention_mask
 
@@ -84,23 +83,23 @@ class MultiHeadSelfAttention(MultiHead):
     [['0.5', '0.5', '0.0'], ['0.33', '0.33', '0.33']]
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Create the four projections."""
         check_shape("inputs", input_shape, batch=None, length=None, width=None)
         self._build_projections(input_shape, input_shape, input_shape)
 
     def call(
         self,
-        inputs: Any,
-        mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """Attend from `inputs` to `inputs`."""
         mask = own_mask(inputs, mask)
         masks = self._checked(inputs, mask, attention_mask, sequence_ids, cache)
@@ -119,30 +118,35 @@ class MultiHeadSelfAttention(MultiHead):
             positions,
         )
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the output without weights and cache."""
         return (*input_shape[:-1], self._output_width or input_shape[-1])
 
     def compute_output_spec(
         self,
-        inputs: Any,
-        mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """Symbolic outputs, in the order of those of the call."""
         self._checked(inputs, mask, attention_mask, sequence_ids, cache)
         length = inputs.shape[1] if cache is None else cache["key"].shape[2]
         return self._output_spec(inputs, length, cache, return_attention_scores)
 
     def _checked(
-        self, inputs: Any, mask: Any, attention_mask: Any, sequence_ids: Any, cache: dict | None
-    ) -> dict[str, Any]:
+        self,
+        inputs: Tensor,
+        mask: Tensor | None,
+        attention_mask: Tensor | None,
+        sequence_ids: Tensor | None,
+        cache: dict | None,
+    ) -> dict[str, Tensor | None]:
         """The arguments of the mask, with checked shapes."""
         if cache is not None and not self.causal:
             raise ValueError("`cache` needs a layer with `causal=True`, got causal=False")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
+from keras_attn._typing import Nested, Shape, Size, Tensor
 
 
 @register()
@@ -41,22 +42,24 @@ class CachedBlock(keras.layers.Wrapper):
     TensorShape([3, 1, 8])
     """
 
-    def build(self, inputs_shape: Any, **_: Any) -> None:
+    def build(self, inputs_shape: Shape, **_: Any) -> None:
         """Build the block if it is not built."""
         super().build(inputs_shape)
 
-    def call(self, inputs: Any, cache: dict, index: Any, context_mask: Any = None) -> Any:
+    def call(
+        self, inputs: Tensor, cache: dict, index: Size, context_mask: Tensor | None = None
+    ) -> Nested:
         """Run the block without dropout."""
         masks = {} if context_mask is None else {"context_mask": context_mask}
         return self.layer(inputs, cache=cache, cache_index=index, training=False, **masks)
 
-    def compute_output_shape(self, inputs_shape: Any) -> tuple:
+    def compute_output_shape(self, inputs_shape: Shape) -> Shape:
         """Shape of the output without the cache."""
         return tuple(inputs_shape)
 
     def compute_output_spec(
-        self, inputs: Any, cache: dict, index: Any, context_mask: Any = None
-    ) -> Any:
+        self, inputs: Tensor, cache: dict, index: Size, context_mask: Tensor | None = None
+    ) -> Nested:
         """The symbolic outputs of the block."""
         masks = {} if context_mask is None else {"context_mask": context_mask}
         return self.layer.compute_output_spec(inputs, cache=cache, **masks)

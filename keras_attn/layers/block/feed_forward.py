@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_rate
 from keras_attn._keras import register
+from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
@@ -51,9 +52,9 @@ class FeedForward(CompositeLayer):
     def __init__(
         self,
         intermediate_dim: int,
-        activation: Any = "gelu",
+        activation: Activation = "gelu",
         dropout: float = 0.0,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         gated: bool = False,
         use_bias: bool = True,
@@ -73,7 +74,7 @@ class FeedForward(CompositeLayer):
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
         )
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Create the two projections, or three."""
         width, hidden, activation = input_shape[-1], self.intermediate_dim, self.activation
         if self.gated:
@@ -82,18 +83,18 @@ class FeedForward(CompositeLayer):
         self.hidden_projection = self._project("hidden", hidden, width, activation=activation)
         self.output_projection = self._project("output", width, hidden)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Transform each position of `inputs`."""
         hidden = self.hidden_projection(inputs)
         if self.gated:
             hidden = self.gate_projection(inputs) * hidden
         return self.output_projection(self.dropout_layer(hidden, training=training))
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
         return tuple(input_shape)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_positive
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Tensor
 from keras_attn.ops.numerics import softmax, wide
 
 
@@ -52,7 +53,7 @@ class ScalarMix(keras.layers.Layer):
         self.layer_norm_epsilon = layer_norm_epsilon
         self.supports_masking = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: list[Shape]) -> None:
         """Create a weight for each layer, and gamma."""
         if not input_shape or not isinstance(input_shape[0], list | tuple):
             raise ValueError(
@@ -69,7 +70,7 @@ class ScalarMix(keras.layers.Layer):
         )
         self.gamma = self.add_weight(shape=(), initializer="ones", name="gamma")
 
-    def call(self, inputs: list) -> Any:
+    def call(self, inputs: list) -> Tensor:
         """Mix `inputs`."""
         weights = self.gamma * softmax(self.scalars)  # [L]
         total = 0.0
@@ -79,15 +80,15 @@ class ScalarMix(keras.layers.Layer):
             total = total + weights[layer] * states
         return total  # [B, T, D]
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
         """The shape of one layer."""
         return tuple(input_shape[0])
 
-    def compute_mask(self, inputs: list, previous_mask: Any = None) -> Any:
+    def compute_mask(self, inputs: list, previous_mask: list | None = None) -> Tensor | None:
         """The mask of the first layer; all have the same."""
         return previous_mask[0] if previous_mask else None
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -95,7 +96,7 @@ class ScalarMix(keras.layers.Layer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
 
-    def _normalized(self, states: Any) -> Any:
+    def _normalized(self, states: Tensor) -> Tensor:
         dtype = wide(states.dtype)
         precise = keras.ops.cast(states, dtype)  # the epsilon would be zero in float16
         mean, variance = keras.ops.moments(precise, axes=-1, keepdims=True)

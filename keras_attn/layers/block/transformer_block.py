@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_count, check_positive, check_rate
 from keras_attn._keras import serialize_shared
+from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
@@ -34,7 +35,7 @@ class TransformerBlock(CompositeLayer):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         attention_output_dropout: float | None = None,
-        activation: Any = "gelu",
+        activation: Activation = "gelu",
         norm: str = "layer",
         layer_norm_epsilon: float = 1e-5,
         normalize_first: bool = False,
@@ -42,9 +43,9 @@ class TransformerBlock(CompositeLayer):
         window: Window = None,
         position: keras.layers.Layer | None = None,
         kernel: str = "auto",
-        kernel_initializer: Any = "glorot_uniform",
-        attention_options: dict[str, Any] | None = None,
-        feed_forward_options: dict[str, Any] | None = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        attention_options: Config | None = None,
+        feed_forward_options: Config | None = None,
         remat: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -116,7 +117,7 @@ class TransformerBlock(CompositeLayer):
                 name="attention_output_dropout",
             )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """The constructor arguments that both kinds of blocks have."""
         return {
             **super().get_config(),
@@ -143,7 +144,7 @@ class TransformerBlock(CompositeLayer):
     def _norm(self, name: str) -> keras.layers.Layer:
         return make_norm(self.norm, self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
 
-    def _build_sublayers(self, input_shape: Any) -> None:
+    def _build_sublayers(self, input_shape: Shape) -> None:
         for layer in (
             self.self_attention,
             self.self_attention_norm,
@@ -153,7 +154,12 @@ class TransformerBlock(CompositeLayer):
             layer.build(input_shape)
 
     def _sublayer(
-        self, layer: Any, norm: Any, inputs: Any, training: bool | None, **arguments: Any
+        self,
+        layer: keras.layers.Layer,
+        norm: keras.layers.Layer,
+        inputs: Tensor,
+        training: bool | None,
+        **arguments: Any,
     ) -> tuple:
         """The layer's outputs, the first with the residual connection and the norm."""
         outputs = layer(
@@ -165,7 +171,7 @@ class TransformerBlock(CompositeLayer):
         return (total if self.normalize_first else norm(total), *extras)
 
 
-def _options(name: str, options: Any, known: tuple[str, ...]) -> dict[str, Any]:
+def _options(name: str, options: object, known: tuple[str, ...]) -> Config:
     """A copy of the options; raises for an unknown one."""
     if not isinstance(options, dict | None):
         raise ValueError(f"`{name}` must be a dict or None, got {options!r}")
@@ -174,7 +180,7 @@ def _options(name: str, options: Any, known: tuple[str, ...]) -> dict[str, Any]:
     return dict(options or {})
 
 
-def _config(part: keras.layers.Layer, options: dict[str, Any]) -> dict[str, Any]:
+def _config(part: keras.layers.Layer, options: Config) -> Config:
     """The options as the sublayer serializes them."""
     config = part.get_config()
     return {name: config[name] for name in options}

@@ -10,6 +10,7 @@ import keras
 
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head_cross_attention import MultiHeadCrossAttention
 from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask
@@ -99,7 +100,7 @@ class TransformerDecoderBlock(TransformerBlock):
         )
         self.cross_attention_norm = self._norm("cross_attention_norm")
 
-    def build(self, inputs_shape: Any, context_shape: Any = None, **_: Any) -> None:
+    def build(self, inputs_shape: Shape, context_shape: Shape | None = None, **_: Any) -> None:
         """Build the sublayers."""
         if context_shape is None:
             raise ValueError("`context` must be given in the first call, got None")
@@ -110,18 +111,18 @@ class TransformerDecoderBlock(TransformerBlock):
     @recomputable
     def call(
         self,
-        inputs: Any,
-        context: Any = None,
-        mask: Any = None,
-        context_mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        inputs: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """Transform `inputs` with the context."""
         hidden, *extras = self._sublayer(
             self.self_attention,
@@ -154,24 +155,26 @@ class TransformerDecoderBlock(TransformerBlock):
         caches = () if cache is None else ({"self": extras[-1], "context": cached},)
         return (outputs, *weights, *caches) if weights or caches else outputs
 
-    def compute_output_shape(self, inputs_shape: Any, context_shape: Any = None) -> tuple:
+    def compute_output_shape(
+        self, inputs_shape: Shape, context_shape: Shape | None = None
+    ) -> Shape:
         """The inputs' shape."""
         return tuple(inputs_shape)
 
     def compute_output_spec(
         self,
-        inputs: Any,
-        context: Any = None,
-        mask: Any = None,
-        context_mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        inputs: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """Symbolic outputs, in the order of those of the call."""
         outputs = self.self_attention.compute_output_spec(
             inputs,
@@ -194,11 +197,11 @@ class TransformerDecoderBlock(TransformerBlock):
         caches = () if cache is None else ({"self": extras[-1], "context": cached},)
         return (outputs, *weights, *caches) if weights or caches else outputs
 
-    def store(self, context: Any) -> dict:
+    def store(self, context: Tensor) -> dict:
         """The keys and values of a context, `{"key", "value"}`, for all decoding steps."""
         return store(*self.cross_attention.keys_and_values(context))
 
-    def _checked_mask(self, context: Any, context_mask: Any) -> Any:
+    def _checked_mask(self, context: Tensor | None, context_mask: Tensor | None) -> Tensor | None:
         if context is None:
             return context_mask
         check_shape("context", context.shape, batch=None, length=None, width=None)
@@ -213,7 +216,7 @@ class TransformerDecoderBlock(TransformerBlock):
             )
         return cache["context"]
 
-    def _context_spec(self, context: Any, cache: dict) -> dict:
+    def _context_spec(self, context: Tensor | None, cache: dict) -> dict:
         if context is None:
             return keras.tree.map_structure(
                 lambda x: keras.KerasTensor(x.shape, x.dtype), self._context_cache(cache)

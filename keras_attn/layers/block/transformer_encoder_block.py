@@ -7,6 +7,7 @@ F feed-forward width.
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config, Nested, Shape, Size, Tensor
 from keras_attn.layers.block.transformer_block import TransformerBlock
 from keras_attn.layers.masking import own_mask
 from keras_attn.layers.sublayers import recomputable
@@ -81,23 +82,23 @@ class TransformerEncoderBlock(TransformerBlock):
     ) -> None:
         super().__init__(num_heads, intermediate_dim, causal=causal, **options)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Build the sublayers."""
         self._build_sublayers(input_shape)
 
     @recomputable
     def call(
         self,
-        inputs: Any,
-        mask: Any = None,
-        attention_mask: Any = None,
-        sequence_ids: Any = None,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
         cache: dict | None = None,
-        cache_index: Any = 0,
+        cache_index: Size = 0,
         return_attention_scores: bool = False,
         training: bool | None = None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """Transform `inputs`."""
         hidden, *extras = self._sublayer(
             self.self_attention,
@@ -115,14 +116,14 @@ class TransformerEncoderBlock(TransformerBlock):
         (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
         return (outputs, *extras) if extras else outputs
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs: Any, *masks: Any, **options: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *masks: Any, **options: Any) -> Nested:
         """Those of the self-attention, whose first output has the inputs' shape too."""
         return self.self_attention.compute_output_spec(inputs, *masks, **options)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "causal": self.causal}

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_ids, check_positive, check_rate
 from keras_attn._keras import deserialize_shared, register, serialize_shared
+from keras_attn._typing import Config, Initializer, Nested, Shape, Tensor
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
 from keras_attn.layers.position.learned_position_embedding import LearnedPositionEmbedding
 
@@ -69,7 +70,7 @@ class BertEmbedding(keras.layers.Layer):
         mask_zero: bool = False,
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-12,
-        initializer: Any = "uniform",
+        initializer: Initializer = "uniform",
         seed: int | None = None,
         position: keras.layers.Layer | None = None,
         use_bias: bool = True,
@@ -123,7 +124,7 @@ class BertEmbedding(keras.layers.Layer):
             dropout, seed=seed, dtype=self.dtype_policy, name="dropout"
         )
 
-    def build(self, token_ids_shape: Any, **_: Any) -> None:
+    def build(self, token_ids_shape: Shape, **_: Any) -> None:
         """Create the three tables and the norm."""
         shape = (*token_ids_shape, self.dim)
         self.token_embedding.build()
@@ -135,12 +136,12 @@ class BertEmbedding(keras.layers.Layer):
 
     def call(
         self,
-        token_ids: Any,
-        segment_ids: Any = None,
-        positions: Any = None,
+        token_ids: Tensor,
+        segment_ids: Tensor | None = None,
+        positions: Tensor | None = None,
         return_matrix: bool = False,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Nested:
         """Embed `token_ids`."""
         vectors, matrix = self.token_embedding(token_ids, return_matrix=True)
         if self.segment_embedding:
@@ -153,23 +154,23 @@ class BertEmbedding(keras.layers.Layer):
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors
 
-    def compute_output_shape(self, token_ids_shape: Any) -> tuple:
+    def compute_output_shape(self, token_ids_shape: Shape) -> Shape:
         """Shape of the vectors."""
         return (*token_ids_shape, self.dim)
 
     def compute_output_spec(
-        self, token_ids: Any, *_: Any, return_matrix: bool = False, **__: Any
-    ) -> Any:
+        self, token_ids: Tensor, *_: Any, return_matrix: bool = False, **__: Any
+    ) -> Nested:
         """`[B, T, D]`, and `[V, D]` if the matrix is asked for."""
         vectors = keras.KerasTensor((*token_ids.shape, self.dim), self.compute_dtype)
         matrix = keras.KerasTensor((self.vocabulary_size, self.dim), self.compute_dtype)
         return (vectors, matrix) if return_matrix else vectors
 
-    def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, token_ids: Tensor, previous_mask: Nested | None = None) -> Tensor | None:
         """False at padding."""
         return self.token_embedding.compute_mask(token_ids)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_ids
 from keras_attn._keras import register
+from keras_attn._typing import Config, Constraint, Initializer, Nested, Regularizer, Shape, Tensor
 from keras_attn.ops.numerics import table_rows
 
 
@@ -55,9 +56,9 @@ class TokenEmbedding(keras.layers.Layer):
         self,
         input_dim: int,
         output_dim: int,
-        embeddings_initializer: Any = "uniform",
-        embeddings_regularizer: Any = None,
-        embeddings_constraint: Any = None,
+        embeddings_initializer: Initializer = "uniform",
+        embeddings_regularizer: Regularizer = None,
+        embeddings_constraint: Constraint = None,
         mask_zero: bool = False,
         *,
         scale: float = 1.0,
@@ -74,7 +75,7 @@ class TokenEmbedding(keras.layers.Layer):
         self.supports_masking = True
         self.autocast = False  # ids must not be rounded
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Create the matrix."""
         self.embeddings = self.add_weight(
             shape=(self.input_dim, self.output_dim),
@@ -86,7 +87,7 @@ class TokenEmbedding(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, token_ids: Any, return_matrix: bool = False) -> Any:
+    def call(self, token_ids: Tensor, return_matrix: bool = False) -> Nested:
         """Look up `token_ids`."""
         rows = check_ids("token_ids", token_ids, self.input_dim)
         vectors = table_rows(self.embeddings, rows, self.compute_dtype)
@@ -96,21 +97,21 @@ class TokenEmbedding(keras.layers.Layer):
             return vectors
         return vectors, keras.ops.cast(self.embeddings, self.compute_dtype)
 
-    def compute_output_shape(self, token_ids_shape: Any) -> tuple:
+    def compute_output_shape(self, token_ids_shape: Shape) -> Shape:
         """Shape of the vectors."""
         return (*token_ids_shape, self.output_dim)
 
-    def compute_output_spec(self, token_ids: Any, return_matrix: bool = False) -> Any:
+    def compute_output_spec(self, token_ids: Tensor, return_matrix: bool = False) -> Nested:
         """Symbolic vectors, and the matrix if it is asked for."""
         vectors = keras.KerasTensor(self.compute_output_shape(token_ids.shape), self.compute_dtype)
         matrix = keras.KerasTensor((self.input_dim, self.output_dim), self.compute_dtype)
         return (vectors, matrix) if return_matrix else vectors
 
-    def compute_mask(self, token_ids: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, token_ids: Tensor, previous_mask: Nested | None = None) -> Tensor | None:
         """False at padding."""
         return keras.ops.not_equal(token_ids, 0) if self.mask_zero else None
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_positive
 from keras_attn._keras import register
+from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
@@ -38,10 +39,10 @@ class NextSentenceHead(Projection):
     TensorShape([3, 2])
     """
 
-    def __init__(self, kernel_initializer: Any = "glorot_uniform", **kwargs: Any) -> None:
+    def __init__(self, kernel_initializer: Initializer = "glorot_uniform", **kwargs: Any) -> None:
         super().__init__(2, kernel_initializer=kernel_initializer, **kwargs)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         config = keras.layers.Layer.get_config(self)
         initializer = keras.initializers.serialize(self.kernel_initializer)
@@ -84,9 +85,9 @@ class BertPretrainingHead(CompositeLayer):
 
     def __init__(
         self,
-        activation: Any = "gelu",
+        activation: Activation = "gelu",
         layer_norm_epsilon: float = 1e-12,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,9 +111,9 @@ class BertPretrainingHead(CompositeLayer):
 
     def build(
         self,
-        sequence_output_shape: Any,
-        pooled_output_shape: Any,
-        embedding_matrix_shape: Any,
+        sequence_output_shape: Shape,
+        pooled_output_shape: Shape,
+        embedding_matrix_shape: Shape,
         **_: Any,
     ) -> None:
         """Build the two heads."""
@@ -121,10 +122,10 @@ class BertPretrainingHead(CompositeLayer):
 
     def call(
         self,
-        sequence_output: Any,
-        pooled_output: Any,
-        embedding_matrix: Any,
-        masked_positions: Any = None,
+        sequence_output: Tensor,
+        pooled_output: Tensor,
+        embedding_matrix: Tensor,
+        masked_positions: Tensor | None = None,
     ) -> dict:
         """Predict masked tokens, and whether the second segment follows the first."""
         return {
@@ -136,10 +137,10 @@ class BertPretrainingHead(CompositeLayer):
 
     def compute_output_shape(
         self,
-        sequence_output_shape: Any,
-        pooled_output_shape: Any,
-        embedding_matrix_shape: Any,
-        masked_positions_shape: Any = None,
+        sequence_output_shape: Shape,
+        pooled_output_shape: Shape,
+        embedding_matrix_shape: Shape,
+        masked_positions_shape: Shape | None = None,
     ) -> dict:
         """Shapes of the logits."""
         return {
@@ -152,7 +153,7 @@ class BertPretrainingHead(CompositeLayer):
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the sequence's mask does not apply to the predictions."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

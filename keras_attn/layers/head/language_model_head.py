@@ -10,6 +10,7 @@ import keras
 from keras_attn import ops
 from keras_attn._checks import check_choice, check_positive, check_shape
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Tensor
 from keras_attn.layers.sublayers import NORMS, CompositeLayer, make_norm
 
 
@@ -59,7 +60,7 @@ class LanguageModelHead(CompositeLayer):
         self.use_bias = use_bias
         self.supports_masking = True
 
-    def build(self, inputs_shape: Any, embedding_matrix_shape: Any) -> None:
+    def build(self, inputs_shape: Shape, embedding_matrix_shape: Shape) -> None:
         """Create the norm and the bias."""
         width = inputs_shape[-1]
         check_shape("embedding_matrix", embedding_matrix_shape, vocabulary=None, width=width)
@@ -75,22 +76,22 @@ class LanguageModelHead(CompositeLayer):
                 shape=(embedding_matrix_shape[0],), initializer="zeros", name="bias"
             )
 
-    def call(self, inputs: Any, embedding_matrix: Any) -> Any:
+    def call(self, inputs: Tensor, embedding_matrix: Tensor) -> Tensor:
         """Predict the token after each position."""
         return ops.dense(self.hidden(inputs), keras.ops.transpose(embedding_matrix), self.bias)
 
-    def hidden(self, inputs: Any) -> Any:
+    def hidden(self, inputs: Tensor) -> Tensor:
         """The vectors that are multiplied by the embeddings, `[..., D]`."""
         return inputs if self.norm_layer is None else self.norm_layer(inputs)
 
-    def compute_output_shape(self, inputs_shape: Any, embedding_matrix_shape: Any) -> tuple:
+    def compute_output_shape(self, inputs_shape: Shape, embedding_matrix_shape: Shape) -> Shape:
         """Shape of the logits."""
         return (*inputs_shape[:-1], embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the sequence's mask does not apply to the predictions."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_attn._checks import check_shape
 from keras_attn._keras import deserialize_shared, register, serialize_shared
+from keras_attn._typing import Config, Shape, Tensor
 from keras_attn.ops.cross_entropy import linear_cross_entropy
 from keras_attn.ops.numerics import wide
 
@@ -65,7 +66,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         self.label_smoothing = label_smoothing
         self.supports_masking = True
 
-    def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
+    def build(self, inputs_shape: Shape, embedding_matrix_shape: Shape, **_: Any) -> None:
         """Build the head if it is not built."""
         if not self.layer.built:
             self.layer.build(inputs_shape, embedding_matrix_shape)
@@ -73,12 +74,12 @@ class LinearCrossEntropy(keras.layers.Wrapper):
 
     def call(
         self,
-        inputs: Any,
-        embedding_matrix: Any,
-        labels: Any,
-        label_weights: Any = None,
-        masked_positions: Any = None,
-    ) -> Any:
+        inputs: Tensor,
+        embedding_matrix: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        masked_positions: Tensor | None = None,
+    ) -> Tensor:
         """The loss of each position."""
         labels, label_weights, masked_positions = (
             None if given is None else ops.convert_to_tensor(given)
@@ -104,32 +105,32 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         return ops.reshape(losses, shape)
 
     def compute_output_shape(
-        self, inputs_shape: Any, embedding_matrix_shape: Any, labels_shape: Any
-    ) -> tuple:
+        self, inputs_shape: Shape, embedding_matrix_shape: Shape, labels_shape: Shape
+    ) -> Shape:
         """One loss for each label."""
         return tuple(labels_shape)
 
     def compute_output_spec(
         self,
-        inputs: Any,
-        embedding_matrix: Any,
-        labels: Any,
-        label_weights: Any = None,
-        masked_positions: Any = None,
+        inputs: Tensor,
+        embedding_matrix: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        masked_positions: Tensor | None = None,
     ) -> keras.KerasTensor:
         """One loss for each label, without running the layer."""
         _check(inputs, labels, label_weights, masked_positions)
         return keras.KerasTensor(labels.shape, wide(inputs.dtype))
 
     @classmethod
-    def from_config(cls, config: dict) -> "LinearCrossEntropy":
+    def from_config(cls, config: Config) -> "LinearCrossEntropy":
         """The layer of a configuration, with a head that other layers of a model may share."""
         return cls(**{**config, "layer": deserialize_shared(config["layer"])})
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the sequence's mask does not apply to the predictions."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -138,7 +139,9 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         }
 
 
-def _check(inputs: Any, labels: Any, label_weights: Any, masked_positions: Any) -> None:
+def _check(
+    inputs: Tensor, labels: Tensor, label_weights: Tensor | None, masked_positions: Tensor | None
+) -> None:
     check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
     batch, length = inputs.shape[:2]
     if masked_positions is not None:

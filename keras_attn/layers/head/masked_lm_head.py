@@ -10,6 +10,7 @@ import keras
 from keras_attn import ops
 from keras_attn._checks import check_positive, check_shape
 from keras_attn._keras import register
+from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
 
@@ -49,9 +50,9 @@ class MaskedLMHead(CompositeLayer):
 
     def __init__(
         self,
-        activation: Any = "gelu",
+        activation: Activation = "gelu",
         layer_norm_epsilon: float = 1e-12,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +64,7 @@ class MaskedLMHead(CompositeLayer):
         self.use_bias = use_bias
         self.supports_masking = True
 
-    def build(self, inputs_shape: Any, embedding_matrix_shape: Any, **_: Any) -> None:
+    def build(self, inputs_shape: Shape, embedding_matrix_shape: Shape, **_: Any) -> None:
         """Create the transformation and the output bias."""
         check_shape("embedding_matrix", embedding_matrix_shape, vocabulary=None, width=None)
         vocabulary_size, width = embedding_matrix_shape
@@ -85,27 +86,32 @@ class MaskedLMHead(CompositeLayer):
         self.norm.build((*inputs_shape[:-1], width))
         self.bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="bias")
 
-    def call(self, inputs: Any, embedding_matrix: Any, masked_positions: Any = None) -> Any:
+    def call(
+        self, inputs: Tensor, embedding_matrix: Tensor, masked_positions: Tensor | None = None
+    ) -> Tensor:
         """Predict the tokens at `masked_positions`."""
         hidden = self.hidden(inputs, masked_positions)
         return ops.dense(hidden, keras.ops.transpose(embedding_matrix), self.bias)
 
-    def hidden(self, inputs: Any, masked_positions: Any = None) -> Any:
+    def hidden(self, inputs: Tensor, masked_positions: Tensor | None = None) -> Tensor:
         """The vectors that are multiplied by the embeddings, `[B, P, E]` or `[B, T, E]`."""
         if masked_positions is not None:
             inputs = gather(inputs, masked_positions)
         return self.norm(self.transformation(inputs))
 
     def compute_output_shape(
-        self, inputs_shape: Any, embedding_matrix_shape: Any, masked_positions_shape: Any = None
-    ) -> tuple:
+        self,
+        inputs_shape: Shape,
+        embedding_matrix_shape: Shape,
+        masked_positions_shape: Shape | None = None,
+    ) -> Shape:
         """Shape of the logits."""
         return (*(masked_positions_shape or inputs_shape[:-1]), embedding_matrix_shape[0])
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the sequence's mask does not apply to the predictions."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -116,7 +122,7 @@ class MaskedLMHead(CompositeLayer):
         }
 
 
-def gather(inputs: Any, positions: Any) -> Any:
+def gather(inputs: Tensor, positions: Tensor) -> Tensor:
     """The rows of `inputs` `[B, T, D]` at `positions` `[B, P]`, as `[B, P, D]`."""
     batch, length, width = keras.ops.shape(inputs)
     rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, length - 1)

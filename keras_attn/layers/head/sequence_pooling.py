@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Tensor
 from keras_attn.ops.numerics import at_least, wide, widen
 
 MODES = ("first", "last", "mean", "max")
@@ -55,7 +56,7 @@ class SequencePooling(keras.layers.Layer):
         self.normalize = normalize
         self.supports_masking = True
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool `inputs`."""
         vectors = self._pooled(inputs, self._checked(inputs, mask))
         if self.normalize:
@@ -65,7 +66,7 @@ class SequencePooling(keras.layers.Layer):
             vectors = vectors * keras.ops.rsqrt(at_least(squares, SHORTEST**2))
         return keras.ops.cast(vectors, inputs.dtype)
 
-    def _pooled(self, inputs: Any, mask: Any) -> Any:
+    def _pooled(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """`[B, D]`, of the mean in a wide dtype."""
         if mask is None and self.mode in ("first", "last"):
             return inputs[:, 0 if self.mode == "first" else -1]
@@ -89,11 +90,11 @@ class SequencePooling(keras.layers.Layer):
         count = keras.ops.sum(keras.ops.cast(chosen, dtype), axis=1)
         return total / at_least(count, 1.0)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the pooled vectors."""
         return (input_shape[0], input_shape[-1])
 
-    def compute_output_spec(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Symbolic vectors."""
         self._checked(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
@@ -101,10 +102,10 @@ class SequencePooling(keras.layers.Layer):
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the output has no positions."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "mode": self.mode, "normalize": self.normalize}
 
-    def _checked(self, inputs: Any, mask: Any) -> Any:
+    def _checked(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         return to_mask("mask", mask, batch=inputs.shape[0], length=inputs.shape[1])

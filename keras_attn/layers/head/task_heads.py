@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, check_rate, check_shape, to_mask
 from keras_attn._keras import register
+from keras_attn._typing import Config, Initializer, Shape, Tensor
 from keras_attn.layers.masking import without_hidden
 from keras_attn.layers.sublayers import CompositeLayer, Projection
 
@@ -26,7 +27,12 @@ class _DenseHead(CompositeLayer):
     input_axes: tuple[str, ...] | None = None  # names of the axes, where the rank is fixed
 
     def __init__(
-        self, units: int, dropout: float, kernel_initializer: Any, seed: int | None, **kwargs: Any
+        self,
+        units: int,
+        dropout: float,
+        kernel_initializer: Initializer,
+        seed: int | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_rate("dropout", dropout)
@@ -44,22 +50,22 @@ class _DenseHead(CompositeLayer):
             name="output",
         )
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Create the projection."""
         if self.input_axes:
             axes: dict[str, Any] = dict.fromkeys(self.input_axes)
             check_shape("inputs", input_shape, **axes)
         self.output_projection.build(input_shape)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Project `inputs`."""
         return self.output_projection(self.dropout_layer(inputs, training=training))
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the logits."""
         return (*input_shape[:-1], self.output_projection.units)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """The constructor arguments that all heads have."""
         return {
             **super().get_config(),
@@ -103,7 +109,7 @@ class ClassificationHead(_DenseHead):
         self,
         num_classes: int,
         dropout: float = 0.1,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -111,7 +117,7 @@ class ClassificationHead(_DenseHead):
         super().__init__(num_classes, dropout, kernel_initializer, seed, **kwargs)
         self.num_classes = num_classes
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "num_classes": self.num_classes}
 
@@ -186,17 +192,17 @@ class MultipleChoiceHead(_DenseHead):
     def __init__(
         self,
         dropout: float = 0.1,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(1, dropout, kernel_initializer, seed, **kwargs)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Score each choice."""
         return super().call(inputs, training=training)[..., 0]  # [B, C]
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the logits."""
         return tuple(input_shape[:-1])
 
@@ -244,13 +250,15 @@ class SpanHead(_DenseHead):
     def __init__(
         self,
         dropout: float = 0.0,
-        kernel_initializer: Any = "glorot_uniform",
+        kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(2, dropout, kernel_initializer, seed, **kwargs)
 
-    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> dict:
+    def call(
+        self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
+    ) -> dict:
         """The logits of starts and ends."""
         mask = self._checked(inputs, mask)
         logits = super().call(without_hidden(inputs, mask), training=training)  # [B, T, 2]
@@ -259,12 +267,12 @@ class SpanHead(_DenseHead):
             logits = keras.ops.where(allowed, logits, keras.ops.cast(EXCLUDED, logits.dtype))
         return {"start": logits[..., 0], "end": logits[..., 1]}  # [B, T] each
 
-    def compute_output_shape(self, input_shape: Any) -> dict:
+    def compute_output_shape(self, input_shape: Shape) -> dict:
         """Shapes of the logits."""
         return {"start": tuple(input_shape[:-1]), "end": tuple(input_shape[:-1])}
 
     def compute_output_spec(
-        self, inputs: Any, mask: Any = None, training: bool | None = None
+        self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
     ) -> dict:
         """Symbolic logits."""
         self._checked(inputs, mask)
@@ -274,6 +282,6 @@ class SpanHead(_DenseHead):
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the logits of excluded positions are part of the softmax."""
 
-    def _checked(self, inputs: Any, mask: Any) -> Any:
+    def _checked(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         return to_mask("mask", mask, batch=inputs.shape[0], length=inputs.shape[1])

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Tensor
 from keras_attn.ops import biases
 from keras_attn.ops.numerics import wide
 
@@ -47,10 +48,10 @@ class ALiBi(keras.layers.Layer):
         self.num_heads = check_count("num_heads", num_heads)
         self.built = True
 
-    def build(self, query_positions_shape: Any = None) -> None:
+    def build(self, query_positions_shape: Shape | None = None) -> None:
         """Do nothing: there are no weights."""
 
-    def call(self, query_positions: Any, key_positions: Any) -> Any:
+    def call(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """The bias for each pair of positions."""
         dtype = wide(self.compute_dtype)
         return self.bias().materialize(query_positions, key_positions, dtype)
@@ -59,15 +60,17 @@ class ALiBi(keras.layers.Layer):
         """The bias as a function of positions, for `keras_attn.ops.attention`."""
         return biases.PositionBias(biases.alibi, (biases.alibi_slopes(self.num_heads),))
 
-    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> tuple:
+    def compute_output_shape(
+        self, query_positions_shape: Shape, key_positions_shape: Shape
+    ) -> Shape:
         """`[N, T, S]`."""
         return (self.num_heads, query_positions_shape[0], key_positions_shape[0])
 
-    def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
+    def compute_output_spec(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """Float32, or float64 in a layer of it, `[N, T, S]`."""
         shape = self.compute_output_shape(query_positions.shape, key_positions.shape)
         return keras.KerasTensor(shape, wide(self.compute_dtype))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "num_heads": self.num_heads}

@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count, is_integer, optional_count, to_integers
 from keras_attn._keras import register
+from keras_attn._typing import Config, Initializer, Shape, Size, Tensor
 from keras_attn.layers.position.sinusoidal_position_encoding import (
     check_combination,
     combine,
@@ -55,7 +56,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         max_length: int,
         combination: str = "add",
         dim: int | None = None,
-        initializer: Any = "uniform",
+        initializer: Initializer = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,7 +67,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self.supports_masking = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Create the table."""
         self.table = self.add_weight(
             shape=(self.max_length, self.dim or input_shape[-1]),
@@ -75,7 +76,7 @@ class LearnedPositionEmbedding(keras.layers.Layer):
             name="table",
         )
 
-    def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:
+    def call(self, inputs: Tensor, positions: Tensor | None = None, offset: Size = 0) -> Tensor:
         """Add the vectors of the positions of `inputs`."""
         length = inputs.shape[1]
         start = int(offset) if is_integer(offset) else 0
@@ -91,11 +92,11 @@ class LearnedPositionEmbedding(keras.layers.Layer):
         rows = keras.ops.clip(rows, 0, self.max_length - 1)
         return combine(self.combination, inputs, table_rows(self.table, rows, self.compute_dtype))
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape, wider if concatenated."""
         return combined_width(self.combination, input_shape, self.dim)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

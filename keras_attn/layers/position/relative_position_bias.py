@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_count
 from keras_attn._keras import register
+from keras_attn._typing import Config, Initializer, Shape, Tensor
 from keras_attn.ops import biases
 from keras_attn.ops.numerics import wide
 
@@ -52,7 +53,7 @@ class RelativePositionBias(keras.layers.Layer):
         bidirectional: bool = True,
         num_buckets: int = 32,
         max_distance: int = 128,
-        initializer: Any = "glorot_uniform",
+        initializer: Initializer = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,7 +68,7 @@ class RelativePositionBias(keras.layers.Layer):
         self.max_distance = check_count("max_distance", max_distance)
         self.initializer = keras.initializers.get(initializer)
 
-    def build(self, query_positions_shape: Any = None) -> None:
+    def build(self, query_positions_shape: Shape | None = None) -> None:
         """Create the table, one number for each bucket and head."""
         self.table = self.add_weight(
             shape=(self.num_buckets, self.num_heads),
@@ -77,7 +78,7 @@ class RelativePositionBias(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, query_positions: Any, key_positions: Any) -> Any:
+    def call(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """The bias for each pair of positions."""
         dtype = wide(self.compute_dtype)
         return self.bias().materialize(query_positions, key_positions, dtype)
@@ -87,16 +88,18 @@ class RelativePositionBias(keras.layers.Layer):
         table = keras.ops.transpose(self.table)  # [N, buckets]: a kernel may want a few heads only
         return biases.PositionBias(self._evaluate, (table,))
 
-    def compute_output_shape(self, query_positions_shape: Any, key_positions_shape: Any) -> tuple:
+    def compute_output_shape(
+        self, query_positions_shape: Shape, key_positions_shape: Shape
+    ) -> Shape:
         """`[N, T, S]`."""
         return (self.num_heads, query_positions_shape[0], key_positions_shape[0])
 
-    def compute_output_spec(self, query_positions: Any, key_positions: Any) -> Any:
+    def compute_output_spec(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """Float32, or float64 in a layer of it, `[N, T, S]`."""
         shape = self.compute_output_shape(query_positions.shape, key_positions.shape)
         return keras.KerasTensor(shape, wide(self.compute_dtype))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -107,7 +110,7 @@ class RelativePositionBias(keras.layers.Layer):
             "initializer": keras.initializers.serialize(self.initializer),
         }
 
-    def _evaluate(self, query_positions: Any, key_positions: Any, table: Any) -> Any:
+    def _evaluate(self, query_positions: Tensor, key_positions: Tensor, table: Tensor) -> Tensor:
         buckets = biases.relative_buckets(
             key_positions[None, :] - query_positions[:, None],
             bidirectional=self.bidirectional,

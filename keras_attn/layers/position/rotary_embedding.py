@@ -10,6 +10,7 @@ import keras
 
 from keras_attn._checks import check_positive, check_shape, renamed, to_integers
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Size, Tensor
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import RotaryScaling, rotary_angles, rotate
 
@@ -70,7 +71,7 @@ class RotaryEmbedding(keras.layers.Layer):
         self.scaling = scaling
 
     @classmethod
-    def from_config(cls, config: dict) -> "RotaryEmbedding":
+    def from_config(cls, config: Config) -> "RotaryEmbedding":
         """The layer of a configuration; version 0.1.0 wrote `share` for `rotary_fraction`."""
         if "share" in config:
             config = {**config, "rotary_fraction": config["share"]}
@@ -85,16 +86,16 @@ class RotaryEmbedding(keras.layers.Layer):
         )
         return self.rotary_fraction
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Check that the rotated part of the width `[..., H]` has pairs of columns."""
         self._rotated(input_shape[-1])
         self.built = True
 
-    def call(self, inputs: Any, offset: Any = 0, positions: Any = None) -> Any:
+    def call(self, inputs: Tensor, offset: Size = 0, positions: Tensor | None = None) -> Tensor:
         """Rotate `inputs` by the angles of their positions."""
         return self.rotate(inputs, offset, positions)
 
-    def rotate(self, inputs: Any, offset: Any = 0, positions: Any = None) -> Any:
+    def rotate(self, inputs: Tensor, offset: Size = 0, positions: Tensor | None = None) -> Tensor:
         """Rotate queries or keys `[B, T, N, H]`, at `positions` from `offset` on."""
         width = self._rotated(inputs.shape[-1])
         batch, length, *_ = inputs.shape
@@ -117,11 +118,11 @@ class RotaryEmbedding(keras.layers.Layer):
             )
         return width
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape."""
         return tuple(input_shape)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

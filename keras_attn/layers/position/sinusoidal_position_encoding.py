@@ -9,6 +9,7 @@ import keras
 
 from keras_attn._checks import check_choice, check_positive, optional_count
 from keras_attn._keras import register
+from keras_attn._typing import Config, Shape, Size, Tensor
 from keras_attn.ops.numerics import wide
 from keras_attn.ops.positions import sinusoids
 
@@ -66,7 +67,7 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         self.dim = optional_count("dim", dim)
         self.supports_masking = True
 
-    def call(self, inputs: Any, positions: Any = None, offset: Any = 0) -> Any:
+    def call(self, inputs: Tensor, positions: Tensor | None = None, offset: Size = 0) -> Tensor:
         """Encode the positions of `inputs`."""
         if positions is None:
             positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="int32")
@@ -76,11 +77,11 @@ class SinusoidalPositionEncoding(keras.layers.Layer):
         encoding = sinusoids(positions, dim, self.max_wavelength, dtype)
         return combine(self.combination, inputs, encoding)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The inputs' shape, wider if concatenated."""
         return combined_width(self.combination, input_shape, self.dim)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -97,7 +98,7 @@ def check_combination(combination: str, dim: int | None) -> None:
         raise ValueError(f"`dim` must be None where positions are added, got {dim!r}")
 
 
-def combine(combination: str, inputs: Any, encoding: Any) -> Any:
+def combine(combination: str, inputs: Tensor, encoding: Tensor) -> Tensor:
     """Inputs `[B, T, D]` joined with the encoding `[T, E]` or `[B, T, E]`."""
     encoding = keras.ops.cast(encoding, inputs.dtype)
     if combination == "add":
@@ -107,7 +108,7 @@ def combine(combination: str, inputs: Any, encoding: Any) -> Any:
     return keras.ops.concatenate([inputs, encoding], axis=-1)
 
 
-def combined_width(combination: str, input_shape: Any, dim: int | None) -> tuple:
+def combined_width(combination: str, input_shape: Shape, dim: int | None) -> tuple:
     """The shape of the result of `combine`."""
     width = input_shape[-1]
     return (*input_shape[:-1], width if combination == "add" else width + (dim or width))
