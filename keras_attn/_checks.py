@@ -5,11 +5,14 @@ import numbers
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_attn._typing import Shape, Size, Tensor
 
 
 def renamed(kwargs: dict, old: str, new: str, value: Any) -> Any:
@@ -20,14 +23,14 @@ def renamed(kwargs: dict, old: str, new: str, value: Any) -> Any:
     return kwargs.pop(old)
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: object) -> bool:
     """Whether it is an integer, Python's or numpy's, and no truth value."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -44,7 +47,7 @@ def optional_count(name: str, value: Any) -> int | None:
     return None if value is None else check_count(name, value)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: object) -> None:
     """Raise unless `value` is a number above zero."""
     if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}")
@@ -56,7 +59,7 @@ def check_rate(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be in [0, 1), got {value!r}")
 
 
-def optional_module(name: str, extra: str, purpose: str) -> Any:
+def optional_module(name: str, extra: str, purpose: str) -> ModuleType:
     """The module of a package that only an extra installs; without it an error that says how."""
     try:
         return importlib.import_module(name)
@@ -67,7 +70,7 @@ def optional_module(name: str, extra: str, purpose: str) -> Any:
         ) from error
 
 
-def check_shape(name: str, shape: Any, *, broadcast: bool = False, **axes: Any) -> None:
+def check_shape(name: str, shape: Shape, *, broadcast: bool = False, **axes: Size | None) -> None:
     """Raise unless a shape has these axes.
 
     Args:
@@ -88,7 +91,7 @@ def check_shape(name: str, shape: Any, *, broadcast: bool = False, **axes: Any) 
         raise ValueError(f"`{name}` must {verb} shape {wanted}, got shape {tuple(shape)}")
 
 
-def to_mask(name: str, mask: Any, **axes: Any) -> Any:
+def to_mask(name: str, mask: Tensor | None, **axes: Size | None) -> Tensor | None:
     """A mask, or ids, given as a tensor or as nested lists: a tensor of the shape `axes`, or None.
 
     Args:
@@ -104,7 +107,7 @@ def to_mask(name: str, mask: Any, **axes: Any) -> Any:
     return mask
 
 
-def to_integers(name: str, values: Any, **axes: Any) -> Any:
+def to_integers(name: str, values: Tensor, **axes: Any) -> Tensor:
     """Integers, given as a tensor or as nested lists: an int32 tensor of the shape `axes`.
 
     Args:
@@ -121,7 +124,7 @@ def to_integers(name: str, values: Any, **axes: Any) -> Any:
     return ops.cast(values, "int32")
 
 
-def check_ids(name: str, ids: Any, count: int) -> Any:
+def check_ids(name: str, ids: Tensor, count: int) -> Tensor:
     """Int32 ids in [0, count): a ValueError names eager ids outside; compiled code clips them.
 
     Compiled code cannot raise, and an index outside a table is an error on one device, NaN or zero
@@ -143,7 +146,11 @@ def check_ids(name: str, ids: Any, count: int) -> Any:
 
 
 def check_numbers(
-    name: str, values: Any, rule: str, allowed: Callable[[np.ndarray], np.ndarray], batch: Any
+    name: str,
+    values: Tensor,
+    rule: str,
+    allowed: Callable[[np.ndarray], np.ndarray],
+    batch: Size | None,
 ) -> None:
     """Raise unless it is a number, or one for each row, and each one that is known is allowed.
 
@@ -166,7 +173,7 @@ def check_numbers(
         check_shape(name, array.shape, batch=batch)
 
 
-def known_values(values: Any) -> np.ndarray | None:
+def known_values(values: Tensor) -> np.ndarray | None:
     """Values as numpy where they are known; None inside compiled code, which can raise nothing."""
     try:
         return np.asarray(values)

@@ -138,7 +138,7 @@ if keras.backend.backend() == "tensorflow":
     _average_logs_of_workers()
 
 
-def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[Any]:
+def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[keras.layers.Layer]:
     """All layers inside a layer, or those just inside. Only a model has a public list of them."""
     return layer._flatten_layers(include_self=False, recursive=recursive)
 

@@ -9,7 +9,6 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 
@@ -193,7 +192,7 @@ _LAST_PORT = 65535
 
 def _parts(
     model: keras.Model, layout: keras.distribution.LayoutMap
-) -> Iterator[tuple[str, int, str | None, Any]]:
+) -> Iterator[tuple[str, int, str | None, str | None]]:
     """What is split, how many there are of it, by which axis of the mesh, and where."""
     for layer in flatten_layers(model):
         if isinstance(layer, (MultiHeadSelfAttention, MultiHeadCrossAttention)):

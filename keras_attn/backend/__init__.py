@@ -12,20 +12,21 @@ import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from types import ModuleType
 
 import keras
 import numpy as np
 
 from keras_attn._keras import rnn
+from keras_attn._typing import Nested, Size, Tensor
 
 # Of an array: start and end on each axis; None for the whole.
 Part = tuple[tuple[int, int], ...] | None
 
 
 def compiled(
-    function: Callable[..., Any], variables: Sequence[keras.Variable] = (), xla: bool = False
-) -> Callable[..., Any]:
+    function: Callable[..., Nested], variables: Sequence[keras.Variable] = (), xla: bool = False
+) -> Callable[..., Nested]:
     """The same function from tensors to tensors, compiled as a whole: loops stay loops.
 
     A tf.function on TensorFlow, jitted on JAX; torch runs it as it is, without gradients.
@@ -45,7 +46,7 @@ def compiled(
     return _running().compiled(function, variables, xla)
 
 
-def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+def loop(count: Size, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     """A loop whose steps share the memory.
 
     Args:
@@ -69,7 +70,7 @@ def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     return _running().loop(count, step, carry, dtypes)
 
 
-def recur(step: Callable, inputs: Any, states: list) -> Any:
+def recur(step: Callable, inputs: Nested, states: list) -> Nested:
     """Run `step` along axis 1 of `inputs` and stack what it gives; made for gradients.
 
     Args:
@@ -94,7 +95,7 @@ def recur(step: Callable, inputs: Any, states: list) -> Any:
     return outputs
 
 
-def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+def recomputed(function: Callable[..., Nested], *tensors: Tensor) -> Nested:
     """`function(*tensors)`, of which only the tensors are kept for the backward pass.
 
     Everything that has a gradient must be among the tensors; `keras_attn.ops.remat` takes care of
@@ -103,7 +104,7 @@ def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
     return _running().recomputed(function, *tensors)
 
 
-def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor]:
     """`forward`, of which only the arguments are kept, with `backward` for its gradients.
 
     Second derivatives are those of `backward`, which is made of operations with gradients.
@@ -122,7 +123,7 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
     return _running().with_gradient(forward, backward)
 
 
-def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
     """`function(tensors)`; in a graph of TensorFlow, equal calls share one function.
 
     A model's layers mostly compute the same. Their graph is then traced only once, which takes less
@@ -137,7 +138,7 @@ def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
     return _running().traced_once(function, identity, tensors)
 
 
-def random_int16(shape: tuple, seed: Any) -> Any:
+def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Uniform integers of all 16 bits, int16; several of them come from one longer draw.
 
     Args:
@@ -188,5 +189,5 @@ def from_all_processes(model: keras.Model, number: int) -> list[int]:
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings
-def _running() -> Any:
+def _running() -> ModuleType:
     return importlib.import_module(f"keras_attn.backend.{keras.backend.backend()}")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -11,35 +11,40 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from keras_attn._typing import Nested, Size, Tensor
+from keras_attn.backend import Part
 
-def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
+
+def compiled(
+    function: Callable[..., Nested], variables: Sequence[keras.Variable], xla: bool
+) -> Callable[..., Nested]:
     """Weights go in as arguments, or they would be constants."""
 
     @jax.jit
-    def run(values: list, *args: Any, **kwargs: Any) -> Any:
+    def run(values: list, *args: Nested, **kwargs: Nested) -> Nested:
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return function(*args, **kwargs)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Nested, **kwargs: Nested) -> Nested:
         return run([variable.value for variable in variables], *args, **kwargs)
 
     return call
 
 
-def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+def loop(count: Size, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     """Run `carry, outputs = step(index, carry)` and stack the outputs of all steps."""
     return jax.lax.scan(lambda carry, index: step(index, carry), carry, jnp.arange(count))
 
 
-def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+def recomputed(function: Callable[..., Nested], *tensors: Tensor) -> Nested:
     """Not `jax.checkpoint`: XLA for CPUs takes its computations for one and keeps the results."""
     run = jax.custom_vjp(function)
 
-    def forward(*tensors: Any) -> tuple:
+    def forward(*tensors: Tensor) -> tuple:
         return function(*tensors), tensors
 
-    def backward(tensors: tuple, d_outputs: Any) -> tuple:
+    def backward(tensors: tuple, d_outputs: Nested) -> tuple:
         _, gradient = jax.vjp(function, *_after(d_outputs, tensors))
         return gradient(d_outputs)
 
@@ -47,7 +52,7 @@ def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
     return run(*tensors)
 
 
-def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor]:
     """The forward pass calls `run`, so that the derivatives of its output are `backward`'s too."""
     run = jax.custom_vjp(forward)
     run.defvjp(
@@ -57,12 +62,12 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
     return run
 
 
-def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
     """XLA compiles the whole."""
     return function(tensors)
 
 
-def random_int16(shape: tuple, seed: Any) -> Any:
+def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Two from each draw, whose price is the same for fewer bits."""
     *others, last = shape
     draws = jax.random.bits(jnp.asarray(seed, "uint32"), (*others, (last + 1) // 2), "uint32")
@@ -83,7 +88,7 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """JAX has none."""
 
 
-def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
+def owned_parts(variable: keras.Variable) -> dict[Part, np.ndarray]:
     """The first copy of each shard; the first process has what all processes have."""
     value = variable.value
     everywhere = value.is_fully_addressable or value.is_fully_replicated
@@ -115,7 +120,7 @@ def assign_parts(variable: keras.Variable, parts: dict) -> None:
     variable.assign(whole)
 
 
-def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
+def file_number(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[int, int]:
     """One file for each process if something is split over them."""
     values = (variable.value for variable in variables)
     split = not all(v.is_fully_addressable or v.is_fully_replicated for v in values)
@@ -132,7 +137,7 @@ def from_all_processes(model: keras.Model, number: int) -> list[int]:
     return numbers.reshape(-1).tolist()
 
 
-def _after(d_outputs: Any, tensors: tuple) -> list:
+def _after(d_outputs: Nested, tensors: tuple) -> list:
     """The same tensors, which cannot be had before the gradients."""
     first = next(d_output for d_output in jax.tree.leaves(d_outputs) if _is_float(d_output))
     first = jnp.sum(first[(slice(0, 1),) * first.ndim])
@@ -141,5 +146,5 @@ def _after(d_outputs: Any, tensors: tuple) -> list:
     return [t + never.astype(t.dtype) if _is_float(t) else t for t in tensors]
 
 
-def _is_float(tensor: Any) -> bool:
+def _is_float(tensor: Tensor) -> bool:
     return jnp.issubdtype(tensor.dtype, jnp.floating)

@@ -1,7 +1,7 @@
 """`keras_attn.backend` on TensorFlow."""
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -9,20 +9,25 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from keras_attn._typing import Nested, Size, Tensor
+from keras_attn.backend import Part
 
-def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
+
+def compiled(
+    function: Callable[..., Nested], variables: Sequence[keras.Variable], xla: bool
+) -> Callable[..., Nested]:
     """A graph reads variables as they are when it runs."""
     return tf.function(function, autograph=False, jit_compile=xla or None)
 
 
-def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+def loop(count: Size, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     """Run `carry, outputs = step(index, carry)` and stack the outputs, of `dtypes`, of all steps.
 
     One step at a time: more in flight would multiply the memory and share the same cores.
     """
     arrays = tuple(tf.TensorArray(dtype, size=count) for dtype in dtypes)
 
-    def body(index: Any, carry: tuple, arrays: tuple) -> tuple:
+    def body(index: Size, carry: tuple, arrays: tuple) -> tuple:
         carry, outputs = step(index, carry)
         arrays = tuple(
             array.write(index, output) for array, output in zip(arrays, outputs, strict=True)
@@ -35,12 +40,12 @@ def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     return carry, tuple(array.stack() for array in arrays)
 
 
-def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+def recomputed(function: Callable[..., Nested], *tensors: Tensor) -> Nested:
     """Not `tf.recompute_grad`, which takes variables from the scope, which are not Keras'."""
 
     @tf.custom_gradient
-    def run(*tensors: Any) -> tuple:
-        def gradient(*d_outputs: Any) -> list:
+    def run(*tensors: Tensor) -> tuple:
+        def gradient(*d_outputs: Tensor) -> list:
             inputs = _after(d_outputs, tensors)
             with tf.GradientTape() as tape:
                 tape.watch([tensor for tensor in inputs if tensor.dtype.is_floating])
@@ -73,7 +78,7 @@ def _after(d_outputs: tuple, tensors: tuple) -> list:
     ]
 
 
-def random_int16(shape: tuple, seed: Any) -> Any:
+def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Two from each draw."""
     *others, last = shape
     draws = tf.random.stateless_uniform(
@@ -97,7 +102,7 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
     """Nothing draws from TensorFlow's own generator."""
 
 
-def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
+def owned_parts(variable: keras.Variable) -> dict[Part, np.ndarray]:
     """A variable of a strategy puts together what its replicas hold."""
     return {None: keras.ops.convert_to_numpy(variable)}
 
@@ -112,7 +117,7 @@ def assign_parts(variable: keras.Variable, parts: dict) -> None:
     variable.assign(parts[None])
 
 
-def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
+def file_number(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[int, int]:
     """The strategy knows the chief, which writes the only file."""
     return 0 if model.distribute_strategy.extended.should_checkpoint else 1, 1
 
@@ -126,11 +131,11 @@ def from_all_processes(model: keras.Model, number: int) -> list[int]:
     return strategy.gather(numbers, axis=0).numpy().tolist()
 
 
-def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor]:
     """An eager tape would keep the results of all that a tensor with a gradient enters."""
 
     @tf.custom_gradient
-    def run(*tensors: Any) -> tuple:
+    def run(*tensors: Tensor) -> tuple:
         output = forward(*map(tf.stop_gradient, tensors))
         return output, lambda d_output: backward(d_output, *tensors)
 
@@ -138,7 +143,7 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
     return lambda *tensors: run(*map(tf.convert_to_tensor, tensors))
 
 
-def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
     """The functions belong to the outermost graph that is being traced."""
     # XLA compiles the whole anyway, and the function would not know that it is for XLA.
     if tf.executing_eagerly() or under_xla():
@@ -170,11 +175,11 @@ def device() -> str:
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
 
-def size(tensor: Any, axis: int) -> Any:
+def size(tensor: Tensor, axis: int) -> Size:
     """The length of an axis, an int where it is known."""
     length = tensor.shape[axis]
     return tf.shape(tensor)[axis] if length is None else length
 
 
-def _spec(tensor: Any) -> Any:
+def _spec(tensor: Tensor | None) -> Any:
     return None if tensor is None else tf.TensorSpec(tensor.shape, tensor.dtype)

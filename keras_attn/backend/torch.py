@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from keras_attn._typing import Nested, Size, Tensor
+from keras_attn.backend import Part
 
-def compiled(function: Callable[..., Any], variables: Any, xla: bool) -> Callable[..., Any]:
+
+def compiled(
+    function: Callable[..., Nested], variables: Sequence[keras.Variable], xla: bool
+) -> Callable[..., Nested]:
     """Torch runs loops in Python, without gradients."""
     return torch.no_grad()(function)
 
 
-def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
+def loop(count: Size, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     """Run `carry, outputs = step(index, carry)` and stack the outputs of all steps."""
     steps = []
     for index in range(count):
@@ -25,34 +30,34 @@ def loop(count: Any, step: Callable, carry: tuple, dtypes: tuple) -> tuple:
     return carry, tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
 
 
-def recomputed(function: Callable[..., Any], *tensors: Any) -> Any:
+def recomputed(function: Callable[..., Nested], *tensors: Tensor) -> Nested:
     """`function(*tensors)`, computed again in the backward pass."""
     return checkpoint(function, *tensors, use_reentrant=False)
 
 
-def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Any]:
+def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor]:
     """Autograd records `backward` where second derivatives are asked for."""
     return functools.partial(_WithGradient.apply, forward, backward)
 
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, forward: Callable, backward: Callable, *tensors: Any) -> Any:
+    def forward(context: Any, forward: Callable, backward: Callable, *tensors: Tensor) -> Tensor:
         context.gradient = backward
         context.save_for_backward(*tensors)
         return forward(*tensors)
 
     @staticmethod
-    def backward(context: Any, d_output: Any) -> tuple:
+    def backward(context: Any, d_output: Tensor) -> tuple:
         return None, None, *context.gradient(d_output, *context.saved_tensors)
 
 
-def traced_once(function: Callable, identity: Hashable, tensors: Any) -> Any:
+def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
     """There is no graph."""
     return function(tensors)
 
 
-def random_int16(shape: tuple, seed: Any) -> Any:
+def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Four from each draw: one after the other, they take more time than the rest of dropout."""
     *others, last = shape
     draws = keras.ops.empty((*others, -(-last // 4)), dtype="int64")
@@ -64,7 +69,7 @@ def random_int16(shape: tuple, seed: Any) -> Any:
 
 
 @contextlib.contextmanager
-def seeded(seed: Any, device: torch.device) -> Iterator[None]:
+def seeded(seed: Tensor, device: torch.device) -> Iterator[None]:
     """The device's own generator starts from the seed, and afterwards is what it was.
 
     For what takes no generator.
@@ -90,7 +95,7 @@ def seeds_place() -> contextlib.AbstractContextManager:
     return keras.device("cpu")
 
 
-def _number(seed: Any) -> int:
+def _number(seed: Tensor) -> int:
     return int(torch.as_tensor(seed).to(torch.int64).sum()) % 2**32  # as keras.random does
 
 
@@ -111,7 +116,7 @@ def assign_generator_states(states: dict[str, np.ndarray]) -> None:
             torch.cuda.set_rng_state(torch.from_numpy(states[f"torch_cuda_{index}"]), index)
 
 
-def owned_parts(variable: keras.Variable) -> dict[Any, np.ndarray]:
+def owned_parts(variable: keras.Variable) -> dict[Part, np.ndarray]:
     """Keras trains in one process."""
     return {None: keras.ops.convert_to_numpy(variable)}
 
@@ -126,7 +131,7 @@ def assign_parts(variable: keras.Variable, parts: dict) -> None:
     variable.assign(parts[None])
 
 
-def file_number(model: keras.Model, variables: Any) -> tuple[int, int]:
+def file_number(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[int, int]:
     """Keras trains in one process."""
     return 0, 1
 

@@ -5,12 +5,13 @@ vocabulary, E stop tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_count, check_numbers, to_integers
+from keras_attn._typing import Cache, Nested, Size, Tensor
 from keras_attn.decoding.logits import DEAD_END, against_repetition
 from keras_attn.decoding.loop import (
     Prompts,
@@ -27,35 +28,35 @@ NOTHING = -1e30  # the score of no hypothesis: finite, so that sums and differen
 
 
 class _State(NamedTuple):
-    index: Any  # int, position of the newest token
-    token_ids: Any  # int [B, W, R], running hypotheses, which have not ended
-    scores: Any  # float [B, W], their log-probability; NOTHING once none of a row can win
-    finished_ids: Any  # int [B, W, R], hypotheses that ended with a stop token, the best first
-    finished_lengths: Any  # int [B, W]
-    finished_scores: Any  # float [B, W], penalized
-    done: Any  # bool [B]
-    cache: Any
+    index: Size  # int, position of the newest token
+    token_ids: Tensor  # int [B, W, R], running hypotheses, which have not ended
+    scores: Tensor  # float [B, W], their log-probability; NOTHING once none of a row can win
+    finished_ids: Tensor  # int [B, W, R], hypotheses that ended with a stop token, the best first
+    finished_lengths: Tensor  # int [B, W]
+    finished_scores: Tensor  # float [B, W], penalized
+    done: Tensor  # bool [B]
+    cache: Cache
 
 
 def beam_search(
     step: Step,
-    prompt_ids: Any,
+    prompt_ids: Tensor,
     *,
-    cache: Any,
-    max_new_tokens: Any,
+    cache: Cache,
+    max_new_tokens: int | Tensor,
     beams: int,
     max_length: int | None = None,
-    active_beams: Any = None,
-    length_penalty: Any = 0.0,
+    active_beams: int | Tensor | None = None,
+    length_penalty: float | Tensor = 0.0,
     early_stopping: bool = False,
-    prompt_lengths: Any = None,
-    context: Any = None,
+    prompt_lengths: Tensor | None = None,
+    context: Nested | None = None,
     prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
-    repetition_penalty: Any = None,
+    repetition_penalty: float | Tensor | None = None,
     no_repeat_ngram_size: int | None = None,
-    active_no_repeat_ngram_size: Any = None,
+    active_no_repeat_ngram_size: int | Tensor | None = None,
 ) -> dict:
     """Continue prompts with the W most probable hypotheses in parallel.
 
@@ -122,7 +123,7 @@ def beam_search(
     used = rank < active  # [B, W]
     early = ops.logical_or(early_stopping, active == 1)  # [B, 1]
 
-    def advance(*values: Any) -> tuple:
+    def advance(*values: Tensor) -> tuple:
         state = _State(*values)
         batch = ops.shape(state.scores)[0]
         position = state.index + 1
@@ -184,7 +185,7 @@ def beam_search(
     return _best(_State(*state), used, prompts, length_penalty, padding_id)
 
 
-def _start(first: Any, prompts: Prompts, rank: Any, cache: Any, padding_id: int) -> _State:
+def _start(first: Tensor, prompts: Prompts, rank: Tensor, cache: Cache, padding_id: int) -> _State:
     beams = rank.shape[1]
     token_ids = ops.repeat(prompts.token_ids[:, None], beams, axis=1)  # [B, W, R]
     scores = ops.where(rank == 0, 0.0, NOTHING) + ops.zeros_like(token_ids[:, :, 0], "float32")
@@ -205,7 +206,7 @@ def _places(beams: int, size: int, stop_token_ids: Sequence[int]) -> np.ndarray:
     return (np.arange(beams)[:, None] * size + np.array(stop_token_ids)).reshape(-1).astype("int32")
 
 
-def _rank(ended: tuple, running: tuple) -> Any:
+def _rank(ended: tuple, running: tuple) -> Tensor:
     """For each candidate that ends, how many candidates of the step have a higher rank, `[B, W E]`.
 
     Candidates are pairs of scores and of indices in `[B, W V]`: of equal scores the first one ranks
@@ -221,7 +222,7 @@ def _rank(ended: tuple, running: tuple) -> Any:
     return ops.sum(ops.cast(likelier, "int32"), axis=2)
 
 
-def _finish(state: _State, ended: Any, stop_token_ids: Sequence[int], position: Any) -> _State:
+def _finish(state: _State, ended: Tensor, stop_token_ids: Sequence[int], position: Size) -> _State:
     """The state with the W best of the finished and of the newly ended, scored `[B, W E]`."""
     beams = state.scores.shape[1]
     scores, kept = ops.top_k(ops.concatenate([state.finished_scores, ended], axis=1), beams)
@@ -239,7 +240,13 @@ def _finish(state: _State, ended: Any, stop_token_ids: Sequence[int], position: 
     )
 
 
-def _best(state: _State, used: Any, prompts: Prompts, length_penalty: Any, padding_id: int) -> dict:
+def _best(
+    state: _State,
+    used: Tensor | None,
+    prompts: Prompts,
+    length_penalty: float | Tensor,
+    padding_id: int,
+) -> dict:
     """The best of the finished hypotheses and of those that still run, as many as are used."""
     beams = state.scores.shape[1]
     penalty = _penalty(prompts.limits - prompts.lengths, length_penalty)
@@ -258,17 +265,17 @@ def _best(state: _State, used: Any, prompts: Prompts, length_penalty: Any, paddi
     }
 
 
-def _select(token_ids: Any, rows: Any) -> Any:
+def _select(token_ids: Tensor, rows: Tensor) -> Tensor:
     return ops.take_along_axis(token_ids, rows[:, :, None], axis=1)  # [B, W, R]
 
 
-def _write(token_ids: Any, tokens: Any, position: Any) -> Any:
+def _write(token_ids: Tensor, tokens: Tensor, position: Size) -> Tensor:
     return ops.slice_update(token_ids, (0, 0, position), tokens[:, :, None])
 
 
-def _penalty(length: Any, exponent: Any) -> Any:
+def _penalty(length: Size, exponent: float | Tensor) -> Tensor:
     return ops.power((5.0 + ops.cast(length, "float32")) / 6.0, exponent)[:, None]  # [B, 1]
 
 
-def _real(scores: Any) -> Any:
+def _real(scores: Tensor) -> Tensor:
     return scores > NOTHING / 2

@@ -4,15 +4,15 @@ Letters: B batch, W beams or nothing, R longest result, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_numbers, optional_count, to_integers
+from keras_attn._typing import Size, Tensor
 
 # (logits [B, W, V], token_ids [B, W, R], length) -> logits
-Change = Callable[[Any, Any, Any], Any]
+Change = Callable[[Tensor, Tensor, Size], Tensor]
 
 # The logit of token 0 if every token is banned: lower than any other but finite, so that every
 # search continues with that token on every backend.
@@ -20,10 +20,10 @@ DEAD_END = -1e20
 
 
 def against_repetition(
-    batch: Any,
-    repetition_penalty: Any = None,
+    batch: Size,
+    repetition_penalty: float | Tensor | None = None,
     no_repeat_ngram_size: int | None = None,
-    active_no_repeat_ngram_size: Any = None,
+    active_no_repeat_ngram_size: int | Tensor | None = None,
 ) -> Change | None:
     """The change of logits that a search asks for, None for none: first the penalty, then the ban.
 
@@ -51,7 +51,7 @@ def against_repetition(
     if repetition_penalty is None and size is None:
         return None
 
-    def change(logits: Any, token_ids: Any, length: Any) -> Any:
+    def change(logits: Tensor, token_ids: Tensor, length: Size) -> Tensor:
         logits = ops.cast(logits, "float32")
         if repetition_penalty is not None:
             logits = penalize_repetition(logits, token_ids, length, repetition_penalty)
@@ -64,7 +64,9 @@ def against_repetition(
     return change
 
 
-def penalize_repetition(logits: Any, token_ids: Any, length: Any, penalty: Any) -> Any:
+def penalize_repetition(
+    logits: Tensor, token_ids: Tensor, length: Size, penalty: float | Tensor
+) -> Tensor:
     """Logits in which each token so far is divided by the penalty, or multiplied if negative.
 
     Source: Keskar et al. 2019, section 4.1, which divides negative logits too, and so rewards them.
@@ -77,8 +79,12 @@ def penalize_repetition(logits: Any, token_ids: Any, length: Any, penalty: Any) 
 
 
 def ban_repeated_ngrams(
-    logits: Any, token_ids: Any, length: Any, size: int, active_size: Any = None
-) -> Any:
+    logits: Tensor,
+    token_ids: Tensor,
+    length: Size,
+    size: int,
+    active_size: int | Tensor | None = None,
+) -> Tensor:
     """Logits of minus infinity for each token that would end an n-gram of the tokens so far.
 
     Source: Paulus et al. 2017, section 2.5.
@@ -97,13 +103,13 @@ def ban_repeated_ngrams(
     return ops.where(_marked(token_ids, repeats, logits.shape[-1]), -np.inf, logits)
 
 
-def by_row(values: Any, like: Any) -> Any:
+def by_row(values: Tensor, like: Tensor) -> Tensor:
     """A number, or one for each row, of the dtype of `like`, with axes of 1 for its other axes."""
     values = ops.cast(ops.convert_to_tensor(values), like.dtype)
     return ops.reshape(values, (-1, *(1 for _ in like.shape[1:])))
 
 
-def _marked(token_ids: Any, where: Any, vocabulary_size: int) -> Any:
+def _marked(token_ids: Tensor, where: Tensor, vocabulary_size: int) -> Tensor:
     """Which tokens are at a position where `where` is True, bool `[B, W, V]`."""
     shape = ops.shape(token_ids)
     # Padding need not be a token: what does not count goes to a column of its own.

@@ -17,29 +17,30 @@ from keras_attn._checks import (
     optional_count,
     to_integers,
 )
+from keras_attn._typing import Cache, Nested, Size, Tensor
 from keras_attn.decoding.logits import against_repetition
 from keras_attn.ops import cache as caches
 
 # (token_ids [B, T], index, cache, context) -> (logits [B, V] after the last token, cache)
-Step = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+Step = Callable[[Tensor, Size, Cache, Nested], tuple[Tensor, Cache]]
 
 
 def decode(
     step: Step,
-    choose: Callable[[Any, Any], Any],
-    prompt_ids: Any,
+    choose: Callable[[Tensor, Size], Tensor],
+    prompt_ids: Tensor,
     *,
-    cache: Any,
-    max_new_tokens: Any,
+    cache: Cache,
+    max_new_tokens: int | Tensor,
     max_length: int | None = None,
-    prompt_lengths: Any = None,
-    context: Any = None,
+    prompt_lengths: Tensor | None = None,
+    context: Nested | None = None,
     prefill: bool = True,
     stop_token_ids: Sequence[int] = (),
     padding_id: int = 0,
-    repetition_penalty: Any = None,
+    repetition_penalty: float | Tensor | None = None,
     no_repeat_ngram_size: int | None = None,
-    active_no_repeat_ngram_size: Any = None,
+    active_no_repeat_ngram_size: int | Tensor | None = None,
 ) -> dict:
     """Continue prompts, token by token, until every row has stopped.
 
@@ -110,10 +111,12 @@ def decode(
     step = checked(step, stop_token_ids)
     start, cache = begin(step, prompts, cache, context, prefill)
 
-    def unfinished(index: Any, token_ids: Any, ends: Any, done: Any, cache: Any) -> Any:
+    def unfinished(
+        index: Size, token_ids: Tensor, ends: Tensor, done: Tensor, cache: Cache
+    ) -> Tensor:
         return ops.logical_not(ops.all(done))
 
-    def advance(index: Any, token_ids: Any, ends: Any, done: Any, cache: Any) -> tuple:
+    def advance(index: Size, token_ids: Tensor, ends: Tensor, done: Tensor, cache: Cache) -> tuple:
         current = ops.take(token_ids, index, axis=1)  # [B]
         logits, cache = step(current[:, None], index, cache, context)
         position = index + 1
@@ -133,7 +136,7 @@ def decode(
     return {"token_ids": token_ids, "lengths": ends}
 
 
-def greedy(step: Step, prompt_ids: Any, **options: Any) -> dict:
+def greedy(step: Step, prompt_ids: Tensor, **options: Any) -> dict:
     """Continue prompts with the most probable token in each step.
 
     Args:
@@ -160,18 +163,18 @@ def greedy(step: Step, prompt_ids: Any, **options: Any) -> dict:
 class Prompts(NamedTuple):
     """Checked prompts; behind each its row of `token_ids` holds `padding_id`."""
 
-    token_ids: Any  # int32 [B, R]
-    lengths: Any  # int32 [B]
-    limits: Any  # int32 [B], the length at which a row ends
-    longest: Any  # P
+    token_ids: Tensor  # int32 [B, R]
+    lengths: Tensor  # int32 [B]
+    limits: Tensor  # int32 [B], the length at which a row ends
+    longest: Size  # P
 
 
-def cache_length(cache: Any, max_length: int | None) -> int | None:
+def cache_length(cache: Cache, max_length: int | None) -> int | None:
     """How many tokens the cache can hold, None for no limit."""
     return optional_count("max_length", max_length) or caches.length(cache)
 
 
-def tokens_of(prompt_ids: Any) -> Any:
+def tokens_of(prompt_ids: Tensor) -> Tensor:
     """The prompts' tokens, int32 `[B, P]`; raises where there are none."""
     prompt_ids = to_integers("prompt_ids", prompt_ids)
     if len(prompt_ids.shape) != 2 or prompt_ids.shape[1] == 0:
@@ -183,10 +186,10 @@ def tokens_of(prompt_ids: Any) -> Any:
 
 
 def prepare(
-    prompt_ids: Any,
-    prompt_lengths: Any,
-    length: Any,
-    max_new_tokens: Any,
+    prompt_ids: Tensor,
+    prompt_lengths: Tensor | None,
+    length: Size | None,
+    max_new_tokens: int | Tensor | None,
     padding_id: int,
 ) -> Prompts:
     """Prompts with space for `max_new_tokens` behind each, `length` in all where that is known."""
@@ -203,8 +206,8 @@ def prepare(
             "keys, got None"
         )
     total = longest + max_new_tokens if fixed else length
-    known = all(isinstance(size, int) for size in (total, longest, length))
-    if known and (total > length or total <= longest):
+    known = isinstance(total, int) and isinstance(longest, int)
+    if known and isinstance(length, int) and (total > length or total <= longest):
         raise ValueError(
             f"`cache` must have space for {longest} prompt tokens and `max_new_tokens`, got length "
             f"{length}" + (f" for {max_new_tokens} more" if fixed else "")
@@ -220,7 +223,9 @@ def prepare(
     return Prompts(ops.where(written, token_ids, padding_id), lengths, limits, longest)
 
 
-def begin(step: Step, prompts: Prompts, cache: Any, context: Any, prefill: bool) -> tuple[Any, Any]:
+def begin(
+    step: Step, prompts: Prompts, cache: Cache, context: Nested, prefill: bool
+) -> tuple[Size, Cache]:
     """The position at which the loop starts, and the cache there.
 
     With `prefill` one step takes all prompt tokens but each row's last. A shorter row's padding is
@@ -245,7 +250,7 @@ def stop_tokens(stop_token_ids: Sequence[int]) -> tuple[int, ...]:
 def checked(step: Step, stop_token_ids: Sequence[int]) -> Step:
     """The step, which raises unless every stop token is one of its vocabulary."""
 
-    def call(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
+    def call(token_ids: Tensor, index: Size, cache: Cache, context: Nested) -> tuple[Tensor, Cache]:
         logits, cache = step(token_ids, index, cache, context)
         for token in stop_token_ids:
             if not 0 <= token < logits.shape[-1]:
@@ -257,7 +262,7 @@ def checked(step: Step, stop_token_ids: Sequence[int]) -> Step:
     return call
 
 
-def _is_any(token_ids: Any, wanted: Sequence[int]) -> Any:
+def _is_any(token_ids: Tensor, wanted: Sequence[int]) -> Tensor:
     """Where a token is one of those wanted, bool of the same shape."""
     found = ops.zeros_like(token_ids, dtype="bool")
     for token in wanted:
@@ -265,7 +270,7 @@ def _is_any(token_ids: Any, wanted: Sequence[int]) -> Any:
     return found
 
 
-def _lengths(prompt_lengths: Any, prompt_ids: Any, longest: Any) -> Any:
+def _lengths(prompt_lengths: Tensor | None, prompt_ids: Tensor, longest: Size) -> Tensor:
     if prompt_lengths is None:
         return ops.broadcast_to(ops.cast(longest, "int32"), ops.shape(prompt_ids)[:1])
     lengths = to_integers("prompt_lengths", prompt_lengths, batch=prompt_ids.shape[0])

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_attn._checks import check_numbers, optional_count, to_integers
+from keras_attn._typing import Size, Tensor
 from keras_attn.decoding.logits import by_row
 from keras_attn.decoding.loop import Step, decode, tokens_of
 from keras_attn.ops.numerics import at_temperature, softmax
@@ -16,14 +17,14 @@ from keras_attn.ops.numerics import at_temperature, softmax
 
 def sample(
     step: Step,
-    prompt_ids: Any,
+    prompt_ids: Tensor,
     *,
-    seeds: Any,
-    temperature: Any = 1.0,
+    seeds: Tensor,
+    temperature: float | Tensor = 1.0,
     top_k: int | None = None,
-    active_top_k: Any = None,
-    top_p: Any = None,
-    min_p: Any = None,
+    active_top_k: int | Tensor | None = None,
+    top_p: float | Tensor | None = None,
+    min_p: float | Tensor | None = None,
     **options: Any,
 ) -> dict:
     """Continue prompts with tokens drawn from the model's distribution.
@@ -79,7 +80,7 @@ def sample(
         check_numbers("min_p", min_p, "in [0, 1]", lambda x: (x >= 0) & (x <= 1), batch)
     ranked = not (top_k is None and active_top_k is None and top_p is None)
 
-    def choose(logits: Any, position: Any) -> Any:
+    def choose(logits: Tensor, position: Size) -> Tensor:
         logits = ops.cast(logits, "float32")
         size = logits.shape[-1]
         ids = None
@@ -102,7 +103,7 @@ def sample(
     return decode(step, choose, prompt_ids, **options)
 
 
-def draw(probabilities: Any, uniform: Any) -> Any:
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The index at which the cumulative probability passes `uniform` `[B]` of the whole."""
     cumulative = ops.cumsum(probabilities, axis=-1)
     passed = cumulative <= uniform[:, None] * cumulative[:, -1:]
@@ -112,7 +113,7 @@ def draw(probabilities: Any, uniform: Any) -> Any:
     return ops.minimum(drawn, ops.max(possible, axis=-1))
 
 
-def uniform(seeds: Any, position: Any) -> Any:
+def uniform(seeds: Tensor, position: Size) -> Tensor:
     """A number in [0, 1) for each seed `[B]` at that position, the same on every backend.
 
     Backends draw for a whole batch, so that a row's draw depends on its neighbours; this
@@ -122,7 +123,7 @@ def uniform(seeds: Any, position: Any) -> Any:
     return ops.cast(ops.bitwise_and(mixed, 0xFFFFFF), "float32") / float(1 << 24)
 
 
-def _mix(bits: Any) -> Any:
+def _mix(bits: Tensor) -> Tensor:
     for shift, factor in ((16, -2048144789), (13, -1028477387), (16, 1)):
         unsigned = ops.bitwise_and(ops.right_shift(bits, shift), (1 << (32 - shift)) - 1)
         bits = ops.bitwise_xor(bits, unsigned) * factor

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._typing import Activation, DType
 from keras_attn.models import parts
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
 from keras_attn.ops.masks import Window
@@ -21,7 +22,7 @@ def encoder(
     window: Window = None,
     kernel: str = "auto",
     remat: bool = False,
-    dtype: Any = None,
+    dtype: DType = None,
     name: str = "bert_encoder",
     **overrides: Any,
 ) -> keras.Model:
@@ -145,7 +146,7 @@ def pretraining(
 
 
 def with_pretraining_heads(
-    encoder: keras.Model, name: str = "bert_pretraining", *, activation: Any = None
+    encoder: keras.Model, name: str = "bert_pretraining", *, activation: Activation = None
 ) -> keras.Model:
     """`pretraining` on top of an existing encoder; the two share their layers.
 

@@ -9,13 +9,12 @@ ModernBERT's heads begin with a dense layer and a norm. Outputs are logits: comp
 Letters: B batch, T length, C choices or texts, P masked positions, V vocabulary, D model width.
 """
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_attn import layers
 from keras_attn._checks import check_count
+from keras_attn._typing import Activation, Tensor
 from keras_attn.models import parts
 
 
@@ -232,7 +231,7 @@ def siamese(
 
 
 def masked_lm(
-    encoder: keras.Model, *, activation: Any = None, name: str = "bert_masked_lm"
+    encoder: keras.Model, *, activation: Activation = None, name: str = "bert_masked_lm"
 ) -> keras.Model:
     """The token at each of the positions in one more input, masked_positions: logits `[B, P, V]`.
 
@@ -286,14 +285,14 @@ def _several(model: keras.Model, count: int) -> tuple[dict, dict]:
     return inputs, rows
 
 
-def _together(vectors: Any, count: int) -> Any:
+def _together(vectors: Tensor, count: int) -> Tensor:
     """`[B, C, D]`, from vectors `[C B, D]`."""
     return ops.stack(ops.split(vectors, count, axis=0), axis=1)
 
 
 def _pooled(
-    encoder: keras.Model, pooling: str | None, outputs: dict[str, Any], padding_mask: Any
-) -> Any:
+    encoder: keras.Model, pooling: str | None, outputs: dict[str, Tensor], padding_mask: Tensor
+) -> Tensor:
     """One vector for each row of the encoder's outputs."""
     if pooling is None:
         pooling = "pooler" if parts.encoder(encoder).norm is None else "first"
@@ -304,7 +303,7 @@ def _pooled(
     return layers.SequencePooling(pooling, name="pooling")(outputs[name], mask=padding_mask)
 
 
-def _transformed(encoder: keras.Model, vectors: Any) -> Any:
+def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
     """The vectors for the head, which ModernBERT transforms by a dense layer and a norm.
 
     Source: Warner et al. 2024, section 2.1.
@@ -327,7 +326,7 @@ def _transformed(encoder: keras.Model, vectors: Any) -> Any:
     return norm(dense(vectors))
 
 
-def _output(encoder: keras.Model, name: str) -> Any:
+def _output(encoder: keras.Model, name: str) -> Tensor:
     if name not in encoder.output:
         raise ValueError(f"`encoder` must have an output {name!r}, got {', '.join(encoder.output)}")
     return encoder.output[name]

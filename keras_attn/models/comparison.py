@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_attn._keras import Functional, flatten_layers
+from keras_attn._typing import Nested, Tensor
 
 _BATCH, _LENGTH, _SIDE = 2, 9, 32
 _PADDED = 3  # positions at the end
@@ -19,7 +20,7 @@ class Comparison:
         inputs: a batch; defaults to one generated from the model's inputs.
     """
 
-    def __init__(self, model: keras.Model, inputs: Any = None) -> None:
+    def __init__(self, model: keras.Model, inputs: Nested | None = None) -> None:
         for tensor in keras.tree.flatten(inputs):
             if 0 in tuple(getattr(tensor, "shape", ())):
                 raise ValueError(f"`inputs` must not be empty, got the shape {tuple(tensor.shape)}")
@@ -48,7 +49,7 @@ class Comparison:
             for batch, expected in zip(self._batches, self._expected, strict=True)
         ]
 
-    def _difference(self, ours: np.ndarray, theirs: np.ndarray, batch: Any) -> float:
+    def _difference(self, ours: np.ndarray, theirs: np.ndarray, batch: Nested) -> float:
         if batch is self._batches[-1] and len(self._batches) > 1:
             lengths = {x.shape[1] for x in keras.tree.flatten(batch) if _paddable(x)}
             if theirs.ndim > 1 and theirs.shape[1] in lengths:  # outputs at padding may differ
@@ -67,12 +68,12 @@ def has_inputs(model: keras.Model) -> bool:
     return isinstance(model, Functional)
 
 
-def make_inputs(model: keras.Model) -> Any:
+def make_inputs(model: keras.Model) -> Nested:
     """A batch for the inputs of a functional or Sequential model, without padding."""
     graph: Any = model._functional if isinstance(model, keras.Sequential) else model
     rng = np.random.default_rng(0)
 
-    def make(tensor: Any) -> np.ndarray:
+    def make(tensor: Tensor) -> np.ndarray:
         free = sum(size is None for size in tensor.shape[1:])
         size = _LENGTH if free < 2 else _SIDE
         shape = [size if axis is None else axis for axis in tensor.shape[1:]]
@@ -88,7 +89,7 @@ def make_inputs(model: keras.Model) -> Any:
     return keras.tree.map_structure(make, graph.input)
 
 
-def _count(graph: Any, tensor: Any) -> int:
+def _count(graph: Any, tensor: Tensor) -> int:
     """The number of ids that an input may hold: the size of the smallest table that reads it."""
     counts = []
     for nodes in graph._nodes_by_depth.values():
@@ -106,14 +107,14 @@ def _count(graph: Any, tensor: Any) -> int:
     return min(counts, default=2)
 
 
-def _paddable(batch: Any) -> bool:
+def _paddable(batch: Tensor) -> bool:
     if not hasattr(batch, "dtype"):
         return False
     kind = keras.backend.standardize_dtype(batch.dtype)
     return len(batch.shape) > 1 and batch.shape[1] > _PADDED and ("int" in kind or kind == "bool")
 
 
-def _pad(batch: Any) -> Any:
+def _pad(batch: Tensor) -> Tensor:
     if not _paddable(batch):
         return batch
     batch = np.array(keras.ops.convert_to_numpy(batch))
@@ -121,6 +122,6 @@ def _pad(batch: Any) -> Any:
     return batch
 
 
-def _run(model: keras.Model, batch: Any) -> list[np.ndarray]:
+def _run(model: keras.Model, batch: Nested) -> list[np.ndarray]:
     outputs = keras.tree.flatten(model(batch, training=False))
     return [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in outputs]

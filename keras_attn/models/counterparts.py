@@ -11,9 +11,10 @@ import keras
 
 from keras_attn import layers
 from keras_attn._keras import flatten_layers
+from keras_attn._typing import Config
 from keras_attn.models.keras_attention import PARTS, copy
 
-Calls = list[dict[str, Any]]
+Calls = list[Config]
 
 _ENCODER_ARGUMENTS = {
     "inputs": "inputs",
@@ -46,19 +47,19 @@ class Counterpart:
     arguments: dict[str, str]
     weights: dict[int, keras.Variable]
 
-    def translate(self, call: dict[str, Any]) -> dict[str, Any]:
+    def translate(self, call: Config) -> Config:
         """The arguments of our block, for a call of theirs."""
         return {
             self.arguments[name]: value for name, value in call.items() if name in self.arguments
         }
 
 
-def is_block(layer: Any) -> bool:
+def is_block(layer: keras.layers.Layer) -> bool:
     """Whether the layer is of a class for which we have a block."""
     return type(layer) in _makers()
 
 
-def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> dict[str, Any]:
+def bind(layer: keras.layers.Layer, args: tuple, kwargs: dict) -> Config:
     """The arguments of one call of the layer, by name."""
     return dict(inspect.signature(layer.call).bind(*args, **kwargs).arguments)
 
@@ -93,12 +94,12 @@ def _makers() -> dict[type, Callable[..., Counterpart | None]]:
     }
 
 
-def _from_encoder(layer: Any, calls: Calls) -> Counterpart | None:
+def _from_encoder(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
     shapes = (calls[0]["inputs"].shape,)
     return _block(layers.TransformerEncoderBlock, layer, _ENCODER_ARGUMENTS, shapes)
 
 
-def _from_decoder(layer: Any, calls: Calls) -> Counterpart | None:
+def _from_decoder(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
     given = {name for call in calls for name, value in call.items() if value is not None}
     causal = {bool(call.get("use_causal_mask", True)) for call in calls}
     context = calls[0].get("encoder_sequence")
@@ -115,7 +116,7 @@ def _from_decoder(layer: Any, calls: Calls) -> Counterpart | None:
 
 
 def _block(
-    kind: type, layer: Any, arguments: dict[str, str], shapes: tuple, **options: Any
+    kind: type, layer: keras.layers.Layer, arguments: dict[str, str], shapes: tuple, **options: Any
 ) -> Counterpart | None:
     if shapes[0][-1] % layer.num_heads:
         return None
@@ -154,7 +155,9 @@ _CROSS_PARTS = {
 }
 
 
-def _pairs(theirs: Any, ours: Any) -> Iterator[tuple[Any, Any]]:
+def _pairs(
+    theirs: keras.layers.Layer, ours: keras.layers.Layer
+) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
     crosses = isinstance(ours, layers.TransformerDecoderBlock)
     for name, path in (_PARTS | _CROSS_PARTS if crosses else _PARTS).items():
         source, target = getattr(theirs, name), operator.attrgetter(path)(ours)

@@ -13,6 +13,7 @@ from keras import ops as kops
 
 from keras_attn import layers, ops
 from keras_attn._keras import ATTENTION_HOOK, ATTENTION_METHODS, BUILT_ATTENTION, flatten_layers
+from keras_attn._typing import Nested, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 
 DROP_INS = {
@@ -23,7 +24,7 @@ DROP_INS = {
 }
 _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 # keras-hub layers that pass projected heads and a mask to a method, and their scales.
-_HUB_SCALES: dict[str, Callable[[Any], float]] = {
+_HUB_SCALES: dict[str, Callable[[keras.layers.Layer], float]] = {
     name: lambda layer: layer._inv_norm_factor
     for name in (
         *("LlamaAttention", "CachedMistralAttention", "CachedMixtralAttention"),
@@ -45,17 +46,17 @@ def drop_ins(masks: str) -> tuple[type, ...]:
     return tuple(DROP_INS) if masks == "exact" else _MANY_HEADS
 
 
-def is_ours(layer: Any) -> bool:
+def is_ours(layer: keras.layers.Layer) -> bool:
     """Whether the layer computes with our kernels already."""
     return isinstance(layer, tuple(DROP_INS.values())) or ATTENTION_HOOK in vars(layer)
 
 
-def base_of(layer: Any) -> type | None:
+def base_of(layer: keras.layers.Layer) -> type | None:
     """The Keras attention class that the layer is an instance of, if any."""
     return next((base for base in DROP_INS if isinstance(layer, base)), None)
 
 
-def has_hook(layer: Any) -> bool:
+def has_hook(layer: keras.layers.Layer) -> bool:
     """Whether its class computes attention in a method that we can replace."""
     if isinstance(layer, _MANY_HEADS):
         base = base_of(layer)
@@ -98,7 +99,7 @@ def change(layer: Any, masks: str) -> Callable[[], None]:
     return functools.partial(vars(layer).pop, ATTENTION_HOOK)
 
 
-def forget_compiled(model: Any) -> None:
+def forget_compiled(model: keras.Model) -> None:
     """Let models whose layers have changed trace their functions again."""
     for part in (model, *flatten_layers(model)):
         for name in ("train_function", "test_function", "predict_function", "generate_function"):
@@ -106,7 +107,7 @@ def forget_compiled(model: Any) -> None:
                 setattr(part, name, None)
 
 
-def hook(layer: Any) -> Callable[..., Any]:
+def hook(layer: keras.layers.Layer) -> Callable[..., Nested]:
     """The method from projected heads and a mask to the context, with our kernels."""
     if isinstance(layer, _MANY_HEADS):
         return functools.partial(_keras_hook, layer)
@@ -114,11 +115,11 @@ def hook(layer: Any) -> Callable[..., Any]:
 
 
 def _keras_hook(
-    layer: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any = None,
+    layer: keras.layers.Layer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
     training: bool | None = None,
     return_attention_scores: bool | None = None,
     use_causal_mask: bool = False,
@@ -154,7 +155,7 @@ def _keras_hook(
     return axes.split(context, query), (scores or [None])[0]
 
 
-def _mean_where_empty(context: Any, mask: ops.AttentionMask, values: Any) -> Any:
+def _mean_where_empty(context: Tensor, mask: ops.AttentionMask, values: Tensor) -> Tensor:
     matrix = mask.materialize(kops.shape(context)[1], kops.shape(values)[1])
     if matrix is None:
         return context
@@ -163,7 +164,9 @@ def _mean_where_empty(context: Any, mask: ops.AttentionMask, values: Any) -> Any
     return kops.where(some, context, kops.mean(values, axis=1, keepdims=True))
 
 
-def _hub_hook(layer: Any, signature: inspect.Signature, *args: Any, **kwargs: Any) -> Any:
+def _hub_hook(
+    layer: keras.layers.Layer, signature: inspect.Signature, *args: Any, **kwargs: Any
+) -> Tensor:
     call = signature.bind(*args, **kwargs).arguments
     query, key, value, *_ = call.values()
     mask = call.get("attention_mask")
@@ -180,11 +183,11 @@ def _hub_hook(layer: Any, signature: inspect.Signature, *args: Any, **kwargs: An
     )
 
 
-def _is_hub(layer: Any) -> bool:
+def _is_hub(layer: keras.layers.Layer) -> bool:
     return type(layer).__module__.split(".")[0] == "keras_hub"
 
 
-def _let_masks_pass(layer: Any) -> list:
+def _let_masks_pass(layer: keras.layers.Layer) -> list:
     """Let sublayers accept masks: ours keeps masks on its inputs, and projections would warn."""
     strict = [part for part in flatten_layers(layer) if not part.supports_masking]
     for part in strict:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._typing import DType
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops.masks import Window
@@ -21,7 +22,7 @@ def decoder(
     window: Window = None,
     kernel: str = "auto",
     remat: bool = False,
-    dtype: Any = None,
+    dtype: DType = None,
     name: str = "gpt",
     **overrides: Any,
 ) -> keras.Model:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._typing import DType
 from keras_attn.models.bert import encoder_inputs
 from keras_attn.models.sizes import MODERN_BERT_SIZES, ModernBertSize, resolve
 from keras_attn.ops.numerics import get_activation
@@ -19,7 +20,7 @@ def encoder(
     hidden_states: bool = False,
     kernel: str = "auto",
     remat: bool = False,
-    dtype: Any = None,
+    dtype: DType = None,
     name: str = "modern_bert_encoder",
     **overrides: Any,
 ) -> keras.Model:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn._typing import Nested
 from keras_attn.models import parts
 
 POSITIONS = (
@@ -82,7 +83,7 @@ def packed(model: keras.Model) -> keras.Model:
     }
     extra = {key: keras.Input((None,), dtype="int32", name=key) for key in new}
 
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Nested:
         if isinstance(operation, POSITIONS):
             return operation(*args, **kwargs, positions=extra["positions"])
         if isinstance(operation, layers.TransformerEncoderBlock):
@@ -106,7 +107,7 @@ def packed(model: keras.Model) -> keras.Model:
     )
 
 
-def _takes_one(operation: Any) -> bool:
+def _takes_one(operation: keras.Operation) -> bool:
     """Whether it is `x[:, 0]` or the pooling that does the same."""
     if isinstance(operation, layers.SequencePooling):
         return operation.mode == "first" and not operation.normalize

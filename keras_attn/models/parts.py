@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._typing import DType
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
 _TRANSFORMATION = ("transformation", "transformation_norm")
@@ -49,9 +50,9 @@ class Stack:
         dropout: the dropout of the embeddings, if it is a separate layer.
     """
 
-    embedding: Any
-    blocks: tuple[Any, ...]
-    position: Any = None
+    embedding: keras.layers.Layer
+    blocks: tuple[keras.layers.Layer, ...]
+    position: keras.layers.Layer | None = None
     norm: keras.layers.Layer | None = None
     dropout: Any = None
 
@@ -75,10 +76,10 @@ class Parts:
 
     encoder: Stack | None = None
     decoder: Stack | None = None
-    pooler: Any = None
-    pooler_dropout: Any = None
+    pooler: keras.layers.Layer | None = None
+    pooler_dropout: keras.layers.Layer | None = None
     pooling: Any = None
-    transformation: tuple[Any, ...] = ()
+    transformation: tuple[keras.layers.Layer, ...] = ()
     head: Any = None
     bridges: tuple[keras.layers.Layer, ...] = ()
     readout: Any = None
@@ -217,7 +218,7 @@ def attention_position(position: keras.layers.Layer) -> keras.layers.Layer | Non
     return _copy(position) if enters_logits(position) else None
 
 
-def embedding_position(position: keras.layers.Layer, name: str, dtype: Any) -> keras.layers.Layer:
+def embedding_position(position: keras.layers.Layer, name: str, dtype: DType) -> keras.layers.Layer:
     """A copy for the embeddings; an identity layer if it belongs to the blocks."""
     if enters_logits(position):
         return keras.layers.Identity(name=name, dtype=dtype)

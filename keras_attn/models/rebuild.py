@@ -7,11 +7,12 @@ from typing import Any
 import keras
 
 from keras_attn._keras import Functional, flatten_layers, get_keras_mask
+from keras_attn._typing import Config, Nested
 from keras_attn.models import exchange
 from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_block
 
 
-def has_plain_graph(layer: Any) -> bool:
+def has_plain_graph(layer: keras.layers.Layer) -> bool:
     """Whether the layer is a plain functional or Sequential model, which runs only its graph.
 
     A rebuilt model of a subclass would lose the subclass's methods.
@@ -21,9 +22,9 @@ def has_plain_graph(layer: Any) -> bool:
     return type(layer) is Functional
 
 
-def calls_of(model: keras.Model) -> dict[Any, list[dict[str, Any]]]:
+def calls_of(model: keras.Model) -> dict[keras.layers.Layer, list[Config]]:
     """The call arguments, by name, of each keras-hub block in a tree of such models."""
-    calls: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
+    calls: dict[keras.layers.Layer, list[Config]] = collections.defaultdict(list)
     for part in _plain_graphs(model, set()):
         graph: Any = part._functional if isinstance(part, keras.Sequential) else part
         for nodes in graph._nodes_by_depth.values():
@@ -34,7 +35,7 @@ def calls_of(model: keras.Model) -> dict[Any, list[dict[str, Any]]]:
     return calls
 
 
-def _plain_graphs(model: Any, seen: set[int]) -> Iterator[Any]:
+def _plain_graphs(model: keras.layers.Layer, seen: set[int]) -> Iterator[keras.Model]:
     if has_plain_graph(model) and id(model) not in seen:
         seen.add(id(model))
         yield model
@@ -50,11 +51,11 @@ class Rebuild:
         layers: layers of Keras and blocks of keras-hub; without any, models stay themselves.
     """
 
-    def __init__(self, masks: str, layers: Iterable[Any]) -> None:
+    def __init__(self, masks: str, layers: Iterable[keras.layers.Layer]) -> None:
         self._masks = masks
-        self._counterparts: dict[Any, Any] = dict.fromkeys(layers)
-        self._blocks: dict[Any, tuple[Any, Counterpart]] = {}
-        self._calls: dict[Any, list[dict[str, Any]]] = {}
+        self._counterparts: dict[keras.Operation, Any] = dict.fromkeys(layers)
+        self._blocks: dict[keras.layers.Layer, tuple[keras.layers.Layer, Counterpart]] = {}
+        self._calls: dict[keras.layers.Layer, list[Config]] = {}
 
     def model(self, model: keras.Model) -> keras.Model:
         """The rebuilt model; the model itself if nothing is to be replaced."""
@@ -80,7 +81,7 @@ class Rebuild:
             rebuilt.trainable = False
         return rebuilt
 
-    def _counterpart_of(self, operation: Any) -> Any:
+    def _counterpart_of(self, operation: keras.Operation) -> keras.Operation:
         if operation in self._counterparts:
             if self._counterparts[operation] is None:
                 self._counterparts[operation] = self._layer(operation)
@@ -90,14 +91,14 @@ class Rebuild:
             self._counterparts[operation] = self._model(operation)
         return self._counterparts.get(operation, operation)
 
-    def _layer(self, layer: Any) -> Any:
+    def _layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         if not is_block(layer):
             return exchange.counterpart(layer, self._masks)
         part: Any = counterpart(layer, self._calls[layer])
         self._blocks[part.layer] = (layer, part)
         return part.layer
 
-    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Nested:
         if layer not in self._blocks:
             return layer(*args, **kwargs)
         theirs, part = self._blocks[layer]

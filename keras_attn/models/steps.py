@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_attn._keras import register
+from keras_attn._typing import Cache, Config, Nested, Size, Tensor
 from keras_attn.models import parts, rnn_attention
 from keras_attn.ops import cache as caches
 
@@ -18,13 +19,13 @@ from keras_attn.ops import cache as caches
 class Start(NamedTuple):
     """What a loop of `decoding` needs from a model, under the names of its arguments."""
 
-    step: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
-    cache: Any
-    context: Any
+    step: Callable[[Tensor, Size, Cache, Nested], tuple[Tensor, Cache]]
+    cache: Cache
+    context: Nested
     prefill: bool
 
 
-def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Callable[..., Any]:
+def generator(model: keras.Model, search: Callable[..., dict], length: int) -> Callable[..., dict]:
     """A function from prompts to the result of a search, ready for `decoding.compiled`.
 
     Args:
@@ -53,12 +54,12 @@ def generator(model: keras.Model, search: Callable[..., Any], length: int) -> Ca
     start = starter(model, length)
 
     def generate(
-        prompt_ids: Any,
-        prompt_lengths: Any = None,
-        source_ids: Any = None,
-        source_padding_mask: Any = None,
+        prompt_ids: Tensor,
+        prompt_lengths: Tensor | None = None,
+        source_ids: Tensor | None = None,
+        source_padding_mask: Tensor | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> dict:
         begun = start(ops.shape(prompt_ids)[0], source_ids, source_padding_mask)
         return search(
             begun.step,
@@ -104,7 +105,11 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
     recurrent = decoder.position is None
     begin = _recurrent_starter(model) if recurrent else _cached_starter(model, length)
 
-    def start(batch_size: Any, source_ids: Any = None, source_padding_mask: Any = None) -> Start:
+    def start(
+        batch_size: Size,
+        source_ids: Tensor | None = None,
+        source_padding_mask: Tensor | None = None,
+    ) -> Start:
         if found.encoder is not None and source_ids is None:
             raise ValueError(f"`source_ids` must be given for {model.name!r}, got None")
         if found.encoder is None and not (source_ids is None is source_padding_mask):
@@ -117,7 +122,7 @@ def starter(model: keras.Model, length: int) -> Callable[..., Start]:
     return start
 
 
-def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
+def empty_cache(model: keras.Model, batch_size: Size, length: int) -> dict:
     """The cache of a decoder with attention before the first token, for `length` tokens.
 
     Raises:
@@ -136,7 +141,9 @@ def empty_cache(model: keras.Model, batch_size: Any, length: int) -> dict:
     return cache
 
 
-def source_context(model: keras.Model, source_ids: Any, source_padding_mask: Any = None) -> dict:
+def source_context(
+    model: keras.Model, source_ids: Tensor, source_padding_mask: Tensor | None = None
+) -> dict:
     """What every step of an encoder-decoder needs from the source, computed once.
 
     Args:
@@ -193,13 +200,13 @@ class DecoderStep(keras.Model):
         )
         return {"logits": logits, "cache": cache}
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         model = keras.saving.serialize_keras_object(self.model)
         return {**super().get_config(), "model": model}
 
     @classmethod
-    def from_config(cls, config: dict) -> "DecoderStep":
+    def from_config(cls, config: Config) -> "DecoderStep":
         """The step of the model in the configuration."""
         model = keras.saving.deserialize_keras_object(config["model"])
         return cls(**{**config, "model": model})
@@ -207,13 +214,13 @@ class DecoderStep(keras.Model):
 
 def _step(
     decoder: parts.Stack,
-    head: Any,
-    token_ids: Any,
-    index: Any,
+    head: keras.layers.Layer,
+    token_ids: Tensor,
+    index: Size,
     cache: dict,
-    context: Any,
-    output_matrix: Any,
-) -> tuple[Any, dict]:
+    context: Nested | None,
+    output_matrix: Tensor,
+) -> tuple[Tensor, Cache]:
     hidden = decoder.embedding(token_ids)  # [B, T, D]
     if not isinstance(decoder.position, keras.layers.Identity):
         hidden = decoder.position(hidden, offset=index)
@@ -234,7 +241,7 @@ def _encode(model: keras.Model) -> Callable[..., dict]:
     inputs = {name: model.input[name] for name in ("source_ids", "source_padding_mask")}
     encoder = keras.Model(inputs, parts.outputs(model, last)[0], name=f"{model.name}_encoder")
 
-    def encode(source_ids: Any, source_padding_mask: Any = None) -> dict:
+    def encode(source_ids: Tensor, source_padding_mask: Tensor | None = None) -> dict:
         source_ids = ops.convert_to_tensor(source_ids, "int32")
         if source_padding_mask is None:
             source_padding_mask = ops.ones_like(source_ids, dtype="bool")
@@ -251,12 +258,16 @@ def _cached_starter(model: keras.Model, length: int) -> Callable[..., Start]:
     embedding = decoder.embedding
     encode = _encode(model) if found.encoder else None
 
-    def start(batch_size: Any, source_ids: Any, source_padding_mask: Any) -> Start:
+    def start(
+        batch_size: Size, source_ids: Tensor | None, source_padding_mask: Tensor | None
+    ) -> Start:
         # The head transposes it back: two transpositions inside the loop cancel, and this one
         # stores the matrix in the layout of the product.
         columns = ops.transpose(ops.cast(embedding.embeddings, embedding.compute_dtype))  # [D, V]
 
-        def step(token_ids: Any, index: Any, cache: Any, context: Any) -> tuple[Any, Any]:
+        def step(
+            token_ids: Tensor, index: Size, cache: Cache, context: Nested
+        ) -> tuple[Tensor, Cache]:
             index = ops.convert_to_tensor(index, "int32")
             matrix = ops.transpose(columns)
             return _step(decoder, found.head, token_ids, index, cache, context, matrix)
@@ -271,12 +282,14 @@ def _recurrent_starter(model: keras.Model) -> Callable[..., Start]:
     first, step_model = rnn_attention.start(model), rnn_attention.step(model)
     constant = ("memory", "keys", "memory_mask")  # states that no step changes
 
-    def step(token_ids: Any, index: Any, cache: dict, context: dict) -> tuple[Any, dict]:
+    def step(token_ids: Tensor, index: Size, cache: dict, context: dict) -> tuple[Tensor, dict]:
         inputs = {"token_ids": token_ids[:, 0], **cache, **context}
         outputs = step_model(inputs, training=False)
         return outputs["logits"], {name: outputs[name] for name in cache}
 
-    def start(batch_size: Any, source_ids: Any, source_padding_mask: Any) -> Start:
+    def start(
+        batch_size: Size, source_ids: Tensor | None, source_padding_mask: Tensor | None
+    ) -> Start:
         source_ids = ops.convert_to_tensor(source_ids, "int32")
         if source_padding_mask is not None:
             source_ids = ops.where(source_padding_mask, source_ids, 0)

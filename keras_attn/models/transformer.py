@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._typing import DType
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import TRANSFORMER_SIZES, TransformerSize, resolve
 from keras_attn.ops.numerics import get_activation
@@ -19,7 +20,7 @@ def encoder_decoder(
     position: keras.layers.Layer | None = None,
     kernel: str = "auto",
     remat: bool = False,
-    dtype: Any = None,
+    dtype: DType = None,
     name: str = "transformer",
     **overrides: Any,
 ) -> keras.Model:

@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
 from keras_attn._checks import check_choice
 from keras_attn._keras import flatten_layers
+from keras_attn._typing import Nested
 from keras_attn.models import exchange
 from keras_attn.models.comparison import Comparison
 from keras_attn.models.counterparts import counterpart, is_block
@@ -74,11 +74,11 @@ class _Place:
     """An attention layer, and how to replace it: as a "layer", as a "block" or by a "change"."""
 
     path: str
-    layer: Any
+    layer: keras.layers.Layer
     how: str
 
 
-def upgrade(model: keras.Model, inputs: Any = None, *, masks: str = "exact") -> Upgrade:
+def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "exact") -> Upgrade:
     """Replace the attention layers of a model by ours, also in nested models and layers.
 
     `keras.layers.MultiHeadAttention`, `GroupQueryAttention`, `Attention` and `AdditiveAttention`
@@ -219,8 +219,8 @@ class _Survey:
         self.left: dict[str, str] = {}
         self._masks = masks
         self._found: list[_Place] = []
-        self._listed: set[Any] = set()  # in graphs
-        self._seen: set[Any] = set()  # in code
+        self._listed: set[keras.layers.Layer] = set()  # in graphs
+        self._seen: set[keras.layers.Layer] = set()  # in code
         if has_plain_graph(model):
             self._calls = calls_of(model)
             self._graph(model, "")
@@ -261,7 +261,7 @@ class _Survey:
             else:
                 self._layer(layer, path)
 
-    def _layer(self, layer: Any, path: str) -> bool:
+    def _layer(self, layer: keras.layers.Layer, path: str) -> bool:
         """Whether a layer with code of its own attends, or anything in it."""
         if layer in self._seen:
             return False
@@ -292,7 +292,7 @@ class _Survey:
             return unknown or any(found)
         return True
 
-    def _note(self, path: str, layer: Any, how: str) -> None:
+    def _note(self, path: str, layer: keras.layers.Layer, how: str) -> None:
         self._found.append(_Place(self._unique(path), layer, how))
 
     def _unique(self, path: str) -> str:
@@ -308,7 +308,7 @@ _UNKNOWN = (
 )
 
 
-def _seems_to_attend(layer: Any) -> bool:
+def _seems_to_attend(layer: keras.layers.Layer) -> bool:
     """Whether a layer of an unknown class seems to be attention, by the name of its class."""
     ours = type(layer).__module__.split(".")[0] == "keras_attn"
     return "attention" in type(layer).__name__.lower() and not ours

@@ -14,6 +14,7 @@ import keras
 
 from keras_attn import backend
 from keras_attn._checks import check_count
+from keras_attn._typing import Nested, Tensor
 from keras_attn.ops import random
 from keras_attn.training import state_file
 
@@ -100,7 +101,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._generators: dict | None = None  # to be set before the first batch
         self._restored = False
 
-    def restore(self, model: keras.Model, batch: Any, step: int | None = None) -> int:
+    def restore(self, model: keras.Model, batch: Nested, step: int | None = None) -> int:
         """Put a file's state into a compiled model.
 
         Args:
@@ -305,7 +306,7 @@ class _EndOfEpoch:
 _END_OF_EPOCH = _EndOfEpoch()
 
 
-def _build(model: keras.Model, batch: Any) -> None:
+def _build(model: keras.Model, batch: Nested) -> None:
     batch = keras.tree.map_structure(_tensor, getattr(batch, "element_spec", batch))
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=False)
@@ -314,7 +315,7 @@ def _build(model: keras.Model, batch: Any) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _tensor(leaf: Any) -> Any:
+def _tensor(leaf: Tensor) -> Tensor:
     """A tensor of a batch; zeros where there is only its specification."""
     has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
     if hasattr(leaf, "shape") and not has_values:

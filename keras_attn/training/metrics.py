@@ -4,12 +4,11 @@ For accuracy over masked positions Keras' own suffices: `SparseCategoricalAccura
 `weighted_metrics` divides by the sum of the weights.
 """
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_attn._keras import get_keras_mask, register
+from keras_attn._typing import Config, DType, Tensor
 from keras_attn.training.losses import (
     cross_entropies,
     match_rank,
@@ -58,7 +57,7 @@ class Perplexity(keras.metrics.Mean):
     def __init__(
         self,
         name: str = "perplexity",
-        dtype: Any = None,
+        dtype: DType = None,
         from_logits: bool = False,
         ignore_class: int | None = None,
     ) -> None:
@@ -66,7 +65,9 @@ class Perplexity(keras.metrics.Mean):
         self.from_logits = from_logits
         self.ignore_class = ignore_class
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Add the positions of a batch."""
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
@@ -85,11 +86,11 @@ class Perplexity(keras.metrics.Mean):
         losses = cross_entropies(labels, y_pred, self.from_logits)
         super().update_state(ops.reshape(losses, (-1,)), ops.reshape(weights, (-1,)))
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """The perplexity since the last reset."""
         return ops.exp(super().result())
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The arguments of the constructor."""
         return {
             **super().get_config(),

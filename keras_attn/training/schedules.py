@@ -1,12 +1,11 @@
 """Learning rates as functions of the step, for any Keras optimizer."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_attn._checks import check_count, is_integer
 from keras_attn._keras import register
+from keras_attn._typing import Config, Tensor
 
 
 @register()
@@ -43,14 +42,14 @@ class TransformerSchedule(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.scale = scale
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Tensor) -> Tensor:
         """The rate of the update after `step` updates."""
         step = ops.cast(step, "float32") + 1.0
         peak = self.scale * (self.model_dim * self.warmup_steps) ** -0.5
         relative = step / self.warmup_steps
         return peak * ops.minimum(ops.rsqrt(relative), relative)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             "model_dim": self.model_dim,
@@ -100,14 +99,14 @@ class WarmupLinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = int(warmup_steps)
         self.total_steps = total_steps
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: Tensor) -> Tensor:
         """The rate of the update after `step` updates."""
         step = ops.cast(step, "float32")
         rise = (step + 1.0) / max(self.warmup_steps, 1)
         fall = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
         return self.peak * ops.maximum(ops.minimum(rise, fall), 0.0)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             "peak": self.peak,

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attn._typing import Nested
+
 OUTSIDE = "O"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -39,8 +41,8 @@ class PredictionScores(keras.callbacks.Callback):
 
     def __init__(
         self,
-        inputs: Any,
-        score: Callable[[Any], dict[str, float]],
+        inputs: Nested,
+        score: Callable[[Nested], dict[str, float]],
         prefix: str = "val_",
         batch_size: int | None = None,
     ) -> None:

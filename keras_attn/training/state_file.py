@@ -22,6 +22,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from keras_attn._typing import Config
 from keras_attn.backend import Part
 
 _GENERATOR = "generator_"
@@ -55,7 +56,7 @@ def write(
         for i, parts in enumerate(values)
         for part, array in parts.items()
     }
-    header: dict[str, Any] = {"record": record, "variables": _describe(variables)}
+    header: Config = {"record": record, "variables": _describe(variables)}
     if count > 1:
         part_file = _part_file(path, index, count)
         _write(part_file, arrays, f"{_UNFINISHED}.part-{index}-of-{count}")
@@ -212,7 +213,7 @@ def _damage_in(path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged, or not a training checkpoint: {error}") from error
 
 
-def _write(path: pathlib.Path, content: dict[str, Any], name: str) -> None:
+def _write(path: pathlib.Path, content: Config, name: str) -> None:
     unfinished = path.parent / name  # always the same name: a crash leaves at most one file
     with open(unfinished, "wb") as file:
         np.savez(file, **content)
@@ -265,7 +266,7 @@ def _show(entry: dict) -> str:
     return f"{entry['name']} {entry['dtype']}{entry['shape']}"
 
 
-def _plain(number: Any) -> Any:
+def _plain(number: object) -> Any:
     """Numbers and arrays of numpy, which come among the logs, as Python's own."""
     return np.asarray(number).tolist()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 
@@ -168,7 +169,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
         """The labels and their probabilities."""
         return most_probable(tf.convert_to_tensor(outputs), self.labels, "label")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "labels": self.labels}
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_attn._checks import is_integer
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.normalization import SPECIAL_TOKENS
 from keras_attn.data.text.segments import pack
@@ -152,7 +153,7 @@ class PreprocessorLayer(keras.layers.Layer):
             for name in self.text_inputs
         }
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -161,7 +162,7 @@ class PreprocessorLayer(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> PreprocessorLayer:
+    def from_config(cls, config: Config) -> PreprocessorLayer:
         """The layer that `get_config` describes."""
         tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
         return cls(**{**config, "tokenizer": tokenizer})
@@ -205,7 +206,7 @@ class PostprocessorLayer(keras.layers.Layer):
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: answers have no mask."""
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         config = super().get_config()
         if self.tokenizer is not None:
@@ -213,7 +214,7 @@ class PostprocessorLayer(keras.layers.Layer):
         return config
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> PostprocessorLayer:
+    def from_config(cls, config: Config) -> PostprocessorLayer:
         """The layer that `get_config` describes."""
         if "tokenizer" in config:
             tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])

@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_attn._checks import is_integer
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.tasks.classification import BertPreprocessor
 from keras_attn.data.tasks.layers import PostprocessorLayer
@@ -114,6 +115,6 @@ class MaskedLMPostprocessor(PostprocessorLayer):
             "probabilities": tf.where(real, best.values, 0.0),
         }
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "top": self.top}

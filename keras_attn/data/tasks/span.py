@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_attn._checks import check_count, is_integer
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import integers, require, same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -152,7 +153,7 @@ class SpanPreprocessor(PreprocessorLayer):
         """
         return _text(context, tf.convert_to_tensor(offsets), start, end)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),
@@ -277,7 +278,7 @@ class SpanPostprocessor(PostprocessorLayer):
             answer["answer"] = _text(features["context"], offsets, first, last)
         return answer
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "longest": self.longest}
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import ragged_strings, require, same_rows, tf
 from keras_attn.data.tasks.classification import check_labels, most_probable
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
@@ -100,7 +101,7 @@ class WordsPreprocessor(PreprocessorLayer):
         """Words with about `tokens` tokens in total."""
         return {"words": [text.split() for text in super().examples(tokens, batch)["words"]]}
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "tags": self.tags}
 
@@ -170,6 +171,6 @@ class TaggingPostprocessor(PostprocessorLayer):
             "probabilities": answer["probabilities"],
         }
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "labels": self.labels}

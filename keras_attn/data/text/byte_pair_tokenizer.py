@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import strings, tf, tf_text
 from keras_attn.data.text.byte_offsets import token_offsets, word_offsets
 from keras_attn.data.text.byte_pairs import Merges, split_words, to_bytes
@@ -149,7 +150,7 @@ class BytePairTokenizer(SubwordTokenizer):
         text = tf.strings.reduce_join(texts, axis=-1)
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.subwords import SubwordTokenizer
@@ -93,7 +94,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
         """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
         return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "model": self.model}
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf
 from keras_attn.data.text.segments import token_ids
 
@@ -108,7 +109,7 @@ class SubwordTokenizer(keras.layers.Layer):
             token_ids(ids, len(self.vocabulary)),
         )
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """The constructor arguments that all tokenizers have."""
         return {
             **super().get_config(),

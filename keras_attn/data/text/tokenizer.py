@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
@@ -202,7 +203,7 @@ class BertTokenizer(keras.layers.Layer):
         """The symbolic output."""
         return symbolic_ids(self, text)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {
             **super().get_config(),

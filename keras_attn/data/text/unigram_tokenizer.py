@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_attn._keras import register
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.spans import (
@@ -138,7 +139,7 @@ class UnigramTokenizer(SubwordTokenizer):
             text = tf.strings.regex_replace(text, r"\A ", "")
         return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """All constructor arguments."""
         return {**super().get_config(), "file": self.file}
 
