@@ -1,6 +1,6 @@
 """Sampling with temperature, top-k, top-p and min-p, seeded row by row.
 
-Letters: B batch, V vocabulary, k candidates.
+Letters: B batch, V vocabulary, k candidates, p a probability.
 """
 
 from typing import Any

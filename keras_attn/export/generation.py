@@ -1,6 +1,6 @@
 """Signatures that generate text: strings in, strings out, with the whole search in the graph.
 
-B batch, P prompt tokens, L cache length, R rows, W beams.
+Letters: B batch, P prompt tokens, L cache length, R rows, W beams.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Signatures before they are written: functions of named tensors, with example inputs.
 
-B batch.
+Letters: B batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The automatic signatures of a model: from strings, from tokens, attention weights, vectors.
 
-B batch, T length, N heads, D model width.
+Letters: B batch, T length, N heads, D model width.
 """
 
 from __future__ import annotations

@@ -137,6 +137,11 @@ def pretraining(
         name: name of the model.
         **options: as in `encoder`.
 
+    Raises:
+        ValueError: as `encoder`.
+
+    Source: Devlin et al. 2019, section 3.1.
+
     Example:
     >>> model = pretraining("bert_tiny", vocabulary_size=100)
     >>> sorted(model.output), model.output["masked_lm"].shape
@@ -150,10 +155,23 @@ def with_pretraining_heads(
 ) -> keras.Model:
     """`pretraining` on top of an existing encoder; the two share their layers.
 
+    Inputs: those of the encoder, and masked_positions int `[B, P]`. Outputs: logits masked_lm
+    `[B, P, V]` and next_sentence `[B, 2]`, in the dtype of the encoder's pooler.
+
     Args:
         encoder: with outputs sequence_output and pooled_output.
         name: name of the model.
         activation: activation of the masked-LM head; defaults to that of the encoder's blocks.
+
+    Raises:
+        ValueError: `encoder` has no output pooled_output, or is no model of this package.
+
+    Source: Devlin et al. 2019, section 3.1.
+
+    Example:
+    >>> model = with_pretraining_heads(encoder("bert_tiny", vocabulary_size=100))
+    >>> model.output["masked_lm"].shape, model.output["next_sentence"].shape
+    ((None, None, 100), (None, 2))
     """
     stack, pooler = parts.encoder(encoder), parts.of(encoder).pooler
     if pooler is None:

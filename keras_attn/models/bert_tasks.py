@@ -68,7 +68,15 @@ def regressor(
         dropout: as in `classifier`.
         name: name of the model.
 
+    Raises:
+        ValueError: as `classifier`.
+
     Source: Devlin et al. 2019, section 4.1 (STS-B).
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> regressor(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
+    (None, 1)
     """
     return classifier(encoder, 1, pooling=pooling, dropout=dropout, name=name)
 
@@ -83,6 +91,10 @@ def tagger(
         num_classes: how many tags.
         dropout: fraction of the sequence output that is zeroed in training.
         name: name of the model.
+
+    Raises:
+        ValueError: an encoder without the output that is needed; `num_classes` is not a positive
+            integer.
 
     Source: Devlin et al. 2019, section 5.3.
 
@@ -107,6 +119,9 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
         encoder: with output sequence_output.
         dropout: fraction of the sequence output that is zeroed in training.
         name: name of the model.
+
+    Raises:
+        ValueError: an encoder without the output that is needed.
 
     Source: Devlin et al. 2019, sections 4.2 and 4.3.
 
@@ -143,6 +158,9 @@ def multiple_choice(
         pooling: as in `classifier`.
         dropout: fraction of the pooled vectors that is zeroed in training.
         name: name of the model.
+
+    Raises:
+        ValueError: as `classifier`; `num_choices` is not a positive integer.
 
     Source: Devlin et al. 2019, section 4.4.
 
@@ -233,7 +251,9 @@ def siamese(
 def masked_lm(
     encoder: keras.Model, *, activation: Activation = None, name: str = "bert_masked_lm"
 ) -> keras.Model:
-    """The token at each of the positions in one more input, masked_positions: logits `[B, P, V]`.
+    """The token at each masked position: logits `[B, P, V]`.
+
+    The model has one more input than the encoder: masked_positions, int32 `[B, P]`.
 
     Args:
         encoder: with output sequence_output; its token matrix is the output's too.
@@ -241,7 +261,15 @@ def masked_lm(
             blocks.
         name: name of the model.
 
+    Raises:
+        ValueError: an encoder without the output that is needed.
+
     Source: Devlin et al. 2019, section 3.1, task 1.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> masked_lm(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
+    (None, None, 100)
     """
     stack = parts.encoder(encoder)
     embedding = stack.embedding
@@ -265,7 +293,15 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
         encoder: with output pooled_output.
         name: name of the model.
 
+    Raises:
+        ValueError: an encoder without the output that is needed, such as ModernBERT's.
+
     Source: Devlin et al. 2019, section 3.1, task 2.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> next_sentence(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
+    (None, 2)
     """
     head = layers.NextSentenceHead(**_options(encoder, "next_sentence"))
     return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)

@@ -1,6 +1,6 @@
 """Models for packed rows: several short sequences share a row instead of being padded to it.
 
-Letters: B batch, T length, S sequences in a row, P masked positions, C classes, V vocabulary.
+Letters: B batch, T length, R sequences in a row, D model width.
 """
 
 from typing import Any
@@ -43,8 +43,8 @@ def packed(model: keras.Model) -> keras.Model:
     Inputs: those of `model`, and sequence_ids int `[B, T]`, the same number at the positions of one
     sequence and another at those of the next; positions int `[B, T]`, which restart at 0 with each
     sequence; where the model takes the first vector of a sequence, as BERT's pooler does, also
-    first_positions int `[B, S]`, where each sequence begins. Outputs: those of `model`; an output
-    per sequence becomes `[B, S, ...]`.
+    first_positions int `[B, R]`, where each sequence begins. Outputs: those of `model`; an output
+    per sequence becomes `[B, R, ...]`.
 
     Args:
         model: one of `models.gpt`, or of `models.bert`, `models.modern_bert` or
@@ -96,8 +96,8 @@ def packed(model: keras.Model) -> keras.Model:
                 "`model` must take the first vector of a sequence or all, "
                 f"got {operation.name!r}, which takes {item[0]}"
             )
-        first = ops.expand_dims(extra["first_positions"], -1)  # [B, S, 1]
-        return ops.take_along_axis(hidden, first, axis=1)  # [B, S, D]
+        first = ops.expand_dims(extra["first_positions"], -1)  # [B, R, 1]
+        return ops.take_along_axis(hidden, first, axis=1)  # [B, R, D]
 
     return keras.models.clone_model(
         keras.Model({**model.input, **extra}, model.output, name=f"{model.name}_packed"),

@@ -1,6 +1,6 @@
 """Recurrent encoder and decoder with attention, as functional Keras models.
 
-Letters: B batch, S source length, T target length, U units, A width of the attention's output, V
+Letters: B batch, S source length, T target length, U units, Da width of the attention's output, V
 target vocabulary.
 """
 
@@ -102,7 +102,7 @@ def encoder_decoder(
     state = keras.tree.pack_sequence_as(cell.state_size, [bridge(first) for bridge in bridges])
     hidden, scores = decoder(
         drop(target_embedding(target_ids)), memory, state, return_attention_scores=True
-    )  # [B, T, A], [B, T, S]
+    )  # [B, T, Da], [B, T, S]
 
     # Outputs
     outputs = {"logits": logits(drop(readout(hidden)))}

@@ -156,8 +156,23 @@ def explain(
 ) -> kernels.Choice:
     """Which kernel `attention` takes for a call with these arguments, and why none of the others.
 
-    Layers call `attention` themselves; to see their choices, set the level of the logger
-    "keras_attn" to DEBUG.
+    Nothing is computed. Layers call `attention` themselves; to see their choices, set the level of
+    the logger "keras_attn" to DEBUG.
+
+    Args:
+        query: float `[B, T, N, H]`.
+        key: float `[B, S, K, H]`.
+        value: float `[B, S, K, Hv]`.
+        mask: as in `attention`, and so are all that follow.
+        bias: float, broadcastable to `[B, N, T, S]`, or a `PositionBias`.
+        scale: changes no choice.
+        logits_soft_cap: the bound of the logits.
+        sink: float `[N]`.
+        dropout: fraction of the weights that is zeroed.
+        seed: integer tensor `[2]`; needed where `dropout > 0`.
+        return_scores: whether the weights are returned.
+        kernel: "auto", or the name of one.
+        block_size: how many queries a chunked kernel computes at once.
 
     Returns:
         A named tuple of the kernel's name and of a dict with the reason against each other kernel;

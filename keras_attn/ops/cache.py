@@ -3,7 +3,7 @@
 A cache is any nest of tensors, batch first; those of attention are `{"key", "value"}`, laid out
 head by head, so that no step transposes what earlier steps wrote.
 
-Letters: B batch, L cache length, S new length, K key/value heads, H head width.
+Letters: B batch, L cache length, T new length, K key/value heads, H head width.
 """
 
 import keras
@@ -11,20 +11,49 @@ from keras import ops
 
 from keras_attn._typing import Cache, Size, Tensor
 
-
 def create(batch: Size, length: int, heads: int, width: int, dtype: str = "float32") -> dict:
-    """An empty cache, `{"key", "value"}`, each `[B, K, L, H]`."""
+    """An empty cache: a dict of zeros, `key` and `value`.
+
+    Args:
+        batch: B, an integer or, in a graph, a scalar tensor.
+        length: L, how many positions fit.
+        heads: K.
+        width: H.
+        dtype: dtype of both tensors.
+
+    Returns:
+        `{"key": ..., "value": ...}`, each `[B, K, L, H]`.
+    """
     shape = (batch, heads, length, width)
     return {"key": ops.zeros(shape, dtype), "value": ops.zeros(shape, dtype)}
 
 
 def store(key: Tensor, value: Tensor) -> dict:
-    """`key` and `value` `[B, S, K, H]` as a cache that is full."""
+    """A full cache of these keys and values, such as those of an encoder's output.
+
+    Args:
+        key: `[B, T, K, H]`.
+        value: `[B, T, K, H]`.
+
+    Returns:
+        `{"key": ..., "value": ...}`, each `[B, K, T, H]`, in the dtypes of the arguments.
+    """
     return {"key": _swap(key), "value": _swap(value)}
 
 
 def append(cache: dict, key: Tensor, value: Tensor, index: Size) -> dict:
-    """The cache with `key` and `value` `[B, S, K, H]` written from position `index` on."""
+    """The cache with new keys and values written from a position on; the given one is unchanged.
+
+    Args:
+        cache: of `create`, each `[B, K, L, H]`.
+        key: `[B, T, K, H]`; cast to the dtype of the cache.
+        value: `[B, T, K, H]`, likewise.
+        index: the position of the first of them, an integer or an integer scalar tensor.
+            `index + T` must be at most L: nothing checks it, and the backends then differ.
+
+    Returns:
+        A cache with the shapes and dtypes of the given one.
+    """
     start = (0, 0, index, 0)
     new = store(key, value)
     return {
@@ -34,12 +63,15 @@ def append(cache: dict, key: Tensor, value: Tensor, index: Size) -> dict:
 
 
 def read(cache: dict) -> tuple[Tensor, Tensor]:
-    """Keys and values `[B, L, K, H]`, as `keras_attn.ops.attention` takes them."""
+    """The keys and the values, each `[B, L, K, H]`, as `keras_attn.ops.attention` takes them."""
     return _swap(cache["key"]), _swap(cache["value"])
 
 
 def length(cache: Cache) -> int | None:
-    """L of the attention in the nest, None where it holds no keys."""
+    """L of the first attention cache in any nested tensors, found by its entry "key".
+
+    None where there is no such entry, as in the cache of a recurrent decoder.
+    """
     for path, tensor in keras.tree.flatten_with_path(cache):
         if path and path[-1] == "key":
             return tensor.shape[2]
@@ -47,12 +79,17 @@ def length(cache: Cache) -> int | None:
 
 
 def repeat(cache: Cache, count: int) -> Cache:
-    """The cache with each row `count` times in a row, as a beam search starts."""
+    """The cache with each row `count` times in a row, as a beam search starts: `[B count, ...]`."""
     return keras.tree.map_structure(lambda tensor: ops.repeat(tensor, count, axis=0), cache)
 
 
 def reorder(cache: Cache, rows: Tensor) -> Cache:
-    """The cache of the rows `[B]` with which a beam search continues; any nested tensors."""
+    """The cache with its rows in another order, with which a beam search continues.
+
+    Args:
+        cache: any nested tensors, batch first.
+        rows: int `[B]`, the row of the given cache for each row of the result.
+    """
     return keras.tree.map_structure(lambda tensor: ops.take(tensor, rows, axis=0), cache)
 
 

@@ -26,8 +26,9 @@ class AttentionMask:
 
     Args:
         causal: query `i` sees keys `j <= i + query_offset`.
-        window: query `i` sees keys `j` with `|i + query_offset - j| < window`; of a pair the first
-            number limits the keys before the query, and the second those after it.
+        window: query `i` sees keys `j` with `|i + query_offset - j| < window`: the query's own and
+            `window - 1` on each side. Of a pair the first number limits the keys before the query,
+            and the second those after it. (`LuongAttention(window=D)` sees D keys on each side.)
         key_padding: bool `[B, S]`, False at keys that no query may attend to.
         query_padding: bool `[B, T]`, False at queries that may attend to nothing.
         query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).

@@ -1,6 +1,6 @@
 """Positions as sines and cosines: the table of sinusoids, and rotary embeddings.
 
-Letters: B batch, T length, N heads, H head width, D model width, R rotated width.
+Letters: B batch, T length, N heads, H head width, D model width, Hr rotated width.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class RotaryScaling:
     magnitude = 1.0
 
     def frequencies(self, dim: int, max_wavelength: float) -> np.ndarray:
-        """The angle that each pair of columns turns at each position, float64 `[R / 2]`."""
+        """The angle that each pair of columns turns at each position, float64 `[Hr / 2]`."""
         raise NotImplementedError
 
     @classmethod
@@ -199,7 +199,7 @@ class Llama3Scaling(RotaryScaling):
 def rotary_frequencies(
     dim: int, max_wavelength: float, scaling: float | RotaryScaling = 1.0
 ) -> np.ndarray:
-    """The angle `w^(-2i/R)` that each pair of columns turns at each position, float64 `[R / 2]`."""
+    """The angle `w^(-2i/Hr)` that each pair of columns turns at a position, float64 `[Hr / 2]`."""
     if isinstance(scaling, RotaryScaling):
         return scaling.frequencies(dim, max_wavelength)
     return np.power(float(max_wavelength), -np.arange(0, dim, 2) / dim) / scaling
@@ -212,7 +212,7 @@ def rotary_angles(
     scaling: float | RotaryScaling = 1.0,
     dtype: str = "float32",
 ) -> Tensor:
-    """Position times frequency for each pair of columns, `[..., R / 2]` in `dtype`.
+    """Position times frequency for each pair of columns, `[..., Hr / 2]` in `dtype`.
 
     A scaling that is a number divides the positions, at a precision that is theirs.
     """
@@ -222,11 +222,11 @@ def rotary_angles(
 
 
 def rotate(inputs: Tensor, angle: Tensor, magnitude: float = 1.0) -> Tensor:
-    """Rotate column `i` against column `i + R/2` by `angle`; columns from R on stay as they are.
+    """Rotate column `i` against column `i + Hr/2` by `angle`; columns from Hr on stay as they are.
 
     Args:
         inputs: float `[B, T, N, H]`.
-        angle: float `[T, R / 2]` or `[B, T, R / 2]`, from `rotary_angles`.
+        angle: float `[T, Hr / 2]` or `[B, T, Hr / 2]`, from `rotary_angles`.
         magnitude: what the rotated columns are multiplied by, from a `RotaryScaling`.
 
     Returns:
@@ -238,7 +238,7 @@ def rotate(inputs: Tensor, angle: Tensor, magnitude: float = 1.0) -> Tensor:
     half = angle.shape[-1]
     x = widen(inputs)
     angle = ops.cast(angle, x.dtype)
-    cos, sin = ops.cos(angle)[..., None, :], ops.sin(angle)[..., None, :]  # [..., T, N=1, R / 2]
+    cos, sin = ops.cos(angle)[..., None, :], ops.sin(angle)[..., None, :]  # [..., T, N=1, Hr / 2]
     if magnitude != 1.0:
         cos, sin = cos * magnitude, sin * magnitude
     first, second, rest = x[..., :half], x[..., half : 2 * half], inputs[..., 2 * half :]

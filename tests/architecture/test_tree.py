@@ -125,8 +125,9 @@ def test_everything_public_has_a_docstring(path):
 # Verbs in the third person; none is also a plural with which a docstring may begin.
 THIRD_PERSON = re.compile(
     r"(Add|Answer|Applie|Build|Call|Check|Close|Compute|Convert|Create|Cut|Doe|Draw|Fill|Find|Give|"
-    r"Join|Keep|Load|Make|Merge|Pack|Parse|Print|Publishe|Raise|Read|Remove|Rename|Replace|Restore|"
-    r"Return|Save|Send|Set|Split|Switche|Take|Train|Trie|Turn|Wait|Write|Yield)s\b"
+    r"Join|Keep|Load|Make|Merge|Normalize|Pack|Parse|Print|Publishe|Raise|Read|Remove|Rename|"
+    r"Replace|Reshape|Restore|Return|Save|Send|Set|Split|Switche|Take|Train|Trie|Turn|Wait|Wrap|"
+    r"Write|Yield)s\b"
 )
 
 
@@ -138,6 +139,13 @@ def test_docstrings_are_imperative_and_name_their_source_alike(path):
             docstring = ast.get_docstring(node) or ""
             assert not THIRD_PERSON.match(docstring), node.name
             assert not re.search(r"^(References?|Sources):", docstring, re.MULTILINE), node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_letters_of_shapes_have_one_header(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    if re.search(r"^[B-Z] [a-z]", docstring, re.MULTILINE):
+        assert re.search(r"^Letters: ", docstring, re.MULTILINE)
 
 
 @pytest.mark.parametrize("case", {c.layer: c for c in CASES}.values(), ids=str)

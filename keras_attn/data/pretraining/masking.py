@@ -1,6 +1,6 @@
 """Masks tokens for the training of a masked language model.
 
-B batch, L row length, P maximum number of predictions in a row, V vocabulary.
+Letters: B batch, L row length, P maximum number of predictions in a row, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Packs several short sequences into one row, so that a batch has less padding.
 
-N sequences of an incoming batch, L its row length, B batch, T row length, S sequences in a row.
+Letters: N sequences of an incoming batch, T tokens of the longest of them, B batch of rows, L row
+length, S sequences in a row.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ def pack_rows(
 
     Args:
         dataset: batches of (features, labels) or (features, labels, weights). Features: a dict with
-            `padding_mask` bool [N, L] and others [N, L], such as `token_ids` and `segment_ids`.
+            `padding_mask` bool [N, T] and others [N, T], such as `token_ids` and `segment_ids`.
             Labels and weights: a tensor or nested tensors, each [N], one value for a sequence, or
-            [N, L], one for each of its tokens.
-        length: T.
+            [N, T], one for each of its tokens.
+        length: L, the number of tokens in a row.
         batch_size: B.
         max_sequences: S, the maximum number of sequences in a row.
         pad_id: the value of `token_ids` at padding; other features are 0 there.
 
     Returns:
         A dataset of (features, labels, weights); the last batch may be smaller.
-        features: those of `dataset` [B, T], and `sequence_ids` int32 [B, T], 1, 2, ... and 0 at
-        padding; `positions` int32 [B, T], from 0 in each sequence; `first_positions` int32 [B, S],
+        features: those of `dataset` [B, L], and `sequence_ids` int32 [B, L], 1, 2, ... and 0 at
+        padding; `positions` int32 [B, L], from 0 in each sequence; `first_positions` int32 [B, S],
         where the sequences begin, then 0;
-        labels: [B, S] for sequences, or [B, T] for tokens, 0 at padding;
+        labels: [B, S] for sequences, or [B, L] for tokens, 0 at padding;
         weights: float32, in the shape of the labels: the given weights, or 1; 0 at padding.
 
     Raises:
@@ -101,7 +102,7 @@ class _Rows:
         self.length, self.max_sequences = length, max_sequences
         self.mask = tf.cast(padding_mask, tf.bool)
         if self.mask.shape.rank != 2:
-            raise ValueError(f"`padding_mask` must have the shape [N, L], got {self.mask.shape}")
+            raise ValueError(f"`padding_mask` must have the shape [N, T], got {self.mask.shape}")
         sizes = tf.reduce_sum(tf.cast(self.mask, tf.int64), axis=1)  # [N]
         message = f"`length` must be at least that of the longest sequence, got {length}"
         space = tf.constant([length, max_sequences], tf.int64)
@@ -110,7 +111,7 @@ class _Rows:
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, L] to [rows, T]."""
+        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, T] to [rows, L]."""
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
         if not values.shape[:2].is_compatible_with(self.mask.shape):

@@ -4,7 +4,7 @@ A record is a pair of `SentencePairs`: a tf.train.Example with the tokens `first
 `is_random`. Masks are drawn when it is read. `records.json`, written last, lists the shards; other
 files in the directory do not belong to the records.
 
-B batch, L row length.
+Letters: B batch, L row length.
 """
 
 from __future__ import annotations

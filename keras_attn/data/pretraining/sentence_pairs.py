@@ -1,6 +1,6 @@
 """Next-sentence examples: two texts from documents; the second follows the first or does not.
 
-B batch, D documents, T tokens of a text (ragged).
+Letters: B batch, D documents, T tokens of a text (ragged).
 """
 
 from __future__ import annotations

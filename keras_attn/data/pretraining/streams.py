@@ -1,6 +1,6 @@
 """Streams of pre-training examples as tf.data.Datasets that can start at any example.
 
-B batch, L row length, P maximum number of predictions in a row.
+Letters: B batch, L row length, P maximum number of predictions in a row.
 """
 
 from __future__ import annotations

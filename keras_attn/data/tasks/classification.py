@@ -1,6 +1,6 @@
 """The layers before and after a classifier of texts, of pairs of texts, or of choices.
 
-B batch, C choices or classes, T tokens of the longest row in the batch.
+Letters: B batch, C choices or classes, T tokens of the longest row in the batch.
 """
 
 from __future__ import annotations

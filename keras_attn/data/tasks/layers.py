@@ -1,6 +1,6 @@
 """Base classes and protocols of preprocessors and postprocessors, the layers around a model.
 
-B batch, T tokens of the longest row in the batch.
+Letters: B batch, T tokens of the longest row in the batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The layers before and after a masked language model.
 
-B batch, T tokens of the longest row, P masks in the row with the most masks, V vocabulary.
+Letters: B batch, T tokens of the longest row, P masks in the row with the most masks, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The layers before and after a span model: windows of long contexts, answers to questions.
 
-B batch, W windows, T tokens of the longest row in the batch, R tokens of context in a window.
+Letters: B batch, Wn windows, T tokens of the longest row in the batch, R tokens of context in a
+window.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ class SpanPreprocessor(PreprocessorLayer):
         answer_start: int `[B]`, the character in the context at which the answer starts.
 
     Returns:
-        A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, W, T]`,
-        and `offsets` int32 `[B, W, T, 2]`: the first byte of a token in the context and the byte
+        A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, Wn, T]`,
+        and `offsets` int32 `[B, Wn, T, 2]`: the first byte of a token in the context and the byte
         after its last, -1 outside the context. With an answer, a triple for `model.fit`, once B and
-        W are merged: this dict; a dict of `start` and `end` int32 `[B, W]`, 0 where the answer is
-        not in the window; the sample weights float32 `[B, W]`, 0 at windows that are padding.
+        Wn are merged: this dict; a dict of `start` and `end` int32 `[B, Wn]`, 0 where the answer is
+        not in the window; the sample weights float32 `[B, Wn]`, 0 at windows that are padding.
 
     Raises:
         ValueError: the tokenizer is of another class, or `length` is too small for the question and
@@ -133,7 +134,7 @@ class SpanPreprocessor(PreprocessorLayer):
                 tf.cast(fill.get(name, 0), row.dtype)
             )
             for name, row in rows.items()
-        }  # [B, W, T]
+        }  # [B, Wn, T]
         if answer is None:
             return features
         start, end = self._answer(context, answer, answer_start, begins, ends)  # tokens, [B]
@@ -199,7 +200,7 @@ def _shift(row: tf.RaggedTensor, before: tf.Tensor) -> tf.Tensor:
 
 
 def _to_windows(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-    return tf.RaggedTensor.from_row_lengths(values, counts).to_tensor()  # [B, W]
+    return tf.RaggedTensor.from_row_lengths(values, counts).to_tensor()  # [B, Wn]
 
 
 def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
@@ -221,7 +222,7 @@ class SpanPostprocessor(PostprocessorLayer):
         longest: the maximum number of tokens in an answer.
 
     Call arguments:
-        outputs: a dict of logits, "start" and "end", each `[B, W, T]`, or `[B, T]` for one window.
+        outputs: a dict of logits, "start" and "end", each `[B, Wn, T]`, or `[B, T]` for one window.
         features: the output of `SpanPreprocessor`, with the strings "context" `[B]`. Without
             "offsets" and "context" there is no `answer` in the result.
 
@@ -256,12 +257,12 @@ class SpanPostprocessor(PostprocessorLayer):
         start, end, allowed = (
             tf.reshape(tensor, shape) for tensor in (start, end, _allowed(features))
         )
-        at_cls = tf.reduce_sum(start[..., :1] + end[..., :1], axis=-1)  # [B, W]
+        at_cls = tf.reduce_sum(start[..., :1] + end[..., :1], axis=-1)  # [B, Wn]
         none = tf.where(tf.reduce_any(allowed, -1), at_cls, -_NEVER)
         none = tf.reduce_min(none, axis=1)  # [B]
         place = tf.range(length)
         ahead = place[None] - place[:, None]
-        pairs = start[..., None] + end[..., None, :]  # [B, W, T, T]
+        pairs = start[..., None] + end[..., None, :]  # [B, Wn, T, T]
         possible = allowed[..., None] & allowed[..., None, :]
         possible &= (ahead >= 0) & (ahead < self.longest)
         pairs = tf.reshape(tf.where(possible, pairs, _NEVER), [batch, windows * length**2])

@@ -1,6 +1,6 @@
 """The layers before and after a tagger.
 
-B batch, C tags, W words, T tokens of the longest row in the batch.
+Letters: B batch, C tags, W words, T tokens of the longest row in the batch.
 """
 
 from __future__ import annotations

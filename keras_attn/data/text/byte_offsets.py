@@ -1,6 +1,6 @@
 """The positions of byte-pair tokens in the original string, before normalization.
 
-B batch, T tokens (ragged), G groups of characters that are normalized together (flat).
+Letters: B batch, T tokens (ragged), G groups of characters that are normalized together (flat).
 """
 
 from __future__ import annotations

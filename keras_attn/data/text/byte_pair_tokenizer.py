@@ -1,6 +1,6 @@
 """The byte-pair tokenizer of GPT-2, RoBERTa and ModernBERT, in the graph.
 
-B batch, P spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
+Letters: B batch, Sp spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Splits strings into words and words into byte pairs, as GPT-2 does, in the graph.
 
-B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
+Letters: B batch, W words (flat), T tokens (flat), M merges, V vocabulary.
 """
 
 from __future__ import annotations

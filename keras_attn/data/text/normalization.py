@@ -1,6 +1,6 @@
 """Splits strings into words as the original BERT does, for the tokenizer and the vocabulary.
 
-B batch, W words of a row (ragged).
+Letters: B batch, W words of a row (ragged).
 """
 
 from __future__ import annotations

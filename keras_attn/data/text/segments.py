@@ -1,6 +1,6 @@
 """Packs ragged segments into rows of a fixed width, with operations that older servers have.
 
-B batch, T tokens of a segment (ragged), L row length.
+Letters: B batch, T tokens of a segment (ragged), L row length.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tokenizer of a SentencePiece model, by tensorflow-text's own operation.
 
-B batch, T tokens of a row (ragged), V vocabulary.
+Letters: B batch, T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations

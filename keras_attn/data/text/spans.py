@@ -1,7 +1,9 @@
 """Finds added tokens in text, for the tokenizers that are read from a checkpoint.
 
-P spans (flat). A span is ordinary text or one added token. It has the number of its row, and the id
-of the added token or -1.
+A span is ordinary text or one added token. It has the number of its row, and the id of the added
+token or -1.
+
+Letters: Sp spans (flat), T tokens of a span (ragged).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def literal(text: str) -> str:
 
 
 def replaced_by(spans: Spans, parts: tf.RaggedTensor) -> Spans:
-    """Replace the text of each span by its parts `[P, (parts)]`; added tokens stay."""
+    """Replace the text of each span by its parts `[Sp, (parts)]`; added tokens stay."""
     text, rows, ids = spans
     parts = tf.concat([parts, tf.RaggedTensor.from_tensor(text[:, None])], axis=1)
     last = tf.range(tf.size(parts.flat_values, tf.int64)) == tf.gather(
@@ -53,7 +55,7 @@ def replaced_by(spans: Spans, parts: tf.RaggedTensor) -> Spans:
 
 
 def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.RaggedTensor:
-    """The ids of `rows` rows: `tokens` `[P, (T)]` of ordinary text, and those of added tokens."""
+    """The ids of `rows` rows: `tokens` `[Sp, (T)]` of ordinary text, and those of added tokens."""
     _, owner, ids = spans
     fixed = tf.RaggedTensor.from_row_lengths(
         tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
@@ -124,7 +126,7 @@ class AddedTokens:
         text, _, ids = spans
         contents = sorted((content for content, _ in self._groups[late]), key=len, reverse=True)
         pattern = "|".join(literal(content) for content in contents)
-        parts = tf_text.regex_split(tf.where(ids < 0, text, ""), pattern, pattern)  # [P, (parts)]
+        parts = tf_text.regex_split(tf.where(ids < 0, text, ""), pattern, pattern)  # [Sp, (parts)]
         flat, owner = parts.flat_values, parts.value_rowids()
         same = owner[1:] == owner[:-1]
         is_added = tf.strings.regex_full_match(flat, pattern)

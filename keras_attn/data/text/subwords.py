@@ -1,6 +1,6 @@
 """The base class of the tokenizers that are read from a checkpoint's files.
 
-B batch, T tokens of a row (ragged), V vocabulary.
+Letters: B batch, T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tokenizer of the original BERT, in the graph, with operations that older servers have.
 
-B batch, T tokens of a row (ragged), V vocabulary.
+Letters: B batch, T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The normalizers of a tokenizer.json, in the graph.
 
-P strings (flat), C characters (flat).
+Letters: Sp strings (flat), Ch characters (flat).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def normalizers(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 class Normalizer:
-    """Normalizes strings `[P]` as a tokenizer.json says.
+    """The normalization of strings `[Sp]` that a tokenizer.json asks for.
 
     Args:
         part: the object `normalizer` of tokenizer.json.
@@ -104,8 +104,8 @@ def _lower(text: tf.Tensor) -> tf.Tensor:
 
 
 def _between_zeros(function: Callable[[tf.Tensor], tf.Tensor], text: tf.Tensor) -> tf.Tensor:
-    """Apply a function to the parts of text `[P]` between zero bytes."""
-    parts = tf.strings.split(hide_zeros(text), ZERO)  # [P, (parts)]
+    """Apply a function to the parts of text `[Sp]` between zero bytes."""
+    parts = tf.strings.split(hide_zeros(text), ZERO)  # [Sp, (parts)]
     mapped = tf.strings.join([ZERO, function(parts.flat_values)])
     mapped = tf.strings.reduce_join(parts.with_flat_values(mapped), axis=-1)
     return _replaced(show_zeros(mapped), r"\A\x{0}", "")
@@ -134,11 +134,11 @@ class Charsmap:
         self.table = tf.lookup.StaticHashTable(initializer, _NONE)
 
     def __call__(self, text: tf.Tensor) -> tf.Tensor:
-        """The mapped text `[P]`."""
+        """The mapped text `[Sp]`."""
         return _between_zeros(self._map, text)
 
     def _map(self, text: tf.Tensor) -> tf.Tensor:
-        parts = tf_text.regex_split(text, _CLUSTER, _CLUSTER)  # [P, (parts)]
+        parts = tf_text.regex_split(text, _CLUSTER, _CLUSTER)  # [Sp, (parts)]
         flat = parts.flat_values
         short = tf.strings.regex_full_match(flat, _CLUSTER)
         short &= tf.strings.length(flat) <= _LONGEST
@@ -148,7 +148,7 @@ class Charsmap:
             shorter = self.table.lookup(begin)
             found = tf.where(short & (shorter != _NONE), shorter, found)
         whole = found != _NONE
-        chars = tf.strings.unicode_split(tf.where(whole, "", flat), "UTF-8")  # [parts, (C)]
+        chars = tf.strings.unicode_split(tf.where(whole, "", flat), "UTF-8")  # [parts, (Ch)]
         kinds, place = tf.unique(chars.flat_values)
         mapped = self.table.lookup(kinds)
         mapped = tf.gather(tf.where(mapped == _NONE, kinds, mapped), place)

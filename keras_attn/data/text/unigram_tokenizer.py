@@ -1,6 +1,6 @@
 """The tokenizer of a tokenizer.json with a Unigram model, in the graph.
 
-B batch, P spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
+Letters: B batch, Sp spans of text (flat), W words (flat), T tokens of a row (ragged), V vocabulary.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class UnigramTokenizer(SubwordTokenizer):
         return with_ids(spans, tf.gather(unigrams(ordinary), place), tf.size(text, tf.int64))
 
     def _words(self, spans: Spans) -> tf.RaggedTensor:
-        """The words `[P, (W)]` of spans."""
+        """The words `[Sp, (W)]` of spans."""
         scheme, splits, everywhere = self._metaspace
         text, rows, ids = spans
         text = tf.where(ids < 0, text, "")

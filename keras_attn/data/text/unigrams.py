@@ -1,7 +1,7 @@
 """Finds the most probable split of words into tokens of a unigram language model, in the graph.
 
-W words, C characters of all words (flat), K characters of the longest token found in them, V
-vocabulary, T tokens (ragged).
+Letters: W words, Ch characters of all words (flat), K characters of the longest token found in
+them, V vocabulary, T tokens (ragged).
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Unigrams:
     def _likeliest(self, words: tf.Tensor) -> tf.RaggedTensor:
         count = tf.size(words, tf.int64)
         words = tf.concat([show_zeros(words), ["a"]], 0)  # one more, so that there is never none
-        codes = tf.strings.unicode_decode(words, "UTF-8")  # [W, (C)]
+        codes = tf.strings.unicode_decode(words, "UTF-8")  # [W, (Ch)]
         chars, row = codes.flat_values, codes.value_rowids()
-        ids = self._matches(chars, tf.gather(codes.row_limits(), row))  # [K, C]
+        ids = self._matches(chars, tf.gather(codes.row_limits(), row))  # [K, Ch]
         place = tf.range(tf.size(chars, tf.int64))
         begin = tf.gather(codes.row_starts(), row)
         chosen = self._choices(ids, place - begin, row, codes.row_lengths())
@@ -91,7 +91,7 @@ class Unigrams:
         )
 
     def _matches(self, chars: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
-        """The token `[K, C]` of each length that ends with each character, the longest first."""
+        """The token `[K, Ch]` of each length that ends with each character, the longest first."""
         size = tf.size(chars, tf.int64)
 
         def longer(length: tf.Tensor, place: tf.Tensor, node: tf.Tensor, ids: tf.Tensor):
@@ -123,7 +123,7 @@ class Unigrams:
     def _choices(
         self, ids: tf.Tensor, place: tf.Tensor, row: tf.Tensor, lengths: tf.Tensor
     ) -> tf.Tensor:
-        """The last token `[C]`, 0 to K - 1, of the most probable split up to each character.
+        """The last token `[Ch]`, 0 to K - 1, of the most probable split up to each character.
 
         Each step handles one character of every word. Words are sorted by length, the longest
         first, so that those which have a next character are always the first ones.
@@ -135,7 +135,7 @@ class Unigrams:
         counts = tf.math.bincount(tf.cast(place, tf.int32))  # words longer than each place
         offsets = tf.cumsum(counts, exclusive=True)
         scores = tf.gather(self._scores, tf.where(ids < 0, self._missing + 1, ids))
-        scores = tf.gather(tf.transpose(scores), order)  # [C, K]
+        scores = tf.gather(tf.transpose(scores), order)  # [Ch, K]
         longest, size = tf.size(counts), tf.shape(scores)[1]
         choices = tf.TensorArray(tf.int64, longest, infer_shape=False, element_shape=[None])
 
@@ -185,7 +185,7 @@ class Unigrams:
 
 
 def _path(before: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """Whether a token of the best split ends at each character `[C]`.
+    """Whether a token of the best split ends at each character `[Ch]`.
 
     Args:
         before: the end of the token before the one that ends at each character; -1 for none.

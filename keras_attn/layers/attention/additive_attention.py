@@ -1,6 +1,6 @@
 """Keras' own additive attention, computed by our kernels.
 
-Letters: B batch, T query length, S key length, D width of queries and keys, Dv width of values.
+Letters: B batch, T query length, S key length, Dq width of queries and keys, Dv width of values.
 """
 
 from typing import Any
@@ -24,8 +24,8 @@ class AdditiveAttention(keras.layers.AdditiveAttention):
         seed: seed of the dropout; defaults to a random one.
 
     Call arguments:
-        inputs: `[query, value]` or `[query, value, key]`, float `[B, T, D]`, `[B, S, Dv]` and
-            `[B, S, D]`.
+        inputs: `[query, value]` or `[query, value, key]`, float `[B, T, Dq]`, `[B, S, Dv]` and
+            `[B, S, Dq]`.
         mask: `[query_mask, value_mask]`, bool `[B, T]` and `[B, S]`, each may be None.
         training: and return_attention_scores, use_causal_mask, as in Keras.
 

@@ -1,7 +1,7 @@
 """Attention over some of many axes: the others count as batch.
 
-Letters: B batch, F the free axes (none, one or more), A the axes that are attended over, N heads, H
-head width, T and S the product of the query's and the key's A.
+Letters: B batch, I the free (independent) axes (none, one or more), A the axes that are attended
+over, N heads, H head width, T and S the product of the query's and the key's A.
 """
 
 import math
@@ -13,11 +13,11 @@ from keras_attn._typing import Shape, Tensor
 
 
 class AttentionAxes:
-    """Reshapes `[B, F and A mixed, ...]` to the `[B F, T, ...]` of attention, and back.
+    """A reshaping of `[B, I and A mixed, ...]` to the `[B I, T, ...]` of attention, and back.
 
     Args:
         attended: A, axes of the inputs, at least 1; positions are counted along them in this order.
-        rank: rank of the inputs `[B, F and A mixed, D]`.
+        rank: rank of the inputs `[B, I and A mixed, D]`.
     """
 
     def __init__(self, attended: tuple[int, ...], rank: int) -> None:
@@ -25,8 +25,8 @@ class AttentionAxes:
         self.free = tuple(axis for axis in range(1, rank - 1) if axis not in self.attended)
         self._trivial = rank == 3 and not self.free
 
-    def merge(self, tensor: Tensor) -> Tensor:
-        """`[B, F and A mixed, ...]` to `[B F, T, ...]`."""
+    def merge(self, tensor: Any) -> Any:
+        """`[B, I and A mixed, ...]` to `[B I, T, ...]`."""
         if self._trivial:
             return tensor
         count = 1 + len(self.free) + len(self.attended)
@@ -37,8 +37,8 @@ class AttentionAxes:
         length = math.prod(shape[axis] for axis in self.attended)
         return ops.reshape(tensor, (rows, length, *(shape[axis] for axis in rest)))
 
-    def split(self, tensor: Tensor, like: Tensor) -> Tensor:
-        """`[B F, T, ...]` to `[B, F and A mixed, ...]`, where `like` is one of the inputs."""
+    def split(self, tensor: Any, like: Any) -> Any:
+        """`[B I, T, ...]` to `[B, I and A mixed, ...]`, where `like` is one of the inputs."""
         if self._trivial:
             return tensor
         shape = ops.shape(like)
@@ -47,8 +47,8 @@ class AttentionAxes:
         rest = range(len(order), len(tensor.shape))
         return ops.transpose(tensor, (*(order.index(axis) for axis in range(len(order))), *rest))
 
-    def split_scores(self, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """`[B F, N, T, S]` to `[B, F, N, A of the query, A of the key]`."""
+    def split_scores(self, scores: Any, query: Any, key: Any) -> Any:
+        """`[B I, N, T, S]` to `[B, I, N, A of the query, A of the key]`."""
         if self._trivial:
             return scores
         queries, keys = ops.shape(query), ops.shape(key)
@@ -62,8 +62,8 @@ class AttentionAxes:
         queries = (query_shape[axis] for axis in self.attended)
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
-    def check_padding(self, name: str, mask: Tensor | None, like: Tensor) -> Tensor | None:
-        """A mask `[B, F and A mixed]` or `[B, A]` as a tensor of the first shape, or None."""
+    def check_padding(self, name: str, mask: Any, like: Any) -> Any:
+        """A mask `[B, I and A mixed]` or `[B, A]` as a tensor of the first shape, or None."""
         if mask is None:
             return None
         mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
@@ -76,14 +76,14 @@ class AttentionAxes:
                 mask = ops.expand_dims(mask, axis)
         return mask
 
-    def merge_padding(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
-        """`[B F, T]` from a checked padding mask; None stays None."""
+    def merge_padding(self, mask: Any, like: Any) -> Any:
+        """`[B I, T]` from a checked padding mask; None stays None."""
         if mask is None or self._trivial:
             return mask
         return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
 
-    def check_mask(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-        """A mask `[B, F, N, A of the query, A of the key]` as a tensor; None stays None.
+    def check_mask(self, mask: Any, query: Any, key: Any) -> Any:
+        """A mask `[B, I, N, A of the query, A of the key]` as a tensor; None stays None.
 
         Axes may be missing: first that of the heads, then the free ones, then the batch; each axis
         may have length 1.
@@ -106,8 +106,8 @@ class AttentionAxes:
         check_shape("attention_mask", mask.shape, broadcast=True, **given, **rows, **columns)
         return mask
 
-    def merge_mask(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
-        """`[B F, N or 1, T, S]` from a checked mask; None stays None."""
+    def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
+        """`[B I, N or 1, T, S]` from a checked mask; None stays None."""
         if mask is None:
             return None
         matrix = 2 * len(self.attended)

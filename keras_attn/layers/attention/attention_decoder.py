@@ -1,6 +1,6 @@
 """A recurrent decoder that attends to a memory.
 
-Letters: B batch, T steps, S memory length, D input width, Dm memory width, A output width.
+Letters: B batch, T steps, S memory length, Di input width, Dm memory width, Da output width.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class AttentionDecoder(keras.layers.Layer):
         cell: an AttentionDecoderCell.
 
     Call arguments:
-        inputs: float `[B, T, D]`.
+        inputs: float `[B, T, Di]`.
         memory: float `[B, S, Dm]`.
         initial_state: state or nested states of the wrapped cell, each `[B, width]`; defaults to
             zeros.
@@ -44,7 +44,7 @@ class AttentionDecoder(keras.layers.Layer):
     to the output.
 
     Returns:
-        `[B, T, A]`; then, if asked for, the attention weights, float32 `[B, T, S]`, zero at masked
+        `[B, T, Da]`; then, if asked for, the attention weights, float32 `[B, T, S]`, zero at masked
         steps.
 
     Raises:
@@ -118,7 +118,7 @@ class AttentionDecoder(keras.layers.Layer):
 
         # The loop takes one tensor, so the mask is its last column.
         column = ops.cast(inputs_mask, inputs.dtype)[:, :, None]
-        rows = ops.concatenate([inputs, column], axis=-1)  # [B, T, D + 1]
+        rows = ops.concatenate([inputs, column], axis=-1)  # [B, T, Di + 1]
         outputs, weights = backend.recur(step, rows, states)
         self.cell.reset_dropout_mask()
         if not return_attention_scores:

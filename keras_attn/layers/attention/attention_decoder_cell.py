@@ -1,6 +1,7 @@
 """A recurrent cell that attends to a memory at every step.
 
-Letters: B batch, T steps, S memory length, Dm memory width, A width of the attention's output.
+Letters: B batch, T steps, S memory length, Di input width, Dm memory width, Da width of the
+attention's output.
 """
 
 import warnings
@@ -46,7 +47,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         input_feeding: whether the attention's output is concatenated to the cell's input.
 
     Call arguments:
-        inputs: float `[B, D]`.
+        inputs: float `[B, Di]`.
         states: list of tensors in the order of `state_names`, from `get_initial_state`.
         seed: integer tensor `[2]` for an attention that samples; the position is added to it.
         training: whether to apply dropout.
@@ -56,7 +57,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     `AttentionDecoder` has no such limit.
 
     Returns:
-        Output `[B, A]` ("previous": `[B, cell width + A]`) and the list of states.
+        Output `[B, Da]` ("previous": `[B, cell width + Da]`) and the list of states.
 
     Raises:
         ValueError: an unknown `query_state`, a cell without a `state_size`, a build without the

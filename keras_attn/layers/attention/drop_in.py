@@ -90,7 +90,26 @@ def attend(
     training: bool | None,
     causal: bool,
 ) -> Nested:
-    """The whole call of a layer with many heads: project, attend, gate, project."""
+    """The whole call of a layer with many heads: project, attend, gate, project.
+
+    Args:
+        layer: a `MultiHeadAttention` or `GroupQueryAttention`, ours or Keras', which is built.
+        query: float `[B, T, D]`, or with more axes if `attention_axes` says so.
+        value: float `[B, S, D]`, likewise.
+        key: float `[B, S, D]`, likewise.
+        masks: those of query `[B, T]`, value `[B, S]`, key `[B, S]`, and the attention mask,
+            broadcastable to `[B, N, T, S]`; each may be None.
+        return_scores: whether to return the weights too.
+        training: whether dropout applies.
+        causal: whether a query sees no later key.
+
+    Returns:
+        The output in the shape of the query, with the width of the output projection; with
+        `return_scores` also the weights `[B, N, T, S]`, in the compute dtype.
+
+    Raises:
+        ValueError: a mask has another shape.
+    """
     axes, named = checked(layer, query, value, key, masks)
     padding = both(named["value"], named["key"])
     query = without_hidden(query, named["query"])

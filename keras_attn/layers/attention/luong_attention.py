@@ -32,7 +32,8 @@ class LuongAttention(MemoryAttention):
         units: width of the output of combine="projection"; defaults to the query's width.
         score: "dot", "scaled_dot", "cosine", "general", "additive", "concat" or "location".
         locality: "global", "local_m" or "local_p".
-        window: how many positions "local_m" and "local_p" attend to on each side.
+        window: D, how many positions "local_m" and "local_p" attend to on each side, so `2 D + 1`,
+            as in the paper. (`AttentionMask(window=w)` has w - 1 positions on each side.)
         combine: "projection" (`tanh(W [c; h])`), "concatenate" (`[c; h]`), "sum" (`c + h`), or a
             layer that is called with the list `[c, h]`.
         max_length: the longest memory; only needed by the score "location".

@@ -164,8 +164,26 @@ class MultiHead(CompositeLayer):
         cache_index: Size,
         return_attention_scores: bool,
         training: bool | None,
-        positions: Tensor | None = None,
-    ) -> Nested:
+        positions: Any = None,
+    ) -> Any:
+        """The call of both layers: project, append to the cache, attend, project.
+
+        Args:
+            query: float `[B, T, D]`.
+            value: float `[B, S, D]`, what the new keys and values are projected from; None if the
+                cache already holds all of them.
+            key: float `[B, S, D]`, what the keys are projected from; None for `value`.
+            mask: all masks of the call as one.
+            cache: keys and values of earlier calls, or None.
+            cache_index: position of the first query, and of the first new key in the cache.
+            return_attention_scores: whether to return the weights too.
+            training: whether dropout applies.
+            positions: int `[T]` or `[B, T]` of a RotaryEmbedding; defaults to `cache_index` and on.
+
+        Returns:
+            The output `[B, T, output width]`, then, if asked for, the weights `[B, N, T, S]` (S is
+            the length of the cache, where there is one), then the cache, where one was given.
+        """
         q = _split_heads(self.query_projection(query), self.num_heads)  # [B, T, N, H]
         q = q if self.query_key_norm is None else self.query_norm(q)
         q = self._rotated(q, cache_index, positions)

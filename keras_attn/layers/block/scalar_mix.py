@@ -1,6 +1,6 @@
 """A weighted mean of the hidden states of an encoder.
 
-Letters: L layers, B batch, T length, D model width.
+Letters: M layers, B batch, T length, D model width.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ class ScalarMix(keras.layers.Layer):
         layer_norm_epsilon: added to the variance in that normalization.
 
     Call arguments:
-        inputs: a list of L floats `[B, T, D]`, such as the `hidden_states` of an encoder.
+        inputs: a list of M floats `[B, T, D]`, such as the `hidden_states` of an encoder.
 
     Masking: positions are mixed independently; the inputs' mask is propagated to the output.
 
@@ -72,7 +72,7 @@ class ScalarMix(keras.layers.Layer):
 
     def call(self, inputs: list) -> Tensor:
         """Mix `inputs`."""
-        weights = self.gamma * softmax(self.scalars)  # [L]
+        weights = self.gamma * softmax(self.scalars)  # [M]
         total = 0.0
         for layer, states in enumerate(inputs):
             if self.normalize:

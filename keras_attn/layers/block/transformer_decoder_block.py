@@ -1,7 +1,7 @@
 """One layer of a Transformer decoder that attends to a context.
 
 Letters: B batch, T length, S context length, L cache length, N heads, K key/value heads, H head
-width, D model width, C context width, F feed-forward width.
+width, D model width, Dc context width, F feed-forward width.
 """
 
 from typing import Any
@@ -55,8 +55,8 @@ class TransformerDecoderBlock(TransformerBlock):
 
     Call arguments:
         inputs: float `[B, T, D]`.
-        context: float `[B, S, C]`, such as an encoder's output; None if the cache already holds its
-            keys and values.
+        context: float `[B, S, Dc]`, such as an encoder's output; None if the cache already holds
+            its keys and values.
         mask: bool `[B, T]`, False at padding, which no query attends to.
         context_mask: bool `[B, S]`, False at the context's padding.
         attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where self-attention is allowed.
