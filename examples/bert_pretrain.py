@@ -309,7 +309,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"\nanswers of {published.path} in a process without keras:")
     answers = export.ask(published.path, text=texts)
     for (question, truth), tokens, probabilities in zip(
-        asked, answers["pieces"], answers["probabilities"], strict=True
+        asked, answers["tokens"], answers["probabilities"], strict=True
     ):
         best = ", ".join(f"{t} {p:.0%}" for t, p in zip(tokens[0], probabilities[0], strict=True))
         print(f"  {question}\n    -> {best}   (original: {truth})")

@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
     print("\nfill in the mask")
     for text, tokens, chances in zip(
         QUESTIONS["fill_mask"]["text"],
-        answers["fill_mask"]["pieces"],
+        answers["fill_mask"]["tokens"],
         answers["fill_mask"]["probabilities"],
         strict=True,
     ):

@@ -13,29 +13,37 @@ import importlib.util
 import os
 import pickle
 import sys
+import types
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 BLOCKED = ("keras", "keras_attn", "keras_hub", "keras_nlp", "tf_keras")
+
+# The signature, the arrays by input, and whether the outputs are wanted.
+Request = tuple[str, dict[str, Any], bool]
 
 
 class _Blocker(importlib.abc.Loader):
     """The finder of the blocked packages: tensorflow looks for keras, but nothing may run it."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(
+        name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name.partition(".")[0] in BLOCKED:
             return importlib.machinery.ModuleSpec(name, _Blocker(), is_package=True)
         return None
 
     @staticmethod
-    def create_module(spec):
+    def create_module(spec: importlib.machinery.ModuleSpec) -> None:
         return None
 
     @staticmethod
-    def exec_module(module):
+    def exec_module(module: types.ModuleType) -> None:
         raise ImportError(f"{module.__name__} cannot be imported here")
 
 
-def run(path, requests):
+def run(path: str, requests: Iterable[Request]) -> list[dict[str, Any] | str]:
     """The outputs of each request, or the text of its error."""
     import tensorflow as tf
 
@@ -44,11 +52,13 @@ def run(path, requests):
         return answers(session, signatures, requests)
 
 
-def answers(session, signatures, requests):
+def answers(
+    session: Any, signatures: Any, requests: Iterable[Request]
+) -> list[dict[str, Any] | str]:
     """The outputs of each request to a loaded SavedModel, or the text of its error."""
     import tensorflow as tf
 
-    found = []
+    found: list[dict[str, Any] | str] = []
     for name, inputs, wanted in requests:
         try:
             answer = _answer(session, signatures, name, inputs)
@@ -59,7 +69,7 @@ def answers(session, signatures, requests):
     return found
 
 
-def load_libraries():
+def load_libraries() -> None:
     """Load the operations of TensorFlow Text, without the package, which would import keras."""
     import tensorflow as tf
 
@@ -70,7 +80,7 @@ def load_libraries():
             tf.load_op_library(library)
 
 
-def _answer(session, signatures, name, inputs):
+def _answer(session: Any, signatures: Any, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
     if name not in signatures:
         # TensorFlow's own signatures begin with "__".
         own = sorted(other for other in signatures if not other.startswith("__"))
@@ -85,7 +95,7 @@ def _answer(session, signatures, name, inputs):
     return session.run(fetches, feeds)
 
 
-def _serve(answer_file):
+def _serve(answer_file: BinaryIO) -> None:
     load_libraries()
     while True:
         try:

@@ -24,8 +24,8 @@ def publish(
     model: keras.Model,
     base_dir: str | os.PathLike,
     *,
-    preprocessor: keras.layers.Layer | None = None,
-    postprocessor: keras.layers.Layer | None = None,
+    preprocessor: data.Preprocessor | None = None,
+    postprocessor: data.Postprocessor | None = None,
     generation: Generation | None = None,
     signatures: Sequence[str] | None = None,
     functions: Mapping[str, Signature] | None = None,
@@ -58,8 +58,8 @@ def publish(
         base_dir: the servable's folder, which holds its versions.
         preprocessor: a layer from strings to a dict with the model's inputs, such as
             `data.MaskedLMPreprocessor`.
-        postprocessor: a layer from the model's outputs and the preprocessor's dict to a dict of
-            answers, such as `data.MaskedLMPostprocessor`.
+        postprocessor: a layer from the model's outputs and the features (the preprocessor's dict,
+            with the strings) to a dict of answers, such as `data.MaskedLMPostprocessor`.
         generation: how the model generates text, for a model that does.
         signatures: names of signatures, to write only these and `serving_default`; defaults to
             all.
@@ -100,7 +100,7 @@ def publish(
     ...     postprocessor=data.MaskedLMPostprocessor(vocabulary, top=2),
     ...     signatures=["serving_default"],
     ... )
-    >>> servable.version, servable.signatures["serving_default"][1]["pieces"]
+    >>> servable.version, servable.signatures["serving_default"][1]["tokens"]
     (1, Tensor(dtype='string', shape=(None, None, 2)))
     >>> folder.cleanup()
     """

@@ -48,7 +48,7 @@ def automatic(
         weights = attention_model(model) if one_row else None
         if weights is not None:
             made["attention"] = lambda: _from_text(
-                preprocessor, _with_pieces(_core(weights, jit_compile), preprocessor), weights
+                preprocessor, _with_tokens(_core(weights, jit_compile), preprocessor), weights
             )
         if embeds:
             made["embed"] = lambda: _from_text(
@@ -230,12 +230,13 @@ def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
     ]
 
 
-def _with_pieces(core: Callable, preprocessor: Any) -> Callable:
+def _with_tokens(core: Callable, preprocessor: Any) -> Callable:
     """The attention weights of every layer, [B, N, T, T] each, with the tokens."""
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
-        pieces = preprocessor.tokenizer.tokens(features["token_ids"])
-        return {"pieces": tf.where(features["padding_mask"], pieces, ""), **core(features)}
+        tokens = preprocessor.tokenizer.tokens(features["token_ids"])
+        tokens = tf.where(features["padding_mask"], tokens, "")
+        return {"tokens": tokens, "pieces": tokens, **core(features)}  # two names for one version
 
     return answer
 

@@ -54,8 +54,8 @@ def test_the_warm_up_file_covers_every_signature_and_length(server, servable):
 
 def test_client_outputs_equal_those_of_the_graph(ask, expected):
     got = ask(text=TEXTS)
-    assert got["pieces"] == [
-        [[token.decode() for token in mask] for mask in row] for row in expected["pieces"].tolist()
+    assert got["tokens"] == [
+        [[token.decode() for token in mask] for mask in row] for row in expected["tokens"].tolist()
     ]
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
@@ -63,13 +63,13 @@ def test_client_outputs_equal_those_of_the_graph(ask, expected):
 def test_the_client_lists_the_signatures(ask):
     inputs, outputs = ask.signatures()["tokens"]
     assert inputs == {"token_ids": "int32", "lengths": "int32"}
-    assert outputs == {"pieces": "string", "probabilities": "float32"}
+    assert outputs == {"tokens": "string", "pieces": "string", "probabilities": "float32"}
 
 
 def test_numeric_inputs_and_outputs_are_transferred(ask):
     got = ask("tokens", token_ids=[[2, 4, 3], [2, 3, 0]], lengths=[3, 2])
-    assert len(got["pieces"]) == 2
-    assert got["pieces"][1] == [["", ""]]
+    assert len(got["tokens"]) == 2
+    assert got["tokens"][1] == [["", ""]]
     weights = ask("attention", text=["the cat"])["block_0"]
     assert np.shape(weights) == (1, 3, 4, 4)
 
@@ -85,7 +85,7 @@ def test_server_errors_are_raised_with_their_message(ask):
 
 def test_a_busy_server_is_retried(ask, server):
     server.busy = 2
-    assert ask(text=["a"])["pieces"] == [[]]
+    assert ask(text=["a"])["tokens"] == [[]]
     assert server.busy == 0
 
 
@@ -106,7 +106,7 @@ def test_a_slow_server_raises_after_the_timeout(ask, server):
     with pytest.raises(client.ServingError, match="no answer within|DEADLINE_EXCEEDED"):
         hurried(text=["a"])
     server.slow.clear()
-    assert hurried(text=["a"])["pieces"] == [[]]
+    assert hurried(text=["a"])["tokens"] == [[]]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_rest_rows_and_columns_agree(server):
 
     columns = curl({"inputs": {"text": TEXTS}})["outputs"]
     rows = curl({"instances": [{"text": text} for text in TEXTS]})["predictions"]
-    assert [row["pieces"] for row in rows] == columns["pieces"]
+    assert [row["tokens"] for row in rows] == columns["tokens"]
     assert curl({"instances": TEXTS})["predictions"] == rows
 
 
@@ -204,7 +204,7 @@ def test_the_curl_command_of_the_readme_works(server, servable):
     (body,) = re.findall(r"curl .* -d '(.*)'", readme)
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/{server.name}:predict"
     done = subprocess.run(["curl", "-s", "-d", body, url], capture_output=True)
-    assert "pieces" in json.loads(done.stdout)["outputs"]
+    assert "tokens" in json.loads(done.stdout)["outputs"]
     assert "tensorflow/serving:2.19.0" in readme
 
 
@@ -216,7 +216,7 @@ def test_the_grpc_example_of_the_readme_works(server, servable, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "pieces" in done.stdout
+    assert "tokens" in done.stdout
 
 
 def resident():
@@ -234,7 +234,7 @@ def test_ten_thousand_requests_do_not_leak_memory(server):
             held.append(resident())
         words = [" ".join(rng.choices(WORDS, k=rng.randint(0, 30))) for _ in range(4)]
         rows = words[: rng.randint(1, 4)]
-        assert len(grpc_client(text=rows)["pieces"]) == len(rows)
+        assert len(grpc_client(text=rows)["tokens"]) == len(rows)
     grpc_client.close()
     assert held[-1] - held[1] < 8, held
 
@@ -288,7 +288,7 @@ import sys
 sys.modules["keras"] = sys.modules["tensorflow"] = sys.modules["numpy"] = None
 from client import Client
 for address in ("grpc://127.0.0.1:{server.grpc_port}", "http://127.0.0.1:{server.rest_port}"):
-    print(Client(address, "{server.name}")(text=["the [MASK]"])["pieces"])
+    print(Client(address, "{server.name}")(text=["the [MASK]"])["tokens"])
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -474,7 +474,7 @@ def test_grpc_tls_verifies_server_and_client(server, certificate):
     try:
         known = {"ca_file": certificate[0], "certificate": certificate}
         with client.Client(address, server.name, **known) as trusted:
-            assert trusted(text=["a"])["pieces"] == [[]]
+            assert trusted(text=["a"])["tokens"] == [[]]
         for missing in ("ca_file", "certificate"):
             given = {name: value for name, value in known.items() if name != missing}
             incomplete = client.Client(address, server.name, retries=0, timeout=5, **given)

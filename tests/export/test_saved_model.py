@@ -34,15 +34,15 @@ def test_the_servable_lists_names_dtypes_and_shapes(servable):
     assert list(servable.signatures) == ["serving_default", "tokens", "attention", "embed"]
     inputs, outputs = servable.signatures["serving_default"]
     assert inputs == {"text": export.Tensor("string", (None,))}
-    assert outputs["pieces"] == export.Tensor("string", (None, None, 2))
+    assert outputs["tokens"] == export.Tensor("string", (None, None, 2))
     assert outputs["probabilities"] == export.Tensor("float32", (None, None, 2))
 
 
 def test_outputs_in_a_new_process_equal_keras(servable, model):
     expected = answers(model, TEXTS)
     got = export.ask(servable.path, text=TEXTS)
-    assert [[[p.encode() for p in m] for m in row] for row in got["pieces"].tolist()] == expected[
-        "pieces"
+    assert [[[p.encode() for p in m] for m in row] for row in got["tokens"].tolist()] == expected[
+        "tokens"
     ].numpy().tolist()
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
@@ -65,7 +65,7 @@ def test_outputs_in_the_cpp_loader_equal_keras(servable, model, loader, tmp_path
     shutil.copytree(servable.path, moved)
     expected = answers(model, TEXTS)
     got = cpp_loader.run(loader, moved, "serving_default", {"text": TEXTS})
-    assert got["pieces"].tolist() == expected["pieces"].numpy().tolist()
+    assert got["tokens"].tolist() == expected["tokens"].numpy().tolist()
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
@@ -75,13 +75,13 @@ def test_the_tokens_signature_ignores_ids_beyond_the_length(server, model):
     inputs = {"token_ids": padded.astype("int32"), "lengths": np.array([row.shape[1]], "int32")}
     got = server.run("tokens", inputs)
     expected = answers(model, ["a [MASK] cat"])
-    assert got["pieces"].tolist() == expected["pieces"].numpy().tolist()
+    assert got["tokens"].tolist() == expected["tokens"].numpy().tolist()
     np.testing.assert_allclose(got["probabilities"], expected["probabilities"], atol=1e-6)
 
 
 def test_the_attention_signature_returns_weights_of_every_block_and_the_tokens(server, model):
     got = server.run("attention", {"text": as_array(["the cat sat", "a"])})
-    assert got["pieces"].tolist()[1] == [b"[CLS]", b"a", b"[SEP]", b"", b""]
+    assert got["tokens"].tolist()[1] == [b"[CLS]", b"a", b"[SEP]", b"", b""]
     features = masked_lm_layers()["preprocessor"](["the cat sat", "a"])
     encoder = models.bert.encoder_of(model)
     hidden = encoder.get_layer("embedding")(features["token_ids"], features["segment_ids"])

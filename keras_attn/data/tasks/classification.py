@@ -147,7 +147,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
 
     Call arguments:
         outputs: logits `[B, C]`.
-        features: what the preprocessor returned.
+        features: what the preprocessor returned; nothing of it is read.
 
     Returns:
         A dict: `label` strings `[B]`; `probabilities` float32 `[B, C]`.

@@ -46,7 +46,13 @@ class Postprocessor(Protocol):
     """What makes answers from a model's outputs; in a servable it is called after the model."""
 
     def __call__(self, outputs: Any, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """A dict of answers from the outputs and what the preprocessor returned."""
+        """A dict of answers.
+
+        `outputs` are the model's. `features` are what the preprocessor returned and, in signatures
+        that take strings, also these strings `[B, ...]` by the names in `text_inputs` (a feature of
+        the same name replaces them): `SpanPostprocessor` cuts its answers out of "context".
+        A signature that takes token ids has no strings.
+        """
 
 
 def check_protocol(name: str, layer: Any, protocol: type) -> None:

@@ -68,11 +68,12 @@ class MaskedLMPostprocessor(PostprocessorLayer):
 
     Call arguments:
         outputs: logits `[B, P, V]`, or a dict with them under "masked_lm".
-        features: what `MaskedLMPreprocessor` returned.
+        features: what `MaskedLMPreprocessor` returned; "masked_weights" is read.
 
     Returns:
-        A dict: `pieces` strings and `probabilities` float32, each `[B, P, top]`: "" and 0 where a
-        row has fewer masks than P.
+        A dict: `tokens` strings and `probabilities` float32, each `[B, P, top]`: "" and 0 where a
+        row has fewer masks than P. `pieces`, the earlier name of `tokens`, holds the same for one
+        more version, since clients of published models read it.
 
     Raises:
         ValueError: `top` is not between 1 and the size of the vocabulary.
@@ -82,7 +83,7 @@ class MaskedLMPostprocessor(PostprocessorLayer):
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "!"]
     >>> logits = np.log([[[0.01, 0.01, 0.01, 0.01, 0.01, 0.2, 0.7, 0.05]]])
     >>> answer = MaskedLMPostprocessor(vocabulary, top=2)(logits, {"masked_weights": [[1.0]]})
-    >>> answer["pieces"].numpy().tolist()
+    >>> answer["tokens"].numpy().tolist()
     [[[b'##ing', b'play']]]
     """
 
@@ -110,8 +111,10 @@ class MaskedLMPostprocessor(PostprocessorLayer):
         logits = logits[..., :size]  # a token matrix may have more rows than there are tokens
         best = tf.math.top_k(tf.nn.softmax(tf.cast(logits, tf.float32)), self.top)
         real = tf.convert_to_tensor(features["masked_weights"])[..., None] > 0  # [B, P, 1]
+        tokens = tf.where(real, self.tokenizer.tokens(best.indices), "")
         return {
-            "pieces": tf.where(real, self.tokenizer.tokens(best.indices), ""),
+            "tokens": tokens,
+            "pieces": tokens,
             "probabilities": tf.where(real, best.values, 0.0),
         }
 

@@ -139,11 +139,12 @@ class TaggingPostprocessor(PostprocessorLayer):
 
     Call arguments:
         outputs: logits `[B, T, C]`.
-        features: what the preprocessor returned.
+        features: what the preprocessor returned; "token_ids" and "padding_mask" are read.
 
     Returns:
-        A dict: `pieces` strings `[B, T]`, `tags` strings `[B, T]`, both "" at padding;
-        `probabilities` float32 `[B, T, C]`.
+        A dict: `tokens` strings `[B, T]`, `tags` strings `[B, T]`, both "" at padding;
+        `probabilities` float32 `[B, T, C]`. `pieces` is the earlier name of `tokens`, as in
+        `MaskedLMPostprocessor`.
 
     Raises:
         ValueError: `labels` is empty, or its length is not the number of logits.
@@ -164,9 +165,10 @@ class TaggingPostprocessor(PostprocessorLayer):
         """A tag for each token."""
         answer = most_probable(tf.convert_to_tensor(outputs), self.labels, "tags")
         real = tf.cast(features["padding_mask"], tf.bool)
-        tokens = self.tokenizer.tokens(features["token_ids"])
+        tokens = tf.where(real, self.tokenizer.tokens(features["token_ids"]), "")
         return {
-            "pieces": tf.where(real, tokens, ""),
+            "tokens": tokens,
+            "pieces": tokens,
             "tags": tf.where(real, answer["tags"], ""),
             "probabilities": answer["probabilities"],
         }

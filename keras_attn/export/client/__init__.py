@@ -9,6 +9,7 @@ tensorflow. REST needs only the standard library, gRPC the packages grpcio and p
 import asyncio
 import math
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .messages import from_tensor, message, predict_request, to_tensor
@@ -16,6 +17,7 @@ from .rest import Rest
 from .rpc import Grpc
 from .values import (
     ServingError,
+    Specs,
     UnavailableError,
     check_address,
     checked_headers,
@@ -45,17 +47,17 @@ class Client:
 
     def __init__(
         self,
-        address,
-        model,
-        version=None,
-        timeout=10.0,
-        retries=3,
+        address: str,
+        model: str,
+        version: int | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
         *,
-        label=None,
-        headers=None,
-        ca_file=None,
-        certificate=None,
-    ):
+        label: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
         scheme = check_address(address)
         if not isinstance(model, str) or not model:
             raise ValueError(f"`model` must be a name, got {model!r}")
@@ -88,10 +90,10 @@ class Client:
                 "`ca_file` and `certificate` must be PEM files, got "
                 f"{ca_file!r} and {certificate!r}: {error}"
             ) from error
-        self._specs = {}  # no server has a model without a signature
+        self._specs: dict[str, tuple[Specs, ...]] = {}  # no server has a model without a signature
         self._closed = False
 
-    def __call__(self, signature="serving_default", **inputs):
+    def __call__(self, signature: str = "serving_default", **inputs: Any) -> dict[str, Any]:
         """The outputs by name, as nested lists.
 
         Inputs are nested lists by name; text may be str or bytes. If the server refuses the
@@ -110,11 +112,11 @@ class Client:
         }
         return self._retry(deadline, self._transport.predict, signature, checked, outputs)
 
-    async def call_async(self, signature="serving_default", **inputs):
+    async def call_async(self, signature: str = "serving_default", **inputs: Any) -> dict[str, Any]:
         """The same as a coroutine: the call runs in a thread."""
         return await asyncio.to_thread(self, signature, **inputs)
 
-    def signatures(self):
+    def signatures(self) -> dict[str, tuple[dict[str, str], ...]]:
         """A dict from a signature's name to `(inputs, outputs)`, dicts from a name to its type."""
         specs = self._known(time.monotonic() + self.timeout)
         return {
@@ -122,11 +124,11 @@ class Client:
             for name, parts in specs.items()
         }
 
-    def status(self):
+    def status(self) -> dict[int, str]:
         """The state of each version: START, LOADING, AVAILABLE, UNLOADING or END."""
         return self._retry(time.monotonic() + self.timeout, self._transport.status)
 
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the server can be reached and has the version loaded, or any if none is given."""
         try:
             states = self.status()
@@ -135,23 +137,23 @@ class Client:
         asked = states if self.version is None else [self.version]
         return any(states.get(version) == "AVAILABLE" for version in asked)
 
-    def close(self):
+    def close(self) -> None:
         """Close the connection."""
         self._closed = True
         self._transport.close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Client":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _known(self, deadline):
+    def _known(self, deadline: float) -> dict[str, tuple[Specs, ...]]:
         if not self._specs:
             self._specs = self._retry(deadline, self._transport.signatures)
         return self._specs
 
-    def _retry(self, deadline, call, *arguments) -> Any:
+    def _retry(self, deadline: float, call: Callable[..., Any], *arguments: Any) -> Any:
         pause = 0.1
         for attempt in range(self.retries + 1):
             if self._closed:

@@ -6,7 +6,7 @@ import json
 from . import Client
 
 
-def main():
+def main() -> None:
     """Send one request and print the answer."""
     parser = argparse.ArgumentParser(
         prog="client", description="Sends texts to the signature `serving_default` of a model."

@@ -6,6 +6,7 @@ They are in a private descriptor pool, and their bytes are the same as those of 
 import functools
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from .values import NUMBERS, TYPES, ServingError, checked_value, content, decoded, nest
@@ -52,7 +53,9 @@ _MESSAGES = {
 }
 
 
-def predict_request(spec, inputs, dtypes):
+def predict_request(
+    spec: Mapping[str, Any], inputs: Mapping[str, Any], dtypes: Mapping[str, str]
+) -> Any:
     """A PredictRequest message."""
     request = message("PredictRequest")(model_spec=spec)
     for name, value in inputs.items():
@@ -60,12 +63,12 @@ def predict_request(spec, inputs, dtypes):
     return request
 
 
-def to_tensor(value, dtype):
+def to_tensor(value: Any, dtype: str) -> Any:
     """A nested list as a Tensor message."""
     return message_of(dtype, *checked_value("value", value, dtype, None))
 
 
-def from_tensor(tensor):
+def from_tensor(tensor: Any) -> Any:
     """A Tensor message as nested lists; strings are decoded if they are UTF-8."""
     if tensor.dtype not in NUMBERS:
         raise ServingError(f"the answer has the unknown type {tensor.dtype}")
@@ -88,7 +91,7 @@ def from_tensor(tensor):
     return nest(flat, shape)
 
 
-def message_of(dtype, shape, flat):
+def message_of(dtype: str, shape: list[int], flat: list) -> Any:
     """A Tensor message from checked values."""
     number, letter, _ = TYPES[dtype]
     tensor = message("Tensor")(dtype=number, tensor_shape={"dim": [{"size": n} for n in shape]})
@@ -100,7 +103,7 @@ def message_of(dtype, shape, flat):
 
 
 @functools.cache
-def message(name) -> Any:
+def message(name: str) -> Any:
     """The class of a message in `_MESSAGES`."""
     from google.protobuf import message_factory
 
@@ -108,13 +111,13 @@ def message(name) -> Any:
 
 
 @functools.cache
-def _pool():
+def _pool() -> Any:
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="wire", package="wire", syntax="proto3")
 
-    def add_field(target, name, number, spelled):
+    def add_field(target: Any, name: str, number: int, spelled: str) -> None:
         field = target.field.add(name=name, number=number, label=kind.LABEL_OPTIONAL)
         if spelled[0] in "[{":
             field.label = kind.LABEL_REPEATED

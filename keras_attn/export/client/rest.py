@@ -9,10 +9,14 @@ import json
 import socket
 import ssl
 import urllib.parse
+from collections.abc import Mapping
 from typing import Any
 
 from .values import (
+    Inputs,
     ServingError,
+    Shape,
+    Specs,
     UnavailableError,
     decoded,
     nest,
@@ -37,7 +41,14 @@ _CODES = {
 class Rest:
     """One model of a server, over REST."""
 
-    def __init__(self, address, spec, headers, ca_file, certificate):
+    def __init__(
+        self,
+        address: str,
+        spec: tuple[str, int | None, str | None],
+        headers: Mapping[str, str],
+        ca_file: str | None,
+        certificate: tuple[str, str] | None,
+    ) -> None:
         parts = urllib.parse.urlsplit(address)
         model, version, label = spec
         self.path = f"{parts.path.rstrip('/')}/v1/models/{urllib.parse.quote(model, safe='')}"
@@ -51,9 +62,11 @@ class Rest:
             self.secure = ssl.create_default_context(cafile=ca_file)
             if certificate is not None:
                 self.secure.load_cert_chain(*certificate)
-        self.host, self.port = parts.hostname, parts.port or (443 if self.secure else 80)
+        self.host, self.port = parts.hostname or "", parts.port or (443 if self.secure else 80)
 
-    def predict(self, signature, inputs, outputs, deadline):
+    def predict(
+        self, signature: str, inputs: Inputs, outputs: Specs, deadline: float
+    ) -> dict[str, Any]:
         """The outputs by name, for checked inputs."""
         columns = {
             name: nest([_to_json(value) for value in flat], shape)
@@ -67,7 +80,7 @@ class Rest:
             raise ServingError(f"the answer must have outputs by name, got {answer!r:.200}")
         return {name: _from_json(value) for name, value in answer.items()}
 
-    def signatures(self, deadline):
+    def signatures(self, deadline: float) -> dict[str, tuple[Specs, ...]]:
         """A dict from a signature's name to `(inputs, outputs)`, from a name to `(type, shape)`."""
         metadata = self._send("GET", "/metadata", None, deadline, "metadata")
         with readable():
@@ -80,13 +93,13 @@ class Rest:
                 if not name.startswith("__")
             }
 
-    def status(self, deadline):
+    def status(self, deadline: float) -> dict[int, str]:
         """The state of each version."""
         found = self._send("GET", "", None, deadline, "model_version_status")
         with readable():
             return {int(status["version"]): status["state"] for status in found}
 
-    def _send(self, method, path, body, deadline, key):
+    def _send(self, method: str, path: str, body: bytes | None, deadline: float, key: str) -> Any:
         connection: Any = http.client.HTTPConnection(self.host, self.port)
         connection.response_class = functools.partial(_Response, deadline=deadline)
         try:
@@ -119,7 +132,7 @@ class Rest:
             raise ServingError(f"the answer must have {key!r}, got {sorted(answer)}")
         return answer[key]
 
-    def _connect(self, deadline):
+    def _connect(self, deadline: float) -> socket.socket:
         problem = OSError(f"{self.host} has no address")
         for *kind, _, target in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
             connected = socket.socket(*kind)
@@ -134,39 +147,41 @@ class Rest:
                 problem = error
         raise problem
 
-    def close(self):
+    def close(self) -> None:
         """Do nothing: each request has its own connection."""
 
 
 class _Response(http.client.HTTPResponse):
     """An answer that raises a TimeoutError if it is not complete before the deadline."""
 
-    def __init__(self, sock, *arguments, deadline, **options):
+    def __init__(
+        self, sock: socket.socket, *arguments: Any, deadline: float, **options: Any
+    ) -> None:
         super().__init__(sock, *arguments, **options)
         self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock, deadline))
 
 
 class _Timed(io.RawIOBase):
-    def __init__(self, raw, sock, deadline):
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
         self.raw, self.sock, self.deadline = raw, sock, deadline
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int | None:
         self.sock.settimeout(seconds_left(self.deadline))
         return self.raw.readinto(buffer)
 
-    def close(self):
+    def close(self) -> None:
         self.raw.close()
         super().close()
 
 
-def _to_json(value):
+def _to_json(value: Any) -> Any:
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
-def _from_json(value):
+def _from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_from_json(item) for item in value]
     if isinstance(value, dict) and set(value) == {"b64"}:
@@ -175,15 +190,15 @@ def _from_json(value):
     return value
 
 
-def _json_spec(info):
+def _json_spec(info: dict[str, Any]) -> tuple[str, Shape]:
     name, shape = info["dtype"], info.get("tensor_shape", {"unknown_rank": True})
     sizes = None if shape.get("unknown_rank") else [int(dim["size"]) for dim in shape["dim"]]
     return _JSON_TYPES.get(name, name.removeprefix("DT_").lower()), sizes
 
 
-def _refusal(text):
+def _refusal(answer: bytes) -> str:
     """The server's message: the error of a JSON object, or the text itself."""
-    text = text.decode(errors="replace")
+    text = answer.decode(errors="replace")
     with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
         return json.loads(text)["error"]
     return text

@@ -1,9 +1,20 @@
 """TF Serving over gRPC, with the packages grpcio and protobuf."""
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from .messages import from_tensor, message, message_of
-from .values import NUMBERS, ServingError, UnavailableError, readable, seconds_left
+from .values import (
+    NUMBERS,
+    Inputs,
+    ServingError,
+    Shape,
+    Specs,
+    UnavailableError,
+    readable,
+    seconds_left,
+)
 
 _STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
@@ -11,7 +22,14 @@ _STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "EN
 class Grpc:
     """One model of a server, over gRPC."""
 
-    def __init__(self, address, spec, headers, ca_file, certificate):
+    def __init__(
+        self,
+        address: str,
+        spec: tuple[str, int | None, str | None],
+        headers: Mapping[str, str],
+        ca_file: str | None,
+        certificate: tuple[str, str] | None,
+    ) -> None:
         grpc = _grpc()
         scheme, _, host = address.partition("://")
         # No limit on the size of a message.
@@ -23,14 +41,16 @@ class Grpc:
         else:
             self.channel = grpc.insecure_channel(host, options)
         model, version, label = spec
-        self.spec = {"name": model}
+        self.spec: dict[str, Any] = {"name": model}
         if version is not None:
             self.spec["version"] = {"value": version}
         if label is not None:
             self.spec["version_label"] = label
         self.headers = [(name.lower(), value) for name, value in headers.items()]
 
-    def predict(self, signature, inputs, outputs, deadline):
+    def predict(
+        self, signature: str, inputs: Inputs, outputs: Specs, deadline: float
+    ) -> dict[str, Any]:
         """The outputs by name, for checked inputs."""
         request = message("PredictRequest")(model_spec={**self.spec, "signature_name": signature})
         for name, (dtype, shape, flat) in inputs.items():
@@ -38,7 +58,7 @@ class Grpc:
         response = self._send("Prediction", "Predict", request, "PredictResponse", deadline)
         return {name: from_tensor(tensor) for name, tensor in response.outputs.items()}
 
-    def signatures(self, deadline):
+    def signatures(self, deadline: float) -> dict[str, tuple[Specs, ...]]:
         """A dict from a signature's name to `(inputs, outputs)`, from a name to `(type, shape)`."""
         request = message("MetadataRequest")(model_spec=self.spec, metadata_field=["signature_def"])
         response = self._send(
@@ -55,7 +75,7 @@ class Grpc:
             if not name.startswith("__")
         }
 
-    def status(self, deadline):
+    def status(self, deadline: float) -> dict[int, str]:
         """The state of each version."""
         request = message("StatusRequest")(model_spec=self.spec)
         response = self._send("Model", "GetModelStatus", request, "StatusResponse", deadline)
@@ -64,7 +84,7 @@ class Grpc:
             for status in response.model_version_status
         }
 
-    def _send(self, service, method, request, response, deadline):
+    def _send(self, service: str, method: str, request: Any, response: str, deadline: float) -> Any:
         grpc = _grpc()
         call = self.channel.unary_unary(
             f"/tensorflow.serving.{service}Service/{method}",
@@ -83,25 +103,25 @@ class Grpc:
                 f"the server refused the request, {code.name}: {error.details()}"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
         """Close the channel."""
         self.channel.close()
 
 
-def _spec(info):
+def _spec(info: Any) -> tuple[str, Shape]:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else [dim.size for dim in shape.dim]
     return NUMBERS.get(info.dtype, str(info.dtype)), sizes
 
 
-def _bytes(path):
+def _bytes(path: str | None) -> bytes | None:
     if path is None:
         return None
     with open(path, "rb") as file:
         return file.read()
 
 
-def _grpc():
+def _grpc() -> Any:
     try:
         importlib.import_module("google.protobuf")
         return importlib.import_module("grpc")

@@ -4,9 +4,18 @@ import contextlib
 import struct
 import time
 import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# The sizes of a tensor; -1 for any, None for an unknown rank.
+Shape = list[int] | None
+# The type and the shape of each input or output by its name.
+Specs = dict[str, tuple[str, Shape]]
+# The type, the shape and the flat values of each input by its name, checked.
+Inputs = dict[str, tuple[str, list[int], list]]
 
 # The number in tensorflow/core/framework/types.proto, struct's letter, the field of TensorProto
-TYPES = {
+TYPES: dict[str, tuple[int, str | None, str]] = {
     "float32": (1, "f", "float_val"),
     "float64": (2, "d", "double_val"),
     "int32": (3, "i", "int_val"),
@@ -34,12 +43,12 @@ class UnavailableError(Exception):
     """The server is busy or cannot be reached; a later request may succeed."""
 
 
-def checked_value(name, value, dtype, wanted):
+def checked_value(name: str, value: Any, dtype: str, wanted: Shape) -> tuple[list[int], list]:
     """The shape and the flat values of a nested list, checked against a type and a shape."""
     if dtype not in TYPES:
         raise ServingError(f"`{name}` has the type {dtype}, which cannot be sent")
     shape, flat = _flatten(name, value)
-    kinds = {"string": {str, bytes}, "bool": {bool}}.get(dtype, {int})
+    kinds: set[type] = {"string": {str, bytes}, "bool": {bool}}.get(dtype, {int})
     if "float" in dtype:
         kinds = {int, float}
     if not kinds.issuperset(map(type, flat)):
@@ -62,7 +71,7 @@ def checked_value(name, value, dtype, wanted):
     return shape, flat
 
 
-def content(dtype, flat):
+def content(dtype: str, flat: list) -> list[bytes] | bytes:
     """A list with the bytes of each string, or the bytes of all numbers together."""
     letter = TYPES[dtype][1]
     if letter is None:
@@ -77,7 +86,7 @@ def content(dtype, flat):
     return struct.pack(f"<{len(flat)}{letter}", *flat)
 
 
-def _flatten(name, value):
+def _flatten(name: str, value: Any) -> tuple[list[int], list]:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, (list, tuple)):
@@ -90,7 +99,7 @@ def _flatten(name, value):
     return [len(value), *inner], [item for _, flat in parts for item in flat]
 
 
-def nest(flat, shape):
+def nest(flat: list, shape: list[int]) -> Any:
     """Nested lists of a shape, from their flat values."""
     if not shape:
         return flat[0]
@@ -98,7 +107,7 @@ def nest(flat, shape):
     return [nest(flat[row * size : (row + 1) * size], shape[1:]) for row in range(shape[0])]
 
 
-def decoded(value):
+def decoded(value: bytes) -> str | bytes:
     """Bytes as a string if they are UTF-8, otherwise unchanged."""
     try:
         return value.decode()
@@ -107,7 +116,7 @@ def decoded(value):
 
 
 @contextlib.contextmanager
-def readable():
+def readable() -> Iterator[None]:
     """Turn errors of reading an answer in an unexpected form into a ServingError."""
     try:
         yield
@@ -115,7 +124,7 @@ def readable():
         raise ServingError(f"the answer cannot be read: {error!r}") from error
 
 
-def seconds_left(deadline):
+def seconds_left(deadline: float) -> float:
     """The seconds until the deadline; raises a TimeoutError after it."""
     left = deadline - time.monotonic()
     if left <= 0:
@@ -123,7 +132,7 @@ def seconds_left(deadline):
     return left
 
 
-def checked_headers(headers):
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers, or None, as a dict; raises a ValueError if a request cannot have them."""
     if headers is not None and not hasattr(headers, "items"):
         raise ValueError(f"`headers` must be a dict or None, got {headers!r}")
@@ -135,7 +144,7 @@ def checked_headers(headers):
     return dict(headers or {})
 
 
-def check_address(address):
+def check_address(address: str) -> str:
     """The scheme of an address; raises a ValueError if it is not an address."""
     scheme = None
     with contextlib.suppress(ValueError, AttributeError, TypeError):

@@ -207,7 +207,8 @@ def test_logits_beyond_the_vocabulary_are_ignored():
     logits[0, 0, [ID["sang"], ID["loud"], size + 3]] = 2.0, 1.0, 30.0
     layer = MaskedLMPostprocessor(VOCABULARY, top=2)
     answer = layer(logits, {"masked_weights": [[1.0, 0.0]]})
-    assert lists(answer["pieces"]) == [[[b"sang", b"loud"], [b"", b""]]]
+    assert lists(answer["tokens"]) == [[[b"sang", b"loud"], [b"", b""]]]
+    assert answer["pieces"] is answer["tokens"]  # the earlier name
     same(answer, layer(logits[..., :size], {"masked_weights": [[1.0, 0.0]]}))
     with pytest.raises(ValueError, match=f"a logit for each of {size} tokens, got {size - 1}"):
         layer(logits[..., : size - 1], {"masked_weights": [[1.0, 0.0]]})
