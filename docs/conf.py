@@ -7,6 +7,7 @@ import re
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("CI", "true")  # otherwise `import openvino` sends usage statistics
 
 project = "keras_attn"
 author = "the keras_attn authors"
@@ -17,7 +18,7 @@ exclude_patterns = ["_build"]
 
 # Guides are notebooks in MyST's text format; each is run from its first cell to its last.
 nb_execution_mode = "force"
-nb_execution_timeout = 120
+nb_execution_timeout = 30  # seconds for a guide's cell; all cells of a guide together take less
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # TensorFlow greets there

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The documentation builds without a warning, its guides run; the wheel is complete, and the README's
-# model runs from the wheel alone: with TensorFlow, with JAX where TensorFlow is not installed, and with
-# torch where it cannot be imported (a second copy of torch costs minutes).
+# model runs from the wheel alone, each time in an environment of its own: with JAX by the README's
+# commands for machines without TensorFlow, with torch and no TensorFlow, and with TensorFlow and what
+# else the wheel requires. The last two link to the packages installed here: copies would cost minutes.
 set -eu
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
@@ -31,12 +32,20 @@ print("again = keras.models.load_model('classifier.keras')")
 print("assert again.predict(np.array([[1, 2, 0]]), verbose=0).shape == (1, 5)")
 print("print('the wheel on', keras.backend.backend(), 'from', keras_attn.__file__)")
 PYTHON
-$python -m venv "$folder/alone"
-"$folder/alone/bin/pip" install --quiet keras jax
-"$folder/alone/bin/pip" install --quiet --no-deps "$folder"/dist/*.whl
-$python -m pip install --quiet --no-deps --target "$folder/wheel" "$folder"/dist/*.whl
+$python -m venv "$folder/on_jax"
+"$folder/on_jax/bin/pip" install --quiet keras jax
+"$folder/on_jax/bin/pip" install --quiet --no-deps "$folder"/dist/*.whl
+$python tests/linked_environment.py "$folder/on_torch" keras torch
+$python tests/linked_environment.py "$folder/on_tensorflow" keras tensorflow keras-nlp tensorflow-text
+for backend in torch tensorflow; do
+    $python -m pip --python "$folder/on_$backend/bin/python" install --quiet --no-deps "$folder"/dist/*.whl
+done
+$python -m pip --python "$folder/on_tensorflow/bin/python" check # the wheel requires no other package
 cd "$folder"
-(echo 'import sys; sys.modules.update({"tensorflow": None, "tensorflow_text": None})' && cat readme.py) >no_tensorflow.py
-KERAS_BACKEND=jax alone/bin/python readme.py
-PYTHONPATH=wheel KERAS_BACKEND=torch $python no_tensorflow.py
-PYTHONPATH=wheel KERAS_BACKEND=tensorflow $python readme.py
+for backend in jax torch tensorflow; do
+    KERAS_BACKEND=$backend on_$backend/bin/python readme.py
+    if [ $backend != tensorflow ] && on_$backend/bin/python -c "import tensorflow" 2>/dev/null; then
+        echo "TensorFlow can be imported beside $backend"
+        exit 1
+    fi
+done

@@ -46,9 +46,8 @@ def classifier(
     >>> classifier(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
     (None, 3)
     """
-    head = layers.ClassificationHead(
-        num_classes, dropout=dropout, **_options(encoder, "classifier")
-    )
+    options = _options(encoder, "classifier")
+    head = layers.ClassificationHead(num_classes, dropout=dropout, **options)
     pooled = _pooled(encoder, pooling, encoder.output, encoder.input["padding_mask"])
     return keras.Model(encoder.input, head(_transformed(encoder, pooled)), name=name)
 
@@ -72,11 +71,6 @@ def regressor(
         ValueError: as `classifier`.
 
     Source: Devlin et al. 2019, section 4.1 (STS-B).
-
-    Example:
-    >>> from keras_attn.models import bert
-    >>> regressor(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
-    (None, 1)
     """
     return classifier(encoder, 1, pooling=pooling, dropout=dropout, name=name)
 
@@ -93,8 +87,7 @@ def tagger(
         name: name of the model.
 
     Raises:
-        ValueError: an encoder without the output that is needed; `num_classes` is not a positive
-            integer.
+        ValueError: an encoder without the output that is needed, no positive `num_classes`.
 
     Source: Devlin et al. 2019, section 5.3.
 
@@ -173,9 +166,9 @@ def multiple_choice(
     num_choices = check_count("num_choices", num_choices)
     inputs, rows = _several(encoder, num_choices)
     pooled = _pooled(encoder, pooling, encoder(rows), rows["padding_mask"])
-    pooled = _together(pooled, num_choices)  # [B, C, D]
     head = layers.MultipleChoiceHead(dropout=dropout, **_options(encoder, "multiple_choice"))
-    return keras.Model(inputs, head(_transformed(encoder, pooled)), name=name)
+    pooled = _transformed(encoder, _together(pooled, num_choices))  # [B, C, D]
+    return keras.Model(inputs, head(pooled), name=name)
 
 
 def embedder(
@@ -206,12 +199,8 @@ def embedder(
     >>> embedder(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
     (None, 128)
     """
-    layer = layers.SequencePooling(
-        pooling,
-        normalize,
-        dtype=parts.encoder(encoder).embedding.dtype_policy,
-        name="pooling",
-    )
+    dtype = parts.encoder(encoder).embedding.dtype_policy
+    layer = layers.SequencePooling(pooling, normalize, dtype=dtype, name="pooling")
     vectors = layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
     return keras.Model(encoder.input, vectors, name=name)
 
@@ -251,38 +240,28 @@ def siamese(
 def masked_lm(
     encoder: keras.Model, *, activation: Activation = None, name: str = "bert_masked_lm"
 ) -> keras.Model:
-    """The token at each masked position: logits `[B, P, V]`.
-
-    The model has one more input than the encoder: masked_positions, int32 `[B, P]`.
+    """The token at each of the positions in one more input, masked_positions: logits `[B, P, V]`.
 
     Args:
         encoder: with output sequence_output; its token matrix is the output's too.
-        activation: activation of the head, a name or a function; defaults to that of the encoder's
-            blocks.
+        activation: that of the head, a name or a function; defaults to that of the blocks.
         name: name of the model.
 
     Raises:
         ValueError: an encoder without the output that is needed.
 
     Source: Devlin et al. 2019, section 3.1, task 1.
-
-    Example:
-    >>> from keras_attn.models import bert
-    >>> masked_lm(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
-    (None, None, 100)
     """
     stack = parts.encoder(encoder)
-    embedding = stack.embedding
     head = layers.MaskedLMHead(
         activation=activation or stack.blocks[0].activation,
-        layer_norm_epsilon=embedding.layer_norm_epsilon,
+        layer_norm_epsilon=stack.embedding.layer_norm_epsilon,
         use_bias=stack.norm is None,
         **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
-    sequence = _output(encoder, "sequence_output")
-    matrix = parts.outputs(encoder, embedding)[1]
-    outputs = head(sequence, matrix, masked_positions=positions)
+    matrix = parts.outputs(encoder, stack.embedding)[1]
+    outputs = head(_output(encoder, "sequence_output"), matrix, masked_positions=positions)
     return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
 
 
@@ -297,11 +276,6 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
         ValueError: an encoder without the output that is needed, such as ModernBERT's.
 
     Source: Devlin et al. 2019, section 3.1, task 2.
-
-    Example:
-    >>> from keras_attn.models import bert
-    >>> next_sentence(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
-    (None, 2)
     """
     head = layers.NextSentenceHead(**_options(encoder, "next_sentence"))
     return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
@@ -353,11 +327,9 @@ def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
         use_bias=False,
         **_options(encoder, "transformation"),
     )
+    epsilon, dtype = stack.norm.epsilon, stack.norm.dtype_policy
     norm = keras.layers.LayerNormalization(
-        epsilon=stack.norm.epsilon,
-        center=False,
-        dtype=stack.norm.dtype_policy,
-        name="transformation_norm",
+        epsilon=epsilon, center=False, dtype=dtype, name="transformation_norm"
     )
     return norm(dense(vectors))
 
