@@ -70,7 +70,7 @@ def attention_model(model: keras.Model, *, query_key: bool = False) -> keras.Mod
 
 
 class _WithWeights(keras.layers.Layer):
-    """Wraps a layer; its call returns `[outputs, weights]`, the weights by name.
+    """A wrapper of a layer; its call returns `[outputs, weights]`, the weights by name.
 
     A new layer, since Keras expects every call of one layer to return the same number of tensors.
     """
