@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_attn._typing import Cache, Size, Tensor
 
+
 def create(batch: Size, length: int, heads: int, width: int, dtype: str = "float32") -> dict:
     """An empty cache: a dict of zeros, `key` and `value`.
 
