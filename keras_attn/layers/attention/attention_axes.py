@@ -25,7 +25,7 @@ class AttentionAxes:
         self.free = tuple(axis for axis in range(1, rank - 1) if axis not in self.attended)
         self._trivial = rank == 3 and not self.free
 
-    def merge(self, tensor: Any) -> Any:
+    def merge(self, tensor: Tensor) -> Tensor:
         """`[B, I and A mixed, ...]` to `[B I, T, ...]`."""
         if self._trivial:
             return tensor
@@ -37,7 +37,7 @@ class AttentionAxes:
         length = math.prod(shape[axis] for axis in self.attended)
         return ops.reshape(tensor, (rows, length, *(shape[axis] for axis in rest)))
 
-    def split(self, tensor: Any, like: Any) -> Any:
+    def split(self, tensor: Tensor, like: Tensor) -> Tensor:
         """`[B I, T, ...]` to `[B, I and A mixed, ...]`, where `like` is one of the inputs."""
         if self._trivial:
             return tensor
@@ -47,7 +47,7 @@ class AttentionAxes:
         rest = range(len(order), len(tensor.shape))
         return ops.transpose(tensor, (*(order.index(axis) for axis in range(len(order))), *rest))
 
-    def split_scores(self, scores: Any, query: Any, key: Any) -> Any:
+    def split_scores(self, scores: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """`[B I, N, T, S]` to `[B, I, N, A of the query, A of the key]`."""
         if self._trivial:
             return scores
@@ -62,7 +62,7 @@ class AttentionAxes:
         queries = (query_shape[axis] for axis in self.attended)
         return (*free, heads, *queries, *(key_shape[axis] for axis in self.attended))
 
-    def check_padding(self, name: str, mask: Any, like: Any) -> Any:
+    def check_padding(self, name: str, mask: Tensor | None, like: Tensor) -> Tensor | None:
         """A mask `[B, I and A mixed]` or `[B, A]` as a tensor of the first shape, or None."""
         if mask is None:
             return None
@@ -76,13 +76,13 @@ class AttentionAxes:
                 mask = ops.expand_dims(mask, axis)
         return mask
 
-    def merge_padding(self, mask: Any, like: Any) -> Any:
+    def merge_padding(self, mask: Tensor | None, like: Tensor) -> Tensor | None:
         """`[B I, T]` from a checked padding mask; None stays None."""
         if mask is None or self._trivial:
             return mask
         return self.merge(ops.broadcast_to(mask, ops.shape(like)[:-1]))
 
-    def check_mask(self, mask: Any, query: Any, key: Any) -> Any:
+    def check_mask(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
         """A mask `[B, I, N, A of the query, A of the key]` as a tensor; None stays None.
 
         Axes may be missing: first that of the heads, then the free ones, then the batch; each axis
@@ -106,7 +106,7 @@ class AttentionAxes:
         check_shape("attention_mask", mask.shape, broadcast=True, **given, **rows, **columns)
         return mask
 
-    def merge_mask(self, mask: Any, query: Any, key: Any) -> Any:
+    def merge_mask(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
         """`[B I, N or 1, T, S]` from a checked mask; None stays None."""
         if mask is None:
             return None

@@ -164,8 +164,8 @@ class MultiHead(CompositeLayer):
         cache_index: Size,
         return_attention_scores: bool,
         training: bool | None,
-        positions: Any = None,
-    ) -> Any:
+        positions: Tensor | None = None,
+    ) -> Nested:
         """The call of both layers: project, append to the cache, attend, project.
 
         Args:
