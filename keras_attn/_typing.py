@@ -25,7 +25,8 @@ Shape: TypeAlias = tuple[Any, ...]
 # What Keras takes as the `dtype` of a layer: a name, or a policy for its weights and computation.
 DType: TypeAlias = str | keras.DTypePolicy | None
 
-# The arguments of a constructor, as `get_config` gives and `from_config` takes them.
+# The arguments of a constructor, as `get_config` gives and `from_config` takes them; the content of
+# any file of JSON.
 Config: TypeAlias = dict[str, Any]
 
 # What a decoding step takes and gives: tensors at any depth, batch first, that only a model reads.

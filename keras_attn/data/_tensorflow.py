@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_attn._typing import Tensor
+
 
 class _LazyModule:
     def __init__(self, name: str, package: str):
@@ -61,7 +63,7 @@ def require(valid: tf.Tensor, values: tf.Tensor, message: str) -> contextlib.Abs
     return contextlib.nullcontext()
 
 
-def strings(name: str, values: Any, shape: str = "[B]") -> tf.Tensor | tf.RaggedTensor:
+def strings(name: str, values: Tensor, shape: str = "[B]") -> tf.Tensor | tf.RaggedTensor:
     """`values` as a tensor of strings; a ragged tensor stays ragged.
 
     Raises:
@@ -91,7 +93,7 @@ def symbolic_ids(tokenizer: keras.Layer, text: keras.KerasTensor) -> keras.Keras
     return keras.KerasTensor((*text.shape, None), "int32", ragged=True, ragged_rank=rank)
 
 
-def integers(name: str, values: Any) -> tf.Tensor:
+def integers(name: str, values: Tensor) -> tf.Tensor:
     """`values` as an int32 tensor; raises a ValueError if an element is not an integer."""
     kind = (
         values.dtype.is_integer if tf.is_tensor(values) else np.asarray(values).dtype.kind in "iu"
@@ -101,7 +103,7 @@ def integers(name: str, values: Any) -> tf.Tensor:
     return tf.cast(values, tf.int32)
 
 
-def same_rows(name: str, values: Any, other: str, others: Any) -> Any:
+def same_rows(name: str, values: Tensor, other: str, others: Tensor) -> Tensor:
     """`values` `[B, ...]`, checked to have as many rows as `others`.
 
     Raises:
@@ -122,7 +124,7 @@ def same_rows(name: str, values: Any, other: str, others: Any) -> Any:
     return values
 
 
-def ragged_strings(name: str, values: Any) -> tf.RaggedTensor:
+def ragged_strings(name: str, values: Tensor) -> tf.RaggedTensor:
     """`values`, a list of lists or a tensor, as a ragged tensor of strings `[B, (W)]`.
 
     Raises:
@@ -152,7 +154,7 @@ def _check_strings(name: str, values: Any) -> None:
             raise ValueError(f"`{name}` must hold strings, got {leaf!r} at index {number}")
 
 
-def _leaves(values: Any) -> Iterator[Any]:
+def _leaves(values: Any) -> Iterator[object]:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):

@@ -191,7 +191,7 @@ class Generation:
         generate = models.steps.generator(model, search, most_before + self.max_new_tokens)
         core = tf.function(generate, jit_compile=jit_compile or None, autograph=False)
 
-        def function(text: Any, **requested: Any) -> dict[str, Any]:
+        def function(text: tf.Tensor, **requested: tf.Tensor) -> dict[str, tf.Tensor]:
             arguments = {
                 options[name].argument: _bounded(name, value, options[name], tf.shape(text)[0])
                 for name, value in requested.items()

@@ -9,14 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 
+from keras_attn._typing import Nested
 from keras_attn.export import isolation
 
 
-def run(function: Callable[..., Any], model: keras.Model, *arguments: Any) -> Any:
+def run(function: Callable[..., Nested], model: keras.Model, *arguments: Nested) -> Nested:
     """Call `function(model, *arguments)` in a child process, which loads the saved model.
 
     Args:

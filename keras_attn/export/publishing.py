@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn import data, layers
+from keras_attn._typing import Nested
 from keras_attn.export import isolation, other_backend, saved_model, versions
 from keras_attn.export.compatibility import check_operations, operations_of
 from keras_attn.export.generation import Generation
@@ -30,8 +31,8 @@ def publish(
     signatures: Sequence[str] | None = None,
     functions: Mapping[str, Signature] | None = None,
     version: int | None = None,
-    warmup: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    sample: Mapping[str, Any] | None = None,
+    warmup: Mapping[str, Sequence[Mapping[str, Nested]]] | None = None,
+    sample: Mapping[str, Nested] | None = None,
     server: str = "2.20",
     compute_dtype: str | None = None,
     jit_compile: bool = False,
@@ -224,7 +225,7 @@ def _with_policy(config: Any, dtype: str) -> Any:
     return [_with_policy(item, dtype) for item in config] if isinstance(config, list) else config
 
 
-def _check_vocabulary(model: keras.Model, owner: Any, name: str) -> None:
+def _check_vocabulary(model: keras.Model, owner: object, name: str) -> None:
     """Raise a ValueError if a tokenizer has more tokens than the model's token matrix has rows."""
     vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
     sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
@@ -249,9 +250,7 @@ def _select(
     return {name: functions.get(name) or made[name]() for name in names} | dict(functions)
 
 
-def _batches(
-    made: Mapping[str, Signature], warmup: Any, sample: Any
-) -> dict[str, list[dict[str, Any]]]:
+def _batches(made: Mapping[str, Signature], warmup: Any, sample: Any) -> dict[str, list[dict]]:
     """The batches to run for each signature: one to compare, those of `warmup`, the sample."""
     if warmup is not None and not isinstance(warmup, Mapping):
         raise ValueError(f"`warmup` must be a dict of lists, got {type(warmup).__name__}")

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn._checks import optional_module
+from keras_attn._typing import Nested
 from keras_attn.export import isolation, other_backend, versions
 from keras_attn.export.signature import input_names
 from keras_attn.export.signatures import functional, input_specs, named
@@ -186,7 +187,7 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _batch(inputs: Mapping[str, Any], rows: int, length: int) -> Batch:
+def _batch(inputs: Mapping[str, Nested], rows: int, length: int) -> Batch:
     """A batch in which each row is shorter by two than the one before; padding is False and 0."""
     rng, batch = np.random.default_rng(length), {}
     for name, tensor in inputs.items():

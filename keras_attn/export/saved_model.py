@@ -17,7 +17,7 @@ _MOST_WARMUP = 1000  # TF Serving refuses a file with more
 
 
 def write(
-    signatures: Mapping[str, Signature], parts: Iterable[Any], folder: Path
+    signatures: Mapping[str, Signature], parts: Iterable[object], folder: Path
 ) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """Write the SavedModel, with every weight and every graph only once.
 
@@ -86,7 +86,7 @@ def errors_of_files() -> Iterator[None]:
         raise OSError(error.message) from error
 
 
-def _resources(parts: Iterable[Any]) -> Iterator[Any]:
+def _resources(parts: Iterable[object]) -> Iterator[object]:
     """The tables and other resources that the parts own."""
     for part in parts:
         if part is not None:
@@ -95,7 +95,7 @@ def _resources(parts: Iterable[Any]) -> Iterator[Any]:
                     yield owned
 
 
-def _described(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+def _described(tensors: Mapping[str, tf.Tensor | tf.TensorSpec]) -> dict[str, Tensor]:
     return {
         name: Tensor(tensor.dtype.name, tuple(tensor.shape)) for name, tensor in tensors.items()
     }

@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_attn._typing import Nested
+
 DEFAULT = "serving_default"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # JSON requests cannot have these types: they are sent in a type that holds all of their values.
@@ -72,17 +74,17 @@ class Signature:
         ValueError: a request cannot have the name of an input.
     """
 
-    function: Callable[..., dict[str, Any]]
+    function: Callable[..., dict[str, tf.Tensor]]
     inputs: dict[str, tf.TensorSpec]
-    examples: Sequence[dict[str, Any]]
-    resources: Sequence[Any] = ()
+    examples: Sequence[dict[str, Nested]]
+    resources: Sequence[object] = ()
 
     def __post_init__(self) -> None:
         valid = input_names(self.inputs)
         if list(self.inputs) != valid:
             raise ValueError(f"`inputs` must have names such as {valid}, got {list(self.inputs)}")
 
-    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    def __call__(self, inputs: Mapping[str, tf.Tensor | np.ndarray]) -> dict[str, tf.Tensor]:
         """The named outputs in the types that a server can write as JSON."""
         tensors = {
             name: tf.cast(tf.convert_to_tensor(inputs[name]), spec.dtype)
@@ -107,7 +109,7 @@ class Signature:
         function = tf.function(lambda **inputs: self(inputs), autograph=False)
         return function.get_concrete_function(**self.wire())
 
-    def batch(self, values: Any, what: str) -> dict[str, np.ndarray]:
+    def batch(self, values: object, what: str) -> dict[str, np.ndarray]:
         """The arrays of a batch, in the types and with the shapes of the inputs.
 
         Raises:
@@ -158,7 +160,7 @@ def input_names(names: Iterable[Any]) -> list[str]:
     return [f"arg_{name}" if name in taken else name for name in plain_names(names)]
 
 
-def flattened(outputs: Any) -> dict[str, Any]:
+def flattened(outputs: Nested) -> dict[str, tf.Tensor]:
     """The tensors in nested dicts and lists, named by their paths."""
     paths = keras.tree.flatten_with_path(outputs)
     names = plain_names("_".join(map(str, path)) for path, _ in paths)

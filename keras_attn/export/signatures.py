@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn import models
+from keras_attn._typing import Nested
 from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
 from keras_attn.models import parts
 from keras_attn.visualization import attention_model
@@ -30,7 +31,7 @@ def automatic(
     if preprocessor is None:
         return {DEFAULT: lambda: _from_inputs(model, core)}
 
-    def answer(features: dict[str, Any]) -> dict[str, Any]:
+    def answer(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         outputs = core(features)
         if postprocessor is None:
             return {"embedding": outputs} if embeds else named(outputs, model)
@@ -79,7 +80,7 @@ def input_specs(model: keras.Model) -> dict[str, tf.TensorSpec]:
     return specs
 
 
-def functional(model: Any) -> keras.Model:
+def functional(model: object) -> keras.Model:
     """The model as a functional model, whose inputs and outputs have names."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None) or not model.built:
         raise ValueError(
@@ -97,13 +98,13 @@ def functional(model: Any) -> keras.Model:
     return model
 
 
-def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], Any]:
+def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, tf.Tensor]], Nested]:
     """The model as a graph function, traced once for all signatures; XLA can compile it."""
     specs = input_specs(model)
     if jit_compile and any(spec.dtype == tf.string for spec in specs.values()):
         raise ValueError("`jit_compile` must be False for a model that takes strings")
 
-    def core(*inputs: Any) -> Any:
+    def core(*inputs: tf.Tensor) -> Nested:
         return model(keras.tree.pack_sequence_as(model.input, inputs), training=False)
 
     core = tf.function(
@@ -113,7 +114,7 @@ def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], A
         autograph=False,
     )
 
-    def run(features: dict[str, Any]) -> Any:
+    def run(features: dict[str, tf.Tensor]) -> Nested:
         missing = [name for name in specs if name not in features]
         if missing:
             raise ValueError(
@@ -137,7 +138,7 @@ def _core(model: keras.Model, jit_compile: bool) -> Callable[[dict[str, Any]], A
     return run
 
 
-def named(outputs: Any, model: keras.Model) -> dict[str, Any]:
+def named(outputs: Nested, model: keras.Model) -> dict[str, tf.Tensor]:
     """The model's outputs by name: the keys of a dict, or Keras' names."""
     if isinstance(outputs, dict):
         return flattened(outputs)
@@ -154,7 +155,7 @@ def _from_inputs(model: keras.Model, core: Callable) -> Signature:
     specs = input_specs(model)
     names = dict(zip(input_names(specs), specs, strict=True))
 
-    def function(**inputs: Any) -> dict[str, Any]:
+    def function(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return named(core({own: inputs[name] for name, own in names.items()}), model)
 
     inputs = {name: specs[own] for name, own in names.items()}
@@ -163,7 +164,7 @@ def _from_inputs(model: keras.Model, core: Callable) -> Signature:
 
 
 def _from_text(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
-    def function(**texts: Any) -> dict[str, Any]:
+    def function(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
         features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
         return answer({**texts, **features})
 
@@ -183,7 +184,7 @@ def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Sig
     spec = input_specs(model)["token_ids"].shape
     extra = spec.rank - 2
 
-    def function(token_ids: Any, lengths: Any) -> dict[str, Any]:
+    def function(token_ids: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = preprocessor.from_tokens(_join(token_ids, extra), tf.reshape(lengths, [-1]))
         outer = tf.shape(token_ids)[: 1 + extra]
         features = {
@@ -214,7 +215,7 @@ def _batch_size(model: keras.Model) -> int | None:
     return next(iter(input_specs(model).values())).shape[0]
 
 
-def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
+def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Nested]]:
     """A batch for checks, then one of each length for warming up."""
     choices = input_specs(model)["token_ids"].shape[1:-1]
     rows, length = _batch_size(model), preprocessor.length
@@ -233,7 +234,7 @@ def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Any]]:
 def _with_tokens(core: Callable, preprocessor: Any) -> Callable:
     """The attention weights of every layer, [B, N, T, T] each, with the tokens."""
 
-    def answer(features: dict[str, Any]) -> dict[str, Any]:
+    def answer(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         tokens = preprocessor.tokenizer.tokens(features["token_ids"])
         tokens = tf.where(features["padding_mask"], tokens, "")
         return {"tokens": tokens, "pieces": tokens, **core(features)}  # two names for one version
@@ -244,7 +245,7 @@ def _with_tokens(core: Callable, preprocessor: Any) -> Callable:
 def _vectors(core: Callable) -> Callable:
     """The mean of a text's tokens, [B, D], and the output of the pooler, if there is one."""
 
-    def answer(features: dict[str, Any]) -> dict[str, Any]:
+    def answer(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         outputs = core(features)
         tokens = tf.cast(outputs["sequence_output"], tf.float32)
         weights = tf.cast(features["padding_mask"], tf.float32)[..., None]

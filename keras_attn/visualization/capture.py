@@ -9,12 +9,13 @@ import collections
 import inspect
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_attn._typing import Nested, Tensor
 from keras_attn.ops.attention import watch
 
 
@@ -116,7 +117,9 @@ def _multiplies(layer: keras.layers.Layer) -> bool:
     return not additive and getattr(layer, "score_mode", "dot") == "dot"
 
 
-def _query_key(weights: Any, query: Any = None, key: Any = None) -> dict[str, Any]:
+def _query_key(
+    weights: Tensor, query: Tensor | None = None, key: Tensor | None = None
+) -> dict[str, Tensor]:
     """Query and key, from `[B, T, N, H]` and `[B, S, K, H]`, with the axes of the weights.
 
     Empty if the weights have no axis of heads.
@@ -136,17 +139,19 @@ def _query_key(weights: Any, query: Any = None, key: Any = None) -> dict[str, An
 class _StepsWithWeights(_WithWeights):
     """`TimeDistributed`, with all steps in one batch."""
 
-    def __init__(self, layer: keras.layers.TimeDistributed, inner: Any) -> None:
+    def __init__(self, layer: keras.layers.TimeDistributed, inner: keras.layers.Layer) -> None:
         super().__init__(layer)
         self.inner = inner
 
-    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> list:
+    def call(
+        self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
+    ) -> list:
         steps = ops.shape(inputs)[:2]
 
-        def merge(x: Any) -> Any:
+        def merge(x: Tensor) -> Tensor:
             return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
-        def split(x: Any) -> Any:
+        def split(x: Tensor) -> Tensor:
             return ops.reshape(x, (*steps, *ops.shape(x)[1:]))
 
         arguments = {} if mask is None else {"mask": merge(mask)}
@@ -158,16 +163,16 @@ class _Capture:
 
     def __init__(self, query_key: bool) -> None:
         self._query_key = query_key
-        self._wrappers: dict[keras.layers.Layer, Any] = {}
+        self._wrappers: dict[keras.layers.Layer, keras.layers.Layer | None] = {}
 
-    def of_model(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+    def of_model(self, model: keras.Model) -> tuple[keras.Model, dict[str, Nested]]:
         """The model called again on new inputs, and the weights of that call."""
         if isinstance(model, keras.Sequential):  # whose calls cannot be replaced
             model = keras.Model(model.inputs[0], model.outputs[0])
         turns = _turns(model)
         found: dict[keras.layers.Layer, dict[int, dict]] = {}
 
-        def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Nested:
             turn = next(turns[layer])
             wrapper = self._of_layer(layer)
             if wrapper is None:
@@ -186,13 +191,13 @@ class _Capture:
         wrappers = self._wrappers.values()
         return [x for x in wrappers if isinstance(x, _LayerWithWeights) and x.reason is not None]
 
-    def _of_layer(self, layer: keras.layers.Layer) -> Any:
+    def _of_layer(self, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         """The object to call instead of the layer; None if the layer cannot return weights."""
         if layer not in self._wrappers:
             self._wrappers[layer] = self._make(layer)
         return self._wrappers[layer]
 
-    def _make(self, layer: keras.layers.Layer) -> Any:
+    def _make(self, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if isinstance(layer, keras.layers.TimeDistributed):
             inner = self._of_layer(layer.layer)
             return inner and _StepsWithWeights(layer, inner)
@@ -212,7 +217,7 @@ def _reason(layer: keras.layers.Layer, products: list) -> str:
     return "its logits are no product of the query and the key of each head"
 
 
-def _turns(model: keras.Model) -> dict[Any, Any]:
+def _turns(model: keras.Model) -> dict[keras.layers.Layer, Iterator[int]]:
     """For each layer, the order in which its calls run when the model is called again.
 
     A model runs by depth, not in the order in which it was written.
@@ -227,8 +232,8 @@ def _turns(model: keras.Model) -> dict[Any, Any]:
     }
 
 
-def _named(found: dict[keras.layers.Layer, dict[int, dict]]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
+def _named(found: dict[keras.layers.Layer, dict[int, dict]]) -> dict[str, Nested]:
+    named: dict[str, Nested] = {}
     for layer, calls in found.items():
         for turn in sorted(calls):
             for name, weights in calls[turn].items():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_attn._checks import check_count, optional_module
+from keras_attn._typing import Tensor
 
 # DejaVu Sans has no Chinese characters: the first installed font after it draws them.
 FONTS = (
@@ -35,9 +36,9 @@ _NARROWEST, _GAP, _TITLE = 0.9, 0.2, 0.35  # inches
 
 def heatmap(
     path: str | os.PathLike,
-    weights: Any,
-    queries: Sequence[Any],
-    keys: Sequence[Any] | None = None,
+    weights: Tensor,
+    queries: Sequence[object],
+    keys: Sequence[object] | None = None,
     *,
     titles: Sequence[str] | None = None,
     title: str = "",
@@ -158,7 +159,7 @@ def _draw(path, heads, queries, keys, titles, title, columns) -> None:
         )
 
 
-def head_weights(name: str, weights: Any) -> np.ndarray:
+def head_weights(name: str, weights: Tensor) -> np.ndarray:
     """Finite weights, float32 `[N, T, S]`; `[T, S]` is one head.
 
     Raises:
@@ -189,7 +190,7 @@ def check_positive_weights(name: str, heads: np.ndarray) -> None:
         raise ValueError(f"{name} must be at least 0, got {heads.min()}")
 
 
-def token_texts(name: str, tokens: Iterable[Any]) -> list[str]:
+def token_texts(name: str, tokens: Iterable[object]) -> list[str]:
     """Tokens as text: strings, bytes (UTF-8), numbers, or an array or a tensor of them."""
     if hasattr(tokens, "numpy"):
         tokens = tokens.numpy()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_attn._typing import Nested, Tensor
 from keras_attn.visualization.heatmap import (
     check_positive_weights,
     head_weights,
@@ -41,8 +42,8 @@ class Page:
 
 def page(
     path: str | os.PathLike,
-    weights: Mapping[str, Any],
-    tokens: Sequence[Any] | Mapping[str, tuple[Sequence[Any], Sequence[Any]]],
+    weights: Mapping[str, Nested],
+    tokens: Sequence[object] | Mapping[str, tuple[Sequence[object], Sequence[object]]],
     *,
     title: str = "Attention",
 ) -> Page:
@@ -132,7 +133,7 @@ def page(
     return Page(Path(path))
 
 
-def rollout(weights: Sequence[Any]) -> np.ndarray:
+def rollout(weights: Sequence[Tensor]) -> np.ndarray:
     """Attention rollout: how much of each token reaches each position after each layer.
 
     The mean of a layer's heads and the residual connection have equal weight: `A_l = (mean(W_l) +
@@ -194,7 +195,7 @@ def _axis(axes: list[list[str]], tokens: list[str]) -> int:
     return axes.index(tokens)
 
 
-def _query_key(name: str, parts: Mapping[str, Any], heads: np.ndarray) -> dict | None:
+def _query_key(name: str, parts: Mapping[str, Tensor], heads: np.ndarray) -> dict | None:
     """Query and key as the page's script reads them; None where the layer has none."""
     if "query" not in parts:
         return None

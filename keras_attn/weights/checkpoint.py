@@ -4,8 +4,10 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+import keras
+
+from keras_attn._typing import Config
 from keras_attn.data import read_vocabulary
 from keras_attn.data.text.files import read_json
 from keras_attn.weights.formats import GOOGLE_BERT, KERAS_HUB, TRANSFORMERS, Format
@@ -32,12 +34,12 @@ class Checkpoint:
 
     source: Source
     format: Format
-    config: dict[str, Any]
+    config: Config
     vocabulary: list[str] | None = None
     lowercase: bool | None = None
 
     @property
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> Config:
         """The configuration with the format's names for keys, and its defaults."""
         aliases = self.format.aliases
         own = {aliases.get(key, key): value for key, value in self.config.items()}
@@ -78,7 +80,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
-def open_backbone(backbone: Any) -> Checkpoint:
+def open_backbone(backbone: keras.Model) -> Checkpoint:
     """The content of a keras-hub BertBackbone."""
     if type(backbone).__name__ != "BertBackbone":
         raise ValueError(
@@ -165,7 +167,7 @@ def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
     return [tokens[index] for index in range(len(tokens))], lowercase
 
 
-def _by_id(tokens: Iterable[tuple[str, Any]], directory: Path) -> dict[int, str]:
+def _by_id(tokens: Iterable[tuple[str, object]], directory: Path) -> dict[int, str]:
     """Tokens by their ids."""
     by_id: dict[int, str] = {}
     for token, index in tokens:

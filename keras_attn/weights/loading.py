@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_attn import data
+from keras_attn._typing import Config, DType
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.tokenizer_settings import check_word_piece
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert
@@ -19,7 +20,7 @@ from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.ops.masks import Window
 from keras_attn.ops.positions import RotaryScaling
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
-from keras_attn.weights.formats import Config, Head, Key
+from keras_attn.weights.formats import Head, Key
 from keras_attn.weights.matching import has_pooler, match, saved_heads
 from keras_attn.weights.sentence_transformers import checkpoint_folder, embedder_options
 
@@ -61,7 +62,7 @@ class Loaded:
     lowercase: bool | None
     skipped: tuple[str, ...]
     initialized: tuple[str, ...]
-    config: Mapping[str, Any]
+    config: Config
     unknown: tuple[str, ...]
     directory: Path | None = None
 
@@ -101,7 +102,7 @@ def load(
     hidden_states: bool = False,
     window: Window = None,
     kernel: str = "auto",
-    dtype: Any = None,
+    dtype: DType = None,
     **head_options: Any,
 ) -> Loaded:
     """Load a checkpoint of BERT, (XLM-)RoBERTa, DistilBERT, ModernBERT or GPT-2.
@@ -142,7 +143,7 @@ def load(
     checkpoint = open_backbone(source) if directory is None else open_checkpoint(directory)
     format = checkpoint.format
     _check_vocabulary(checkpoint)
-    options: dict[str, Any] = {"window": window, "kernel": kernel, "dtype": dtype}
+    options: Config = {"window": window, "kernel": kernel, "dtype": dtype}
     heads = () if task is None else HEADS.get(task, (task,))
     if format.family == "gpt":
         if task is not None or hidden_states:
@@ -225,7 +226,7 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
     return kind(**fields)
 
 
-def _translated(title: str, key: Key, value: Any) -> str:
+def _translated(title: str, key: Key, value: object) -> str:
     """Our name for a value of the checkpoint."""
     names = key.values or {}
     if value not in tuple(names):
@@ -245,7 +246,7 @@ def _range(field: dataclasses.Field) -> tuple[str, Callable[[Any], bool]]:
     return RATE if field.name.endswith("dropout") else NUMBER
 
 
-def _number(title: str, key: str, value: Any, range: tuple[str, Callable[[Any], bool]]) -> Any:
+def _number(title: str, key: str, value: Any, range: tuple[str, Callable[[object], bool]]) -> Any:
     expected, holds = range
     if not holds(value):
         raise ValueError(f"{title}: `{key}` must be {expected}, got {value!r}")
@@ -258,7 +259,7 @@ def _require(title: str, config: Config, required: Config) -> None:
             raise ValueError(f"{title}: `{key}` must be {value!r}, got {config[key]!r}")
 
 
-def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> dict[str, Any]:
+def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> Config:
     """The arguments of the heads, from the configuration."""
     config, title = checkpoint.read_config, checkpoint.source.title
     options = {}

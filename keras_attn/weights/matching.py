@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_attn.weights.formats import Config, Format, Rule
+from keras_attn._typing import Config
+from keras_attn.weights.formats import Format, Rule
 from keras_attn.weights.readers import Source
 
 Rules = tuple[Rule, ...]
@@ -31,7 +31,7 @@ class Match:
 def match(
     source: Source,
     format: Format,
-    weights: Iterable[Any],
+    weights: Iterable[keras.Variable],
     config: Config,
     *,
     num_layers: int = 0,
@@ -125,7 +125,7 @@ def match(
     )
 
 
-def targets_of(weights: Iterable[Any]) -> dict[str, Any]:
+def targets_of(weights: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
     """Weights by their names in the rules."""
     return {weight.path.removeprefix("head/"): weight for weight in weights}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_attn._typing import Config
 from keras_attn.models import modern_bert, parts
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, global_every
 
@@ -77,7 +78,7 @@ def _modern_bert(found: parts.Parts) -> ModernBertSize:
     return size
 
 
-def _numbers(block: keras.layers.Layer) -> dict[str, Any]:
+def _numbers(block: keras.layers.Layer) -> Config:
     """The configuration of a block and its position, without the arguments in `FREE`."""
     config = {name: value for name, value in block.get_config().items() if name not in FREE}
     position = block.position and block.position.get_config()
@@ -88,7 +89,7 @@ def _numbers(block: keras.layers.Layer) -> dict[str, Any]:
 def _bert_or_gpt(found: parts.Parts, family: str) -> BertSize | GptSize:
     stack = found.stack
     block, embedding = stack.blocks[0], stack.embedding
-    common: dict[str, Any] = {
+    common: Config = {
         "num_heads": block.num_heads,
         "intermediate_dim": block.intermediate_dim,
         "dropout": block.dropout,
@@ -127,7 +128,7 @@ def _bert_or_gpt(found: parts.Parts, family: str) -> BertSize | GptSize:
     )
 
 
-def expect(field: str, expected: Any, value: Any) -> None:
+def expect(field: str, expected: object, value: object) -> None:
     """Raise unless a value of the model is one that transformers can load."""
     choices = expected if isinstance(expected, tuple) else (expected,)
     if value not in choices:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +28,7 @@ class Source:
     read: Callable[[str], np.ndarray]
 
 
-def read_weights(title: str, weights: Iterable[Any]) -> Source:
+def read_weights(title: str, weights: Iterable[keras.Variable]) -> Source:
     """The arrays of Keras weights, named by the paths of the weights."""
     named = {weight.path: weight for weight in weights}
     shapes = {name: tuple(weight.shape) for name, weight in named.items()}

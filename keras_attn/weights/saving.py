@@ -13,10 +13,11 @@ import numpy as np
 
 from keras_attn import layers
 from keras_attn._checks import optional_module
+from keras_attn._typing import Config
 from keras_attn.models import parts
 from keras_attn.models.sizes import BertSize
 from keras_attn.weights.checkpoint import write_json
-from keras_attn.weights.formats import TRANSFORMERS, Config, Format, Head
+from keras_attn.weights.formats import TRANSFORMERS, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
 from keras_attn.weights.model_sizes import expect, family_of, size_of
@@ -118,7 +119,11 @@ def _moved_when_complete(directory: Path) -> Iterator[Path]:
 
 
 def _arrays(
-    targets: dict[str, Any], format: Format, heads: set[str], num_layers: int, config: Config
+    targets: dict[str, keras.Variable],
+    format: Format,
+    heads: set[str],
+    num_layers: int,
+    config: Config,
 ) -> dict[str, np.ndarray]:
     """The checkpoint's arrays by their names."""
     trunk, (pooler, *head_rules) = rules_of(format, sorted(heads), num_layers)
@@ -155,7 +160,7 @@ def _config(
     format: Format,
     heads: set[str],
     origin: Config,
-) -> dict[str, Any]:
+) -> Config:
     """The content of config.json: the sizes of the layers, and other keys of the checkpoint."""
     architectures = [name for name, has in format.architectures.items() if set(has) == heads]
     if not architectures:

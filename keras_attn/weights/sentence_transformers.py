@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from keras_attn import layers
+from keras_attn._typing import Config
 from keras_attn.data.text.files import read_json
 from keras_attn.weights.checkpoint import Checkpoint, write_json
 
@@ -38,7 +38,7 @@ def checkpoint_folder(directory: Path) -> Path:
     return directory / _modules(directory)[0][1]
 
 
-def embedder_options(directory: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def embedder_options(directory: Path, checkpoint: Checkpoint) -> Config:
     """The arguments of `models.bert_tasks.embedder`; none without modules.json.
 
     Raises:

@@ -6,8 +6,7 @@ length, S sequences in a row.
 
 from __future__ import annotations
 
-from typing import Any
-
+from keras_attn._typing import Nested, Tensor
 from keras_attn.data._tensorflow import tf
 
 
@@ -71,7 +70,9 @@ def pack_rows(
         if value < 1:
             raise ValueError(f"`{name}` must be positive, got {value}")
 
-    def pack(features: dict, labels: Any, weights: Any = None) -> tuple[dict, Any, Any]:
+    def pack(
+        features: dict, labels: Tensor, weights: Nested | None = None
+    ) -> tuple[dict, Nested, Nested]:
         if "padding_mask" not in features:
             raise ValueError(
                 f"`dataset` must have a feature padding_mask, got {', '.join(sorted(features))}"

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from typing import Any
 
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.pretraining.streams import PairExamples, with_rows
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -158,7 +158,7 @@ def _checked(path: bytes, expected: int) -> bytes:
     return path
 
 
-def _manifest(directory: Path, split: str) -> dict[str, Any]:
+def _manifest(directory: Path, split: str) -> Config:
     """The content of `records.json` with full paths; the sizes of the shards are checked."""
     directory = os.fspath(directory)
     path = os.path.join(directory, MANIFEST)

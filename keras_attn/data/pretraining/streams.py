@@ -5,8 +5,7 @@ Letters: B batch, L row length, P maximum number of predictions in a row.
 
 from __future__ import annotations
 
-from typing import Any
-
+from keras_attn._typing import Nested
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.pretraining.masking import TokenMasker
 from keras_attn.data.pretraining.sentence_pairs import SentencePairs
@@ -71,7 +70,9 @@ def pretraining_dataset(
     masked = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
     rows = None if count else batch_size
 
-    def batch_of(numbers: tf.Tensor) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def batch_of(
+        numbers: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         return with_rows(masked(*pairs(numbers), numbers), rows)
 
     end = tf.int64.max if count is None else start + count
@@ -125,7 +126,7 @@ class PairExamples:
         second: tf.RaggedTensor,
         is_random: tf.Tensor,
         numbers: tf.Tensor,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         row = pack([first, second], length=self.length, **self._specials)
         # Another seed than the pair's: otherwise masks would depend on where A and B begin.
         seed = tf.fill(tf.shape(numbers), tf.constant(~self.seed, tf.int64))
@@ -144,6 +145,6 @@ class PairExamples:
         return features, labels, weights
 
 
-def with_rows(batch: Any, rows: int | None) -> Any:
+def with_rows(batch: Nested, rows: int | None) -> Nested:
     """The nested tensors with `rows` as their static number of rows."""
     return tf.nest.map_structure(lambda x: tf.ensure_shape(x, [rows, *x.shape[1:]]), batch)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 
@@ -42,7 +42,7 @@ class BertPreprocessor(PreprocessorLayer):
 
     text_inputs = ("text",)
 
-    def call(self, text: Any) -> dict[str, tf.Tensor]:
+    def call(self, text: Tensor) -> dict[str, tf.Tensor]:
         """The rows of `text`."""
         return self._pack([self.tokenizer(text)])
 
@@ -80,7 +80,7 @@ class PairPreprocessor(PreprocessorLayer):
 
     text_inputs = ("first", "second")
 
-    def call(self, first: Any, second: Any) -> dict[str, tf.Tensor]:
+    def call(self, first: Tensor, second: Tensor) -> dict[str, tf.Tensor]:
         """The rows of the pairs."""
         first = strings("first", first)
         second = same_rows("second", strings("second", second), "first", first)
@@ -117,7 +117,7 @@ class ChoicePreprocessor(PreprocessorLayer):
 
     text_inputs = ("prompt", "choices")
 
-    def call(self, prompt: Any, choices: Any) -> dict[str, tf.Tensor]:
+    def call(self, prompt: Tensor, choices: Tensor) -> dict[str, tf.Tensor]:
         """The rows of the choices."""
         choices = strings("choices", choices, "[B, C]")
         if choices.shape.rank != 2:
@@ -165,7 +165,7 @@ class ClassificationPostprocessor(PostprocessorLayer):
         super().__init__(**kwargs)
         self.labels = check_labels(labels)
 
-    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, outputs: Nested, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The labels and their probabilities."""
         return most_probable(tf.convert_to_tensor(outputs), self.labels, "label")
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_attn._checks import is_integer
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.normalization import SPECIAL_TOKENS
 from keras_attn.data.text.segments import pack
@@ -34,7 +34,7 @@ class Preprocessor(Protocol):
     length: int
     """The maximum number of tokens in a row."""
 
-    def __call__(self, *texts: Any) -> Mapping[str, tf.Tensor]:
+    def __call__(self, *texts: Tensor) -> Mapping[str, tf.Tensor]:
         """A dict that contains the model's inputs."""
 
     def examples(self, tokens: int, batch: int) -> dict[str, list]:
@@ -45,7 +45,9 @@ class Preprocessor(Protocol):
 class Postprocessor(Protocol):
     """What makes answers from a model's outputs; in a servable it is called after the model."""
 
-    def __call__(self, outputs: Any, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    def __call__(
+        self, outputs: Nested, features: Mapping[str, tf.Tensor]
+    ) -> Mapping[str, tf.Tensor]:
         """A dict of answers.
 
         `outputs` are the model's. `features` are what the preprocessor returned and, in signatures
@@ -55,7 +57,7 @@ class Postprocessor(Protocol):
         """
 
 
-def check_protocol(name: str, layer: Any, protocol: type) -> None:
+def check_protocol(name: str, layer: object, protocol: type) -> None:
     """Raise a TypeError that names what `layer` lacks of `Preprocessor` or `Postprocessor`."""
     functions = [
         member

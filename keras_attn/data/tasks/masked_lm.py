@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_attn._checks import is_integer
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Nested
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.tasks.classification import BertPreprocessor
 from keras_attn.data.tasks.layers import PostprocessorLayer
@@ -99,7 +99,7 @@ class MaskedLMPostprocessor(PostprocessorLayer):
             raise ValueError(f"`top` must be from 1 to the vocabulary's size {size}, got {top!r}")
         self.top = int(top)
 
-    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, outputs: Nested, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The best tokens at each mask."""
         logits = outputs["masked_lm"] if isinstance(outputs, dict) else outputs
         logits = tf.convert_to_tensor(logits)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_attn._checks import check_count, is_integer
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import integers, require, same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
 from keras_attn.data.text.tokenizer import BertTokenizer
@@ -100,8 +100,12 @@ class SpanPreprocessor(PreprocessorLayer):
         self.whole_words = whole_words
 
     def call(
-        self, question: Any, context: Any, answer: Any = None, answer_start: Any = None
-    ) -> Any:
+        self,
+        question: Tensor,
+        context: Tensor,
+        answer: Tensor | None = None,
+        answer_start: Tensor | None = None,
+    ) -> Nested:
         """The rows of the windows."""
         context = strings("context", context)
         question = same_rows("question", strings("question", question), "context", context)
@@ -146,7 +150,7 @@ class SpanPreprocessor(PreprocessorLayer):
         }
         return features, labels, _to_windows(tf.ones_like(first, tf.float32), counts)
 
-    def answers(self, context: Any, offsets: Any, start: Any, end: Any) -> tf.Tensor:
+    def answers(self, context: Tensor, offsets: Tensor, start: Tensor, end: Tensor) -> tf.Tensor:
         """The text `[B]` from the token at `start` `[B]` to the token at `end` `[B]`.
 
         The offsets are those of one window, `[B, T, 2]`. The text is "" if one of the two tokens
@@ -166,8 +170,8 @@ class SpanPreprocessor(PreprocessorLayer):
     def _answer(
         self,
         context: tf.Tensor,
-        answer: Any,
-        answer_start: Any,
+        answer: Tensor | None,
+        answer_start: Tensor | None,
         begins: tf.RaggedTensor,
         ends: tf.RaggedTensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -203,7 +207,7 @@ def _to_windows(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
     return tf.RaggedTensor.from_row_lengths(values, counts).to_tensor()  # [B, Wn]
 
 
-def _text(context: Any, offsets: tf.Tensor, start: Any, end: Any) -> tf.Tensor:
+def _text(context: Tensor, offsets: tf.Tensor, start: Tensor, end: Tensor) -> tf.Tensor:
     """The text `[B]` of the tokens from `start` to `end`; "" if they are no answer."""
     first = tf.gather(offsets[..., 0], start, batch_dims=1)
     last = tf.gather(offsets[..., 1], end, batch_dims=1)
@@ -248,7 +252,7 @@ class SpanPostprocessor(PostprocessorLayer):
         super().__init__(**kwargs)
         self.longest = check_count("longest", longest)
 
-    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, outputs: Nested, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The answers in the text."""
         start, end = (tf.cast(outputs[name], tf.float32) for name in ("start", "end"))
         batch, length = tf.shape(start)[0], tf.shape(start)[-1]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import ragged_strings, require, same_rows, tf
 from keras_attn.data.tasks.classification import check_labels, most_probable
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
@@ -69,7 +69,7 @@ class WordsPreprocessor(PreprocessorLayer):
             raise ValueError(f"`tags` must be different names, got {list(tags)}")
         self.tags = list(tags)
 
-    def call(self, words: Any, tags: Any = None) -> Any:
+    def call(self, words: Tensor, tags: Tensor | None = None) -> Nested:
         """The rows of the words."""
         tokens = self._tokens(words)  # [B, (W), (tokens)]
         rows = tokens.merge_dims(1, 2)
@@ -87,7 +87,7 @@ class WordsPreprocessor(PreprocessorLayer):
         numbers = self._place(rows.with_values(tf.where(first, numbers, 0)))
         return features, numbers, self._place(rows.with_values(tf.cast(first, tf.float32)))
 
-    def first_pieces(self, words: Any) -> tf.Tensor:
+    def first_pieces(self, words: Tensor) -> tf.Tensor:
         """Deprecated. Which tokens of each row begin a word, bool `[B, T]`."""
         warnings.warn(
             "`first_pieces` is deprecated: a call with tags returns this as sample weights",
@@ -105,7 +105,7 @@ class WordsPreprocessor(PreprocessorLayer):
         """All constructor arguments."""
         return {**super().get_config(), "tags": self.tags}
 
-    def _tokens(self, words: Any) -> tf.RaggedTensor:
+    def _tokens(self, words: Tensor) -> tf.RaggedTensor:
         tokens = self.tokenizer(ragged_strings("words", words))
         empty = tf.cast(tokens.values.row_lengths() == 0, tf.int64)
         unknown = tf.RaggedTensor.from_row_lengths(
@@ -161,7 +161,7 @@ class TaggingPostprocessor(PostprocessorLayer):
         super().__init__(tokenizer, **kwargs)
         self.labels = check_labels(labels)
 
-    def call(self, outputs: Any, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, outputs: Nested, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """A tag for each token."""
         answer = most_probable(tf.convert_to_tensor(outputs), self.labels, "tags")
         real = tf.cast(features["padding_mask"], tf.bool)

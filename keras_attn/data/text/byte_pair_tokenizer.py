@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import strings, tf, tf_text
 from keras_attn.data.text.byte_offsets import token_offsets, word_offsets
 from keras_attn.data.text.byte_pairs import Merges, split_words, to_bytes
@@ -81,7 +81,7 @@ class BytePairTokenizer(SubwordTokenizer):
         self,
         vocabulary: Mapping[str, int],
         merges: Sequence[str],
-        added_tokens: Sequence[Mapping[str, Any]] = (),
+        added_tokens: Sequence[Config] = (),
         special_tokens: Mapping[str, str] | None = None,
         normalizer: str | None = None,
         add_prefix_space: bool = False,
@@ -108,7 +108,7 @@ class BytePairTokenizer(SubwordTokenizer):
         self._check_special_tokens()
 
     @functools.cached_property
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> Config:
         return json.loads(self._files)  # Keras and TensorFlow do not track a cached property
 
     @functools.cached_property
@@ -118,7 +118,7 @@ class BytePairTokenizer(SubwordTokenizer):
         return sorted(ids, key=ids.get)
 
     def tokenize_with_offsets(
-        self, text: Any, whole_words: bool = False
+        self, text: Tensor, whole_words: bool = False
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
         """The ids of `text`, and where in the text each token begins and ends.
 
@@ -141,7 +141,7 @@ class BytePairTokenizer(SubwordTokenizer):
         begins, ends = (ids.with_values(tf.cast(offset, tf.int32)) for offset in found)
         return (ids, *(word_offsets(begins, ends) if whole_words else (begins, ends)))
 
-    def detokenize(self, ids: Any) -> tf.Tensor:
+    def detokenize(self, ids: Tensor) -> tf.Tensor:
         """Join rows of ids, [B, T] dense or ragged, to strings, [B].
 
         Special tokens are left out. Incomplete characters become U+FFFD.
@@ -168,7 +168,7 @@ class BytePairTokenizer(SubwordTokenizer):
         ordinary, place = tf.unique(tf.where(ids < 0, words, ""))
         return with_ids(spans, tf.gather(merges(ordinary), place), tf.size(text, tf.int64))
 
-    def _texts(self, ids: Any, special: bool) -> Any:
+    def _texts(self, ids: Tensor, special: bool) -> tf.RaggedTensor:
         """The text of each token, in the shape of ids; special tokens give "" unless `special`."""
         self._tables()
         added = dict(self._added.contents)
@@ -211,7 +211,7 @@ class BytePairTokenizer(SubwordTokenizer):
 def _check(
     vocabulary: Mapping[str, int],
     merges: Sequence[str],
-    added_tokens: Sequence[Mapping[str, Any]],
+    added_tokens: Sequence[Config],
     normalizer: str | None,
     unknown_token: str | None,
 ) -> None:

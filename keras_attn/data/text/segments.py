@@ -6,8 +6,8 @@ Letters: B batch, T tokens of a segment (ragged), L row length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from keras_attn._typing import Tensor
 from keras_attn.data._tensorflow import integers, tf
 
 
@@ -106,7 +106,7 @@ def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str)
             )
 
 
-def token_ids(ids: Any, count: int) -> tf.Tensor | tf.RaggedTensor:
+def token_ids(ids: Tensor, count: int) -> tf.Tensor | tf.RaggedTensor:
     """The ids as an integer tensor; raises unless all are in a vocabulary of `count` tokens."""
     if isinstance(ids, tf.RaggedTensor):
         ids = ids.with_flat_values(integers("ids", ids.flat_values))

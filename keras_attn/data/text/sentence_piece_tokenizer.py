@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.subwords import SubwordTokenizer
@@ -90,7 +90,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
             tokens = self._tokenizer.id_to_string(tf.range(self._tokenizer.vocab_size()))
             return [token.decode() for token in tokens.numpy()]
 
-    def detokenize(self, ids: Any) -> tf.Tensor:
+    def detokenize(self, ids: Tensor) -> tf.Tensor:
         """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
         return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 

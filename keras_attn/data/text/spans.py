@@ -9,8 +9,9 @@ Letters: Sp spans (flat), T tokens of a span (ragged).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf, tf_text
 
 # White space as Unicode defines it; RE2's \s has only some characters of ASCII.
@@ -65,7 +66,7 @@ def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.Ragge
     return tf.RaggedTensor.from_value_rowids(tokens.values, owner, nrows=rows)
 
 
-def check_added(added_tokens: Sequence[Mapping[str, Any]]) -> None:
+def check_added(added_tokens: Sequence[Config]) -> None:
     """Raise a ValueError for a property of an added token that is not supported."""
     whole = [token["content"] for token in added_tokens if token.get("single_word")]
     if whole:
@@ -90,12 +91,12 @@ class AddedTokens:
 
     def __init__(
         self,
-        tokens: Sequence[Mapping[str, Any]],
+        tokens: Sequence[Config],
         vocabulary: Mapping[str, int],
         normalize: Callable[[tf.Tensor], tf.Tensor],
     ):
         self._normalize = normalize
-        self._groups: dict[bool, list[tuple[str, Mapping[str, Any]]]] = {False: [], True: []}
+        self._groups: dict[bool, list[tuple[str, Config]]] = {False: [], True: []}
         for token in tokens:
             late, content = bool(token.get("normalized")), token["content"]
             if late:

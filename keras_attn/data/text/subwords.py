@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf
 from keras_attn.data.text.segments import token_ids
 
@@ -89,7 +89,7 @@ class SubwordTokenizer(keras.layers.Layer):
         """The id of the token that masks another."""
         return self._special_id("mask")
 
-    def call(self, text: Any) -> tf.RaggedTensor:
+    def call(self, text: Tensor) -> tf.RaggedTensor:
         """The ids of `text`."""
         text = strings("text", text)
         if isinstance(text, tf.RaggedTensor):
@@ -102,7 +102,7 @@ class SubwordTokenizer(keras.layers.Layer):
         """The symbolic output."""
         return symbolic_ids(self, text)
 
-    def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+    def tokens(self, ids: Tensor) -> tf.Tensor | tf.RaggedTensor:
         """The tokens as strings, as written in the vocabulary, in the shape of `ids`."""
         return tf.ragged.map_flat_values(
             lambda flat: tf.gather(tf.constant(self.vocabulary), flat),

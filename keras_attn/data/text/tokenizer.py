@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
     SPECIAL_TOKENS,
@@ -125,7 +125,7 @@ class BertTokenizer(keras.layers.Layer):
         vocabulary = self.vocabulary
         return {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
 
-    def call(self, text: Any) -> tf.RaggedTensor:
+    def call(self, text: Tensor) -> tf.RaggedTensor:
         """The ids of `text`."""
         text = self._strings(text)
         if isinstance(text, tf.RaggedTensor):
@@ -134,7 +134,7 @@ class BertTokenizer(keras.layers.Layer):
         return self._wordpiece().tokenize(self._cut(words)).merge_dims(-2, -1)  # [B, (T)]
 
     def tokenize_with_offsets(
-        self, text: Any, whole_words: bool = False
+        self, text: Tensor, whole_words: bool = False
     ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
         """The ids of `text`, and where in the text each token begins and ends.
 
@@ -170,19 +170,19 @@ class BertTokenizer(keras.layers.Layer):
             ids.with_values(tf.cast(tf.gather(source_ends, last), tf.int32)),
         )
 
-    def tokens(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+    def tokens(self, ids: Tensor) -> tf.Tensor | tf.RaggedTensor:
         """The tokens as strings, in the shape of `ids`."""
         return tf.ragged.map_flat_values(
             lambda flat: tf.gather(tf.constant(self.vocabulary), flat),
             token_ids(ids, len(self.vocabulary)),
         )
 
-    def pieces(self, ids: Any) -> tf.Tensor | tf.RaggedTensor:
+    def pieces(self, ids: Tensor) -> tf.Tensor | tf.RaggedTensor:
         """The earlier name of `tokens`; deprecated."""
         warnings.warn("`pieces` is deprecated: use `tokens`", DeprecationWarning, stacklevel=2)
         return self.tokens(ids)
 
-    def detokenize(self, ids: Any) -> tf.Tensor:
+    def detokenize(self, ids: Tensor) -> tf.Tensor:
         """Join rows of ids, [B, T] dense or ragged, to strings, [B].
 
         [PAD], [CLS] and [SEP] are left out, tokens with "##" are joined to the token before them,
@@ -211,7 +211,7 @@ class BertTokenizer(keras.layers.Layer):
             "lowercase": self.lowercase,
         }
 
-    def _strings(self, text: Any) -> tf.Tensor | tf.RaggedTensor:
+    def _strings(self, text: Tensor) -> tf.Tensor | tf.RaggedTensor:
         text = strings("text", text)
         if not isinstance(text, tf.RaggedTensor) and text.shape.rank != 1:
             raise ValueError(f"`text` must have the shape [B], got {text.shape}")

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_attn._typing import Config
 from keras_attn.data.text.byte_pair_tokenizer import NORMALIZERS, BytePairTokenizer
 from keras_attn.data.text.files import read_json, read_lines
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
@@ -147,7 +148,7 @@ def _sentence_piece(
     return _with_special_tokens(tokenizer, special_tokens)
 
 
-def _tokenizer_json(content: dict, file: Path, settings: dict) -> dict[str, Any]:
+def _tokenizer_json(content: dict, file: Path, settings: dict) -> Config:
     model = content.get("model") or {}
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"{file}: the model must be BPE or Unigram, got {model['type']}")
@@ -186,7 +187,7 @@ def _tokenizer_json(content: dict, file: Path, settings: dict) -> dict[str, Any]
     }
 
 
-def _rows(processor: dict) -> dict[str, Any]:
+def _rows(processor: dict) -> Config:
     """What a post-processor puts before a text, and between two."""
     if processor.get("type") == "Sequence":
         parts = [_rows(part) for part in processor["processors"]]
@@ -201,7 +202,7 @@ def _rows(processor: dict) -> dict[str, Any]:
     return {"adds_cls": kind in names, "separators": names.get(kind, 1)}
 
 
-def _vocabulary_and_merges(directory: Path, settings: dict) -> dict[str, Any]:
+def _vocabulary_and_merges(directory: Path, settings: dict) -> Config:
     missing = [n for n in ("vocab.json", "merges.txt") if not (directory / n).exists()]
     if missing:
         raise ValueError(

@@ -6,8 +6,8 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Any
 
+from keras_attn._typing import Config
 from keras_attn.data.text.byte_pair_tokenizer import BytePairTokenizer
 from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 from keras_attn.data.text.subwords import ROLES, SubwordTokenizer
@@ -46,7 +46,7 @@ def write_tokenizer(
     ...     print(sorted(os.listdir(directory)))
     ['tokenizer.json', 'tokenizer_config.json']
     """
-    files: dict[str, Any] = {}
+    files: Config = {}
     if isinstance(tokenizer, UnigramTokenizer):
         files["tokenizer.json"] = json.loads(tokenizer.file)
     elif isinstance(tokenizer, BytePairTokenizer):
@@ -58,7 +58,7 @@ def write_tokenizer(
         )
     names = _special_names(tokenizer)
     segments = segments and tokenizer.separators == 1  # two separators are in place of segments
-    settings: dict[str, Any] = {
+    settings: Config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", *["token_type_ids"] * segments, "attention_mask"],
@@ -75,7 +75,7 @@ def write_tokenizer(
         (directory / name).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
-def _special_names(tokenizer: SubwordTokenizer) -> dict[str, Any]:
+def _special_names(tokenizer: SubwordTokenizer) -> Config:
     """The token of each role that the tokenizer has.
 
     A token of byte pairs may have the usual name of a role and be none: only added ones are.
@@ -96,7 +96,7 @@ def _special_names(tokenizer: SubwordTokenizer) -> dict[str, Any]:
     return names
 
 
-def _byte_pairs(tokenizer: BytePairTokenizer) -> dict[str, Any]:
+def _byte_pairs(tokenizer: BytePairTokenizer) -> Config:
     """The content of tokenizer.json."""
     config = tokenizer.get_config()
     added = [
@@ -137,10 +137,10 @@ def _byte_pairs(tokenizer: BytePairTokenizer) -> dict[str, Any]:
     }
 
 
-def _template(tokenizer: BytePairTokenizer) -> dict[str, Any]:
+def _template(tokenizer: BytePairTokenizer) -> Config:
     """The post-processor that adds the special tokens to one text and to two."""
 
-    def special(role: str, segment: int) -> dict[str, Any]:
+    def special(role: str, segment: int) -> Config:
         token = tokenizer.vocabulary[getattr(tokenizer, f"{role}_id")]
         return {"SpecialToken": {"id": token, "type_id": segment}}
 

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from keras_attn._typing import Config
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.normalization import SPECIAL_TOKENS
 
@@ -34,7 +34,7 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_settings(directory: Path) -> dict[str, Any]:
+def read_settings(directory: Path) -> Config:
     """The content of tokenizer_config.json, with that of two files of older directories.
 
     special_tokens_map.json and added_tokens.json are read only if tokenizer_config.json has no
@@ -67,13 +67,13 @@ def read_settings(directory: Path) -> dict[str, Any]:
     return settings
 
 
-def _additional(settings: Mapping[str, Any]) -> list[str | dict]:
+def _additional(settings: Config) -> list[str | dict]:
     """The special tokens without a role; transformers has two keys for them."""
     tokens = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     return list(tokens.values()) if isinstance(tokens, dict) else tokens
 
 
-def _named_tokens(settings: Mapping[str, Any]) -> list[str | dict]:
+def _named_tokens(settings: Config) -> list[str | dict]:
     """All special tokens that the settings name: those of keys such as mask_token, then others."""
     keys = (key for key in settings if key.endswith("_token"))
     own = [settings[key] for key in keys if isinstance(settings[key], str | dict)]
@@ -81,8 +81,8 @@ def _named_tokens(settings: Mapping[str, Any]) -> list[str | dict]:
 
 
 def added_tokens(
-    listed: Collection[Mapping[str, Any]], ids: Mapping[str, int], settings: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+    listed: Collection[Config], ids: Mapping[str, int], settings: Config
+) -> list[Config]:
     """The added tokens of a file, with those that only the settings name.
 
     Raises:
@@ -109,7 +109,7 @@ def added_tokens(
     return list(added.values())
 
 
-def listed_ids(settings: Mapping[str, Any]) -> dict[str, int]:
+def listed_ids(settings: Config) -> dict[str, int]:
     """The ids of the tokens that tokenizer_config.json lists."""
     listed = settings.get("added_tokens_decoder") or {}
     return {token["content"]: int(index) for index, token in listed.items()}

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
+from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.spans import SPACE, SPACES, ZERO, hide_zeros, literal, show_zeros
 
@@ -34,7 +34,7 @@ _LONGEST = 5  # bytes of a cluster that is looked up as a whole
 _NONE = "\uffff"
 
 
-def normalizers(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+def normalizers(part: Config | None) -> list[Config]:
     """The steps of a normalizer of tokenizer.json, in their order.
 
     Raises:
@@ -63,7 +63,7 @@ class Normalizer:
         part: the object `normalizer` of tokenizer.json.
     """
 
-    def __init__(self, part: Mapping[str, Any] | None):
+    def __init__(self, part: Config | None):
         self._steps: list[Callable[[tf.Tensor], tf.Tensor]] = []
         self.tables: list[tf.lookup.StaticHashTable] = []
         for step in normalizers(part):
@@ -76,7 +76,7 @@ class Normalizer:
             text = step(text)
         return hide_zeros(text)
 
-    def _step(self, part: Mapping[str, Any]) -> Callable[[tf.Tensor], tf.Tensor]:
+    def _step(self, part: Config) -> Callable[[tf.Tensor], tf.Tensor]:
         kind = part["type"]
         if kind in FORMS:
             return lambda text: tf_text.normalize_utf8(text, kind)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_attn._keras import register
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.segments import token_ids
 from keras_attn.data.text.spans import (
@@ -88,7 +88,7 @@ class UnigramTokenizer(SubwordTokenizer):
 
     def __init__(
         self,
-        file: Mapping[str, Any] | str,
+        file: Config | str,
         special_tokens: Mapping[str, str] | None = None,
         adds_cls: bool = False,
         separators: int = 1,
@@ -102,7 +102,7 @@ class UnigramTokenizer(SubwordTokenizer):
         self._unigrams: Unigrams | None = None
 
     @functools.cached_property
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> Config:
         return json.loads(self.file)
 
     @functools.cached_property
@@ -115,7 +115,7 @@ class UnigramTokenizer(SubwordTokenizer):
         """Which words get a space before them, whether to split at spaces, and at white space."""
         return _metaspace(self._read["pre_tokenizer"])
 
-    def detokenize(self, ids: Any) -> tf.Tensor:
+    def detokenize(self, ids: Tensor) -> tf.Tensor:
         """Join rows of ids, [B, T] dense or ragged, to strings, [B], special tokens left out."""
         ids = token_ids(ids, len(self.vocabulary))
         if not isinstance(ids, tf.RaggedTensor):
@@ -194,7 +194,7 @@ class UnigramTokenizer(SubwordTokenizer):
         return self._unigrams
 
 
-def _check(file: dict[str, Any]) -> None:
+def _check(file: Config) -> None:
     """Raise a ValueError if the file needs what is not supported."""
     model = file.get("model") or {}
     vocabulary, unknown = model.get("vocab"), model.get("unk_id")
@@ -218,7 +218,7 @@ def _check(file: dict[str, Any]) -> None:
     check_added(file.get("added_tokens") or [])
 
 
-def _vocabulary(file: dict[str, Any]) -> list[str]:
+def _vocabulary(file: Config) -> list[str]:
     tokens = dict(enumerate(token for token, _ in file["model"]["vocab"]))
     for added in file.get("added_tokens") or []:
         if tokens.setdefault(added["id"], added["content"]) != added["content"]:
@@ -233,7 +233,7 @@ def _vocabulary(file: dict[str, Any]) -> list[str]:
     return [tokens[index] for index in range(len(tokens))]
 
 
-def _metaspace(part: Mapping[str, Any]) -> tuple[str, bool, bool]:
+def _metaspace(part: Config) -> tuple[str, bool, bool]:
     parts = part["pretokenizers"] if part.get("type") == "Sequence" else [part]
     kinds = [each.get("type") for each in parts]
     if kinds not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
@@ -250,13 +250,13 @@ def _metaspace(part: Mapping[str, Any]) -> tuple[str, bool, bool]:
     return _scheme(space), space.get("split", True), len(parts) > 1
 
 
-def _scheme(space: Mapping[str, Any]) -> str:
+def _scheme(space: Config) -> str:
     """Which words get a space before them; older files have a flag instead."""
     flag = "always" if space.get("add_prefix_space", True) else "never"
     return space.get("prepend_scheme") or flag
 
 
-def _byte_ids(model: Mapping[str, Any]) -> list[int] | None:
+def _byte_ids(model: Config) -> list[int] | None:
     if not model.get("byte_fallback"):
         return None
     ids = {token: index for index, (token, _) in enumerate(model["vocab"])}
@@ -273,7 +273,7 @@ def _byte(token: str) -> bytes:
     return bytes([int(token[3:5], 16)]) if is_byte else token.encode()
 
 
-def described(part: Mapping[str, Any]) -> str:
+def described(part: Config) -> str:
     """The types in a part of tokenizer.json, for an error message."""
     keys = ("pretokenizers", "normalizers", "decoders")
     nested = next((part[key] for key in keys if part.get(key)), ())

@@ -9,7 +9,7 @@ from keras_attn.weights.formats import (
     modern_bert,
     roberta,
 )
-from keras_attn.weights.formats.format import Config, Format, Head, Key, Rule
+from keras_attn.weights.formats.format import Format, Head, Key, Rule
 
 # The formats of the library transformers, by the model_type of their configuration.
 TRANSFORMERS = {
@@ -23,4 +23,4 @@ TRANSFORMERS = {
 GOOGLE_BERT = google_bert.FORMAT
 KERAS_HUB = keras_hub.FORMAT
 
-__all__ = ["GOOGLE_BERT", "KERAS_HUB", "TRANSFORMERS", "Config", "Format", "Head", "Key", "Rule"]
+__all__ = ["GOOGLE_BERT", "KERAS_HUB", "TRANSFORMERS", "Format", "Head", "Key", "Rule"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Config = Mapping[str, Any]
+from keras_attn._typing import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Head:
     pooler_dropout: bool = False
     pooling: Key | None = None
     activation: str | None = None
-    requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    requires: Config = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,10 +175,10 @@ class Format:
     trunk: tuple[Rule, ...]
     pooler: tuple[Rule, ...] = ()
     heads: Mapping[str, Head] = dataclasses.field(default_factory=dict)
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fixed: Config = dataclasses.field(default_factory=dict)
+    defaults: Config = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    requires: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    requires: Config = dataclasses.field(default_factory=dict)
     irrelevant: tuple[str, ...] = ()
     architectures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     prefix: str = ""

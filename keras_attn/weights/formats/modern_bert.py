@@ -1,17 +1,18 @@
 """ModernBERT in the format of transformers: no biases, and several kernels in one array."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from keras_attn._typing import Config
 from keras_attn.models.sizes import global_every
-from keras_attn.ops.positions import Llama3Scaling, YarnScaling
+from keras_attn.ops.positions import Llama3Scaling, RotaryScaling, YarnScaling
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
     REQUIRES,
     TRANSPOSED,
     Change,
-    Config,
     Format,
     Head,
     Key,
@@ -70,7 +71,7 @@ def _save_global_every(every: int, config: Config) -> list[str]:
 
 # Their types of rotary embeddings: our scaling, our names for the required keys, and for the
 # optional keys. Not supported are "dynamic" and "longrope", which depend on the length of a call.
-ROTARY: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
+ROTARY: dict[str, tuple[Callable[..., float | RotaryScaling], dict[str, str], dict[str, str]]] = {
     "default": (lambda: 1.0, {}, {}),
     "linear": (float, {"factor": "x"}, {}),
     "yarn": (
@@ -94,7 +95,7 @@ ROTARY: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
 def _rotary(kind: str, older: str) -> dict[str, Key]:
     """The keys for the wavelength and the scaling of a layer type; `older`: an older key."""
 
-    def read(parameters: Any) -> dict[str, Any]:
+    def read(parameters: Any) -> Config:
         own = parameters.get(kind) if isinstance(parameters, dict) else parameters
         own = {} if own is None else own
         name = own.get("rope_type", "default") if isinstance(own, dict) else own
@@ -116,7 +117,7 @@ def _rotary(kind: str, older: str) -> dict[str, Key]:
     def load_wavelength(parameters: Any, config: Config) -> float:
         return read(parameters).get("rope_theta", config[older])
 
-    def load_scaling(parameters: Any, config: Config) -> Any:
+    def load_scaling(parameters: Any, config: Config) -> float | RotaryScaling:
         own = read(parameters)
         scaling, needed, optional = ROTARY[own.get("rope_type", "default")]
         fields = {
@@ -129,11 +130,11 @@ def _rotary(kind: str, older: str) -> dict[str, Key]:
         except ValueError as error:
             raise ValueError(f"`rope_parameters` for {kind}: {error}") from error
 
-    def save_wavelength(theta: float, config: Config) -> dict[str, Any]:
+    def save_wavelength(theta: float, config: Config) -> Config:
         found = {"rope_type": "default", "rope_theta": theta}
         return {**(config.get("rope_parameters") or {}), kind: found}
 
-    def save_scaling(scaling: Any, config: Config) -> dict[str, Any]:
+    def save_scaling(scaling: float | RotaryScaling, config: Config) -> Config:
         parameters = config["rope_parameters"]
         names = (n for n, (made, *_) in ROTARY.items() if type(scaling) is made)
         name = "default" if scaling == 1.0 else next(names, None)

@@ -7,12 +7,12 @@ import dataclasses
 
 import numpy as np
 
+from keras_attn._typing import Config
 from keras_attn.weights.formats import bert
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
     REQUIRES,
     Change,
-    Config,
     Format,
     Head,
     Key,
