@@ -39,6 +39,17 @@ def machine() -> dict[str, Any]:
     }
 
 
+def named(record: dict[str, Any]) -> str:
+    """The machine of a record in words."""
+    if "processor" not in record or record.get("device", "cpu") != "cpu":
+        return record.get("device", "")
+    cores = f"{record['cores']} core{'s' * (record['cores'] > 1)}"
+    names = [f"{record['processor']}, {cores}", *record["can"]]
+    if record["onednn"] != "as installed":
+        names.append(f"TF_ENABLE_ONEDNN_OPTS={record['onednn']}")
+    return ", ".join(names)
+
+
 @functools.cache
 def device() -> str:
     """The GPU's name, or "cpu"."""

@@ -18,9 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+import _results
 from _attention_sides import SIDES, WINDOW, Case
 
 RESULTS = Path(__file__).parent / "results" / "attention_kernels.jsonl"
@@ -170,32 +170,28 @@ def _peak(case, length, device):
     return answer
 
 
-def _processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-
-
 def _records():
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
 def keep(name, device):
-    """Measure a row, and replace its old lines of this processor."""
+    """Measure a row, and replace its old lines of this machine."""
     row = ROWS[name]
     number = {"time": "seconds", "memory": "extra_peak_mib"}[row.what]
-    where = {
-        "device": f"{_processor()}, {os.cpu_count()} cores" if device == "cpu" else device,
-        "versions": {name: version(name) for name in ("keras", "tensorflow", "jax", "torch")},
-    }
+    where = {"device": _results.device() if device == "gpu" else "cpu", **_results.machine()}
     measured = [
         {"row": name, **dataclasses.asdict(case), "length": length, number: found, **where}
         for (case, length), found in measure(row, device).items()
     ]
     for record in measured:
         print(*(f"{key}={found}" for key, found in record.items() if key not in where), flush=True)
-    old = [r for r in _records() if (r["row"], r["device"]) != (name, where["device"])]
+    old = [r for r in _records() if r["row"] != name or _where(r) != _where(where)]
     records = old + measured
     RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _where(record):
+    return tuple(record[part] for part in ("device", "processor", "can", "cores", "onednn"))
 
 
 LABELS = {"seconds": "seconds", "extra_peak_mib": "extra peak memory, MiB"}
@@ -211,13 +207,13 @@ def plot():
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 8), layout="constrained")
     panels = (("lengths", "lengths_causal"), ("memory", "memory_causal"))
     rows = {name for pair in panels for name in pair}
-    device = [record["device"] for record in _records() if record["row"] in rows][-1]
+    records = [record for record in _records() if record["row"] in rows]
+    records = [record for record in records if _where(record) == _where(records[-1])]
     for row, number in enumerate(("seconds", "extra_peak_mib")):
         for axis, name in zip(axes[row], panels[row], strict=True):
             curves = {}
-            for record in _records():
-                here = record["row"] == name and record["device"] == device
-                if here and record[number]:
+            for record in records:
+                if record["row"] == name and record[number]:
                     side = record["side"] + (f", window {WINDOW}" * (record["mask"] == "window"))
                     curves.setdefault(side, []).append((record["length"], record[number]))
             if not curves:  # not measured
@@ -231,7 +227,9 @@ def plot():
             title = "causal" if "causal" in name else "no mask"
             axis.set(title=title, xlabel="length", ylabel=LABELS[number])
             axis.legend()
-    figure.suptitle(f"Forward and backward, batch 1, 8 heads of 64, float32; {device}")
+    figure.suptitle(
+        f"Forward and backward, batch 1, 8 heads of 64, float32; {_results.named(records[0])}"
+    )
     figure.savefig(RESULTS.with_suffix(".png"), dpi=120)
 
 

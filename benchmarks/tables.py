@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import _results
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -203,7 +204,7 @@ def table(question: str) -> str:
             row, cells = named[0], {side(name): cell for name, cell in named[1].items()}
             # Sides that ran together stay together, so that a row has comparable numbers.
             key = (row, *cells) if len(cells) > 1 else (row,)
-            columns = machines.setdefault(_machine(record), {}).setdefault(key, {})
+            columns = machines.setdefault(_results.named(record), {}).setdefault(key, {})
             for column, cell in cells.items():
                 # One cell for each seed; without seeds the newest line stays.
                 columns.setdefault(column, {})[record.get("seed")] = cell
@@ -222,16 +223,6 @@ def _markdown(machine: str, rows: dict[tuple, dict[str, dict]]) -> str:
 def _natural(row: str) -> list[tuple[str, int]]:
     """A key that sorts by words and by the size of numbers."""
     return [(word, int(part or 0)) for word, part in re.findall(r"(\D+)(\d*)", row)]
-
-
-def _machine(record: dict[str, Any]) -> str:
-    if "processor" not in record or record.get("device", "cpu") != "cpu":
-        return record.get("device", "")
-    cores = f"{record['cores']} core{'s' * (record['cores'] > 1)}"
-    names = [f"{record['processor']}, {cores}", *record["can"]]
-    if record["onednn"] != "as installed":
-        names.append(f"TF_ENABLE_ONEDNN_OPTS={record['onednn']}")
-    return ", ".join(names)
 
 
 def _amount(what: str, number: float) -> str:

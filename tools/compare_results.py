@@ -4,7 +4,7 @@
     python tools/compare_results.py --against v0.1.0 --spread 0.15
 
 Compares ratios between sides, never seconds: two runs of one program on one machine differ by more
-than a change of the code. Only lines of the same question, case and processor are compared.
+than a change of the code. Only lines of the same question, case and machine are compared.
 """
 
 import argparse
@@ -14,25 +14,37 @@ from pathlib import Path
 
 RESULTS = Path("benchmarks/results")
 # What a line was asked; the rest of it is what came out.
-ASKED = ("question", "case", "what", "row", "side", "batch", "prompt", "new", "length", "mask")
-RATIOS = ("ours_over_keras_hub", "over_ours", "speed_of_first", "throughput_of_first")
+ASKED = (
+    *("question", "case", "what", "row", "policy", "backend", "family", "batch", "prompt", "new"),
+    *("length", "mask", "dtype", "forward", "dropout"),
+)
+WHERE = ("device", "processor", "can", "cores", "onednn")
+SPEEDS = ("over_ours", "speed_of_first", "throughput_of_first", "times_padded")
 
 
-def lines(text: str) -> dict[tuple, dict]:
-    """The last line of each question, by what was asked and where."""
-    found = {}
+def ratios(text: str) -> dict[tuple, dict[str, float]]:
+    """By how much ours is slower or larger than each other side, in the last line of each case."""
+    found: dict[tuple, dict[str, float]] = {}
+    seconds: dict[tuple, dict[str, float]] = {}
     for record in map(json.loads, text.splitlines()):
-        where = record.get("processor") or record.get("device")
-        found[(where, *(str(record.get(name)) for name in ASKED))] = record
+        case = tuple(str(record.get(name)) for name in (*WHERE, *ASKED))
+        if "side" in record:  # one line for each side
+            seconds.setdefault(case, {})[record["side"]] = record.get("seconds") or 0
+            found[case] = _over_others(seconds[case])
+        elif "before" in record:
+            before, after = record["before"], record["after"]
+            if "milliseconds" in before and "milliseconds" in after:
+                found[case] = {"upgraded": after["milliseconds"] / before["milliseconds"]}
+        else:
+            found[case] = dict(record.get("ours_over_keras_hub", {}))
+            for name in SPEEDS:
+                found[case] |= {f"over {s}": 1 / r for s, r in record.get(name, {}).items() if r}
     return found
 
 
-def ratios(record: dict) -> dict[str, float]:
-    """How many times slower or larger than the peer ours is, by the peer's or the number's name."""
-    found = dict(record.get("ours_over_keras_hub", {}))
-    for name in RATIOS[1:]:
-        found |= {f"ours over {peer}": 1 / r for peer, r in record.get(name, {}).items() if r}
-    return found
+def _over_others(seconds: dict[str, float]) -> dict[str, float]:
+    ours = seconds.get("ours", 0)
+    return {f"over {side}": ours / other for side, other in seconds.items() if other and ours}
 
 
 def main() -> None:
@@ -45,16 +57,15 @@ def main() -> None:
     for path in sorted(RESULTS.glob("*.jsonl")):
         command = ["git", "show", f"{options.against}:{path.as_posix()}"]
         kept = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        old = lines(kept)
-        for asked, record in lines(path.read_text(encoding="utf-8")).items():
-            before = ratios(old.get(asked, {}))
-            for name, ratio in ratios(record).items():
-                if name in before:
-                    compared += 1
-                    if ratio > before[name] * (1 + options.spread):
-                        slower += 1
-                        what = " ".join(part for part in asked[1:] if part != "None")
-                        print(f"{path.stem} {what}: {name} {before[name]:.2f} -> {ratio:.2f}")
+        old = ratios(kept)
+        for case, now in ratios(path.read_text(encoding="utf-8")).items():
+            before = old.get(case, {})
+            for name in now.keys() & before.keys():
+                compared += 1
+                if now[name] > before[name] * (1 + options.spread):
+                    slower += 1
+                    what = " ".join(part for part in case[len(WHERE) :] if part != "None")
+                    print(f"{path.stem} {what}: {name} {before[name]:.2f} -> {now[name]:.2f}")
     print(f"{compared} ratios compared, {slower} grew by more than {options.spread:.0%}")
 
 
