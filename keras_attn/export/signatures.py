@@ -17,6 +17,7 @@ from keras_attn import models
 from keras_attn._typing import Nested
 from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
 from keras_attn.models import parts
+from keras_attn.models.first_position import first_position_only
 from keras_attn.visualization import attention_model
 
 CHECKED_LENGTH, CHECKED_ROWS = 11, 3
@@ -27,7 +28,7 @@ def automatic(
     model: keras.Model, preprocessor: Any, postprocessor: Any, jit_compile: bool
 ) -> dict[str, Callable[[], Signature]]:
     """A dict from a name to a function that makes the signature, for this kind of model."""
-    core, embeds = _core(model, jit_compile), parts.embeds(model)
+    core, embeds = _core(first_position_only(model), jit_compile), parts.embeds(model)
     if preprocessor is None:
         return {DEFAULT: lambda: _from_inputs(model, core)}
 

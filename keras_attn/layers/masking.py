@@ -25,6 +25,11 @@ def first_mask(masks: Nested) -> Tensor | None:
     return masks[0] if isinstance(masks, list | tuple) else masks
 
 
+def first_position(inputs: Tensor) -> Tensor:
+    """The first of the positions `[B, T, D]` as `[B, 1, D]`, whose length is known statically."""
+    return ops.expand_dims(inputs[:, 0], 1)
+
+
 def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """True where both masks are True; None masks nothing."""
     if first is None or second is None:

@@ -4,12 +4,14 @@ Letters: B batch, T length, L cache length, N query heads, K key/value heads, H 
 width.
 """
 
+import keras
+
 from keras_attn import ops
 from keras_attn._checks import check_shape, to_mask
 from keras_attn._keras import register
 from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head import MultiHead
-from keras_attn.layers.masking import own_mask, to_attention_mask
+from keras_attn.layers.masking import first_position, own_mask, to_attention_mask
 
 
 @register()
@@ -57,6 +59,8 @@ class MultiHeadSelfAttention(MultiHead):
         positions: int `[T]` or `[B, T]`, positions of the inputs for a `RotaryEmbedding`, such as
             those behind padding on the left; defaults to `cache_index` and on. Masks and windows
             go by the place in the row.
+        first_only: whether to compute only the first position, which attends to the same keys; the
+            masks stay those of all positions.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: the
     output at a padded position is computed like any other and has no meaning. NaN there reaches no
@@ -64,11 +68,12 @@ class MultiHeadSelfAttention(MultiHead):
 
     Returns:
         `[B, T, output width]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`
-        (`[B, N, T, L]` with a cache); then, if a cache was given, the cache.
+        (`[B, N, T, L]` with a cache); then, if a cache was given, the cache. With `first_only`,
+        1 in place of the first T.
 
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`; positions
-            without a `RotaryEmbedding`.
+            without a `RotaryEmbedding`; either of them with `first_only`.
 
     Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention); window: Beltagy
     et al. 2020, section 3.1, and causal Jiang et al. 2023, section 2; soft cap: Gemma Team 2024,
@@ -99,15 +104,18 @@ class MultiHeadSelfAttention(MultiHead):
         return_attention_scores: bool = False,
         training: bool | None = None,
         positions: Tensor | None = None,
+        first_only: bool = False,
     ) -> Nested:
-        """Attend from `inputs` to `inputs`."""
+        """Attend from `inputs`, or the first of them, to `inputs`."""
         mask = own_mask(inputs, mask)
-        masks = self._checked(inputs, mask, attention_mask, sequence_ids, cache)
+        masks = self._checked(
+            inputs, mask, attention_mask, sequence_ids, cache, positions, first_only
+        )
         mask = ops.AttentionMask(
             causal=self.causal, window=self.window, query_offset=cache_index, **masks
         )
         return self._attend(
-            inputs,
+            first_position(inputs) if first_only else inputs,
             inputs,
             None,
             mask,
@@ -133,11 +141,14 @@ class MultiHeadSelfAttention(MultiHead):
         return_attention_scores: bool = False,
         training: bool | None = None,
         positions: Tensor | None = None,
+        first_only: bool = False,
     ) -> Nested:
         """Symbolic outputs, in the order of those of the call."""
-        self._checked(inputs, mask, attention_mask, sequence_ids, cache)
+        self._checked(inputs, mask, attention_mask, sequence_ids, cache, positions, first_only)
         length = inputs.shape[1] if cache is None else cache["key"].shape[2]
-        return self._output_spec(inputs, length, cache, return_attention_scores)
+        batch, queries, width = inputs.shape
+        query = keras.KerasTensor((batch, 1 if first_only else queries, width), inputs.dtype)
+        return self._output_spec(query, length, cache, return_attention_scores)
 
     def _checked(
         self,
@@ -146,17 +157,22 @@ class MultiHeadSelfAttention(MultiHead):
         attention_mask: Tensor | None,
         sequence_ids: Tensor | None,
         cache: dict | None,
+        positions: Tensor | None,
+        first_only: bool,
     ) -> dict[str, Tensor | None]:
         """The arguments of the mask, with checked shapes."""
         if cache is not None and not self.causal:
             raise ValueError("`cache` needs a layer with `causal=True`, got causal=False")
+        if first_only and (cache is not None or positions is not None):
+            raise ValueError("`first_only` must be False with a cache or with `positions`")
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         batch, queries, _ = inputs.shape
         keys = queries if cache is None else cache["key"].shape[2]
         ids = to_mask("sequence_ids", sequence_ids, batch=batch, length=queries)
+        dense = to_attention_mask(attention_mask, batch, self.num_heads, queries, keys)
         return {
             "key_padding": to_mask("mask", mask, batch=batch, length=keys),
-            "query_sequence_ids": ids,
+            "query_sequence_ids": ids[:, :1] if first_only and ids is not None else ids,
             "key_sequence_ids": ids,
-            "dense": to_attention_mask(attention_mask, batch, self.num_heads, queries, keys),
+            "dense": dense[:, :, :1] if first_only and dense is not None else dense,
         }

@@ -12,6 +12,7 @@ from keras_attn._keras import serialize_shared
 from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.attention.multi_head_self_attention import MultiHeadSelfAttention
 from keras_attn.layers.block.feed_forward import FeedForward
+from keras_attn.layers.masking import first_position
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
 from keras_attn.ops.masks import Window, check_window
 
@@ -167,7 +168,8 @@ class TransformerBlock(CompositeLayer):
         )
         outputs, *extras = outputs if isinstance(outputs, tuple) else (outputs,)
         dropout = self.dropout_layer if layer is self.feed_forward else self.attention_dropout_layer
-        total = inputs + dropout(outputs, training=training)
+        kept = first_position(inputs) if arguments.get("first_only") else inputs
+        total = kept + dropout(outputs, training=training)
         return (total if self.normalize_first else norm(total), *extras)
 
 

@@ -58,12 +58,14 @@ class TransformerEncoderBlock(TransformerBlock):
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
         positions: int `[T]` or `[B, T]`, as `MultiHeadSelfAttention` takes them.
+        first_only: whether to compute only the first position, with the same numbers: all that a
+            classifier needs of the last block.
 
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
-        `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`; then, if a
-        cache was given, the cache.
+        `[B, T, D]`, with `first_only` `[B, 1, D]`; then, if asked for, the attention weights,
+        float32 `[B, N, T, T]`; then, if a cache was given, the cache.
 
     Raises:
         ValueError: as in `MultiHeadSelfAttention`; an unknown norm or option.
@@ -98,8 +100,9 @@ class TransformerEncoderBlock(TransformerBlock):
         return_attention_scores: bool = False,
         training: bool | None = None,
         positions: Tensor | None = None,
+        first_only: bool = False,
     ) -> Nested:
-        """Transform `inputs`."""
+        """Transform `inputs`, or the first of them."""
         hidden, *extras = self._sublayer(
             self.self_attention,
             self.self_attention_norm,
@@ -112,6 +115,7 @@ class TransformerEncoderBlock(TransformerBlock):
             cache_index=cache_index,
             return_attention_scores=return_attention_scores,
             positions=positions,
+            first_only=first_only,
         )
         (outputs,) = self._sublayer(self.feed_forward, self.feed_forward_norm, hidden, training)
         return (outputs, *extras) if extras else outputs

@@ -106,10 +106,14 @@ def _long(request: Request, device: str | None = None) -> bool:
     """Whether the logits of one head are so many that holding all of them costs more time.
 
     Blocks that are asked for count as long, and so does a length that is not known: the kernel then
-    looks at run time.
+    looks at run time. The logits of one query are one row, of which there is nothing to cut.
     """
     lengths = request.query[1], request.key[1]
-    if request.block_size or None in lengths:
+    if request.block_size:
+        return True
+    if isinstance(lengths[0], int) and lengths[0] == 1:
+        return False
+    if None in lengths:
         return True
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output

@@ -193,3 +193,42 @@ def test_options_that_are_objects_are_saved(ones):
     layer = layers.TransformerEncoderBlock(N, F, attention_options={"bias_initializer": ones})
     again = layers.TransformerEncoderBlock.from_config(json.loads(json.dumps(layer.get_config())))
     assert isinstance(again.self_attention.bias_initializer, keras.initializers.Ones)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_first": True, "window": 3},
+        {"causal": True, "position": layers.RotaryEmbedding()},
+        {"position": layers.ALiBi(N)},
+    ],
+    ids=["post_norm", "pre_norm_window", "causal_rotary", "alibi"],
+)
+@pytest.mark.parametrize("masks", ["padding", "all"])
+def test_the_first_position_alone_is_that_of_all(options, masks):
+    layer = block(**options)
+    rng = np.random.default_rng(1)
+    masks = {"mask": MASK} if masks == "padding" else {
+        "mask": MASK,
+        "sequence_ids": np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),
+        "attention_mask": rng.random((B, T, T)) < 0.8,
+    }
+    whole, weights = layer(INPUTS, **masks, return_attention_scores=True)
+    first, first_weights = layer(INPUTS, **masks, return_attention_scores=True, first_only=True)
+    assert first.shape == (B, 1, D)
+    np.testing.assert_allclose(arrays(first), arrays(whole)[:, :1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(arrays(first_weights), arrays(weights)[:, :, :1], atol=1e-6)
+    spec = layer.compute_output_spec(keras.KerasTensor((None, None, D)), first_only=True)
+    assert spec.shape == (None, 1, D)
+
+
+@pytest.mark.parametrize("name", ["cache", "positions"])
+def test_the_first_position_alone_excludes_a_cache_and_positions(name):
+    layer = block(causal=True, position=layers.RotaryEmbedding())
+    given = {
+        "cache": {part: np.zeros((B, N, T, D // N), "float32") for part in ("key", "value")},
+        "positions": np.arange(T),
+    }
+    with pytest.raises(ValueError, match="`first_only` must be False with a cache or"):
+        layer(INPUTS, first_only=True, **{name: given[name]})
