@@ -10,8 +10,8 @@ from keras_attn.models import parts
 def first_position_only(model: keras.Model) -> keras.Model:
     """The model with the same layers and outputs, and no more of its last block than they need.
 
-    BERT's classifiers read the first position of a row. All positions of the last block go into no
-    output; of twelve blocks this is 7 % of the work. A model that reads others is returned as it is.
+    BERT's classifiers read the first position of a row alone: at the others, most of the last block
+    is in vain, of twelve blocks 7 % of all work. A model that reads others is returned as it is.
 
     Args:
         model: a functional model.

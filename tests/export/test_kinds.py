@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_attn import data, export, layers, models
+from keras_attn.export import signatures
 from tests.export import cpp_loader
 from tests.export.small import LENGTH, SIZE, VOCABULARY, ask_all
 
@@ -136,3 +137,19 @@ def test_an_embedder_is_served_with_its_own_vectors(tmp_path, checked_here):
     for got in ask_all(made.path, [("serving_default", TEXT), ("embed", TEXT)]):
         assert list(got) == ["embedding"]
         np.testing.assert_allclose(got["embedding"], expected, atol=1e-5)
+
+
+def test_a_served_classifier_computes_one_position_in_its_last_block(monkeypatch):
+    model = models.bert_tasks.classifier(models.bert.encoder(SIZE), 3)
+    lengths = []
+    for block in models.parts.of(model).encoder.blocks:
+        feed_forward = block.feed_forward.call
+
+        def recorded(inputs, feed_forward=feed_forward, **options):
+            lengths.append(inputs.shape[1])
+            return feed_forward(inputs, **options)
+
+        monkeypatch.setattr(block.feed_forward, "call", recorded)
+    made = signatures.automatic(model, None, None, jit_compile=False)["serving_default"]()
+    tf.function(made.function).get_concrete_function(**made.inputs)
+    assert lengths == [None, 1]

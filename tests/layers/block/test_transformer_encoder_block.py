@@ -209,11 +209,15 @@ def test_options_that_are_objects_are_saved(ones):
 def test_the_first_position_alone_is_that_of_all(options, masks):
     layer = block(**options)
     rng = np.random.default_rng(1)
-    masks = {"mask": MASK} if masks == "padding" else {
-        "mask": MASK,
-        "sequence_ids": np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),
-        "attention_mask": rng.random((B, T, T)) < 0.8,
-    }
+    masks = (
+        {"mask": MASK}
+        if masks == "padding"
+        else {
+            "mask": MASK,
+            "sequence_ids": np.array([[0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]),
+            "attention_mask": rng.random((B, T, T)) < 0.8,
+        }
+    )
     whole, weights = layer(INPUTS, **masks, return_attention_scores=True)
     first, first_weights = layer(INPUTS, **masks, return_attention_scores=True, first_only=True)
     assert first.shape == (B, 1, D)
