@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import keras
 
 # A tensor of the backend, one of Keras (symbolic, or a variable), or an array; where a function
-# converts its arguments, also numbers in lists. The three backends have no common base class, so
-# that it is `Any` to a type checker.
+# converts its arguments, also lists of numbers or strings. The three backends have no common base
+# class, so that it is `Any` to a type checker.
 Tensor: TypeAlias = Any
 
 # A tensor, or tensors in dicts, lists and tuples at any depth, as `keras.tree` walks them.

@@ -164,7 +164,7 @@ def publish(
     return servable
 
 
-def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, Any, Any]:
+def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple:
     """The arguments; earlier, `signatures` took what `functions` and `generation` take now."""
     for name, kind in (("generation", Generation), ("functions", Mapping)):
         if isinstance(signatures, kind):
@@ -179,7 +179,7 @@ def _deprecated(signatures: Any, functions: Any, generation: Any) -> tuple[Any, 
     return signatures, functions, generation
 
 
-def _check_kinds(signatures: Any, functions: Any, generation: Any) -> None:
+def _check_kinds(signatures: object, functions: object, generation: object) -> None:
     if signatures is not None and not isinstance(signatures, Iterable):
         raise ValueError(f"`signatures` must be a list of names or None, got {signatures!r}")
     if functions is not None and not isinstance(functions, Mapping):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_attn import models
 from keras_attn._typing import Nested
+from keras_attn.data import Postprocessor, Preprocessor
 from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
 from keras_attn.models import parts
 from keras_attn.models.first_position import first_position_only
@@ -25,7 +26,10 @@ _SCOPE = re.compile(r"[A-Za-z0-9_.\\/>-]*")
 
 
 def automatic(
-    model: keras.Model, preprocessor: Any, postprocessor: Any, jit_compile: bool
+    model: keras.Model,
+    preprocessor: Preprocessor | None,
+    postprocessor: Postprocessor | None,
+    jit_compile: bool,
 ) -> dict[str, Callable[[], Signature]]:
     """A dict from a name to a function that makes the signature, for this kind of model."""
     core, embeds = _core(first_position_only(model), jit_compile), parts.embeds(model)
@@ -164,7 +168,7 @@ def _from_inputs(model: keras.Model, core: Callable) -> Signature:
     return Signature(function, inputs, [example])
 
 
-def _from_text(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
+def _from_text(preprocessor: Preprocessor, answer: Callable, model: keras.Model) -> Signature:
     def function(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
         features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
         return answer({**texts, **features})
@@ -216,7 +220,7 @@ def _batch_size(model: keras.Model) -> int | None:
     return next(iter(input_specs(model).values())).shape[0]
 
 
-def _texts(preprocessor: Any, model: keras.Model) -> list[dict[str, Nested]]:
+def _texts(preprocessor: Preprocessor, model: keras.Model) -> list[dict[str, Nested]]:
     """A batch for checks, then one of each length for warming up."""
     choices = input_specs(model)["token_ids"].shape[1:-1]
     rows, length = _batch_size(model), preprocessor.length

@@ -91,7 +91,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         if not hasattr(cell, "state_size") or not callable(cell):
             raise ValueError(f"`cell` must be a recurrent cell with a `state_size`, got {cell!r}")
         check_choice("query_state", query_state, _QUERY_STATES)
-        self.cell: Any = cell
+        self.cell: keras.layers.Layer = cell
         self.attention = deserialize_shared(attention)
         self.query_state = query_state
         self.input_feeding = input_feeding
@@ -282,16 +282,16 @@ def _nested(state_size: Nested) -> Nested:
     return state_size if tree.is_nested(state_size) else [state_size]
 
 
-def _cells(cell: Any) -> list:
+def _cells(cell: keras.layers.Layer) -> list:
     return cell.cells if isinstance(cell, keras.layers.StackedRNNCells) else [cell]
 
 
-def _top(cell: Any, states: Sequence[Nested]) -> Tensor:
+def _top(cell: keras.layers.Layer, states: Sequence[Nested]) -> Tensor:
     last = states[-1] if isinstance(cell, keras.layers.StackedRNNCells) else states
     return tree.flatten(last)[0]
 
 
-def _output_size(cell: Any) -> int:
+def _output_size(cell: keras.layers.Layer) -> int:
     size = getattr(cell, "output_size", None)
     return tree.flatten(cell.state_size)[0] if size is None else size
 

@@ -64,7 +64,7 @@ class ManyHeads(CompositeLayer):
 
 
 def checked(
-    layer: Any, query: Tensor, value: Tensor, key: Tensor, masks: tuple
+    layer: keras.layers.Layer, query: Tensor, value: Tensor, key: Tensor, masks: tuple
 ) -> tuple[AttentionAxes, dict[str, Tensor | None]]:
     """The axes of attention, and the masks by name, with checked shapes.
 
@@ -81,7 +81,7 @@ def checked(
 
 
 def attend(
-    layer: Any,
+    layer: keras.layers.Layer,
     query: Tensor,
     value: Tensor,
     key: Tensor,
@@ -146,7 +146,7 @@ def attend(
 
 
 def attend_list(
-    layer: Any,
+    layer: keras.layers.Layer,
     inputs: list,
     mask: list | None,
     training: bool | None,
@@ -208,6 +208,6 @@ def _dropout(layer: Any, training: bool | None) -> dict[str, Any]:
     return {"dropout": rate, "seed": owner.seed_generator.next() if rate else None}
 
 
-def _plain(layer: Any) -> bool:
+def _plain(layer: keras.layers.Layer) -> bool:
     wanted = layer.flash_attention
     return (keras.config.is_flash_attention_enabled() if wanted is None else wanted) is False
