@@ -39,3 +39,11 @@ def test_all_python_code_of_the_documentation_is_executed():
             assert text.startswith("---\njupytext:"), (
                 path
             )  # otherwise Sphinx shows the cells as text
+
+
+def test_tests_that_contributing_names_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 9
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), name
