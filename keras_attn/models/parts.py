@@ -54,7 +54,7 @@ class Stack:
     blocks: tuple[keras.layers.Layer, ...]
     position: keras.layers.Layer | None = None
     norm: keras.layers.Layer | None = None
-    dropout: Any = None
+    dropout: Any = None  # as below
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Parts:
         readout: the recurrent model's dense layer before the head.
     """
 
+    # Where the type is `Any`, callers know from the kind of model that the layer is not None.
     encoder: Stack | None = None
     decoder: Stack | None = None
     pooler: keras.layers.Layer | None = None
