@@ -4,7 +4,8 @@
     python examples/generate_text.py --language de          # or zh
     python examples/generate_text.py --text mine.txt        # paragraphs, blank line = new document
     python examples/generate_text.py --size gpt_small --steps 20000
-    python examples/generate_text.py --resume               # continue an interrupted run
+    python examples/generate_text.py --resume               # continue an interrupted run, or write
+    python examples/generate_text.py --resume --min-p 0.1 --no-repeat-ngram-size 3  # other text
 
 The default corpus is LibreOffice Help (examples/data). Checkpoints, vocabulary and model are
 written to --output.
@@ -34,7 +35,6 @@ EPOCHS = 5  # each of a fifth of the steps, then an evaluation on the held-out d
 LEARNING_RATE = 6e-3
 DROPOUT = 0.1
 NEW_TOKENS = 48
-TEMPERATURE, TOP_P = 0.8, 0.95
 EXPECTED = 33  # perplexity a token of the default run; one run gave 31.6
 
 
@@ -97,6 +97,12 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--size", default="gpt_mini")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
+    writing = parser.add_argument_group("writing", "the options of keras_attn.decoding.sample")
+    writing.add_argument("--temperature", type=float, default=0.8)
+    writing.add_argument("--top-p", type=float, default=0.95)
+    writing.add_argument("--min-p", type=float)
+    writing.add_argument("--repetition-penalty", type=float)
+    writing.add_argument("--no-repeat-ngram-size", type=int)
     return parser
 
 
@@ -153,8 +159,11 @@ def main(arguments: argparse.Namespace) -> None:
     search = functools.partial(
         decoding.sample,
         max_new_tokens=NEW_TOKENS,
-        temperature=TEMPERATURE,
-        top_p=TOP_P,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        min_p=arguments.min_p,
+        repetition_penalty=arguments.repetition_penalty,
+        no_repeat_ngram_size=arguments.no_repeat_ngram_size,
         stop_token_ids=(tokenizer.sep_id,),
     )
     generate = models.steps.generator(model, search, length=padded.shape[1] + NEW_TOKENS)

@@ -55,6 +55,12 @@ def test_translators_learn_a_small_language_and_resume(table, tmp_path, name, st
         np.testing.assert_array_equal(after, before)
 
 
+def repeats(text):
+    words = text.split()
+    pairs = list(zip(words, words[1:], strict=False))
+    return len(pairs) > len(set(pairs))
+
+
 def test_generate_text_beats_unigram_perplexity_and_writes_known_words(table, tmp_path):
     text = tmp_path / "text.txt"
     pairs = [line.split("\t") for line in table.read_text().splitlines()[1:]]
@@ -62,8 +68,15 @@ def test_generate_text_beats_unigram_perplexity_and_writes_known_words(table, tm
     options = ["--text", text, "--size", "gpt_tiny", "--steps", 100, "--output", tmp_path / "run"]
     printed = printed_by("generate_text", *options)
     found, unigram = map(
-        float, re.search(r"perplexity ([\d.]+) .*occurs ([\d.]+)", printed).groups()
+        float, re.search(r"perplexity ([\d.]+) .*unigram model ([\d.]+)", printed).groups()
     )
     assert found < unigram
-    written = re.findall(r"^  \[(.*)\](.*)$", printed, re.MULTILINE)
-    assert written and set(" ".join(new for _, new in written).split()) <= set(WORDS)
+    rows = re.findall(r"^  \[(.*)\](.*)$", printed, re.MULTILINE)
+    assert rows and set(" ".join(new for _, new in rows).split()) <= set(WORDS)
+    again = printed_by(
+        "generate_text", "--resume", "--no-repeat-ngram-size", 2, "--output", tmp_path / "run"
+    )
+    banned = re.findall(r"^  \[(.*)\](.*)$", again, re.MULTILINE)
+    assert len(banned) == len(rows)
+    assert any(repeats("".join(row)) for row in rows)
+    assert not any(repeats("".join(row)) for row in banned)
