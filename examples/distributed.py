@@ -109,10 +109,16 @@ def connect_jax(arguments: argparse.Namespace, workers: list[str]) -> tuple:
     mesh = keras.distribution.DeviceMesh(
         (copies, arguments.model_parallel), ["batch", "model"], keras.distribution.list_devices()
     )
-    layout = keras.distribution.ModelParallel(
-        layout_map=distribution.layout_map(mesh), batch_dim_name="batch", auto_shard_dataset=False
+    layout = distribution.layout_map(mesh)
+    sizes = {"vocabulary_size": arguments.model_parallel, "num_layers": 1}  # the rest is equal
+    try:
+        distribution.check(models.gpt.decoder(arguments.size, **sizes), layout)
+    except ValueError as error:
+        raise SystemExit(f"--model-parallel {arguments.model_parallel}: {error}") from error
+    split_model = keras.distribution.ModelParallel(
+        layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False
     )
-    return layout.scope(), copies, lambda read: read(arguments.index, len(workers), 1)
+    return split_model.scope(), copies, lambda read: read(arguments.index, len(workers), 1)
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -237,13 +243,32 @@ def start_workers(arguments: argparse.Namespace, count: int) -> None:
         ]
 
 
-def place() -> tuple[str, int]:
+def place() -> tuple[str, str]:
     """The workers and the index of this one, from the environment."""
-    if "TF_CONFIG" in os.environ:
-        config = json.loads(os.environ["TF_CONFIG"])
-        return ",".join(config["cluster"]["worker"]), config["task"]["index"]
+    if os.environ.get("TF_CONFIG"):
+        try:
+            config = json.loads(os.environ["TF_CONFIG"])
+            cluster, task = config.get("cluster", {}), config.get("task", {})
+            workers = [*cluster.get("chief", []), *cluster.get("worker", [])]
+            kind, index = task.get("type", "worker"), int(task.get("index", 0))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SystemExit(f"TF_CONFIG must have a cluster and a task, got {error}") from error
+        if kind not in ("chief", "worker") or not {*cluster} <= {"chief", "worker"}:
+            raise SystemExit(
+                f"TF_CONFIG must have chief and worker only, got {', '.join(cluster)} and the "
+                f"task {kind}"
+            )
+        # The chief is the first worker, as for TensorFlow.
+        index += len(cluster.get("chief", [])) if kind == "worker" else 0
+        return ",".join(workers) or "1", str(index)
     workers = os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES", "1")
-    return workers, int(os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", 0))
+    count = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES")
+    if count not in (None, str(len(workers.split(",")))):
+        raise SystemExit(
+            f"KERAS_DISTRIBUTION_JOB_ADDRESSES must have an address of each of the {count} "
+            f"processes, got {workers}"
+        )
+    return workers, os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
 
 
 def options() -> argparse.ArgumentParser:

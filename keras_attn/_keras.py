@@ -37,6 +37,9 @@ from keras.src.losses.loss import reduce_weighted_values
 # A functional model, to distinguish one that only runs its graph from one with custom code.
 from keras.src.models.functional import Functional
 
+# The node that `keras.ops.dot_product_attention` makes in a functional model. It is no layer.
+from keras.src.ops.nn import DotProductAttention
+
 # What layers and operations without a seed draw from; a checkpoint must hold its state.
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
@@ -64,6 +67,7 @@ __all__ = [
     "BUILT_ATTENTION",
     "GLOBAL_SEED_GENERATOR",
     "AutocastScope",
+    "DotProductAttention",
     "DropoutRNNCell",
     "Functional",
     "backend_nn",

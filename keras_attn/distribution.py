@@ -27,8 +27,11 @@ def layout_map(
     """The layout of every model of `keras_attn.models`, for `keras.distribution.ModelParallel`.
 
     Keras places each weight when it is created, so set the distribution before the model is built
-    or loaded. An optimizer's state has the layout of its weights. `check` says beforehand whether
-    the mesh is suitable for a model.
+    or loaded. An optimizer's state has the layout of its weights.
+
+    Only `check` says whether the mesh is suitable for a model: a layout knows paths, and neither
+    the model nor its shapes. Without it, a model that has no weights of these paths stays whole on
+    each device, without a warning, and heads that do not divide give an error of JAX's.
 
     Args:
         mesh: the devices, with at least two named axes.

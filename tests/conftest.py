@@ -4,9 +4,10 @@
 `@pytest.mark.backends("tensorflow", reason="...")` and is deselected elsewhere, with a
 count in the summary; `slow` tests run only with `-m slow`, and so do `slow_on("jax")` tests on JAX;
 `shared_data` tests run where the folder of shared data (KERAS_ATTN_SHARED, or `shared` beside the
-repository) exists; `gpu` tests run where JAX or torch may see one:
+repository) exists; `gpu` and `tpu` tests run where JAX or torch may see one:
 
     CUDA_VISIBLE_DEVICES=0 JAX_PLATFORMS=cuda KERAS_BACKEND=jax python -m pytest tests/ops/kernels
+    JAX_PLATFORMS=tpu KERAS_BACKEND=jax python -m pytest tests/ops/kernels
 """
 
 import gc
@@ -63,6 +64,7 @@ def pytest_collection_modifyitems(config, items):
     """Deselect what cannot run here, mark what is slow here, and begin with long files."""
     has_data = (shared_folder(config.rootpath) / "data").is_dir()
     gpu = os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
+    tpu = "tpu" in os.environ["JAX_PLATFORMS"].split(",")
     kept, dropped = [], []
     for item in items:
         if any(BACKEND in marker.args for marker in item.iter_markers("slow_on")):
@@ -73,7 +75,8 @@ def pytest_collection_modifyitems(config, items):
         other_backend = marker is not None and BACKEND not in marker.args
         no_data = item.get_closest_marker("shared_data") is not None and not has_data
         no_gpu = item.get_closest_marker("gpu") is not None and not gpu
-        (dropped if other_backend or no_data or no_gpu else kept).append(item)
+        no_tpu = item.get_closest_marker("tpu") is not None and not tpu
+        (dropped if other_backend or no_data or no_gpu or no_tpu else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     # Two workers take file after file: the longest ones start first, so that both end together.

@@ -1,5 +1,6 @@
-"""The loop over time steps, its gradient under XLA, and shared graph functions."""
+"""The loop over time steps, its gradient under XLA, shared graph functions, and devices."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -90,3 +91,58 @@ def test_a_function_with_captured_tensors_is_not_shared():
     np.testing.assert_allclose(concrete(tf.constant([1.0, 2.0])), [5.0, 7.0])
     slope.assign(3.0)
     np.testing.assert_allclose(concrete(tf.constant([1.0, 2.0])), [6.0, 9.0])
+
+
+@pytest.mark.backends("jax", reason="how JAX places computations")
+def test_the_device_of_a_computation_on_jax(monkeypatch):
+    """On a machine whose default is said to be a GPU."""
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cpu, rows = jax.devices("cpu")[0], jax.numpy.ones(3)
+    seen = []
+    look = jax.jit(lambda x: seen.append(backend.device_of(x)) or x)
+    look(rows)
+    assert (backend.device_of(rows), seen) == ("gpu", ["gpu"])
+    assert backend.device_of(jax.device_put(rows, cpu)) == "cpu"
+    for scope in (jax.default_device(cpu), jax.default_device("cpu"), keras.device("cpu")):
+        with scope:
+            look(jax.numpy.ones(3 + len(seen)))
+            assert (backend.device_of(rows), seen[-1]) == ("cpu", "cpu")
+    mesh = keras.distribution.DeviceMesh((8,), ["batch"], [f"cpu:{i}" for i in range(8)])
+    with keras.distribution.DataParallel(mesh).scope():
+        assert backend.device_of(rows) == "cpu"
+
+
+@pytest.mark.backends("tensorflow", reason="how TensorFlow places computations")
+def test_the_device_of_a_computation_on_tensorflow(monkeypatch):
+    """On a machine that is said to have a GPU."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert backend.device_of(tf.ones(3)) == "cpu"  # where it is
+    with tf.Graph().as_default():
+        assert backend.device_of(tf.zeros(3)) == "gpu"
+        with tf.device("CPU:0"):
+            assert backend.device_of(tf.zeros(3)) == "cpu"
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    with tf.Graph().as_default():
+        assert backend.device_of(tf.zeros(3)) == "cpu"
+
+
+@pytest.mark.backends("torch", reason="how torch places computations")
+def test_the_device_of_a_computation_on_torch(monkeypatch):
+    """On a machine that is said to have a GPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backend.device_of(torch.ones(3)) == "cpu"
+    assert backend.device_of(torch.ones(3, device="meta")) == "meta"
+
+
+@pytest.mark.backends("torch", reason="torch has generators of its own")
+def test_generators_without_a_state_stay_as_they_are():
+    """A file of another backend has none."""
+    before = backend.generator_states()["torch_cpu"]
+    backend.assign_generator_states({"keras": np.array([1, 2])})
+    np.testing.assert_array_equal(backend.generator_states()["torch_cpu"], before)

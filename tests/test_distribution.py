@@ -103,6 +103,19 @@ def test_ten_steps_on_a_mesh_equal_ten_steps_on_one_device(mesh, make, options):
     assert_split(model, mesh, **options)
 
 
+@pytest.mark.backends("torch", reason="keras.distribution on torch")
+@pytest.mark.skipif(
+    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16),
+    reason="Keras has keras.distribution on torch from 3.16 on",
+)
+def test_a_model_trains_in_a_layout_on_torch():
+    alone = trained(tagger)
+    layout, strategy = placed((1, 1))
+    distribution.check(alone[0], layout)
+    with strategy.scope():
+        assert_same(trained(tagger), alone)
+
+
 def train_five(mesh, directory, epoch, rows=slice(None), **options):
     """Train five steps from the directory's last checkpoint; returns the model and the losses."""
     with placed(mesh, **options)[1].scope():

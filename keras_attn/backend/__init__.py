@@ -1,7 +1,7 @@
 """What Keras has no function for, on the backend that runs.
 
 Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `random_int16`, `seeds_place`, `generator_states`,
+`with_gradient`, `traced_once`, `random_int16`, `device_of`, `seeds_place`, `generator_states`,
 `assign_generator_states`, `owned_parts`, `needed_parts`, `assign_parts`, `file_number` and
 `from_all_processes`; the file of the backend that runs is imported on first use.
 
@@ -146,6 +146,21 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
         seed: integer tensor `[2]`.
     """
     return _running().random_int16(shape, seed)
+
+
+def device_of(tensor: Tensor) -> str:
+    """The kind of device that computes with the tensor: "cpu", "gpu", "tpu" or another.
+
+    In a graph it is the device for which the graph is made, as far as that is known: the scope
+    around it, or else the default.
+
+    Example:
+    >>> from keras import ops
+    >>> with keras.device("cpu"):
+    ...     device_of(ops.ones((2,)))
+    'cpu'
+    """
+    return _running().device_of(tensor)
 
 
 def seeds_place() -> contextlib.AbstractContextManager:

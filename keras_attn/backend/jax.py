@@ -74,6 +74,21 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     return draws.view("int16")[..., :last]
 
 
+def device_of(tensor: Tensor) -> str:
+    """Where an array is that may not leave its device; else the mesh, or the default device."""
+    known = isinstance(tensor, jax.Array) and not isinstance(tensor, jax.core.Tracer)
+    if known and tensor.committed:
+        return next(iter(tensor.devices())).platform
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        return str(distribution.device_mesh.devices.flat[0]).split(":")[0]
+    config: Any = jax.config
+    default = config.jax_default_device  # a device or the name of a platform
+    if default is None:
+        return jax.default_backend()
+    return default if isinstance(default, str) else default.platform
+
+
 def seeds_place() -> contextlib.AbstractContextManager:
     """Seeds stay in the program."""
     return contextlib.nullcontext()

@@ -88,6 +88,12 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     return tf.reshape(pairs, (*others, (last + 1) // 2 * 2))[..., :last]
 
 
+def device_of(tensor: Tensor) -> str:
+    """That of the tensor; one without is computed on a GPU if there is one."""
+    kind = tf.DeviceSpec.from_string(getattr(tensor, "device", None) or "").device_type
+    return (kind or ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")).lower()
+
+
 def seeds_place() -> contextlib.AbstractContextManager:
     """Seeds stay in the graph."""
     return contextlib.nullcontext()
@@ -168,11 +174,6 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
 def under_xla() -> bool:
     """Whether the graph that is being built is for XLA (`jit_compile=True`)."""
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-
-
-def device() -> str:
-    """The device on which TensorFlow computes where it is not told otherwise: "gpu" or "cpu"."""
-    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
 
 def size(tensor: Tensor, axis: int) -> Size:

@@ -88,6 +88,11 @@ def seeded(seed: Tensor, device: torch.device) -> Iterator[None]:
         own.set_state(state)
 
 
+def device_of(tensor: Tensor) -> str:
+    """That of the tensor."""
+    return "gpu" if tensor.device.type == "cuda" else tensor.device.type
+
+
 def seeds_place() -> contextlib.AbstractContextManager:
     """A draw takes its seed as a number; to read it from a GPU waits for all work queued there."""
     if keras.ops.empty(()).is_meta:  # Keras only asks for the shape
@@ -109,8 +114,12 @@ def generator_states() -> dict[str, np.ndarray]:
 
 
 def assign_generator_states(states: dict[str, np.ndarray]) -> None:
-    """Set the generators; a state of a device that is not here has no effect."""
-    torch.set_rng_state(torch.from_numpy(states["torch_cpu"]))
+    """Set the generators; a state of a device that is not here has no effect.
+
+    Without a state, as in a file of another backend, a generator stays as it is.
+    """
+    if "torch_cpu" in states:
+        torch.set_rng_state(torch.from_numpy(states["torch_cpu"]))
     for index in range(torch.cuda.device_count()):
         if f"torch_cuda_{index}" in states:
             torch.cuda.set_rng_state(torch.from_numpy(states[f"torch_cuda_{index}"]), index)

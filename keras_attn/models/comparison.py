@@ -26,8 +26,12 @@ class Comparison:
                 raise ValueError(f"`inputs` must not be empty, got the shape {tuple(tensor.shape)}")
         made = inputs is None and has_inputs(model)
         self._batches = [make_inputs(model) if made else inputs]
-        if any(map(_paddable, keras.tree.flatten(self._batches[0]))):
-            self._batches.append(keras.tree.map_structure(_pad, self._batches[0]))
+        # What padding is in a float input; without such a layer it is a mask, or has none.
+        masking = [p for p in flatten_layers(model) if isinstance(p, keras.layers.Masking)]
+        self._padding = masking[0].mask_value if masking else None
+        self._sequences = _sequences(model)
+        if any(map(self._paddable, keras.tree.flatten(self._batches[0]))):
+            self._batches.append(keras.tree.map_structure(self._pad, self._batches[0]))
         self.possible = made or inputs is not None
         try:
             self._expected = [_run(model, batch) for batch in self._batches if self.possible]
@@ -44,16 +48,38 @@ class Comparison:
 
     def differences(self, model: keras.Model) -> list[float]:
         """The largest difference of an output of each batch, relative to the largest output."""
-        return [
-            max(map(self._difference, _run(model, batch), expected, [batch] * len(expected)))
+        plain, *padded = (
+            list(zip(_run(model, batch), expected, strict=True))
             for batch, expected in zip(self._batches, self._expected, strict=True)
-        ]
+        )
+        for pairs in padded:
+            pairs[:] = map(self._without_padding, pairs, self._sequences or [True] * len(pairs))
+        return [max(self._difference(*pair) for pair in pairs) for pairs in (plain, *padded)]
 
-    def _difference(self, ours: np.ndarray, theirs: np.ndarray, batch: Nested) -> float:
-        if batch is self._batches[-1] and len(self._batches) > 1:
-            lengths = {x.shape[1] for x in keras.tree.flatten(batch) if _paddable(x)}
-            if theirs.ndim > 1 and theirs.shape[1] in lengths:  # outputs at padding may differ
-                ours, theirs = ours[:, :-_PADDED], theirs[:, :-_PADDED]
+    def _without_padding(self, pair: tuple[np.ndarray, ...], sequence: bool) -> tuple:
+        """The outputs without those at padding, which may differ."""
+        batch = keras.tree.flatten(self._batches[-1])
+        lengths = {x.shape[1] for x in batch if self._paddable(x)}
+        if sequence and pair[1].ndim > 1 and pair[1].shape[1] in lengths:
+            return tuple(output[:, :-_PADDED] for output in pair)
+        return pair
+
+    def _paddable(self, batch: Any) -> bool:
+        if not hasattr(batch, "dtype") or len(batch.shape) < 2 or batch.shape[1] <= _PADDED:
+            return False
+        if "float" in keras.backend.standardize_dtype(batch.dtype):
+            return self._padding is not None and len(batch.shape) > 2
+        return True
+
+    def _pad(self, batch: Any) -> Any:
+        if not self._paddable(batch):
+            return batch
+        batch = np.array(keras.ops.convert_to_numpy(batch))
+        batch[:, -_PADDED:] = self._padding if batch.dtype.kind == "f" else 0
+        return batch
+
+    @staticmethod
+    def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
         if not np.array_equal(np.isfinite(ours), np.isfinite(theirs)):
             return float("inf")
         ours, theirs = np.nan_to_num(ours), np.nan_to_num(theirs)
@@ -107,19 +133,15 @@ def _count(graph: Any, tensor: Tensor) -> int:
     return min(counts, default=2)
 
 
-def _paddable(batch: Tensor) -> bool:
-    if not hasattr(batch, "dtype"):
-        return False
-    kind = keras.backend.standardize_dtype(batch.dtype)
-    return len(batch.shape) > 1 and batch.shape[1] > _PADDED and ("int" in kind or kind == "bool")
+def _sequences(model: keras.Model) -> list[bool]:
+    """For each output, whether axis 1 may be the length of an input; empty if nothing tells it.
 
-
-def _pad(batch: Tensor) -> Tensor:
-    if not _paddable(batch):
-        return batch
-    batch = np.array(keras.ops.convert_to_numpy(batch))
-    batch[:, -_PADDED:] = 0
-    return batch
+    Another axis, such as classes, may happen to be as long as the generated inputs.
+    """
+    if not has_inputs(model):
+        return []
+    lengths = {tensor.shape[1] for tensor in model.inputs if len(tensor.shape) > 1}
+    return [len(x.shape) > 1 and x.shape[1] in lengths for x in model.outputs]
 
 
 def _run(model: keras.Model, batch: Nested) -> list[np.ndarray]:

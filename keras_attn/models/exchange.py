@@ -15,6 +15,7 @@ from keras_attn import layers, ops
 from keras_attn._keras import ATTENTION_HOOK, ATTENTION_METHODS, BUILT_ATTENTION, flatten_layers
 from keras_attn._typing import Nested, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
+from keras_attn.ops.dot_product_attention import DotProductAttention
 
 DROP_INS = {
     keras.layers.MultiHeadAttention: layers.MultiHeadAttention,
@@ -81,6 +82,19 @@ def counterpart(layer: Any, masks: str) -> keras.layers.Layer:
     return ours
 
 
+def attend(operation: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """The output of our operation for one of Keras' in a graph, which it is called like.
+
+    What Keras' asks of `flash_attention` is dropped: our kernels are chosen by the device.
+    """
+    call = inspect.signature(operation.call).bind(query, key, value, *args, **kwargs).arguments
+    scale = call.pop("scale", None)
+    ours = DotProductAttention(
+        scale, operation.is_causal, None, operation.attn_logits_soft_cap, name=operation.name
+    )
+    return ours(**call)
+
+
 def change(layer: Any, masks: str) -> Callable[[], None]:
     """Let a layer compute with our kernels in place; returns a function that undoes it."""
     if masks == "exact" and type(layer) in DROP_INS:
@@ -133,7 +147,7 @@ def _keras_hook(
         return_attention_scores = getattr(layer, "_return_attention_scores", False)
     axes = AttentionAxes(getattr(layer, "_attention_axes", (1,)), len(query.shape) - 1)
     if attention_mask is not None:
-        attention_mask = kops.cast(attention_mask, "bool")
+        attention_mask = kops.convert_to_tensor(attention_mask)
     mask = ops.AttentionMask(
         causal=use_causal_mask, dense=axes.merge_mask(attention_mask, query, key)
     )

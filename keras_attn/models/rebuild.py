@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._keras import Functional, flatten_layers, get_keras_mask
+from keras_attn._keras import DotProductAttention, Functional, get_keras_mask
 from keras_attn._typing import Config, Nested
 from keras_attn.models import exchange
 from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_block
@@ -20,6 +20,12 @@ def has_plain_graph(layer: keras.layers.Layer) -> bool:
     if type(layer) is keras.Sequential:
         return layer._functional is not None
     return type(layer) is Functional
+
+
+def operations_of(model: keras.Model) -> list[Any]:
+    """The layers and the operations without weights in a plain graph."""
+    graph: Any = model._functional if isinstance(model, keras.Sequential) else model
+    return graph.operations
 
 
 def calls_of(model: keras.Model) -> dict[keras.layers.Layer, list[Config]]:
@@ -48,7 +54,8 @@ class Rebuild:
 
     Args:
         masks: as in `upgrade`.
-        layers: layers of Keras and blocks of keras-hub; without any, models stay themselves.
+        layers: layers and operations of Keras and blocks of keras-hub; without any, models stay
+            themselves.
     """
 
     def __init__(self, masks: str, layers: Iterable[keras.layers.Layer]) -> None:
@@ -86,19 +93,25 @@ class Rebuild:
             if self._counterparts[operation] is None:
                 self._counterparts[operation] = self._layer(operation)
         elif has_plain_graph(operation) and any(
-            layer in self._counterparts for layer in flatten_layers(operation)
+            inner in self._counterparts
+            for part in _plain_graphs(operation, set())
+            for inner in operations_of(part)
         ):
             self._counterparts[operation] = self._model(operation)
         return self._counterparts.get(operation, operation)
 
-    def _layer(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+    def _layer(self, layer: Any) -> Any:
+        if isinstance(layer, DotProductAttention):
+            return layer  # `_call` calls ours in its place
         if not is_block(layer):
             return exchange.counterpart(layer, self._masks)
         part: Any = counterpart(layer, self._calls[layer])
         self._blocks[part.layer] = (layer, part)
         return part.layer
 
-    def _call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Nested:
+    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Nested:
+        if isinstance(layer, DotProductAttention) and layer in self._counterparts:
+            return exchange.attend(layer, *args, **kwargs)
         if layer not in self._blocks:
             return layer(*args, **kwargs)
         theirs, part = self._blocks[layer]
@@ -114,7 +127,8 @@ class Rebuild:
 
         An optimizer variable has the path of its weight in its name.
         """
-        rebuilt.optimizer.build(rebuilt.trainable_variables)
+        if not rebuilt.optimizer.built:  # LossScaleOptimizer would make its variables again
+            rebuilt.optimizer.build(rebuilt.trainable_variables)
         ours = {id(weight): weight for weight in model.trainable_variables}
         for _, part in self._blocks.values():
             ours |= part.weights

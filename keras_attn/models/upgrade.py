@@ -7,12 +7,12 @@ from collections.abc import Callable
 import keras
 
 from keras_attn._checks import check_choice
-from keras_attn._keras import flatten_layers
+from keras_attn._keras import DotProductAttention, Functional, flatten_layers
 from keras_attn._typing import Nested
 from keras_attn.models import exchange
 from keras_attn.models.comparison import Comparison
 from keras_attn.models.counterparts import counterpart, is_block
-from keras_attn.models.rebuild import Rebuild, calls_of, has_plain_graph
+from keras_attn.models.rebuild import Rebuild, calls_of, has_plain_graph, operations_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Upgrade:
 
     Args:
         model: the model to use from now on; the original model if its graph is not changed.
-        replaced: the paths of the replaced layers, as "nested_model/layer".
+        replaced: the paths of the replaced layers and operations, as "nested_model/layer".
         changed_in_place: those of them that were changed in place, in a custom layer or model;
             `undo` restores them.
         left: the paths of the attention layers that stayed, each with the reason and what to do.
@@ -71,7 +71,10 @@ class Upgrade:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """An attention layer, and how to replace it: as a "layer", as a "block" or by a "change"."""
+    """Attention, and how to replace it.
+
+    As a "layer", as a "block", as an "operation" of a graph, or by a "change" in place.
+    """
 
     path: str
     layer: keras.layers.Layer
@@ -82,7 +85,8 @@ def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "e
     """Replace the attention layers of a model by ours, also in nested models and layers.
 
     `keras.layers.MultiHeadAttention`, `GroupQueryAttention`, `Attention` and `AdditiveAttention`
-    become the layers of the same names of this package. So do classes that are derived from the
+    become the layers of the same names of this package, and `keras.ops.dot_product_attention` in a
+    plain functional model becomes ours. So do classes that are derived from the
     first two, keras-hub's cached attention among them, and that of its Llama, Mistral, Mixtral,
     Phi-3, Qwen, Qwen3 and Gemma: they keep their class and compute with our kernels. keras-hub's
     `TransformerEncoder` and `TransformerDecoder` become `TransformerEncoderBlock` and
@@ -243,13 +247,20 @@ class _Survey:
         self.left[place.path] = reason
 
     def _graph(self, model: keras.Model, prefix: str) -> None:
-        for layer in model.layers:
+        for layer in operations_of(model):
             path = prefix + layer.name
             if layer in self._listed:
                 continue
             self._listed.add(layer)
             if has_plain_graph(layer):
                 self._graph(layer, f"{path}/")
+            elif isinstance(layer, DotProductAttention):
+                if self._masks == "exact":
+                    self._note(path, layer, "operation")
+                else:
+                    self.leave(path, _ONLY_COPY)
+            elif not isinstance(layer, keras.Layer):
+                continue
             elif type(layer) in exchange.drop_ins(self._masks) and layer.built:
                 self._note(path, layer, "layer")
             elif (
@@ -274,7 +285,7 @@ class _Survey:
         elif type(layer) in exchange.drop_ins(self._masks) or exchange.has_hook(layer):
             self._note(path, layer, "change")
         elif base is not None and self._masks == "keras" and type(layer) is base:
-            self.leave(path, 'with masks="keras" it is its only exact copy: keep it')
+            self.leave(path, _ONLY_COPY)
         elif base is not None:
             # Both packages have it under this name, which is not always that of the class.
             name = next(name for name, kind in vars(keras.layers).items() if kind is base)
@@ -286,6 +297,10 @@ class _Survey:
         else:
             parts = flatten_layers(layer, recursive=False)
             found = [self._layer(part, f"{path}/{part.name}") for part in parts]
+            for operation in layer.operations if isinstance(layer, Functional) else ():
+                if isinstance(operation, DotProductAttention):
+                    self.leave(f"{path}/{operation.name}", _FIXED_GRAPH)
+                    found.append(True)
             unknown = not any(found) and _seems_to_attend(layer)
             if unknown:
                 self.leave(path, _UNKNOWN.format(type(layer).__name__))
@@ -302,9 +317,16 @@ class _Survey:
         return next(path for path in paths if path not in taken)
 
 
+_ONLY_COPY = 'with masks="keras" it is its only exact copy: keep it'
 _UNKNOWN = (
     "{} has no counterpart: keep it, or write it with keras_attn.ops.attention; "
     "keras_attn.enable() reaches it if it calls keras.ops.dot_product_attention"
+)
+
+
+_FIXED_GRAPH = (
+    "the graph around it cannot be rebuilt: call keras_attn.ops.dot_product_attention there, or "
+    "keras_attn.enable()"
 )
 
 

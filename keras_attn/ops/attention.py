@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import keras
 from keras import ops
 
-from keras_attn._checks import check_positive, check_rate, check_shape, is_integer
+from keras_attn._checks import (
+    check_positive,
+    check_rate,
+    check_shape,
+    is_integer,
+    known_values,
+)
 from keras_attn._typing import Nested, Shape, Tensor
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import Bias, PositionBias
@@ -87,9 +93,10 @@ def attention(
         float32 or float64 `[B, N, T, S]`.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, a mask of another type, dropout without a
-            seed or outside [0, 1), a soft cap that is not positive, an unknown kernel, or a named
-            kernel that cannot do what is asked.
+        ValueError: shapes or dtypes that do not fit, a mask of another type or an additive one
+            (in compiled code, which cannot raise, any number but zero counts as True), dropout
+            without a seed or outside [0, 1), a soft cap that is not positive, an unknown kernel, or
+            a named kernel that cannot do what is asked.
 
     Source: Vaswani et al. 2017, section 3.2.1; grouped heads: Ainslie et al. 2023; soft cap:
     Gemma Team 2024, section 2; sink: Xiao et al. 2024, section 3.3, learned: OpenAI 2025
@@ -224,7 +231,9 @@ def _request(
             "`mask` must be an AttentionMask, which takes a matrix as `dense`, or None, got a "
             f"{type(mask).__name__}"
         )
-    mask = (mask or AttentionMask()).as_tensors()
+    mask = mask or AttentionMask()
+    _check_not_additive(mask)
+    mask = mask.as_tensors()
     if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
     if logits_soft_cap is not None:
@@ -307,6 +316,26 @@ def _check(
         part = getattr(mask, name)
         if part is not None:
             _check_broadcast(name, part.shape, (lengths[0], length))
+
+
+def _check_not_additive(mask: AttentionMask) -> None:
+    """Raise for an additive mask, whose meaning is the opposite, where its values are known.
+
+    It is one with numbers below zero, of which some are large or none of the others above zero.
+    """
+    for name in ("key_padding", "query_padding", "dense"):
+        part = getattr(mask, name)
+        if part is None or keras.backend.standardize_dtype(part.dtype) == "bool":
+            continue
+        values = known_values(part)
+        if values is None or not values.size or values.min() >= 0:
+            continue
+        if values.max() <= 0 or values.min() <= -1000:
+            raise ValueError(
+                f"`{'attention_mask' if name == 'dense' else name}` must be true where attention "
+                f"is allowed, got {values.min():g}, as in an additive mask: give `mask >= 0`, or "
+                "the mask as a `bias`"
+            )
 
 
 def _check_float(name: str, tensor: Tensor) -> None:

@@ -37,7 +37,9 @@ def dot_product_attention(
         key: float `[B, S, K, H]`; N must be a multiple of K (grouped-query attention).
         value: float `[B, S, K, Hv]`.
         bias: float, broadcastable to `[B, N, T, S]`; added to the logits.
-        mask: bool, broadcastable to `[B, N, T, S]`; True means "may attend".
+        mask: bool, broadcastable to `[B, N, T, S]`; True means "may attend". In a mask of numbers
+            this is all but zero. An additive mask (some below zero, none above, or some -1000 or
+            less) raises where its numbers are known.
         scale: scale of the logits; defaults to `1 / sqrt(H)`.
         is_causal: whether a query sees no key behind its own position.
         flash_attention: True for the kernel "fused", or an error that says why it cannot run;
@@ -86,7 +88,7 @@ def _attend(
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     dtype = common(query.dtype, key.dtype, value.dtype)
     if mask is not None:
-        mask = _rank_four(ops.cast(ops.convert_to_tensor(mask), "bool"))
+        mask = _rank_four(ops.convert_to_tensor(mask))
     return attention(
         *(ops.cast(tensor, dtype) for tensor in (query, key, value)),
         bias=None if bias is None else _rank_four(ops.convert_to_tensor(bias)),

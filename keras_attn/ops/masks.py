@@ -34,6 +34,8 @@ class AttentionMask:
         query_sequence_ids: int `[B, T]`; a query sees only keys with its own id (packed rows).
         key_sequence_ids: int `[B, S]`, given together with `query_sequence_ids`.
         dense: bool, broadcastable to `[B, N, T, S]`: any pattern of the user's.
+            Here and in the padding a number that is not zero counts as True; `ops.attention`
+            raises for additive masks where it knows the numbers.
         query_offset: position of the first query among the keys, an int or a scalar tensor;
             not zero only when decoding with a cache.
 

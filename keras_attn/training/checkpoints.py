@@ -29,7 +29,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     taken from the data. A resumed epoch takes only the batches that are left, and its metrics, its
     validation and its logs are those of the whole epoch. The history that `fit` returns is that of
     the whole run. On a CPU the final weights are equal bit by bit, if the backend's own arithmetic
-    is deterministic.
+    is deterministic. A run that is resumed on another backend draws other random numbers; one whose
+    layers have random generators is refused if that backend keeps them in another dtype.
 
     The data must be an endless stream whose batch i depends only on i, so that the stream can
     start at any batch: a tf.data.Dataset, a generator or a torch DataLoader (a PyDataset cannot
@@ -42,8 +43,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     all must see the directory. The first one writes the files. What is split over the processes
     (by `keras.distribution` on JAX) is written by each process into its own file in the same
     directory. A process reads only what its devices need, on a mesh of any shape and with any
-    number of processes. On replicas of TensorFlow the weights are as exact; the logs of the
-    interrupted epoch may differ in the last bit.
+    number of processes. If one of them cannot read or write, all raise an error. On replicas of
+    TensorFlow the weights are as exact; the logs of the interrupted epoch may differ in the last
+    bit.
 
     Args:
         directory: where the files are written, created if it does not exist. Other files in it
@@ -119,23 +121,27 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if not model.compiled:
             raise ValueError("`model` must be compiled before it is restored")
         files = self._files()
-        if step is not None and step not in files:
-            raise ValueError(
-                f"`step` must be that of a file in {self.directory}, one of "
-                f"{', '.join(map(str, files)) or 'none'}, got {step!r}"
-            )
+        with _together(model, "find"):
+            if step is not None and step not in files:
+                raise ValueError(
+                    f"`step` must be that of a file in {self.directory}, one of "
+                    f"{', '.join(map(str, files)) or 'none'}, got {step!r}"
+                )
         step = max(files, default=0) if step is None else int(step)
         self._compare_processes(model, step)
         self._restored = True
         if files:
-            with self._naming_older(files[step]):
-                saved = state_file.read(files[step])
-            self._compare_data(files[step], saved.record.get("data"))
+            with _together(model, "read"):
+                with self._naming_older(files[step]):
+                    saved = state_file.read(files[step])
+                self._compare_data(files[step], saved.record.get("data"))
             _build(model, batch)
             variables = _variables(model)
-            saved.compare(variables)
-            with _together(model), self._naming_older(files[step]):
-                values = saved.values([backend.needed_parts(variable) for variable in variables])
+            with _together(model, "read"):
+                saved.compare(variables)
+                needed = [backend.needed_parts(variable) for variable in variables]
+                with self._naming_older(files[step]):
+                    values = saved.values(needed)
             for variable, parts in zip(variables, values, strict=True):
                 backend.assign_parts(variable, parts)
             self._step = self._saved = saved.record["step"]
@@ -246,23 +252,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         values = [backend.owned_parts(variable) for variable in variables]
         index, count = backend.file_number(self.model, variables)
         self._saved = self._step
-        if index >= count:
-            return
-        state_file.write(
-            self.directory / f"step-{self._step:010d}.npz",
-            variables,
-            values,
-            random.global_states(),
-            record,
-            index,
-            count,
-            functools.partial(backend.from_all_processes, self.model),
-        )
-        if index == 0:
-            kept = sorted(step for step in self._files() if step <= self._step)[-self.keep :]
-            for step, path in self._written():
-                if step not in kept:
-                    path.unlink()
+        with _together(self.model, "write"):
+            if index < count:
+                state_file.write(
+                    self.directory / f"step-{self._step:010d}.npz",
+                    variables,
+                    values,
+                    random.global_states(),
+                    record,
+                    index,
+                    count,
+                    functools.partial(backend.from_all_processes, self.model),
+                )
+            if index == 0:
+                kept = sorted(step for step in self._files() if step <= self._step)[-self.keep :]
+                for step, path in self._written():
+                    if step not in kept:
+                        path.unlink()
 
     def _files(self) -> dict[int, pathlib.Path]:
         return {step: path for step, path in self._written() if path.suffix == ".npz"}
@@ -287,16 +293,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def _together(model: keras.Model) -> Iterator[None]:
-    """Each process reads other parts; where one fails, the others end, and do not wait for it."""
+def _together(model: keras.Model, what: str) -> Iterator[None]:
+    """Where one process fails at a file, the others end, and do not wait for it."""
     try:
         yield
-    except ValueError:
+    except Exception:
         backend.from_all_processes(model, 1)
         raise
     failed = [i for i, found in enumerate(backend.from_all_processes(model, 0)) if found]
     if failed:
-        raise ValueError(f"process {failed[0]} could not read its part, as it says itself")
+        raise ValueError(f"process {failed[0]} could not {what} the checkpoint, as it says itself")
 
 
 class _EndOfEpoch:

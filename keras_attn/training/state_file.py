@@ -26,6 +26,7 @@ from keras_attn._typing import Config
 from keras_attn.backend import Part
 
 _GENERATOR = "generator_"
+_FAILED = -1  # in place of a checksum
 _UNFINISHED = ".step-unfinished"  # the name of a file that is not complete yet
 
 
@@ -50,6 +51,9 @@ def write(
         index: which of the processes that write this one is.
         count: how many write.
         agree: gives the numbers that all of them call it with.
+
+    Raises:
+        ValueError: another process could not write its part.
     """
     arrays = {
         f"variable_{i}{_place(part)}": _portable(array)
@@ -59,8 +63,18 @@ def write(
     header: Config = {"record": record, "variables": _describe(variables)}
     if count > 1:
         part_file = _part_file(path, index, count)
-        _write(part_file, arrays, f"{_UNFINISHED}.part-{index}-of-{count}")
-        header["parts"] = agree(_digest(part_file))  # all are written when all agree
+        try:
+            _write(part_file, arrays, f"{_UNFINISHED}.part-{index}-of-{count}")
+            digest = _digest(part_file)
+        except Exception:
+            agree(_FAILED)
+            raise
+        header["parts"] = agree(digest)  # all are written when all agree
+        if _FAILED in header["parts"]:
+            raise ValueError(
+                f"process {header['parts'].index(_FAILED)} could not write its part of {path}, "
+                "as it says itself"
+            )
         arrays = {}
     if index == 0:
         content = {

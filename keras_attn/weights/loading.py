@@ -53,7 +53,7 @@ class Loaded:
         initialized: weights of the model that the checkpoint lacks and that are newly initialized.
         config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
         unknown: keys of the configuration that this package does not know. transformers does not
-            read them either, but code of the checkpoint's author may.
+            read them either, but code of the checkpoint's author may: `load` warns.
         directory: the directory of the checkpoint, or None if it was an object.
     """
 
@@ -186,6 +186,14 @@ def load(
         ],
     )
     matched.assign()
+    unknown = format.unknown(checkpoint.read_config)
+    if unknown:
+        warnings.warn(
+            f"{checkpoint.source.title}: the configuration has keys that neither this package nor "
+            f"transformers reads, {', '.join(unknown)}; if other code of the checkpoint's author "
+            "reads them, the outputs differ",
+            stacklevel=2,
+        )
     return Loaded(
         model,
         checkpoint.vocabulary,
@@ -193,7 +201,7 @@ def load(
         matched.skipped,
         matched.initialized,
         checkpoint.config,
-        format.unknown(checkpoint.read_config),
+        unknown,
         directory,
     )
 

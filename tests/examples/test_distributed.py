@@ -176,6 +176,72 @@ def test_impossible_workers_raise_with_one_line(tmp_path, monkeypatch, given, me
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.fixture
+def distributed(monkeypatch):
+    """The example as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module("distributed")
+
+
+CHIEF = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
+NUM, ADDRESSES, INDEX = (
+    f"KERAS_DISTRIBUTION_{name}" for name in ("NUM_PROCESSES", "JOB_ADDRESSES", "PROCESS_ID")
+)
+
+
+def tf_config(cluster, kind, index):
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})}
+
+
+@pytest.mark.parametrize(
+    ("variables", "workers", "index"),
+    [
+        ({}, "1", 0),
+        ({"TF_CONFIG": "{}"}, "1", 0),
+        (tf_config({"worker": ["b:2", "c:3"]}, "worker", 1), "b:2,c:3", 1),
+        (tf_config({"chief": ["a:1"]}, "chief", 0), "a:1", 0),
+        (tf_config(CHIEF, "chief", 0), "a:1,b:2,c:3", 0),
+        (tf_config(CHIEF, "worker", 0), "a:1,b:2,c:3", 1),
+        (tf_config(CHIEF, "worker", "1"), "a:1,b:2,c:3", 2),
+        ({ADDRESSES: "a:1,b:2", INDEX: "1"}, "a:1,b:2", 1),
+        ({ADDRESSES: "a:1,b:2", INDEX: "1", NUM: "2"}, "a:1,b:2", 1),
+    ],
+)
+def test_the_environment_names_workers_and_index(
+    distributed, monkeypatch, variables, workers, index
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    arguments = distributed.options().parse_args([])
+    assert (arguments.workers, arguments.index) == (workers, index)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TF_CONFIG": "{"}, "TF_CONFIG must have a cluster and a task, got Expecting"),
+        ({"TF_CONFIG": "[]"}, "TF_CONFIG must have a cluster and a task, got "),
+        (
+            tf_config({**CHIEF, "ps": ["d:4"]}, "ps", 0),
+            "TF_CONFIG must have chief and worker only, got chief, worker, ps and the task ps",
+        ),
+        ({ADDRESSES: "a:1", NUM: "2"}, "an address of each of the 2 processes, got a:1"),
+    ],
+)
+def test_an_environment_that_names_no_worker_raises(distributed, monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=message):
+        distributed.options()
+
+
+@pytest.mark.backends("jax", reason="a model is split on JAX only")
+def test_heads_that_the_devices_do_not_divide_raise(distributed):
+    arguments = distributed.options().parse_args(["--model-parallel", "8"])
+    with pytest.raises(SystemExit, match="--model-parallel 8: heads must be divisible by the 8 "):
+        distributed.connect_jax(arguments, ["localhost:0"])
+
+
 def die(arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 

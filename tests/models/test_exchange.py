@@ -33,8 +33,8 @@ def helper(layer, x):
 
 
 class InAttribute(kl.Layer):
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.inner = attention()
 
     def build(self, shape):
@@ -243,6 +243,23 @@ def test_an_upgraded_layer_keeps_autocast():
     assert keras_attn.upgrade(model).model.get_layer("plain").autocast is False
 
 
+def test_a_user_layer_is_saved_as_a_layer_with_attention_of_keras(tmp_path):
+    """Its own code makes its attention again when it is loaded."""
+    inputs = keras.Input((T, D))
+    model = keras.Model(inputs, kl.Dense(3)(InAttribute(name="custom")(inputs)))
+    randomize(model)
+    keras_attn.upgrade(model)
+    expected = arrays(model(BATCH))
+    model.save(tmp_path / "m.keras")
+    own = {"InAttribute": InAttribute}
+    again = keras.models.load_model(tmp_path / "m.keras", custom_objects=own)
+    assert type(again.get_layer("custom").inner) is kl.MultiHeadAttention
+    np.testing.assert_allclose(arrays(again(BATCH)), expected, atol=1e-5, rtol=1e-5)
+    result = keras_attn.upgrade(again)
+    assert len(result.changed_in_place) == 1
+    np.testing.assert_allclose(arrays(again(BATCH)), expected, atol=1e-5, rtol=1e-5)
+
+
 class Values(kl.MultiHeadAttention):
     """A subclass whose call doubles the query."""
 
@@ -365,3 +382,55 @@ def test_a_task_keeps_its_class_and_generates_with_our_kernels(hub, name, monkey
     got = arrays(model.generate(prompt, stop_token_ids=None)["token_ids"])
     assert calls
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.slow_on("jax")
+def test_a_task_with_a_preprocessor_generates_strings_and_keeps_its_structure(hub):
+    letters = "abcdef"
+    names = ["<|endoftext|>", "Ġ", *letters, *(f"Ġ{letter}" for letter in letters)]
+    tokenizer = hub.GPT2Tokenizer(
+        {name: index for index, name in enumerate(names)}, [f"Ġ {letter}" for letter in letters]
+    )
+    preprocessor = hub.GPT2CausalLMPreprocessor(tokenizer, sequence_length=9)
+    backbone = hub.GPT2Backbone(num_heads=N, **{**SIZES, "vocabulary_size": len(names)})
+    model = hub.GPT2CausalLM(backbone=backbone, preprocessor=preprocessor)
+    randomize(model)
+    table = backbone.token_embedding.embeddings
+    table.assign(table * (np.arange(len(names)) > 0)[:, None])  # seldom the end of a text
+    model.compile(sampler="greedy")
+    prompts = ["a b", "c"]
+    expected = model.generate(prompts, stop_token_ids=None)
+    structure = model.get_quantization_layer_structure("gptq")
+    result = keras_attn.upgrade(model)
+    assert result.model is model and model.preprocessor is preprocessor
+    assert len(result.changed_in_place) == 2
+    got = model.generate(prompts, stop_token_ids=None)
+    assert got == expected
+    assert all(
+        text.startswith(p) and len(text) > len(p) for text, p in zip(got, prompts, strict=True)
+    )
+    after = model.get_quantization_layer_structure("gptq")
+    assert structure["sequential_blocks"] and after.keys() == structure.keys()
+    for name, parts in structure.items():
+        assert [id(part) for part in after[name]] == [id(part) for part in parts]
+
+
+UNKNOWN = {
+    "deberta": ("DebertaV3Backbone", "DisentangledSelfAttention", {"num_heads": N}),
+    "falcon": ("FalconBackbone", "FalconAttention", {"num_attention_heads": N}),
+    "bloom": ("BloomBackbone", "BloomAttention", {"num_heads": N}),
+    "gpt_neo_x": ("GPTNeoXBackbone", "GPTNeoXAttention", {"num_heads": N}),
+    "esm": ("ESMBackbone", "EsmSelfAttention", {"num_heads": N}),
+}
+
+
+@pytest.mark.slow_on("jax")
+@pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_attention_of_keras_hub_without_a_counterpart_is_left_with_a_reason(hub, name):
+    kind, attention, heads = UNKNOWN[name]
+    model = getattr(hub, kind)(**heads, **SIZES)
+    result = keras_attn.upgrade(model)
+    assert result.model is model and not result.replaced and len(result.left) == 2
+    for reason in result.left.values():
+        assert reason.startswith(f"{attention} has no counterpart: keep it, or write it with")

@@ -9,6 +9,9 @@ from keras import layers as kl
 
 import keras_attn
 from keras_attn import layers
+from keras_attn._keras import DotProductAttention as KerasOperation
+from keras_attn.models.comparison import Comparison
+from keras_attn.ops.dot_product_attention import DotProductAttention
 from tests.backend import BACKEND, arrays
 
 B, T, S, D, N, K, H, V = 2, 7, 5, 12, 6, 3, 5, 23
@@ -222,6 +225,56 @@ def test_a_compiled_model_stays_compiled_and_frozen_layers_stay_frozen():
     upgraded = check(model, IDS)
     assert len(upgraded.trainable_weights) == len(model.trainable_weights) == 1
     upgraded.fit(IDS, np.zeros((B, D)), verbose=0)
+
+
+@pytest.mark.slow_on("jax")
+@pytest.mark.parametrize("scaled", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_the_optimizer_of_a_nested_model_keeps_its_state(scaled):
+    """Two runs of equal steps, of which one is upgraded in the middle."""
+    batch = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
+    x, y = batch, batch[:, 0, :3]
+
+    def make():
+        inputs, outer = keras.Input((T, D)), keras.Input((T, D))
+        # Without biases: the gradient of the key's is nothing but rounding.
+        attention = kl.MultiHeadAttention(N, H, use_bias=False)
+        inner = keras.Model(inputs, attention(inputs, inputs), name="inner")
+        pooled = kl.GlobalAveragePooling1D()(inner(kl.Dense(D)(outer)))
+        model = model_of(outer, kl.Dense(3)(pooled))
+        optimizer = keras.optimizers.Adam(0.05, beta_1=0.99)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0, dynamic_growth_steps=3)
+        model.compile(optimizer, "mse", run_eagerly=True)
+        return model
+
+    whole, upgraded = make(), make()
+    for model, epochs in ((whole, 4), (upgraded, 2)):
+        model.fit(x, y, epochs=epochs, verbose=0)
+    result = keras_attn.upgrade(upgraded)
+    assert len(result.replaced) == 1 and result.model is not upgraded
+    result.model.fit(x, y, epochs=2, verbose=0)
+    for one, other in zip(result.model.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(arrays(one), arrays(other), atol=2e-5, err_msg=other.path)
+    for one, other in zip(result.model.optimizer.variables, whole.optimizer.variables, strict=True):
+        np.testing.assert_allclose(arrays(one), arrays(other), atol=2e-5, err_msg=other.path)
+
+
+@pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 unless it is told to")
+def test_float64_and_a_mask_as_a_list_are_kept():
+    keras.config.set_dtype_policy("float64")
+    mask = [[True] * 3 + [False] * (T - 3)] + [[False, True] * (T // 2) + [True]] * (T - 1)
+    inputs = keras.Input((T, D), dtype="float64")
+    attention = kl.MultiHeadAttention(N, H, name="attention")
+    hidden = attention(inputs, inputs, attention_mask=mask)
+    model = model_of(inputs, Custom()(hidden))
+    batch = np.random.default_rng(0).normal(size=(B, T, D))
+    expected = arrays(model(batch))
+    result = keras_attn.upgrade(model)
+    assert len(result.replaced) == 2 and result.difference < 1e-5
+    got = result.model(batch)
+    assert keras.backend.standardize_dtype(got.dtype) == "float64"
+    rounding = 1e-6 if BACKEND == "torch" else 1e-12  # Keras' own computes in float32 on torch
+    np.testing.assert_allclose(arrays(got), expected, atol=rounding)
 
 
 def test_mixed_precision_is_kept():
@@ -588,3 +641,83 @@ def test_blocks_without_a_counterpart_keep_their_code_and_get_our_attention(hub,
     assert result.changed_in_place == result.replaced
     assert type(model.get_layer("block")) is hub.TransformerDecoder
     assert_equal(model, (batch,), expected, None)
+
+
+# Operations in a graph
+
+
+def heads(name):
+    return keras.Input((None, N, H), name=name)
+
+
+def test_the_attention_operation_in_a_graph_is_replaced(tmp_path):
+    """`Functional.layers` does not list it."""
+    query, mask = heads("query"), keras.Input((N, None, None), dtype="bool", name="mask")
+    once = keras.ops.dot_product_attention(query, query, query, mask=mask, scale=0.3)
+    inner = keras.Model([query, mask], once, name="inner")
+    rows, masks = heads("rows"), keras.Input((N, None, None), dtype="bool", name="masks")
+    hidden = kl.Dense(H)(inner([rows, masks]))
+    outputs = keras.ops.dot_product_attention(hidden, rows, rows, is_causal=True)
+    model = model_of([rows, masks], outputs)
+    rng = np.random.default_rng(0)
+    visible = rng.random((B, N, T, T)) < 0.5
+    visible |= np.eye(T, dtype=bool)
+    batch = [rng.normal(size=(B, T, N, H)).astype("float32"), visible]
+    names = [model.operations[-1].name, f"inner/{inner.operations[-1].name}"]
+    result = keras_attn.upgrade(model)
+    assert sorted(result.replaced) == sorted(names) and result.left == {}
+    assert result.changed_in_place == ()
+    kinds = {type(operation) for operation in result.model.operations}
+    assert DotProductAttention in kinds and KerasOperation not in kinds
+    assert_equal(result.model, (batch,), arrays(model(batch)), None)
+    loaded = reload(result.model, tmp_path / "m.keras")
+    assert_equal(loaded, (batch,), arrays(model(batch)), None)
+    assert keras_attn.upgrade(result.model).replaced == ()
+
+
+class OwnModel(keras.Model):
+    """A functional model with methods of its own."""
+
+
+def test_an_attention_operation_that_stays_is_named():
+    rows = heads("rows")
+    outputs = keras.ops.dot_product_attention(rows, rows, rows)
+    name = keras.Model(rows, outputs).operations[-1].name
+    own = OwnModel(rows, outputs, name="own")
+    assert keras_attn.upgrade(own).left == {
+        f"own/{name}": "the graph around it cannot be rebuilt: call "
+        "keras_attn.ops.dot_product_attention there, or keras_attn.enable()"
+    }
+    plain = keras.Model(rows, outputs)
+    assert keras_attn.upgrade(plain, masks="keras").left == {
+        name: 'with masks="keras" it is its only exact copy: keep it'
+    }
+
+
+# The comparison
+
+
+def test_classes_as_many_as_the_generated_length_are_compared_whole():
+    ids, hidden = embed()
+    pooled = kl.GlobalAveragePooling1D()(hidden)
+    model = model_of(ids, [kl.Dense(9)(pooled), hidden])
+    comparison = Comparison(model)
+    other = keras.Model(ids, [last_class_off(model.outputs[0], ids), hidden])
+    plain, padded = comparison.differences(other)
+    assert plain == 0 and padded > 0.1
+
+
+def last_class_off(outputs, ids):
+    """Outputs whose last class is another if the row has padding."""
+    padded = keras.ops.cast(keras.ops.any(keras.ops.equal(ids, 0), axis=1), "float32")
+    return outputs + keras.ops.expand_dims(padded, -1) * np.eye(9, dtype="float32")[8]
+
+
+def test_float_inputs_with_a_masking_layer_are_compared_with_padding():
+    inputs = keras.Input((None, D))
+    hidden = kl.Masking(mask_value=2.0)(inputs)
+    hidden = kl.MultiHeadAttention(N, H, name="attention")(hidden, hidden)
+    model = model_of(inputs, keras.ops.mean(hidden, axis=1))  # reads padding without a mask
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("attention",)
+    assert result.padding_difference > 1e-3

@@ -9,6 +9,7 @@ from keras.ops import dot_product_attention as imported_by_name
 
 import keras_attn
 from keras_attn import ops
+from keras_attn.backend import compiled
 from tests.backend import BACKEND, arrays, gradients, tensors
 
 B, T, S, N, H = 2, 5, 7, 6, 4
@@ -55,7 +56,8 @@ def test_outputs_equal_keras(mask, key_heads, dtype):
         have = ops.dot_product_attention(query, key, value, **options)
         want = keras.ops.dot_product_attention(query, key, value, **options)
         assert have.dtype == want.dtype
-        np.testing.assert_allclose(arrays(have), arrays(want), atol=TOLERANCE[dtype])
+        near = {"atol": TOLERANCE[dtype], "rtol": TOLERANCE[dtype]}
+        np.testing.assert_allclose(arrays(have), arrays(want), **near)
 
 
 def test_gradients_equal_keras():
@@ -91,6 +93,26 @@ def test_a_fully_masked_query_gives_zeros():
     found = arrays(ops.dot_product_attention(*draw(), mask=mask))
     np.testing.assert_array_equal(found[0, 2], 0)
     assert found[1, 2].all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_an_additive_mask_raises_where_its_values_are_known(dtype):
+    """As a mask it would show what it hides."""
+    given, visible = draw(), mask_of((B, 1, T, S))
+    additive = np.where(visible, 0, -(10**9)).astype(dtype)
+    message = r"`attention_mask` must be true where .*, got -1e\+09, as in an additive mask: give"
+    for mask in (additive, tensors(additive)):
+        with pytest.raises(ValueError, match=message):
+            ops.dot_product_attention(*given, mask=mask)
+    ops.dot_product_attention(*given, mask=visible * RNG.normal(size=visible.shape))  # any but 0
+    expected = arrays(ops.dot_product_attention(*given, additive.astype("float32")))
+    np.testing.assert_allclose(
+        arrays(ops.dot_product_attention(*given, mask=additive >= 0)), expected, atol=1e-6
+    )
+    if BACKEND != "torch":  # compiled, it is any mask of numbers
+        attend = compiled(lambda mask: ops.dot_product_attention(*given, mask=mask))
+        expected = ops.dot_product_attention(*given, mask=~visible)
+        np.testing.assert_allclose(arrays(attend(additive)), arrays(expected), atol=1e-6)
 
 
 @pytest.mark.backends("tensorflow", "jax", reason="torch has a fused kernel on every device")

@@ -209,12 +209,12 @@ def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkey
     monkeypatch.setattr(
         backend, "from_all_processes", lambda model, number: [number, others.pop(0)]
     )
-    others = [18, 7]
+    others = [0, 18, 7]
     with pytest.raises(
         ValueError, match="`data` must be the same in all processes, got 'a' here, "
     ):
         TrainingCheckpoint(finished, data="a").restore(make_model(), batch_of(0))
-    others = [0]
+    others = [0, 0]
     with pytest.raises(
         ValueError,
         match="`directory` must be one that all processes see, got files up to step 18, 0 in ",
@@ -222,15 +222,70 @@ def test_processes_with_different_files_or_data_raise(tmp_path, finished, monkey
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
-def test_no_process_resumes_if_another_cannot_read_its_part(finished, monkeypatch):
-    calls = iter(range(3))  # the step, the data, and whether reading failed
-    monkeypatch.setattr(
-        backend,
-        "from_all_processes",
-        lambda model, number: [number, 1 if next(calls) == 2 else number],
-    )
-    with pytest.raises(ValueError, match="process 1 could not read its part, as it says itself"):
+def answer(monkeypatch, fail_at=None):
+    """The second of two processes answers as this one, or that it failed; what this one says."""
+    said = []
+
+    def gather(model, number):
+        said.append(number)
+        return [number, 1 if len(said) - 1 == fail_at else number]
+
+    monkeypatch.setattr(backend, "from_all_processes", gather)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("fail_at", "what"),
+    # the file of the step, the step, the data, the file without its values, its values
+    [(0, "find"), (3, "read"), (4, "read")],
+)
+def test_no_process_resumes_if_another_fails(finished, monkeypatch, fail_at, what):
+    answer(monkeypatch, fail_at)
+    with pytest.raises(ValueError, match=f"process 1 could not {what} the checkpoint, as it says"):
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
+
+
+@pytest.mark.parametrize("fault", ["step", "damaged", "missing", "data", "model"])
+def test_a_process_that_cannot_resume_tells_the_others(finished, monkeypatch, fault):
+    """They would wait for it in vain."""
+    said = answer(monkeypatch)
+    path, model, data = max(finished.glob("*.npz")), make_model(), None
+    if fault == "damaged":
+        path.write_bytes(b"no archive")
+    elif fault == "missing":
+        monkeypatch.setattr(TrainingCheckpoint, "_files", lambda self: {18: path})
+        path.unlink()
+    elif fault == "data":
+        with np.load(path) as file:
+            content = dict(file)
+        header = json.loads(content["header"].tobytes())
+        header["record"]["data"], data = "other", "own"
+        content["header"] = np.frombuffer(json.dumps(header).encode(), "uint8")
+        np.savez(path, **content)
+    elif fault == "model":
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, name="other")])
+        model.compile("sgd", "mse")
+    with pytest.raises((ValueError, FileNotFoundError)):
+        step = 17 if fault == "step" else None
+        TrainingCheckpoint(finished, data=data).restore(model, batch_of(0), step)
+    assert said[-1] == 1
+    assert len(said) == {"step": 1, "model": 5}.get(fault, 4)
+
+
+def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
+    said = answer(monkeypatch, fail_at=0)
+    options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    with pytest.raises(ValueError, match="process 1 could not write the checkpoint, as it says"):
+        make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    said = answer(monkeypatch)
+    with pytest.raises(OSError, match="No space left on device"):
+        make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path / "other")], **options)
+    assert said == [1]
 
 
 def test_only_the_first_process_writes_files(tmp_path, monkeypatch):

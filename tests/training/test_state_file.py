@@ -172,6 +172,28 @@ def test_without_all_parts_there_is_no_checkpoint(tmp_path):
     read(path, variables((2, 4)))
 
 
+@on_a_mesh
+def test_a_part_that_cannot_be_written_ends_all_processes(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+
+    def other_failed(received):
+        return [*received[:-1], -1] if len(received) > 1 else received
+
+    with pytest.raises(ValueError, match="process 1 could not write its part of .*state.npz, as"):
+        write(path, other_failed)
+    assert not path.exists()
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    said = []
+    monkeypatch.setattr(np, "savez", full)
+    split = variables((4, 2))
+    with pytest.raises(OSError, match="No space left on device"):
+        state_file.write(path, split, [{}, {}], {}, {}, 1, 2, said.append)
+    assert said == [-1]
+
+
 def two_processes(directory, kill=0):
     """Two processes with two devices each train ten steps, or die as the file of one is written."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -1,7 +1,6 @@
 """What transformers makes of the tokenizer's files beside a checkpoint that `save` wrote."""
 
 import json
-import logging
 
 import keras
 import numpy as np
@@ -33,7 +32,6 @@ def byte_pairs(tmp_path_factory):
 @pytest.fixture
 def reloaded(caplog):
     """A function: directory -> what transformers makes of its files, without a warning."""
-    logging.getLogger("transformers").propagate = True
 
     def load(directory):
         theirs = transformers.AutoTokenizer.from_pretrained(directory)

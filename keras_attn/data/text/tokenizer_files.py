@@ -48,9 +48,9 @@ def read_tokenizer(
 
     Raises:
         ValueError: files are missing or cannot be read; a tokenizer.json has a model,
-            pre-tokenizer or normalizer that is not supported; the tokens of a `.model` have
-            other ids in the checkpoint; an additional special token is not in the vocabulary. The
-            message says what is supported.
+            pre-tokenizer, normalizer or decoder that is not supported; the tokens of a `.model`
+            have other ids in the checkpoint; an additional special token is not in the vocabulary.
+            The message says what is supported.
 
     Example:
     >>> read_tokenizer("roberta-base")(["Hello"])  # doctest: +SKIP
@@ -162,6 +162,10 @@ def _tokenizer_json(content: dict, file: Path, settings: dict) -> Config:
         raise ValueError(
             f"{file}: the pre-tokenizer must be ByteLevel with use_regex, got {described(before)}"
         )
+    # Without one the package gives no text but tokens; `detokenize` gives the text then too.
+    decoder = content.get("decoder") or {"type": "ByteLevel"}
+    if decoder.get("type") != "ByteLevel":
+        raise ValueError(f"{file}: the decoder must be ByteLevel or null, got {described(decoder)}")
     normalizer = content.get("normalizer") or {}
     parts = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
     names = [part["type"] for part in parts if part]

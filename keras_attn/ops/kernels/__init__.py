@@ -17,6 +17,7 @@ import keras
 
 from keras_attn._keras import converting
 from keras_attn._typing import Nested, Tensor
+from keras_attn.backend import device_of
 from keras_attn.ops.biases import Bias
 from keras_attn.ops.masks import AttentionMask
 
@@ -27,10 +28,12 @@ logger = logging.getLogger("keras_attn")
 class Request:
     """What one call asks of a kernel.
 
-    `query`, `key` and `value` are shapes, with None for a length that is not known statically.
+    `device` is the kind of device that the computation is for, and `query`, `key` and `value` are
+    shapes, with None for a length that is not known statically.
     """
 
     backend: str
+    device: str
     dtype: str
     query: tuple
     key: tuple
@@ -48,6 +51,7 @@ class Request:
         """The request that these tensors and options make."""
         return cls(
             backend=keras.backend.backend(),
+            device=device_of(query),
             dtype=keras.backend.standardize_dtype(query.dtype),
             query=tuple(query.shape),
             key=tuple(key.shape),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from keras_attn._typing import Tensor
-from keras_attn.backend.tensorflow import size, traced_once, under_xla
+from keras_attn.backend.tensorflow import device_of, size, traced_once, under_xla
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import Bias
 from keras_attn.ops.kernels.passes_tf import backward, forward
@@ -49,17 +49,16 @@ def attention(
     sinks = () if sink is None else (tf.convert_to_tensor(sink),)
     inputs = (*map(tf.convert_to_tensor, (query, key, value)), learned, sinks)
     options = {"scale": scale, "logits_soft_cap": logits_soft_cap, "dropout": dropout}
+    tiling = {"block_size": block_size, "device": device_of(inputs[0])}
 
     def attend(tensors: tuple) -> Tensor:
-        return _attend(tensors, bias, fixed, block_size, options)
+        return _attend(tensors, bias, fixed, tiling, options)
 
-    identity = (*fixed.items(), *options.items(), block_size, same)
+    identity = (*fixed.items(), *options.items(), *tiling.items(), same)
     return traced_once(attend, identity, (inputs, others))
 
 
-def _attend(
-    tensors: tuple, bias: Bias | None, fixed: dict, block_size: int | None, options: dict
-) -> Tensor:
+def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, options: dict) -> Tensor:
     """The context from `(query, key, value, tensors of the bias, sinks), {mask parts, seed}`."""
 
     def unpack(flat: Sequence[Tensor]) -> tuple:
@@ -69,7 +68,7 @@ def _attend(
 
     def tiled(function: Callable, flat: Sequence[Tensor], *upstream: Tensor) -> Tensor:
         (query, key, value, learned), asked = unpack(flat)
-        plan = plan_of(query, key, block_size=block_size, **asked)
+        plan = plan_of(query, key, **tiling, **asked)
         return function(plan, *upstream, query, key, value, with_tensors(bias, learned))
 
     def plain(flat: Sequence[Tensor]) -> Tensor:
@@ -84,7 +83,7 @@ def _attend(
         # call without any logits, of which no tile can be cut.
         batch, length, keys = size(flat[0], 0), size(flat[0], 1), size(flat[1], 1)
         worth = batch * length * keys > 0
-        if block_size or isinstance(length * keys, int):
+        if tiling["block_size"] or isinstance(length * keys, int):
             return worth
         return tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
 

@@ -74,7 +74,7 @@ def attention(
 def refusal(request: Request) -> str | None:
     """Why cuDNN cannot do this, or None."""
     mask = request.mask
-    if jax.default_backend() != "gpu":
+    if request.device != "gpu":
         return "cuDNN needs a GPU"
     if request.dtype not in ("float16", "bfloat16"):
         return f"cuDNN takes float16 and bfloat16, not {request.dtype}"

@@ -69,7 +69,7 @@ def attention(
 def refusal(request: Request) -> str | None:
     """Why torch cannot do this, or None."""
     mask = request.mask
-    if request.dropout and not torch.cuda.is_available():
+    if request.dropout and request.device != "gpu":
         return "with dropout it would hold all logits where there is no GPU"
     if isinstance(request.bias, PositionBias):
         return "it would hold the bias of all positions"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from keras_attn._typing import Size, Tensor
-from keras_attn.backend.tensorflow import device, size, under_xla
+from keras_attn.backend.tensorflow import size, under_xla
 from keras_attn.ops.kernels import schedule
 from keras_attn.ops.kernels.terms_tf import Band, band_of
 from keras_attn.ops.masks import AttentionMask
@@ -65,10 +65,11 @@ def plan_of(
     dropout: float,
     seed: Tensor | None,
     block_size: int | None,
+    device: str,
 ) -> Plan:
-    """The plan for these tensors; `block_size` defaults to what fits the shapes."""
+    """The plan for these tensors; `block_size` defaults to what fits the shapes and the device."""
     length, keys, precision = size(query, 1), size(key, 1), wide(query.dtype)
-    group, tile = query.shape[2] // key.shape[2], schedule.TILES[device()]
+    group, tile = query.shape[2] // key.shape[2], schedule.TILES.get(device, schedule.TILES["cpu"])
     rows = schedule.rows_of_tile(mask, length, keys, group, block_size, tile)
     most = schedule.band(mask, rows, keys)
     heads = schedule.heads_of_tile(key.shape[2], rows * group * most, tile)

@@ -83,7 +83,7 @@ def attention(
 
 def refusal(request: Request) -> str | None:
     """Why splash attention cannot do this, or None."""
-    if jax.default_backend() != "tpu":
+    if request.device != "tpu":
         return "splash attention needs a TPU"
     if request.dtype not in ("float32", "bfloat16"):
         return f"splash attention takes float32 and bfloat16, not {request.dtype}"

@@ -92,10 +92,18 @@ ROTARY: dict[str, tuple[Callable[..., float | RotaryScaling], dict[str, str], di
 }
 
 
+KINDS = {"full_attention", "sliding_attention"}
+
+
 def _rotary(kind: str, older: str) -> dict[str, Key]:
     """The keys for the wavelength and the scaling of a layer type; `older`: an older key."""
 
     def read(parameters: Any) -> Config:
+        if isinstance(parameters, dict) and not parameters.keys() <= KINDS:
+            raise ValueError(
+                f"`rope_parameters` must have the keys {' and '.join(sorted(KINDS))}, "
+                f"got {parameters!r}"
+            )
         own = parameters.get(kind) if isinstance(parameters, dict) else parameters
         own = {} if own is None else own
         name = own.get("rope_type", "default") if isinstance(own, dict) else own
@@ -104,10 +112,16 @@ def _rotary(kind: str, older: str) -> dict[str, Key]:
                 f"`rope_parameters` must have a rope_type among {', '.join(ROTARY)} for {kind}, "
                 f"got {own!r}"
             )
+        if own.get("truncate", True) is not True:
+            raise ValueError(
+                f"`rope_parameters` must have no truncate but true for {kind}: transformers does "
+                f"not read it there, and computes as with true, got {own!r}"
+            )
         _, needed, optional = ROTARY[name]
-        keys = own.keys() - {"rope_type", "rope_theta"}
+        keys = own.keys() - {"rope_type", "rope_theta", "truncate"}
         if not needed.keys() <= keys <= needed.keys() | optional.keys():
             expected = " and ".join(["a rope_theta alone"] if name == "default" else [*needed])
+            expected += f" (and may have {', '.join(optional)})" if optional else ""
             raise ValueError(
                 f"`rope_parameters` must have {expected} with rope_type {name!r} for {kind}, "
                 f"got {own!r}"

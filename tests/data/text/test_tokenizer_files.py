@@ -178,3 +178,19 @@ def test_missing_files_raise(tmp_path):
     (tmp_path / "merges.txt").mkdir()
     with pytest.raises(ValueError, match="merges.txt must be as transformers .* IsADirectoryError"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("decoder", ["BPEDecoder", "Fuse", "WordPiece"])
+def test_a_decoder_other_than_byte_level_raises(decoder, tmp_path):
+    """It gives another text."""
+    file, text = tmp_path / "tokenizer.json", "ab a b"
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(FILE))
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    theirs.save(str(file))
+    own, ids = read_tokenizer(file), theirs.encode(text).ids
+    assert own.detokenize([ids]).numpy()[0].decode() == theirs.decode(ids) == text
+    theirs.decoder = getattr(tokenizers.decoders, decoder)()
+    assert theirs.decode(ids) != text
+    theirs.save(str(file))
+    with pytest.raises(ValueError, match=f"the decoder must be ByteLevel or null, got {decoder}"):
+        read_tokenizer(file)

@@ -75,15 +75,15 @@ def test_compiled_gradients_equal_the_reference_kernel(mask, bias, xla):
 def test_gpu_tile_sizes_equal_the_reference_kernel(monkeypatch):
     import tensorflow as tf
 
-    from keras_attn.ops.kernels import plan_tf
+    from keras_attn.ops.kernels import chunked_tf, plan_tf
 
     shape = Shape(length=600, keys=600, key_heads=3)  # two blocks of rows on a CPU, one on a GPU
     inputs = [tf.constant(x, "float32") for x in draw(shape)]
     mask = AttentionMask(causal=True)
     expected = _gradients(shape, mask, "none", inputs, [], kernel="reference")
-    rows, plan_of = {}, plan_tf.plan_of
+    rows = {}
     for device in ("cpu", "gpu"):
-        monkeypatch.setattr(plan_tf, "device", lambda device=device: device)
+        monkeypatch.setattr(chunked_tf, "device_of", lambda tensor, device=device: device)
         for have, want in zip(
             _gradients(shape, mask, "none", inputs, [], kernel="chunked"), expected, strict=True
         ):
@@ -94,8 +94,9 @@ def test_gpu_tile_sizes_equal_the_reference_kernel(monkeypatch):
             "dropout": 0.0,
             "seed": None,
             "block_size": None,
+            "device": device,
         }
-        rows[device] = plan_of(*inputs[:2], mask=mask, scale=1.0, **asked).rows
+        rows[device] = plan_tf.plan_of(*inputs[:2], mask=mask, scale=1.0, **asked).rows
     assert rows["cpu"] < rows["gpu"] == 600
 
 

@@ -137,6 +137,23 @@ def test_on_a_gpu_explain_names_unsupported_masks(parts, reason, monkeypatch):
     assert reason in ops.explain(rows, rows, rows, mask=AttentionMask(**parts)).others["fused"]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_machine_a_computation_for_the_cpu_does_not_get_cudnn(compiled, monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = []
+
+    def look(rows):
+        found.append(ops.explain(rows, rows, rows))
+        return rows
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        rows = jax.numpy.ones((B, T, N, H), "bfloat16")
+        (jax.jit(look) if compiled else look)(rows)
+    assert found[0].others["fused"].startswith("cuDNN needs a GPU; splash attention needs a TPU")
+
+
 def test_on_a_gpu_explain_names_odd_lengths(monkeypatch):
     """JAX raises for their gradients."""
     import jax

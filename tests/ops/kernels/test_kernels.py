@@ -1,5 +1,6 @@
 """The kernels behind `ops.attention`: dropout, choice, invalid input, lowering, memory."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops as kops
@@ -198,10 +199,8 @@ def test_an_unavailable_fused_kernel_raises_with_its_reason():
 
 @pytest.mark.backends("torch", reason="the fused kernel of torch")
 def test_the_fused_kernel_of_torch_raises_for_unsupported_options():
-    import torch
-
-    if not torch.cuda.is_available():
-        message = "with dropout it would hold all logits where there is no GPU"
+    message = "with dropout it would hold all logits where there is no GPU"
+    with keras.device("cpu"):  # also where there is a GPU
         _fails(message, kernel="fused", dropout=0.1, seed=_seed())
     _fails("whole mask for window", kernel="fused", mask=AttentionMask(window=2))
     bias = PositionBias(alibi, (np.ones(N, "float32"),))
@@ -213,7 +212,7 @@ def test_dropout_of_the_fused_kernel_of_torch_equals_its_definition(monkeypatch)
     """The value is the identity, so that the context is the weights after dropout."""
     import torch
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels, "device_of", lambda tensor: "gpu")
     rate, size = 0.25, 64
     rng = np.random.default_rng(0)
     query, key, upstream = rng.normal(size=(3, 2, size, N, size)).astype("float32")

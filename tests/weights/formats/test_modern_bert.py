@@ -20,6 +20,7 @@ SIZES = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+LENGTH = {"original_max_position_embeddings": 12}
 
 
 @pytest.fixture
@@ -134,8 +135,9 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
         (
             "rope_parameters",
             {"full_attention": {"rope_type": "yarn", "rope_theta": 9.0, "factor": 2.0}},
-            "`rope_parameters` must have factor and original_max_position_embeddings with "
-            "rope_type 'yarn' for full_attention, got {'rope_type': 'yarn',",
+            "`rope_parameters` must have factor and original_max_position_embeddings (and may have "
+            "beta_fast, beta_slow, attention_factor) with rope_type 'yarn' for full_attention, "
+            "got {'rope_type': 'yarn',",
         ),
         (
             "rope_parameters",
@@ -152,6 +154,17 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
             "rope_parameters",
             {"sliding_attention": {"partial_rotary_factor": 0.5}},
             "a rope_theta alone with rope_type 'default' for sliding_attention, got {'partial_rot",
+        ),
+        (
+            "rope_parameters",
+            {"full_attention": {"rope_type": "yarn", "factor": 2.0, **LENGTH, "truncate": False}},
+            "`rope_parameters` must have no truncate but true for full_attention: transformers "
+            "does not read it there, and computes as with true, got {'rope_type': 'yarn',",
+        ),
+        (
+            "rope_parameters",
+            {"rope_type": "linear", "factor": 2.0},
+            "`rope_parameters` must have the keys full_attention and sliding_attention, got {'rope",
         ),
         ("rope_parameters", [1], "default, linear, yarn, llama3 for full_attention, got [1]"),
         (
@@ -226,14 +239,18 @@ def test_a_window_of_one_is_saved_and_loaded(tmp_path):
     assert weights.load(tmp_path).model.get_layer("block_1").window == 1
 
 
-LENGTH = {"original_max_position_embeddings": 12}
-
-
 @pytest.mark.parametrize(
     ("full", "sliding"),
     [
         (
-            {"rope_type": "yarn", "factor": 4.0, "beta_fast": 2.0, "beta_slow": 0.5, **LENGTH},
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "beta_fast": 2.0,
+                "beta_slow": 0.5,
+                "truncate": True,
+                **LENGTH,
+            },
             {
                 "rope_type": "llama3",
                 "factor": 8.0,
@@ -263,6 +280,7 @@ def test_scaled_rotary_positions_equal_transformers(
     again = weights.load(tmp_path / "again").model(inputs)["sequence_output"]
     np.testing.assert_allclose(keras.ops.convert_to_numpy(again), outputs, atol=1e-6)
     saved = json.loads((tmp_path / "again" / "config.json").read_text())["rope_parameters"]
+    full.pop("truncate", None)  # it changes nothing
     for kind, given in (("full_attention", full), ("sliding_attention", sliding)):
         assert given.items() <= saved[kind].items()
 
