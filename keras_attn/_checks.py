@@ -173,6 +173,23 @@ def check_numbers(
         check_shape(name, array.shape, batch=batch)
 
 
+def check_not_additive(name: str, mask: Tensor | None) -> None:
+    """Raise for an additive mask, whose meaning is the opposite, where its numbers are known.
+
+    It is one with numbers below zero, if none is above zero, or some are -1000 or less.
+    """
+    if mask is None or keras.backend.standardize_dtype(mask.dtype) == "bool":
+        return
+    values = known_values(mask)
+    if values is None or not values.size or values.min() >= 0:
+        return
+    if values.max() <= 0 or values.min() <= -1000:
+        raise ValueError(
+            f"`{name}` must be true where attention is allowed, got {values.min():g}, as in an "
+            "additive mask: give `mask >= 0`, or the mask as a `bias`"
+        )
+
+
 def known_values(values: Tensor) -> np.ndarray | None:
     """Values as numpy where they are known; None inside compiled code, which can raise nothing."""
     try:

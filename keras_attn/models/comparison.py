@@ -64,14 +64,14 @@ class Comparison:
             return tuple(output[:, :-_PADDED] for output in pair)
         return pair
 
-    def _paddable(self, batch: Any) -> bool:
+    def _paddable(self, batch: Tensor) -> bool:
         if not hasattr(batch, "dtype") or len(batch.shape) < 2 or batch.shape[1] <= _PADDED:
             return False
         if "float" in keras.backend.standardize_dtype(batch.dtype):
             return self._padding is not None and len(batch.shape) > 2
         return True
 
-    def _pad(self, batch: Any) -> Any:
+    def _pad(self, batch: Tensor) -> Tensor:
         if not self._paddable(batch):
             return batch
         batch = np.array(keras.ops.convert_to_numpy(batch))

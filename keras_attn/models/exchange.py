@@ -13,6 +13,7 @@ from keras import ops as kops
 
 from keras_attn import layers, ops
 from keras_attn._keras import ATTENTION_HOOK, ATTENTION_METHODS, BUILT_ATTENTION, flatten_layers
+from keras_attn._keras import DotProductAttention as KerasOperation
 from keras_attn._typing import Nested, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.ops.dot_product_attention import DotProductAttention
@@ -82,12 +83,12 @@ def counterpart(layer: Any, masks: str) -> keras.layers.Layer:
     return ours
 
 
-def attend(operation: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+def attend(operation: KerasOperation, *args: Any, **kwargs: Any) -> Tensor:
     """The output of our operation for one of Keras' in a graph, which it is called like.
 
     What Keras' asks of `flash_attention` is dropped: our kernels are chosen by the device.
     """
-    call = inspect.signature(operation.call).bind(query, key, value, *args, **kwargs).arguments
+    call = inspect.signature(operation.call).bind(*args, **kwargs).arguments
     scale = call.pop("scale", None)
     ours = DotProductAttention(
         scale, operation.is_causal, None, operation.attn_logits_soft_cap, name=operation.name

@@ -22,7 +22,7 @@ def has_plain_graph(layer: keras.layers.Layer) -> bool:
     return type(layer) is Functional
 
 
-def operations_of(model: keras.Model) -> list[Any]:
+def operations_of(model: keras.Model) -> list[keras.Operation]:
     """The layers and the operations without weights in a plain graph."""
     graph: Any = model._functional if isinstance(model, keras.Sequential) else model
     return graph.operations
@@ -100,7 +100,7 @@ class Rebuild:
             self._counterparts[operation] = self._model(operation)
         return self._counterparts.get(operation, operation)
 
-    def _layer(self, layer: Any) -> Any:
+    def _layer(self, layer: keras.Operation) -> keras.Operation:
         if isinstance(layer, DotProductAttention):
             return layer  # `_call` calls ours in its place
         if not is_block(layer):
@@ -109,7 +109,7 @@ class Rebuild:
         self._blocks[part.layer] = (layer, part)
         return part.layer
 
-    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Nested:
+    def _call(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Nested:
         if isinstance(layer, DotProductAttention) and layer in self._counterparts:
             return exchange.attend(layer, *args, **kwargs)
         if layer not in self._blocks:

@@ -12,11 +12,11 @@ import keras
 from keras import ops
 
 from keras_attn._checks import (
+    check_not_additive,
     check_positive,
     check_rate,
     check_shape,
     is_integer,
-    known_values,
 )
 from keras_attn._typing import Nested, Shape, Tensor
 from keras_attn.ops import kernels
@@ -232,7 +232,12 @@ def _request(
             f"{type(mask).__name__}"
         )
     mask = mask or AttentionMask()
-    _check_not_additive(mask)
+    for name, part in (
+        ("key_padding", mask.key_padding),
+        ("query_padding", mask.query_padding),
+        ("attention_mask", mask.dense),
+    ):
+        check_not_additive(name, part)
     mask = mask.as_tensors()
     if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
@@ -316,26 +321,6 @@ def _check(
         part = getattr(mask, name)
         if part is not None:
             _check_broadcast(name, part.shape, (lengths[0], length))
-
-
-def _check_not_additive(mask: AttentionMask) -> None:
-    """Raise for an additive mask, whose meaning is the opposite, where its values are known.
-
-    It is one with numbers below zero, of which some are large or none of the others above zero.
-    """
-    for name in ("key_padding", "query_padding", "dense"):
-        part = getattr(mask, name)
-        if part is None or keras.backend.standardize_dtype(part.dtype) == "bool":
-            continue
-        values = known_values(part)
-        if values is None or not values.size or values.min() >= 0:
-            continue
-        if values.max() <= 0 or values.min() <= -1000:
-            raise ValueError(
-                f"`{'attention_mask' if name == 'dense' else name}` must be true where attention "
-                f"is allowed, got {values.min():g}, as in an additive mask: give `mask >= 0`, or "
-                "the mask as a `bias`"
-            )
 
 
 def _check_float(name: str, tensor: Tensor) -> None:

