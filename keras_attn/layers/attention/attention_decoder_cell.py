@@ -99,10 +99,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
     @classmethod
     def from_config(cls, config: Config) -> "AttentionDecoderCell":
         """The cell of a configuration; version 0.1.0 wrote `query` for `query_state`."""
-        if "query" in config:
-            config = {**config, "query_state": config["query"]}
-            del config["query"]
-        return super().from_config(config)
+        names = {"query": "query_state"}
+        return super().from_config({names.get(key, key): value for key, value in config.items()})
 
     @property
     def query(self) -> str:

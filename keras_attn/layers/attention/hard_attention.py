@@ -46,8 +46,8 @@ class HardAttention(MemoryAttention):
         seed: integer tensor `[2]` to sample with instead of the layer's own generator;
             `AttentionDecoder` passes one from its generator.
         return_attention_scores: whether to return the attention weights too.
-        return_log_probability: whether to return the log-probability of the choice too.
         training: whether to sample; otherwise the most probable position is selected.
+        return_log_probability: by keyword, whether to return the log-probability of the choice too.
 
     Masking: both masks apply, and Keras fills them in from its own. A query that may attend to
     nothing gets zero weights, zero context and log-probability 0. The query's mask is propagated to
@@ -110,8 +110,9 @@ class HardAttention(MemoryAttention):
         query_offset: Size = 0,
         seed: Tensor | None = None,
         return_attention_scores: bool = False,
-        return_log_probability: bool = False,
         training: bool | None = None,
+        *,
+        return_log_probability: bool = False,
     ) -> Nested:
         """Select one position of `memory` for each query."""
         query, memory, keys, mask = self._visible(query, memory, keys, query_mask, memory_mask)

@@ -73,10 +73,8 @@ class RotaryEmbedding(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: Config) -> "RotaryEmbedding":
         """The layer of a configuration; version 0.1.0 wrote `share` for `rotary_fraction`."""
-        if "share" in config:
-            config = {**config, "rotary_fraction": config["share"]}
-            del config["share"]
-        return super().from_config(config)
+        names = {"share": "rotary_fraction"}
+        return super().from_config({names.get(key, key): value for key, value in config.items()})
 
     @property
     def share(self) -> float:

@@ -1,10 +1,12 @@
 """HardAttention: samples in training, the largest logit at inference, the log-probability."""
 
+import inspect
+
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_attn.layers import HardAttention
+from keras_attn.layers import BahdanauAttention, HardAttention
 
 B, T, S, DQ, DM = 2, 3, 7, 5, 11
 RNG = np.random.default_rng(0)
@@ -44,6 +46,15 @@ def test_inference_selects_the_position_of_the_largest_logit(estimator):
     np.testing.assert_array_equal(np.sort(weights, -1)[..., -2:], [[[0, 1]] * T] * B)
     np.testing.assert_allclose(context, [MEMORY[b][best[b]] for b in range(B)], atol=1e-6)
     np.testing.assert_allclose(log_probability, log_softmax(layer).max(-1), atol=1e-5)
+
+
+def test_arguments_by_position_are_those_of_the_other_attention_over_a_memory():
+    theirs, ours = (
+        list(inspect.signature(layer.call).parameters.values())
+        for layer in (BahdanauAttention, HardAttention)
+    )
+    assert ours[: len(theirs)] == theirs
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in ours[len(theirs) :])
 
 
 @pytest.mark.parametrize("estimator", ["straight_through", "reinforce"])
