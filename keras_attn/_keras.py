@@ -1,7 +1,7 @@
-"""Every private or undocumented name of Keras that the package uses, each with its reason.
+"""Every private or undocumented name of Keras, keras-hub and TensorFlow that the package uses.
 
-Where Keras exports a substitute one day, this file is the only place to change. It also holds the
-decorator under which Keras saves our objects.
+Each has its reason. Where a substitute is exported one day, this file is the only place to change.
+It also holds the decorator under which Keras saves our objects.
 """
 
 import functools
@@ -40,6 +40,9 @@ from keras.src.models.functional import Functional
 # The node that `keras.ops.dot_product_attention` makes in a functional model. It is no layer.
 from keras.src.ops.nn import DotProductAttention
 
+# What `x[...]` is in the graph of a functional model.
+from keras.src.ops.numpy import GetItem
+
 # What layers and operations without a seed draw from; a checkpoint must hold its state.
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
@@ -51,10 +54,20 @@ rnn = getattr(_rnn, "rnn", _rnn)
 ATTENTION_HOOK = "_compute_attention"
 # The methods of Keras' own layers that take part in it, and stay as they are with our kernels.
 ATTENTION_METHODS = (ATTENTION_HOOK, "_masked_softmax")
+# The projections in Keras' attention layers with heads: ours that keep their class compute with
+# them, `copy_keras_attention` reads their weights.
+_PROJECTIONS = {
+    "query": "_query_dense",
+    "key": "_key_dense",
+    "gate": "_gate_dense",
+    "value": "_value_dense",
+    "output": "_output_dense",
+}
 # What `build` makes in Keras' attention layers, in its order: `upgrade` gives it to a counterpart.
 BUILT_ATTENTION = (
-    *("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_softmax", "_dropout_layer"),
-    *("_output_dense", "_dot_product_equation", "_combine_equation", "feature_dim"),
+    *(_PROJECTIONS[part] for part in ("query", "key", "gate", "value")),
+    *("_softmax", "_dropout_layer", _PROJECTIONS["output"]),
+    *("_dot_product_equation", "_combine_equation", "feature_dim"),
     *("scale", "concat_score_weight", "_build_shapes_dict", "_path"),
 )
 
@@ -69,21 +82,39 @@ __all__ = [
     "AutocastScope",
     "DotProductAttention",
     "DropoutRNNCell",
+    "FixedSeed",
     "Functional",
+    "GetItem",
     "backend_nn",
-    "deserialize_shared",
+    "call_number",
+    "check_inputs",
     "converting",
+    "deserialize_shared",
+    "dropout_seeds",
     "flatten_layers",
     "get_autocast_scope",
     "get_keras_mask",
     "global_seed_generator",
     "global_state",
+    "graph_of",
+    "hub_scale",
+    "hub_sublayer",
+    "hub_window",
+    "logits",
+    "nodes",
+    "option",
+    "projection",
     "reduce_weighted_values",
     "register",
+    "resource",
+    "returns_scores",
     "rnn",
     "serialize_shared",
+    "set_dropout",
     "set_keras_mask",
+    "takes_strings",
     "takes_training",
+    "under_xla",
 ]
 
 
@@ -142,9 +173,118 @@ if keras.backend.backend() == "tensorflow":
     _average_logs_of_workers()
 
 
+class FixedSeed(keras.random.SeedGenerator):
+    """A seed generator that always gives one seed: keras.random accepts no plain tensor."""
+
+    def __init__(self, seed: Any) -> None:
+        self._seed = seed
+        self._initial_seed = 0  # torch's dropout asks whether there is one
+
+    def next(self, ordered: bool = True) -> Any:
+        """The seed."""
+        return self._seed
+
+
+def under_xla(graph: Any) -> bool:
+    """Whether a graph of TensorFlow is built for XLA; of this, TensorFlow has no public word."""
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return GraphOrParentsInXlaContext(graph)
+
+
+def resource(tokenizer: Any) -> Any:
+    """What TensorFlow saves of a `SentencepieceTokenizer`, which is no trackable object itself."""
+    return tokenizer._model_resource
+
+
 def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[keras.layers.Layer]:
     """All layers inside a layer, or those just inside. Only a model has a public list of them."""
     return layer._flatten_layers(include_self=False, recursive=recursive)
+
+
+def graph_of(model: Any) -> Any:
+    """The functional model with the graph of a functional or Sequential model, otherwise None.
+
+    A Sequential model makes one as soon as it has inputs, and has no public name for it.
+    """
+    model = model._functional if isinstance(model, keras.Sequential) else model
+    return model if isinstance(model, Functional) else None
+
+
+def nodes(model: Any) -> list[Any]:
+    """The calls in the graph of a functional model, in the order in which they run.
+
+    The public `operations` names what is called, not how often and on which tensors.
+    """
+    by_depth = model._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def call_number(node: Any) -> int:
+    """How many calls of its layer or operation, in any graph, were made before this one."""
+    return node.operation._inbound_nodes.index(node)
+
+
+def takes_strings(layer: keras.layers.Layer) -> None:
+    """Let Python's and TensorFlow's strings reach `call` as they are.
+
+    Keras would convert them to tensors, and no other backend has a tensor for them.
+    """
+    layer._convert_input_args = False
+    layer._allow_non_tensor_positional_args = True
+
+
+def projection(layer: keras.layers.Layer, part: str) -> Any:
+    """A projection of a Keras attention layer with heads: "query", "key", "value" and so on."""
+    return getattr(layer, _PROJECTIONS[part])
+
+
+def option(name: str) -> Any:
+    """A property for an argument that Keras' `MultiHeadAttention` keeps under a private name.
+
+    `GroupQueryAttention` has the same arguments under public names.
+    """
+    return property(lambda layer: getattr(layer, f"_{name}"))
+
+
+def set_dropout(layer: keras.layers.MultiHeadAttention, rate: float) -> None:
+    """Set the rate, which Keras refuses in the constructor together with flash attention."""
+    layer._dropout = rate
+
+
+def dropout_seeds(layer: Any) -> keras.random.SeedGenerator:
+    """The seeds of the dropout of an attention layer: with heads, those of its dropout layer."""
+    return getattr(layer, "_dropout_layer", layer).seed_generator
+
+
+def returns_scores(layer: Any) -> bool:
+    """Whether the running call returns the weights: `GroupQueryAttention` keeps it, to read it."""
+    return getattr(layer, "_return_attention_scores", False)
+
+
+def check_inputs(layer: Any, inputs: list, mask: list | None) -> None:
+    """What Keras' attention layers without heads check before they compute."""
+    layer._validate_inputs(inputs=inputs, mask=mask)
+
+
+def logits(layer: Any, query: Any, key: Any) -> Any:
+    """The logits of Keras' attention layers without heads, which each class has its own way for."""
+    return layer._calculate_scores(query=query, key=key)
+
+
+def hub_scale(layer: Any) -> float:
+    """The scale of the logits in keras-hub's attention layers after LLaMA."""
+    return layer._inv_norm_factor
+
+
+def hub_window(layer: Any, mask: Any, start: Any) -> Any:
+    """The mask with the window that keras-hub's Gemma applies in its own code."""
+    return layer._mask_sliding_window(mask, start)
+
+
+def hub_sublayer(layer: Any, name: str) -> Any:
+    """A sublayer, by its layer name, of a Transformer block of keras-hub; None before `build`."""
+    return getattr(layer, f"_{name}", None)
 
 
 def takes_training(layer: keras.layers.Layer) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from keras_attn import _keras
 from keras_attn._typing import Nested, Size, Tensor
 from keras_attn.backend import Part
 
@@ -173,7 +173,7 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
 
 def under_xla() -> bool:
     """Whether the graph that is being built is for XLA (`jit_compile=True`)."""
-    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return _keras.under_xla(tf.compat.v1.get_default_graph())
 
 
 def size(tensor: Tensor, axis: int) -> Size:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn import data, layers
+from keras_attn._keras import flatten_layers
 from keras_attn._typing import Nested
 from keras_attn.export import isolation, other_backend, saved_model, versions
 from keras_attn.export.compatibility import check_operations, operations_of
@@ -228,7 +229,7 @@ def _with_policy(config: Any, dtype: str) -> Any:
 def _check_vocabulary(model: keras.Model, owner: object, name: str) -> None:
     """Raise a ValueError if a tokenizer has more tokens than the model's token matrix has rows."""
     vocabulary = getattr(getattr(owner, "tokenizer", None), "vocabulary", None)
-    sizes = [e.input_dim for e in model._flatten_layers() if isinstance(e, layers.TokenEmbedding)]
+    sizes = [e.input_dim for e in flatten_layers(model) if isinstance(e, layers.TokenEmbedding)]
     size = max(sizes, default=0)  # the largest: segments have an embedding too
     # There may be more rows than tokens, for a multiple of 8 or 64.
     if vocabulary is not None and 0 < size < len(vocabulary):

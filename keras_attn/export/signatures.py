@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_attn import models
+from keras_attn._keras import flatten_layers
 from keras_attn._typing import Nested
 from keras_attn.data import Postprocessor, Preprocessor
 from keras_attn.export.signature import DEFAULT, Signature, flattened, input_names, plain_names
@@ -92,7 +93,7 @@ def functional(model: object) -> keras.Model:
             f"`model` must be functional, or sequential and built, got {model!r}: "
             "keras.Model(inputs, model(inputs)) is functional"
         )
-    for layer in model._flatten_layers():
+    for layer in (model, *flatten_layers(model)):
         if not isinstance(layer, keras.layers.InputLayer) and not _SCOPE.fullmatch(layer.name):
             raise ValueError(
                 "`model` must have layers with names of letters, digits and . _ - /, as "

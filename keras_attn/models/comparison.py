@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_attn._keras import Functional, flatten_layers
+from keras_attn._keras import Functional, flatten_layers, graph_of, nodes
 from keras_attn._typing import Nested, Tensor
 
 _BATCH, _LENGTH, _SIDE = 2, 9, 32
@@ -89,14 +89,12 @@ class Comparison:
 
 def has_inputs(model: keras.Model) -> bool:
     """Whether the model declares its inputs."""
-    if isinstance(model, keras.Sequential):
-        return model._functional is not None
-    return isinstance(model, Functional)
+    return graph_of(model) is not None
 
 
 def make_inputs(model: keras.Model) -> Nested:
     """A batch for the inputs of a functional or Sequential model, without padding."""
-    graph: Any = model._functional if isinstance(model, keras.Sequential) else model
+    graph = graph_of(model)
     rng = np.random.default_rng(0)
 
     def make(tensor: Tensor) -> np.ndarray:
@@ -118,18 +116,17 @@ def make_inputs(model: keras.Model) -> Nested:
 def _count(graph: Any, tensor: Tensor) -> int:
     """The number of ids that an input may hold: the size of the smallest table that reads it."""
     counts = []
-    for nodes in graph._nodes_by_depth.values():
-        for node in nodes:
-            if node.is_input or tensor not in node.input_tensors:
-                continue
-            layer = node.operation
-            if isinstance(layer, Functional):
-                inner = zip(node.input_tensors, layer.inputs, strict=True)
-                counts += [_count(layer, own) for outer, own in inner if outer is tensor]
-                continue
-            parts = [layer, *flatten_layers(layer)] if isinstance(layer, keras.Layer) else []
-            sizes = [getattr(p, "input_dim", None) for p in parts if hasattr(p, "embeddings")]
-            counts += [size for size in sizes if size]
+    for node in nodes(graph):
+        if node.is_input or tensor not in node.input_tensors:
+            continue
+        layer = node.operation
+        if isinstance(layer, Functional):
+            inner = zip(node.input_tensors, layer.inputs, strict=True)
+            counts += [_count(layer, own) for outer, own in inner if outer is tensor]
+            continue
+        parts = [layer, *flatten_layers(layer)] if isinstance(layer, keras.Layer) else []
+        sizes = [getattr(p, "input_dim", None) for p in parts if hasattr(p, "embeddings")]
+        counts += [size for size in sizes if size]
     return min(counts, default=2)
 
 

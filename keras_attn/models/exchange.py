@@ -12,7 +12,16 @@ import keras
 from keras import ops as kops
 
 from keras_attn import layers, ops
-from keras_attn._keras import ATTENTION_HOOK, ATTENTION_METHODS, BUILT_ATTENTION, flatten_layers
+from keras_attn._keras import (
+    ATTENTION_HOOK,
+    ATTENTION_METHODS,
+    BUILT_ATTENTION,
+    dropout_seeds,
+    flatten_layers,
+    hub_scale,
+    hub_window,
+    returns_scores,
+)
 from keras_attn._keras import DotProductAttention as KerasOperation
 from keras_attn._typing import Nested, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
@@ -27,20 +36,21 @@ DROP_INS = {
 _MANY_HEADS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 # keras-hub layers that pass projected heads and a mask to a method, and their scales.
 _HUB_SCALES: dict[str, Callable[[keras.layers.Layer], float]] = {
-    name: lambda layer: layer._inv_norm_factor
-    for name in (
-        *("LlamaAttention", "CachedMistralAttention", "CachedMixtralAttention"),
-        *("Phi3Attention", "QwenAttention", "Qwen3Attention"),
-    )
+    "LlamaAttention": hub_scale,
+    "CachedMistralAttention": hub_scale,
+    "CachedMixtralAttention": hub_scale,
+    "Phi3Attention": hub_scale,
+    "QwenAttention": hub_scale,
+    "Qwen3Attention": hub_scale,
+    "CachedGemmaAttention": lambda layer: (
+        (
+            layer.head_dim
+            if layer.query_head_dim_normalize
+            else layer.hidden_dim // layer.num_query_heads
+        )
+        ** -0.5
+    ),
 }
-_HUB_SCALES["CachedGemmaAttention"] = lambda layer: (
-    (
-        layer.head_dim
-        if layer.query_head_dim_normalize
-        else layer.hidden_dim // layer.num_query_heads
-    )
-    ** -0.5
-)
 
 
 def drop_ins(masks: str) -> tuple[type, ...]:
@@ -145,8 +155,8 @@ def _keras_hook(
     where Keras takes the path that gives zeros.
     """
     if return_attention_scores is None:  # the layer with grouped heads stores it
-        return_attention_scores = getattr(layer, "_return_attention_scores", False)
-    axes = AttentionAxes(getattr(layer, "_attention_axes", (1,)), len(query.shape) - 1)
+        return_attention_scores = returns_scores(layer)
+    axes = AttentionAxes(getattr(layer, "attention_axes", (1,)), len(query.shape) - 1)
     if attention_mask is not None:
         attention_mask = kops.convert_to_tensor(attention_mask)
     mask = ops.AttentionMask(
@@ -160,7 +170,7 @@ def _keras_hook(
         values,
         mask=mask,
         dropout=dropout,
-        seed=layer._dropout_layer.seed_generator.next() if dropout else None,
+        seed=dropout_seeds(layer).next() if dropout else None,
         return_scores=return_attention_scores,
     )
     context, *scores = context if return_attention_scores else (context,)
@@ -187,7 +197,7 @@ def _hub_hook(
     mask = call.get("attention_mask")
     if mask is not None and getattr(layer, "use_sliding_window_attention", False):
         start = call.get("cache_update_index")
-        mask = layer._mask_sliding_window(mask, 0 if start is None else start)
+        mask = hub_window(layer, mask, 0 if start is None else start)
     return ops.attention(
         query,
         key,

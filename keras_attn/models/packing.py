@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn import layers
+from keras_attn._keras import GetItem
 from keras_attn._typing import Nested
 from keras_attn.models import parts
 
@@ -111,7 +112,7 @@ def _takes_one(operation: keras.Operation) -> bool:
     """Whether it is `x[:, 0]` or the pooling that does the same."""
     if isinstance(operation, layers.SequencePooling):
         return operation.mode == "first" and not operation.normalize
-    return type(operation).__name__ == "GetItem"  # Keras does not export the class
+    return isinstance(operation, GetItem)
 
 
 def _check_apart(model: keras.Model) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
+from keras_attn._keras import nodes
 from keras_attn._typing import DType
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
@@ -194,10 +195,9 @@ def outputs(model: keras.Model, layer: keras.layers.Layer) -> list:
 
     `layer.output` is those of the first model that called it, which may be another one.
     """
-    for nodes in model._nodes_by_depth.values():
-        for node in nodes:
-            if node.operation is layer:
-                return list(node.output_tensors)
+    for node in nodes(model):
+        if node.operation is layer:
+            return list(node.output_tensors)
     raise ValueError(f"`layer` must be called by {model.name!r}, got {layer.name!r}")
 
 

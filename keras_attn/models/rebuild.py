@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._keras import DotProductAttention, Functional, get_keras_mask
+from keras_attn._keras import DotProductAttention, Functional, get_keras_mask, graph_of, nodes
 from keras_attn._typing import Config, Nested
 from keras_attn.models import exchange
 from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_block
@@ -17,14 +17,12 @@ def has_plain_graph(layer: keras.layers.Layer) -> bool:
 
     A rebuilt model of a subclass would lose the subclass's methods.
     """
-    if type(layer) is keras.Sequential:
-        return layer._functional is not None
-    return type(layer) is Functional
+    return type(layer) in (keras.Sequential, Functional) and graph_of(layer) is not None
 
 
 def operations_of(model: keras.Model) -> list[keras.Operation]:
     """The layers and the operations without weights in a plain graph."""
-    graph: Any = model._functional if isinstance(model, keras.Sequential) else model
+    graph: Any = graph_of(model)
     return graph.operations
 
 
@@ -32,12 +30,10 @@ def calls_of(model: keras.Model) -> dict[keras.layers.Layer, list[Config]]:
     """The call arguments, by name, of each keras-hub block in a tree of such models."""
     calls: dict[keras.layers.Layer, list[Config]] = collections.defaultdict(list)
     for part in _plain_graphs(model, set()):
-        graph: Any = part._functional if isinstance(part, keras.Sequential) else part
-        for nodes in graph._nodes_by_depth.values():
-            for node in nodes:
-                if is_block(node.operation):
-                    args = node.arguments
-                    calls[node.operation].append(bind(node.operation, args.args, args.kwargs))
+        for node in nodes(graph_of(part)):
+            if is_block(node.operation):
+                args = node.arguments
+                calls[node.operation].append(bind(node.operation, args.args, args.kwargs))
     return calls
 
 

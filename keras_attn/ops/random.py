@@ -5,19 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_attn import backend
-from keras_attn._keras import GLOBAL_SEED_GENERATOR, global_seed_generator, global_state
+from keras_attn._keras import GLOBAL_SEED_GENERATOR, FixedSeed, global_seed_generator, global_state
 from keras_attn._typing import Tensor
-
-
-class _Fixed(keras.random.SeedGenerator):
-    """A seed generator that always gives one seed: keras.random accepts no plain tensor."""
-
-    def __init__(self, seed: Tensor) -> None:
-        self._seed = seed
-        self._initial_seed = 0  # torch's dropout asks whether there is one
-
-    def next(self, ordered: bool = True) -> Tensor:
-        return self._seed
 
 
 class SeedGenerator(keras.random.SeedGenerator):
@@ -41,7 +30,7 @@ def uniform(shape: tuple, seed: Tensor, dtype: str = "float32") -> Tensor:
         seed: integer tensor `[2]`, as `SeedGenerator.next()` gives it.
         dtype: dtype of the result.
     """
-    return keras.random.uniform(shape, dtype=dtype, seed=_Fixed(seed))
+    return keras.random.uniform(shape, dtype=dtype, seed=FixedSeed(seed))
 
 
 def dropout(inputs: Tensor, rate: float, seed: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_attn._keras import call_number, nodes
 from keras_attn._typing import Nested, Tensor
 from keras_attn.ops.attention import watch
 
@@ -223,9 +224,8 @@ def _turns(model: keras.Model) -> dict[keras.layers.Layer, Iterator[int]]:
     A model runs by depth, not in the order in which it was written.
     """
     turns = collections.defaultdict(list)
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            turns[node.operation].append(node.operation._inbound_nodes.index(node))
+    for node in nodes(model):
+        turns[node.operation].append(call_number(node))
     return {
         layer: iter([sorted(indices).index(index) for index in indices])
         for layer, indices in turns.items()

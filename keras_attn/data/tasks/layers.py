@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_attn._checks import is_integer
+from keras_attn._keras import takes_strings
 from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.text.normalization import SPECIAL_TOKENS
@@ -95,9 +96,7 @@ class PreprocessorLayer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        # Strings must reach `call` as they are: no other backend has a tensor for them.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        takes_strings(self)
         if not isinstance(tokenizer, keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)
         self.tokenizer = tokenizer
@@ -202,9 +201,7 @@ class PostprocessorLayer(keras.layers.Layer):
 
     def __init__(self, tokenizer: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
-        # Features hold strings: no other backend has a tensor for them.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        takes_strings(self)
         self.supports_masking = True
         if tokenizer is not None and not isinstance(tokenizer, keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)

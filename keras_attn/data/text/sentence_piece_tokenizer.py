@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from keras_attn._keras import register
+from keras_attn._keras import register, resource
 from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import tf, tf_text
 from keras_attn.data.text.segments import token_ids
@@ -80,7 +80,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
                     f"`model` must be the content of a SentencePiece model, got {error}"
                 ) from error
         # An attribute of its own, so that TensorFlow tracks it into a SavedModel.
-        self._resource = tokenizer._model_resource
+        self._resource = resource(tokenizer)
         return tokenizer
 
     @functools.cached_property

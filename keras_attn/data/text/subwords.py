@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count
+from keras_attn._keras import takes_strings
 from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf
 from keras_attn.data.text.segments import token_ids
@@ -50,9 +51,7 @@ class SubwordTokenizer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        # Strings must reach `call` as they are: no other backend has a tensor for them.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        takes_strings(self)
         special_tokens = {} if special_tokens is None else special_tokens
         if not isinstance(special_tokens, dict) or not set(ROLES).issuperset(special_tokens):
             raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from keras_attn._keras import register
+from keras_attn._keras import register, takes_strings
 from keras_attn._typing import Config, Tensor
 from keras_attn.data._tensorflow import strings, symbolic_ids, tf, tf_text
 from keras_attn.data.text.normalization import (
@@ -76,9 +76,7 @@ class BertTokenizer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        # Strings must reach `call` as they are: no other backend has a tensor for them.
-        self._convert_input_args = False
-        self._allow_non_tensor_positional_args = True
+        takes_strings(self)
         source = "a list"
         if isinstance(vocabulary, (str, os.PathLike)):
             source = os.fspath(vocabulary)

@@ -12,7 +12,14 @@ import keras
 from keras import ops as kops
 
 from keras_attn import ops
-from keras_attn._keras import flatten_layers
+from keras_attn._keras import (
+    ATTENTION_HOOK,
+    check_inputs,
+    dropout_seeds,
+    flatten_layers,
+    logits,
+    projection,
+)
 from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
@@ -49,7 +56,7 @@ class ManyHeads(CompositeLayer):
         masks = (query_mask, value_mask, key_mask, attention_mask)
         flags = (return_attention_scores, training, use_causal_mask)
         theirs: Any = super()
-        if type(self)._compute_attention is not theirs._compute_attention.__func__:
+        if getattr(type(self), ATTENTION_HOOK) is not getattr(theirs, ATTENTION_HOOK).__func__:
             # A subclass with its own computation, which Keras' code calls.
             return theirs.call(query, value, key, *masks, *flags)
         return attend(self, query, value, value if key is None else key, masks, *flags)
@@ -121,14 +128,15 @@ def attend(
         query_padding=axes.merge_padding(named["query"], query),
         dense=axes.merge_mask(named["attention"], query, key),
     )
-    q, k = axes.merge(layer._query_dense(query)), axes.merge(layer._key_dense(key))
+    q = axes.merge(projection(layer, "query")(query))
+    k = axes.merge(projection(layer, "key")(key))
     position = getattr(layer, "position", None)
     if hasattr(position, "rotate"):
         q, k = position.rotate(q), position.rotate(k)
     context = ops.attention(
         q,
         k,
-        axes.merge(layer._value_dense(value)),
+        axes.merge(projection(layer, "value")(value)),
         mask=mask,
         bias=position.bias() if hasattr(position, "bias") else None,
         **_dropout(layer, training),
@@ -138,8 +146,8 @@ def attend(
     context, *scores = context if return_scores else (context,)
     context = axes.split(context, query)  # [B, T, N, H]
     if layer.use_gate:
-        context = context * layer._gate_dense(query)
-    outputs = layer._output_dense(context)
+        context = context * projection(layer, "gate")(query)
+    outputs = projection(layer, "output")(context)
     if not scores:
         return outputs
     return outputs, kops.cast(axes.split_scores(scores[0], query, key), layer.compute_dtype)
@@ -158,7 +166,7 @@ def attend_list(
 
     With `dot` the logits are products of queries and keys, otherwise the layer's own.
     """
-    layer._validate_inputs(inputs=inputs, mask=mask)
+    check_inputs(layer, inputs, mask)
     query, value, *key = inputs
     key = key[0] if key else value
     query_mask, value_mask = (
@@ -170,8 +178,8 @@ def attend_list(
     q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))
     bias = None
     if not dot:
-        logits = layer._calculate_scores(query=query, key=key)
-        bias = kops.reshape(logits, (-1, 1, *kops.shape(logits)[-2:]))
+        bias = logits(layer, query, key)
+        bias = kops.reshape(bias, (-1, 1, *kops.shape(bias)[-2:]))
         q, k = kops.zeros_like(q[..., :1]), kops.zeros_like(k[..., :1])
     elif layer.use_scale:
         q = q * layer.scale
@@ -204,8 +212,7 @@ def attend_list(
 
 def _dropout(layer: Any, training: bool | None) -> dict[str, Any]:
     rate = layer.dropout if training else 0.0
-    owner = getattr(layer, "_dropout_layer", layer)
-    return {"dropout": rate, "seed": owner.seed_generator.next() if rate else None}
+    return {"dropout": rate, "seed": dropout_seeds(layer).next() if rate else None}
 
 
 def _plain(layer: keras.layers.Layer) -> bool:

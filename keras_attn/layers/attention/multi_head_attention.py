@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count, check_rate, optional_count
-from keras_attn._keras import register, serialize_shared
+from keras_attn._keras import option, register, serialize_shared, set_dropout
 from keras_attn._typing import Config, Constraint, Initializer, Nested, Regularizer, Shape, Tensor
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.sublayers import to_position
@@ -73,14 +73,14 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
     True
     """
 
-    sliding_window = property(lambda self: self._sliding_window)
-    use_gate = property(lambda self: self._use_gate)
-    kernel_initializer = property(lambda self: self._kernel_initializer)
-    bias_initializer = property(lambda self: self._bias_initializer)
-    kernel_regularizer = property(lambda self: self._kernel_regularizer)
-    bias_regularizer = property(lambda self: self._bias_regularizer)
-    kernel_constraint = property(lambda self: self._kernel_constraint)
-    bias_constraint = property(lambda self: self._bias_constraint)
+    sliding_window = option("sliding_window")
+    use_gate = option("use_gate")
+    kernel_initializer = option("kernel_initializer")
+    bias_initializer = option("bias_initializer")
+    kernel_regularizer = option("kernel_regularizer")
+    bias_regularizer = option("bias_regularizer")
+    kernel_constraint = option("kernel_constraint")
+    bias_constraint = option("bias_constraint")
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
             seed=seed,
             **kwargs,
         )
-        self._dropout = dropout
+        set_dropout(self, dropout)
         self.flash_attention = flash_attention
         self.position = to_position(position, num_heads)
 
