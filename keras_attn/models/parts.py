@@ -11,12 +11,15 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._keras import nodes
+from keras_attn._keras import flatten_layers, nodes
 from keras_attn._typing import DType
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
 _TRANSFORMATION = ("transformation", "transformation_norm")
 _POSITIONS = {"source_position", "target_position"}
+# The layer that holds both heads of BERT's pre-training, or the last norm of a GPT.
+_HEADS = "head/"
+_TOKEN_MATRICES = ("embedding/token/embeddings", "token_embedding/embeddings")
 _RECURRENT = {"source_embedding", "encoder", "target_embedding", "logits", "readout"}
 _BLOCKS = (layers.TransformerEncoderBlock, layers.TransformerDecoderBlock)
 
@@ -207,6 +210,39 @@ def embeds(model: keras.Model) -> bool:
     if pooling is None or len(model.outputs) != 1 or pooling not in model.layers:
         return False
     return model.outputs[0] is outputs(model, pooling)[0]
+
+
+def path_of(weight: Any) -> str:
+    """The path of a weight; what is inside the layer `head` (two heads, a norm) is at the top."""
+    return weight.path.removeprefix(_HEADS)
+
+
+def layer_at(model: keras.Model, path: str) -> Any:
+    """The layer at the top of a path that `path_of` gives.
+
+    Raises:
+        ValueError: the model has no such layer, or several.
+
+    Example:
+    >>> from keras_attn.models import bert
+    >>> model = bert.pretraining("bert_tiny", vocabulary_size=100)
+    >>> [path_of(weight) for weight in model.weights if "/bias" in weight.path][-1]
+    'next_sentence/bias'
+    >>> type(layer_at(model, "next_sentence/bias")).__name__
+    'NextSentenceHead'
+    """
+    name, *_ = path.split("/")
+    found = [layer for layer in flatten_layers(model) if layer.name == name]
+    if len(found) != 1:
+        raise ValueError(
+            f"`model` must have one layer {name!r}, got {len(found)} in {model.name!r}"
+        )
+    return found[0]
+
+
+def is_token_matrix(path: str) -> bool:
+    """Whether this is the path of the token matrix, of a model of any family."""
+    return path in _TOKEN_MATRICES
 
 
 def enters_logits(position: keras.layers.Layer) -> bool:

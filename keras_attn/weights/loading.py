@@ -15,7 +15,7 @@ from keras_attn import data
 from keras_attn._typing import Config, DType
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.tokenizer_settings import check_word_piece
-from keras_attn.models import bert, bert_tasks, gpt, modern_bert
+from keras_attn.models import bert, bert_tasks, gpt, modern_bert, parts
 from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
 from keras_attn.ops.masks import Window
 from keras_attn.ops.positions import RotaryScaling
@@ -285,7 +285,8 @@ def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> Config:
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    matrix = checkpoint.format.trunk[0].source
+    trunk = checkpoint.format.trunk
+    matrix = next(rule.source for rule in trunk if parts.is_token_matrix(rule.targets[0]))
     shapes = {checkpoint.format.rename(n): s for n, s in checkpoint.source.shapes.items()}
     tokens, shape = checkpoint.vocabulary or (), shapes.get(matrix, ())
     # There may be more rows than tokens, for a multiple of 8 or 64.

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_attn._typing import Config
-from keras_attn.weights.formats import Format, Rule
+from keras_attn.models import parts
+from keras_attn.weights.formats import Config, Format, Rule
 from keras_attn.weights.readers import Source
 
 Rules = tuple[Rule, ...]
@@ -54,8 +55,8 @@ def match(
     """
     targets = targets_of(weights)
     names = {format.rename(name): name for name in source.shapes}
-    trunk, parts = rules_of(format, heads, num_layers)
-    present = [rules for rules in parts if any(rule.source in names for rule in rules)]
+    trunk, others = rules_of(format, heads, num_layers)
+    present = [rules for rules in others if any(rule.source in names for rule in rules)]
     rules = [
         rule
         for rule in itertools.chain(trunk, *present)
@@ -127,7 +128,7 @@ def match(
 
 def targets_of(weights: Iterable[keras.Variable]) -> dict[str, keras.Variable]:
     """Weights by their names in the rules."""
-    return {weight.path.removeprefix("head/"): weight for weight in weights}
+    return {parts.path_of(weight): weight for weight in weights}
 
 
 def rules_of(format: Format, heads: Iterable[str], num_layers: int) -> tuple[Rules, list[Rules]]:

@@ -203,8 +203,7 @@ def _config(
 
 def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, head: Head) -> None:
     """Add the dropout, the pooling and the number of classes of a head."""
-    name = head.rules[0].targets[0].split("/")[0]
-    (layer,) = (layer for layer in model._flatten_layers() if layer.name == name)
+    layer = parts.layer_at(model, head.rules[0].targets[0])
     if isinstance(layer, layers.MaskedLMHead):
         expect("activation", head.activation or size.activation, layer.activation.__name__)
         expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)

@@ -141,6 +141,18 @@ def test_outputs_belong_to_the_given_model():
         parts.outputs(rows, keras.layers.Dense(3, name="x"))
 
 
+def test_paths_lead_to_the_layers_of_heads_that_are_alone_or_together():
+    whole = bert.pretraining("bert_tiny", vocabulary_size=100)
+    alone = bert_tasks.masked_lm(bert.encoder("bert_tiny", vocabulary_size=100))
+    for model in (whole, alone):
+        paths = {parts.path_of(weight) for weight in model.weights}
+        assert "masked_lm/bias" in paths and any(map(parts.is_token_matrix, paths))
+        layer = parts.layer_at(model, "masked_lm/bias")
+        assert isinstance(layer, layers.MaskedLMHead)
+    with pytest.raises(ValueError, match="must have one layer 'next_sentence', got 0"):
+        parts.layer_at(alone, "next_sentence/bias")
+
+
 def test_encoder_of_a_packed_model_raises():
     rows = packing.packed(bert_tasks.tagger(bert.encoder("bert_tiny", **BERT), 5))
     with pytest.raises(ValueError, match="one sequence a row, got 'bert_tagger_packed'"):

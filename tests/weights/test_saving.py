@@ -141,6 +141,14 @@ def test_approximate_gelu_is_saved(tmp_path, encoder):
     assert block.activation.__name__ == "gelu_tanh"
 
 
+def test_a_classifier_with_the_name_of_its_head_is_saved(encoder, tmp_path):
+    model = bert_tasks.classifier(encoder, 3)
+    model = keras.Model(model.input, model.output, name=model.layers[-1].name)
+    weights.save(model, tmp_path)
+    array = safetensors.numpy.load_file(tmp_path / "model.safetensors")["classifier.bias"]
+    assert array.shape == (3,)
+
+
 def test_a_vocabulary_larger_than_the_token_matrix_raises(encoder, tmp_path):
     text = "at most as many tokens as the token matrix has rows, 37, got 38"
     with pytest.raises(ValueError, match=text):

@@ -150,7 +150,7 @@ class Format:
     Args:
         name: its name in error messages.
         size: the key of the configuration for each field of our size.
-        trunk: the rules of the arrays that every checkpoint has, the token matrix first.
+        trunk: the rules of the arrays that every checkpoint has.
         pooler: the rules of the pooler.
         heads: the heads, by their names in our models.
         fixed: the values of fields of our size that have no key and are the same everywhere.
