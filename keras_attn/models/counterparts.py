@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,11 +9,25 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._keras import flatten_layers
+from keras_attn._keras import flatten_layers, hub_sublayer
 from keras_attn._typing import Config
-from keras_attn.models.keras_attention import PARTS, copy
+from keras_attn.models.keras_attention import copy, projections
 
 Calls = list[Config]
+
+# The sublayers of a keras-hub block by their names, which its checkpoints have too, and the path of
+# each in our block.
+PARTS = {
+    "self_attention_layer": "self_attention",
+    "self_attention_layer_norm": "self_attention_norm",
+    "feedforward_intermediate_dense": "feed_forward/hidden",
+    "feedforward_output_dense": "feed_forward/output",
+    "feedforward_layer_norm": "feed_forward_norm",
+}
+_CROSS_PARTS = {
+    "cross_attention_layer": "cross_attention",
+    "cross_attention_layer_norm": "cross_attention_norm",
+}
 
 _ENCODER_ARGUMENTS = {
     "inputs": "inputs",
@@ -74,7 +87,7 @@ def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
         isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap)
         or any(getattr(part, "lora_enabled", False) for part in parts)
         or any(getattr(part, "quantization_mode", None) is not None for part in parts)
-        or not all(hasattr(layer, name) for name in _PARTS)
+        or any(hub_sublayer(layer, name) is None for name in PARTS)
     ):
         return None
     part = _makers()[type(layer)](layer, calls)
@@ -141,28 +154,16 @@ def _block(
     return Counterpart(ours, arguments, weights)
 
 
-# Their sublayers, and the path of each in our block; not all have public names.
-_PARTS = {
-    "_self_attention_layer": "self_attention",
-    "_self_attention_layer_norm": "self_attention_norm",
-    "_feedforward_intermediate_dense": "feed_forward.hidden_projection",
-    "_feedforward_output_dense": "feed_forward.output_projection",
-    "_feedforward_layer_norm": "feed_forward_norm",
-}
-_CROSS_PARTS = {
-    "_cross_attention_layer": "cross_attention",
-    "_cross_attention_layer_norm": "cross_attention_norm",
-}
-
-
 def _pairs(
     theirs: keras.layers.Layer, ours: keras.layers.Layer
 ) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
     crosses = isinstance(ours, layers.TransformerDecoderBlock)
-    for name, path in (_PARTS | _CROSS_PARTS if crosses else _PARTS).items():
-        source, target = getattr(theirs, name), operator.attrgetter(path)(ours)
+    built = [part for part in flatten_layers(ours) if part.path]
+    targets = {part.path.removeprefix(f"{ours.path}/"): part for part in built}
+    for name, path in (PARTS | _CROSS_PARTS if crosses else PARTS).items():
+        source, target = hub_sublayer(theirs, name), targets[path]
         if isinstance(target, layers.MultiHeadCrossAttention | layers.MultiHeadSelfAttention):
-            for part in PARTS:
-                yield getattr(source, f"_{part}_dense"), getattr(target, f"{part}_projection")
+            for _, *pair in projections(source, target):
+                yield tuple(pair)
         else:
             yield source, target

@@ -4,10 +4,13 @@ Letters: N heads, H head width, D model width.
 """
 
 import math
+from typing import Any
 
 import keras
 
-PARTS = ("query", "key", "value", "output")
+from keras_attn._keras import projection
+
+_PARTS = ("query", "key", "value", "output")
 
 
 def copy_keras_attention(
@@ -46,20 +49,23 @@ def copy_keras_attention(
         raise ValueError(
             f"`target` must have {source.num_heads} heads as `source`, got {target.num_heads}"
         )
-    pairs = [
-        (name, getattr(source, f"_{name}_dense"), getattr(target, f"{name}_projection"))
-        for name in PARTS
-    ]
     wrong = []
-    for name, theirs, ours in pairs:
+    for name, theirs, ours in projections(source, target):
         needed = {weight.name: _merged(name, weight.shape) for weight in theirs.weights}
         found = {weight.name: tuple(weight.shape) for weight in ours.weights}
         if needed != found:
             wrong.append(f"{name} {found} for {needed}")
     if wrong:
         raise ValueError(f"`target` must have the weights of `source`, got {', '.join(wrong)}")
-    for _, theirs, ours in pairs:
+    for _, theirs, ours in projections(source, target):
         copy(theirs, ours)
+
+
+def projections(source: Any, target: Any) -> list[tuple[str, Any, Any]]:
+    """The projections of a Keras attention layer, each with its name and that of our layer."""
+    return [
+        (part, projection(source, part), getattr(target, f"{part}_projection")) for part in _PARTS
+    ]
 
 
 def copy(theirs: keras.layers.Layer, ours: keras.layers.Layer) -> None:

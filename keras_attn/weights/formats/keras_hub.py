@@ -1,5 +1,8 @@
 """BERT in the format of keras-hub, the weights of a BertBackbone."""
 
+import itertools
+
+from keras_attn.models.counterparts import PARTS
 from keras_attn.weights.formats.format import (
     AS_IS,
     FLAT,
@@ -17,9 +20,20 @@ NORM = ("gamma", "beta")
 LAYER = "transformer_layer_{i}"
 
 
-def _attention(source: str, target: str, change: Change = MERGED_LAST) -> tuple[Rule, Rule]:
-    source = f"{LAYER}/self_attention_layer/{source}"
-    target = f"block_{{i}}/self_attention/{target}"
+def _block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of one sublayer of a block."""
+    source, target = f"{LAYER}/{theirs}", f"block_{{i}}/{ours}"
+    if ours.endswith("attention"):
+        return (
+            *_projection(f"{source}/query", f"{target}/query"),
+            *_projection(f"{source}/key", f"{target}/key"),
+            *_projection(f"{source}/value", f"{target}/value"),
+            *_projection(f"{source}/attention_output", f"{target}/output", MERGED_FIRST),
+        )
+    return pair(source, target, NORM) if ours.endswith("norm") else pair(source, target)
+
+
+def _projection(source: str, target: str, change: Change = MERGED_LAST) -> tuple[Rule, Rule]:
     bias = AS_IS if change is MERGED_FIRST else FLAT
     return rule(f"{source}/kernel", f"{target}/kernel", change), rule(
         f"{source}/bias", f"{target}/bias", bias
@@ -43,14 +57,7 @@ FORMAT = Format(
         rule("segment_embedding/embeddings", "embedding/segment/embeddings"),
         rule("position_embedding/embeddings", "embedding/position/table"),
         *pair("embeddings_layer_norm", "embedding/norm", NORM),
-        *_attention("query", "query"),
-        *_attention("key", "key"),
-        *_attention("value", "value"),
-        *_attention("attention_output", "output", MERGED_FIRST),
-        *pair(f"{LAYER}/self_attention_layer_norm", "block_{i}/self_attention_norm", NORM),
-        *pair(f"{LAYER}/feedforward_intermediate_dense", "block_{i}/feed_forward/hidden"),
-        *pair(f"{LAYER}/feedforward_output_dense", "block_{i}/feed_forward/output"),
-        *pair(f"{LAYER}/feedforward_layer_norm", "block_{i}/feed_forward_norm", NORM),
+        *itertools.chain.from_iterable(itertools.starmap(_block, PARTS.items())),
     ),
     pooler=pair("pooled_dense", "pooler"),
     fixed={"activation": "gelu_tanh", "layer_norm_epsilon": 1e-12},
