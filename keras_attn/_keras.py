@@ -37,14 +37,15 @@ from keras.src.losses.loss import reduce_weighted_values
 # A functional model, to distinguish one that only runs its graph from one with custom code.
 from keras.src.models.functional import Functional
 
-# The node that `keras.ops.dot_product_attention` makes in a functional model. It is no layer.
+# A call in its graph; what `keras.ops.dot_product_attention` and `x[...]` are there, no layers.
 from keras.src.ops.nn import DotProductAttention
-
-# What `x[...]` is in the graph of a functional model.
+from keras.src.ops.node import Node
 from keras.src.ops.numpy import GetItem
 
 # What layers and operations without a seed draw from; a checkpoint must hold its state.
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+
+from keras_attn._typing import Nested, Size, Tensor
 
 backend_nn: Any = _backend_nn
 rnn = getattr(_rnn, "rnn", _rnn)
@@ -56,13 +57,7 @@ ATTENTION_HOOK = "_compute_attention"
 ATTENTION_METHODS = (ATTENTION_HOOK, "_masked_softmax")
 # The projections in Keras' attention layers with heads: ours that keep their class compute with
 # them, `copy_keras_attention` reads their weights.
-_PROJECTIONS = {
-    "query": "_query_dense",
-    "key": "_key_dense",
-    "gate": "_gate_dense",
-    "value": "_value_dense",
-    "output": "_output_dense",
-}
+_PROJECTIONS = {part: f"_{part}_dense" for part in ("query", "key", "gate", "value", "output")}
 # What `build` makes in Keras' attention layers, in its order: `upgrade` gives it to a counterpart.
 BUILT_ATTENTION = (
     *(_PROJECTIONS[part] for part in ("query", "key", "gate", "value")),
@@ -138,7 +133,7 @@ def _build_without_data() -> None:
         return spec if hasattr(spec, "dtype") else None  # what may be missing is missing
 
     @functools.wraps(build)
-    def build_without_data(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+    def build_without_data(self: Any, iterator: Any = None, data_batch: Nested = None) -> Any:
         if iterator is not None and self._distribute_strategy is not None:
             specs = iterator._distributed_dataset.element_spec
             iterator, data_batch = None, keras.tree.map_structure(of_one_replica, specs)
@@ -159,7 +154,7 @@ def _average_logs_of_workers() -> None:
     reduce_per_replica = trainer.reduce_per_replica
 
     @functools.wraps(reduce_per_replica)
-    def over_replicas(values: Any, strategy: Any, reduction: str) -> Any:
+    def over_replicas(values: Nested, strategy: Any, reduction: str) -> Any:
         workers = trainer._collective_all_reduce_multi_worker(strategy)
         if not workers or reduction not in ("auto", "mean"):
             return reduce_per_replica(values, strategy, reduction)
@@ -176,23 +171,23 @@ if keras.backend.backend() == "tensorflow":
 class FixedSeed(keras.random.SeedGenerator):
     """A seed generator that always gives one seed: keras.random accepts no plain tensor."""
 
-    def __init__(self, seed: Any) -> None:
+    def __init__(self, seed: Tensor) -> None:
         self._seed = seed
         self._initial_seed = 0  # torch's dropout asks whether there is one
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         """The seed."""
         return self._seed
 
 
-def under_xla(graph: Any) -> bool:
+def under_xla(graph: object) -> bool:
     """Whether a graph of TensorFlow is built for XLA; of this, TensorFlow has no public word."""
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     return GraphOrParentsInXlaContext(graph)
 
 
-def resource(tokenizer: Any) -> Any:
+def resource(tokenizer: Any) -> object:
     """What TensorFlow saves of a `SentencepieceTokenizer`, which is no trackable object itself."""
     return tokenizer._model_resource
 
@@ -202,7 +197,7 @@ def flatten_layers(layer: keras.layers.Layer, recursive: bool = True) -> list[ke
     return layer._flatten_layers(include_self=False, recursive=recursive)
 
 
-def graph_of(model: Any) -> Any:
+def graph_of(model: keras.layers.Layer) -> Functional | None:
     """The functional model with the graph of a functional or Sequential model, otherwise None.
 
     A Sequential model makes one as soon as it has inputs, and has no public name for it.
@@ -211,7 +206,7 @@ def graph_of(model: Any) -> Any:
     return model if isinstance(model, Functional) else None
 
 
-def nodes(model: Any) -> list[Any]:
+def nodes(model: keras.Model) -> list[Node]:
     """The calls in the graph of a functional model, in the order in which they run.
 
     The public `operations` names what is called, not how often and on which tensors.
@@ -220,7 +215,7 @@ def nodes(model: Any) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def call_number(node: Any) -> int:
+def call_number(node: Node) -> int:
     """How many calls of its layer or operation, in any graph, were made before this one."""
     return node.operation._inbound_nodes.index(node)
 
@@ -234,12 +229,12 @@ def takes_strings(layer: keras.layers.Layer) -> None:
     layer._allow_non_tensor_positional_args = True
 
 
-def projection(layer: keras.layers.Layer, part: str) -> Any:
+def projection(layer: keras.layers.Layer, part: str) -> keras.layers.Layer:
     """A projection of a Keras attention layer with heads: "query", "key", "value" and so on."""
     return getattr(layer, _PROJECTIONS[part])
 
 
-def option(name: str) -> Any:
+def option(name: str) -> property:
     """A property for an argument that Keras' `MultiHeadAttention` keeps under a private name.
 
     `GroupQueryAttention` has the same arguments under public names.
@@ -252,37 +247,37 @@ def set_dropout(layer: keras.layers.MultiHeadAttention, rate: float) -> None:
     layer._dropout = rate
 
 
-def dropout_seeds(layer: Any) -> keras.random.SeedGenerator:
+def dropout_seeds(layer: keras.layers.Layer) -> keras.random.SeedGenerator:
     """The seeds of the dropout of an attention layer: with heads, those of its dropout layer."""
-    return getattr(layer, "_dropout_layer", layer).seed_generator
+    return (layer._dropout_layer if hasattr(layer, "_dropout_layer") else layer).seed_generator
 
 
-def returns_scores(layer: Any) -> bool:
+def returns_scores(layer: keras.layers.Layer) -> bool:
     """Whether the running call returns the weights: `GroupQueryAttention` keeps it, to read it."""
     return getattr(layer, "_return_attention_scores", False)
 
 
-def check_inputs(layer: Any, inputs: list, mask: list | None) -> None:
+def check_inputs(layer: keras.layers.Layer, inputs: list, mask: list | None) -> None:
     """What Keras' attention layers without heads check before they compute."""
     layer._validate_inputs(inputs=inputs, mask=mask)
 
 
-def logits(layer: Any, query: Any, key: Any) -> Any:
+def logits(layer: keras.layers.Layer, query: Tensor, key: Tensor) -> Tensor:
     """The logits of Keras' attention layers without heads, which each class has its own way for."""
     return layer._calculate_scores(query=query, key=key)
 
 
-def hub_scale(layer: Any) -> float:
+def hub_scale(layer: keras.layers.Layer) -> float:
     """The scale of the logits in keras-hub's attention layers after LLaMA."""
     return layer._inv_norm_factor
 
 
-def hub_window(layer: Any, mask: Any, start: Any) -> Any:
+def hub_window(layer: keras.layers.Layer, mask: Tensor, start: Size) -> Tensor:
     """The mask with the window that keras-hub's Gemma applies in its own code."""
     return layer._mask_sliding_window(mask, start)
 
 
-def hub_sublayer(layer: Any, name: str) -> Any:
+def hub_sublayer(layer: keras.layers.Layer, name: str) -> keras.layers.Layer | None:
     """A sublayer, by its layer name, of a Transformer block of keras-hub; None before `build`."""
     return getattr(layer, f"_{name}", None)
 

@@ -94,7 +94,7 @@ def has_inputs(model: keras.Model) -> bool:
 
 def make_inputs(model: keras.Model) -> Nested:
     """A batch for the inputs of a functional or Sequential model, without padding."""
-    graph = graph_of(model)
+    graph: Any = graph_of(model)
     rng = np.random.default_rng(0)
 
     def make(tensor: Tensor) -> np.ndarray:

@@ -158,12 +158,12 @@ def _pairs(
     theirs: keras.layers.Layer, ours: keras.layers.Layer
 ) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
     crosses = isinstance(ours, layers.TransformerDecoderBlock)
-    built = [part for part in flatten_layers(ours) if part.path]
-    targets = {part.path.removeprefix(f"{ours.path}/"): part for part in built}
+    paths = {part: part.path for part in flatten_layers(ours)}
+    targets = {path.removeprefix(f"{ours.path}/"): part for part, path in paths.items() if path}
     for name, path in (PARTS | _CROSS_PARTS if crosses else PARTS).items():
         source, target = hub_sublayer(theirs, name), targets[path]
         if isinstance(target, layers.MultiHeadCrossAttention | layers.MultiHeadSelfAttention):
-            for _, *pair in projections(source, target):
-                yield tuple(pair)
+            for _, their_part, our_part in projections(source, target):
+                yield their_part, our_part
         else:
             yield source, target

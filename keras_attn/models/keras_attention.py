@@ -4,7 +4,6 @@ Letters: N heads, H head width, D model width.
 """
 
 import math
-from typing import Any
 
 import keras
 
@@ -61,7 +60,9 @@ def copy_keras_attention(
         copy(theirs, ours)
 
 
-def projections(source: Any, target: Any) -> list[tuple[str, Any, Any]]:
+def projections(
+    source: keras.layers.Layer, target: keras.layers.Layer
+) -> list[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
     """The projections of a Keras attention layer, each with its name and that of our layer."""
     return [
         (part, projection(source, part), getattr(target, f"{part}_projection")) for part in _PARTS

@@ -212,12 +212,12 @@ def embeds(model: keras.Model) -> bool:
     return model.outputs[0] is outputs(model, pooling)[0]
 
 
-def path_of(weight: Any) -> str:
+def path_of(weight: keras.Variable) -> str:
     """The path of a weight; what is inside the layer `head` (two heads, a norm) is at the top."""
     return weight.path.removeprefix(_HEADS)
 
 
-def layer_at(model: keras.Model, path: str) -> Any:
+def layer_at(model: keras.Model, path: str) -> keras.layers.Layer:
     """The layer at the top of a path that `path_of` gives.
 
     Raises:

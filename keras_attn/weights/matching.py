@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_attn._typing import Config
 from keras_attn.models import parts
-from keras_attn.weights.formats import Config, Format, Rule
+from keras_attn.weights.formats import Format, Rule
 from keras_attn.weights.readers import Source
 
 Rules = tuple[Rule, ...]
