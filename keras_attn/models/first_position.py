@@ -3,6 +3,7 @@
 import keras
 
 from keras_attn import layers
+from keras_attn._keras import GetItem, nodes
 from keras_attn._typing import Nested
 from keras_attn.models import parts
 
@@ -47,14 +48,13 @@ def first_position_only(model: keras.Model) -> keras.Model:
 
 def _feeds_first(model: keras.Model, block: keras.layers.Layer) -> bool:
     """Whether the model calls the block once, and reads only the first position of its output."""
-    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
-    calls = [node for node in nodes if node.operation is block]
+    calls = [node for node in nodes(model) if node.operation is block]
     if len(calls) != 1 or len(calls[0].output_tensors) != 1:
         return False
     (output,) = calls[0].output_tensors
-    readers = [node for node in nodes if any(t is output for t in node.input_tensors)]
+    readers = [node for node in nodes(model) if any(t is output for t in node.input_tensors)]
     return not any(tensor is output for tensor in model.outputs) and all(
-        type(node.operation).__name__ == "GetItem" and _is_first(node.arguments.args[1])
+        isinstance(node.operation, GetItem) and _is_first(node.arguments.args[1])
         for node in readers
     )
 
