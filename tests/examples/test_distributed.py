@@ -236,7 +236,12 @@ def test_an_environment_that_names_no_worker_raises(distributed, monkeypatch, va
 
 
 @pytest.mark.backends("jax", reason="a model is split on JAX only")
-def test_heads_that_the_devices_do_not_divide_raise(distributed):
+def test_heads_that_the_devices_do_not_divide_raise(distributed, monkeypatch):
+    import jax
+
+    eight = [f"cpu:{index}" for index in range(8)]  # how many there are depends on earlier tests
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(distributed.keras.distribution, "list_devices", lambda: eight)
     arguments = distributed.options().parse_args(["--model-parallel", "8"])
     with pytest.raises(SystemExit, match="--model-parallel 8: heads must be divisible by the 8 "):
         distributed.connect_jax(arguments, ["localhost:0"])
