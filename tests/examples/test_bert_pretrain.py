@@ -39,7 +39,13 @@ def start(text, output, *arguments):
     command = [sys.executable, ROOT / "examples" / "bert_pretrain.py", "--text", text]
     command += ["--size", "bert_tiny", "--steps", "120", "--output", output, *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
