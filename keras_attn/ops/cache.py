@@ -3,7 +3,8 @@
 A cache is any nest of tensors, batch first; those of attention are `{"key", "value"}`, laid out
 head by head, so that no step transposes what earlier steps wrote.
 
-Letters: B batch, L cache length, T new length, K key/value heads, H head width.
+Letters: B batch, L cache length, T new length, K key/value heads, H head width, Hv
+that of values, which `create` makes as wide as keys.
 """
 
 import keras
@@ -34,10 +35,11 @@ def store(key: Tensor, value: Tensor) -> dict:
 
     Args:
         key: `[B, T, K, H]`.
-        value: `[B, T, K, H]`.
+        value: `[B, T, K, Hv]`.
 
     Returns:
-        `{"key": ..., "value": ...}`, each `[B, K, T, H]`, in the dtypes of the arguments.
+        `{"key": ..., "value": ...}`, `[B, K, T, H]` and `[B, K, T, Hv]`, in the dtypes of the
+        arguments.
     """
     return {"key": _swap(key), "value": _swap(value)}
 
@@ -46,9 +48,9 @@ def append(cache: dict, key: Tensor, value: Tensor, index: Size) -> dict:
     """The cache with new keys and values written from a position on; the given one is unchanged.
 
     Args:
-        cache: of `create`, each `[B, K, L, H]`.
+        cache: of `create` or `store`, `[B, K, L, H]` and `[B, K, L, Hv]`.
         key: `[B, T, K, H]`; cast to the dtype of the cache.
-        value: `[B, T, K, H]`, likewise.
+        value: `[B, T, K, Hv]`, likewise.
         index: the position of the first of them, an integer or an integer scalar tensor.
             `index + T` must be at most L: nothing checks it, and the backends then differ.
 

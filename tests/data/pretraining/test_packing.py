@@ -113,6 +113,6 @@ def test_labels_and_masks_of_other_shapes_raise():
     ):
         packed(features, np.zeros([N, 1]))
     with pytest.raises(
-        ValueError, match=r"`padding_mask` must have the shape \[N, L\], got \(.*\)"
+        ValueError, match=r"`padding_mask` must have the shape \[N, T\], got \(.*\)"
     ):
         packed({**features, "padding_mask": np.ones([N])}, np.zeros([N]))
