@@ -13,9 +13,11 @@ written to --output.
 
 import argparse
 import functools
+import math
 import os
 import pathlib
 import time
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -98,12 +100,24 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
     writing = parser.add_argument_group("writing", "the options of keras_attn.decoding.sample")
-    writing.add_argument("--temperature", type=float, default=0.8)
-    writing.add_argument("--top-p", type=float, default=0.95)
-    writing.add_argument("--min-p", type=float)
-    writing.add_argument("--repetition-penalty", type=float)
-    writing.add_argument("--no-repeat-ngram-size", type=int)
+    writing.add_argument("--temperature", type=above_zero(), default=0.8)
+    writing.add_argument("--top-p", type=above_zero(1), default=0.95)
+    writing.add_argument("--min-p", type=above_zero(1))
+    writing.add_argument("--repetition-penalty", type=above_zero())
+    writing.add_argument("--no-repeat-ngram-size", type=int, choices=range(1, 11), metavar="N")
     return parser
+
+
+def above_zero(most: float = math.inf) -> Callable[[str], float]:
+    """What reads an option's number, so that a wrong one is reported before the training."""
+
+    def number(text: str) -> float:
+        if not 0 < float(text) <= most:
+            limit = "" if most == math.inf else f" and at most {most}"
+            raise argparse.ArgumentTypeError(f"must be above 0{limit}, got {text}")
+        return float(text)
+
+    return number
 
 
 def main(arguments: argparse.Namespace) -> None:
