@@ -7,6 +7,8 @@ from keras_attn._keras import GetItem, nodes
 from keras_attn._typing import Nested
 from keras_attn.models import parts
 
+_MASKS = {"mask", "attention_mask", "sequence_ids"}
+
 
 def first_position_only(model: keras.Model) -> keras.Model:
     """The model with the same layers and outputs, and no more of its last block than they need.
@@ -32,7 +34,8 @@ def first_position_only(model: keras.Model) -> keras.Model:
     if found is None or found.encoder is None or found.encoder.blocks[-1] not in model.layers:
         return model
     block = found.encoder.blocks[-1]
-    if not isinstance(block, layers.TransformerEncoderBlock) or not _feeds_first(model, block):
+    # A subclass may do anything with its output.
+    if type(block) is not layers.TransformerEncoderBlock or not _feeds_first(model, block):
         return model
 
     def call(layer: keras.layers.Layer, *args: Nested, **kwargs: Nested) -> Nested:
@@ -47,9 +50,15 @@ def first_position_only(model: keras.Model) -> keras.Model:
 
 
 def _feeds_first(model: keras.Model, block: keras.layers.Layer) -> bool:
-    """Whether the model calls the block once, and reads only the first position of its output."""
+    """Whether the model calls the block once, and reads only the first position of its output.
+
+    The call must have masks at most: a cache, positions or weights exclude the first alone.
+    """
     calls = [node for node in nodes(model) if node.operation is block]
     if len(calls) != 1 or len(calls[0].output_tensors) != 1:
+        return False
+    given = calls[0].arguments
+    if len(given.args) > 1 or not given.kwargs.keys() <= _MASKS:
         return False
     (output,) = calls[0].output_tensors
     readers = [node for node in nodes(model) if any(t is output for t in node.input_tensors)]
@@ -61,5 +70,6 @@ def _feeds_first(model: keras.Model, block: keras.layers.Layer) -> bool:
 
 def _is_first(item: Nested) -> bool:
     """Whether it is the `:, 0` of `x[:, 0]`."""
-    own = isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int)
+    # A loaded model has a list.
+    own = isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], int)
     return own and item[0] == slice(None) and item[1] == 0

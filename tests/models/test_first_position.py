@@ -30,6 +30,31 @@ def test_a_classifier_computes_the_first_position_of_its_last_block_alone():
     np.testing.assert_allclose(arrays(first(BATCH)), arrays(model(BATCH)), rtol=1e-5, atol=1e-5)
 
 
+def test_a_loaded_classifier_is_the_same(tmp_path):
+    bert_tasks.classifier(encoder(), 3).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    first = first_position_only(model)
+    assert first is not model and first_position_only(first) is first
+    np.testing.assert_allclose(arrays(first(BATCH)), arrays(model(BATCH)), rtol=1e-5, atol=1e-5)
+
+
+class Flipped(layers.TransformerEncoderBlock):
+    def call(self, inputs, **options):
+        return keras.ops.flip(super().call(inputs, **options), axis=1)
+
+
+def ends_in(block, **given):
+    own = encoder()
+    hidden = parts.outputs(own, parts.of(own).encoder.blocks[0])[0]
+    given = {name: make(own.input["token_ids"]) for name, make in given.items()}
+    return keras.Model(own.input, keras.layers.Dense(2)(block(hidden, **given)[:, 0]))
+
+
+def with_positions():
+    block = layers.TransformerEncoderBlock(2, 16, position=layers.RotaryEmbedding(), name="block_1")
+    return ends_in(block, positions=lambda ids: keras.ops.cumsum(keras.ops.ones_like(ids), axis=1))
+
+
 def reads_two_positions():
     own = encoder()
     hidden = own.output["sequence_output"]
@@ -60,6 +85,8 @@ def calls_a_block_twice():
         reads_two_positions,
         reads_the_second,
         calls_a_block_twice,
+        with_positions,
+        lambda: ends_in(Flipped(2, 16, name="block_1")),
         lambda: keras.Sequential([keras.Input((4, 8)), layers.TransformerEncoderBlock(2, 8)]),
     ],
 )

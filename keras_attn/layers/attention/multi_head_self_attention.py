@@ -60,7 +60,7 @@ class MultiHeadSelfAttention(MultiHead):
             those behind padding on the left; defaults to `cache_index` and on. Masks and windows
             go by the place in the row.
         first_only: whether to compute only the first position, which attends to the same keys; the
-            masks stay those of all positions.
+            masks stay those of all positions, also the one that the inputs carry to the output.
 
     Masking: as in `MultiHeadCrossAttention`, except that `mask` removes padding only as keys: the
     output at a padded position is computed like any other and has no meaning. NaN there reaches no

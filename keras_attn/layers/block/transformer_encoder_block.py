@@ -59,13 +59,14 @@ class TransformerEncoderBlock(TransformerBlock):
         training: whether to apply dropout.
         positions: int `[T]` or `[B, T]`, as `MultiHeadSelfAttention` takes them.
         first_only: whether to compute only the first position, with the same numbers: all that a
-            classifier needs of the last block.
+            classifier needs of the last block. Read `outputs[:, 0]`: a mask that the inputs carry
+            stays on the output, and is that of all positions.
 
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
-        `[B, T, D]`, with `first_only` `[B, 1, D]`; then, if asked for, the attention weights,
-        float32 `[B, N, T, T]`; then, if a cache was given, the cache.
+        `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`; then, if a
+        cache was given, the cache. With `first_only`, 1 in place of the first T.
 
     Raises:
         ValueError: as in `MultiHeadSelfAttention`; an unknown norm or option.
