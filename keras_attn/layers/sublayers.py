@@ -15,7 +15,7 @@ from keras_attn._keras import (
     register,
     set_keras_mask,
 )
-from keras_attn._typing import Config, Nested, Tensor
+from keras_attn._typing import Config, DType, Nested, Tensor
 from keras_attn.ops.remat import remat
 
 _UNMERGED = "unmerged_"
@@ -124,6 +124,19 @@ class Projection(keras.layers.Dense):
         if self.quantization_mode == "float8":
             raise ValueError(_NO_FLOAT8_LORA)
         super().enable_lora(*args, **kwargs)
+
+    @property
+    def dtype_policy(self) -> keras.DTypePolicy:
+        """Its own, where a loaded quantized model gave all its layers one map."""
+        policy = super().dtype_policy
+        is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+        return policy[self.path] if is_map and self.path else policy
+
+    @dtype_policy.setter
+    def dtype_policy(self, value: DType) -> None:
+        """Set it as Dense does."""
+        inherited: Any = keras.layers.Dense.dtype_policy
+        inherited.fset(self, value)
 
     def save_own_variables(self, store: MutableMapping[str, Tensor]) -> None:
         """Save as Dense does, and what is needed to continue the training of LoRA."""
