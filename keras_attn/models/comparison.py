@@ -34,7 +34,9 @@ class Comparison:
             self._batches.append(keras.tree.map_structure(self._pad, self._batches[0]))
         self.possible = made or inputs is not None
         try:
-            self._expected = [_run(model, batch) for batch in self._batches if self.possible]
+            self._expected = [
+                self._outputs(model, batch) for batch in self._batches if self.possible
+            ]
         except Exception:
             if not made:
                 raise
@@ -48,21 +50,22 @@ class Comparison:
 
     def differences(self, model: keras.Model) -> list[float]:
         """The largest difference of an output of each batch, relative to the largest output."""
-        plain, *padded = (
-            list(zip(_run(model, batch), expected, strict=True))
+        return [
+            max(map(self._difference, self._outputs(model, batch), expected))
             for batch, expected in zip(self._batches, self._expected, strict=True)
-        )
-        for pairs in padded:
-            pairs[:] = map(self._without_padding, pairs, self._sequences or [True] * len(pairs))
-        return [max(self._difference(*pair) for pair in pairs) for pairs in (plain, *padded)]
+        ]
 
-    def _without_padding(self, pair: tuple[np.ndarray, ...], sequence: bool) -> tuple:
-        """The outputs without those at padding, which may differ."""
-        batch = keras.tree.flatten(self._batches[-1])
-        lengths = {x.shape[1] for x in batch if self._paddable(x)}
-        if sequence and pair[1].ndim > 1 and pair[1].shape[1] in lengths:
-            return tuple(output[:, :-_PADDED] for output in pair)
-        return pair
+    def _outputs(self, model: keras.Model, batch: Nested) -> list[np.ndarray]:
+        """The outputs; of the padded batch without those at padding, which may differ."""
+        outputs = _run(model, batch)
+        if batch is self._batches[0]:
+            return outputs
+        lengths = {x.shape[1] for x in keras.tree.flatten(batch) if self._paddable(x)}
+        sequences = self._sequences or [True] * len(outputs)
+        return [
+            x[:, :-_PADDED] if sequence and x.ndim > 1 and x.shape[1] in lengths else x
+            for x, sequence in zip(outputs, sequences, strict=True)
+        ]
 
     def _paddable(self, batch: Tensor) -> bool:
         if not hasattr(batch, "dtype") or len(batch.shape) < 2 or batch.shape[1] <= _PADDED:

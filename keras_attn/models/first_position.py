@@ -63,13 +63,12 @@ def _feeds_first(model: keras.Model, block: keras.layers.Layer) -> bool:
     (output,) = calls[0].output_tensors
     readers = [node for node in nodes(model) if any(t is output for t in node.input_tensors)]
     return not any(tensor is output for tensor in model.outputs) and all(
-        isinstance(node.operation, GetItem) and _is_first(node.arguments.args[1])
-        for node in readers
+        isinstance(node.operation, GetItem) and is_first(node.arguments.args[1]) for node in readers
     )
 
 
-def _is_first(item: Nested) -> bool:
-    """Whether it is the `:, 0` of `x[:, 0]`."""
+def is_first(item: Nested) -> bool:
+    """Whether the item of a `GetItem` is the `:, 0` of `x[:, 0]`."""
     # A loaded model has a list.
     own = isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], int)
     return own and item[0] == slice(None) and item[1] == 0

@@ -12,6 +12,7 @@ from keras_attn import layers
 from keras_attn._keras import GetItem
 from keras_attn._typing import Nested
 from keras_attn.models import parts
+from keras_attn.models.first_position import is_first
 
 POSITIONS = (
     layers.BertEmbedding,
@@ -92,7 +93,7 @@ def packed(model: keras.Model) -> keras.Model:
         if not _takes_one(operation):
             return operation(*args, **kwargs)
         hidden, *item = args
-        if item and tuple(*item) != (slice(None), 0):
+        if item and not is_first(*item):
             raise ValueError(
                 "`model` must take the first vector of a sequence or all, "
                 f"got {operation.name!r}, which takes {item[0]}"

@@ -162,7 +162,10 @@ class TransformerBlock(CompositeLayer):
         training: bool | None,
         **arguments: Any,
     ) -> tuple:
-        """The layer's outputs, the first with the residual connection and the norm."""
+        """The layer's outputs, the first with the residual connection and the norm.
+
+        With `first_only` among the arguments, the first position of the inputs is the residual.
+        """
         outputs = layer(
             norm(inputs) if self.normalize_first else inputs, training=training, **arguments
         )
