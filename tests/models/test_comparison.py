@@ -44,6 +44,16 @@ def test_unmasked_pooling_is_reported_and_keras_masks_reproduce_it():
     assert unmasked.padding_difference is None and unmasked.difference < 1e-5
 
 
+def test_outputs_at_padding_do_not_count():
+    ids = keras.Input((None,), dtype="int32")
+    hidden = kl.Embedding(V, D)(ids)
+    at_padding = keras.ops.expand_dims(keras.ops.cast(keras.ops.equal(ids, 0), "float32"), -1)
+    changed = keras.Model(ids, hidden + 5 * at_padding)
+    compared = comparison.Comparison(keras.Model(ids, hidden))
+    assert compared.differences(changed) == [0, 0]
+    assert abs(arrays(changed(IDS)) - arrays(keras.Model(ids, hidden)(IDS))).max() == 5
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize(
     "call", [{}, {"use_causal_mask": True}, {"return_attention_scores": True}], ids=str
