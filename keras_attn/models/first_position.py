@@ -13,8 +13,9 @@ _MASKS = {"mask", "attention_mask", "sequence_ids"}
 def first_position_only(model: keras.Model) -> keras.Model:
     """The model with the same layers and outputs, and no more of its last block than they need.
 
-    BERT's classifiers read the first position of a row alone: at the others, most of the last block
-    is in vain, of twelve blocks 7 % of all work. A model that reads others is returned as it is.
+    BERT's classifiers read only the first position of a row, so that most of the last block is
+    wasted at the others: 7 % of the work of twelve blocks. A model that reads other positions is
+    returned as it is.
 
     Args:
         model: a functional model.

@@ -302,7 +302,7 @@ def _together(model: keras.Model, what: str) -> Iterator[None]:
         raise
     failed = [i for i, found in enumerate(backend.from_all_processes(model, 0)) if found]
     if failed:
-        raise ValueError(f"process {failed[0]} could not {what} the checkpoint, as it says itself")
+        raise ValueError(f"process {failed[0]} could not {what} the checkpoint: its error says why")
 
 
 class _EndOfEpoch:

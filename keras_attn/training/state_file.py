@@ -72,8 +72,8 @@ def write(
         header["parts"] = agree(digest)  # all are written when all agree
         if _FAILED in header["parts"]:
             raise ValueError(
-                f"process {header['parts'].index(_FAILED)} could not write its part of {path}, "
-                "as it says itself"
+                f"process {header['parts'].index(_FAILED)} could not write its part of {path}: "
+                "its error says why"
             )
         arrays = {}
     if index == 0:

@@ -241,7 +241,7 @@ def answer(monkeypatch, fail_at=None):
 )
 def test_no_process_resumes_if_another_fails(finished, monkeypatch, fail_at, what):
     answer(monkeypatch, fail_at)
-    with pytest.raises(ValueError, match=f"process 1 could not {what} the checkpoint, as it says"):
+    with pytest.raises(ValueError, match=f"process 1 could not {what} the checkpoint: its error"):
         TrainingCheckpoint(finished).restore(make_model(), batch_of(0))
 
 
@@ -275,7 +275,7 @@ def test_a_process_that_cannot_resume_tells_the_others(finished, monkeypatch, fa
 def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
     said = answer(monkeypatch, fail_at=0)
     options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
-    with pytest.raises(ValueError, match="process 1 could not write the checkpoint, as it says"):
+    with pytest.raises(ValueError, match="process 1 could not write the checkpoint: its error"):
         make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
 
     def full(*args, **kwargs):

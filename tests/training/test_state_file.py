@@ -179,7 +179,7 @@ def test_a_part_that_cannot_be_written_ends_all_processes(tmp_path, monkeypatch)
     def other_failed(received):
         return [*received[:-1], -1] if len(received) > 1 else received
 
-    with pytest.raises(ValueError, match="process 1 could not write its part of .*state.npz, as"):
+    with pytest.raises(ValueError, match="process 1 could not write its part of .*state.npz: its"):
         write(path, other_failed)
     assert not path.exists()
 

@@ -114,8 +114,8 @@ def _rotary(kind: str, older: str) -> dict[str, Key]:
             )
         if own.get("truncate", True) is not True:
             raise ValueError(
-                f"`rope_parameters` must have no truncate but true for {kind}: transformers does "
-                f"not read it there, and computes as with true, got {own!r}"
+                f"`rope_parameters` must leave out truncate or have true for {kind}: transformers "
+                f"ignores it there and computes as with true, got {own!r}"
             )
         _, needed, optional = ROTARY[name]
         keys = own.keys() - {"rope_type", "rope_theta", "truncate"}

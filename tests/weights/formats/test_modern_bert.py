@@ -158,8 +158,8 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
         (
             "rope_parameters",
             {"full_attention": {"rope_type": "yarn", "factor": 2.0, **LENGTH, "truncate": False}},
-            "`rope_parameters` must have no truncate but true for full_attention: transformers "
-            "does not read it there, and computes as with true, got {'rope_type': 'yarn',",
+            "`rope_parameters` must leave out truncate or have true for full_attention: "
+            "transformers ignores it there and computes as with true, got {'rope_type': 'yarn',",
         ),
         (
             "rope_parameters",
