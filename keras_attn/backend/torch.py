@@ -48,6 +48,7 @@ class _WithGradient(torch.autograd.Function):
         return forward(*tensors)
 
     @staticmethod
+    # pyrefly: ignore[bad-override]
     def backward(context: Any, d_output: Tensor) -> tuple:
         return None, None, *context.gradient(d_output, *context.saved_tensors)
 

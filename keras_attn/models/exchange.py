@@ -5,6 +5,8 @@ In both cases sublayers and weights stay the same objects, also frozen, quantize
 
 import functools
 import inspect
+import itertools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +78,16 @@ def has_hook(layer: keras.layers.Layer) -> bool:
     known = _is_hub(layer) and type(layer).__name__ in _HUB_SCALES
     # Gemma drops attention weights; the others apply dropout afterwards, in their own code.
     return known and not (hasattr(layer, "logit_soft_cap") and layer.dropout)
+
+
+def seems_to_attend(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of an unknown class seems to be attention: its name says so, or its code."""
+    classes = list(itertools.takewhile(lambda kind: not _is_of(kind, "keras"), type(layer).__mro__))
+    if not classes or any(_is_of(kind, "keras_attn") for kind in classes):
+        return False
+    members = [member for kind in classes for member in vars(kind).values()]
+    codes = [member.__code__ for member in members if inspect.isfunction(member)]
+    return "attention" in type(layer).__name__.lower() or any(map(_attends, codes))
 
 
 def counterpart(layer: Any, masks: str) -> keras.layers.Layer:
@@ -218,3 +230,14 @@ def _let_masks_pass(layer: keras.layers.Layer) -> list:
     for part in strict:
         part.supports_masking = True
     return strict
+
+
+def _is_of(kind: type, package: str) -> bool:
+    return kind.__module__.split(".")[0] == package
+
+
+def _attends(code: types.CodeType) -> bool:
+    """Whether it calls the attention of Keras, or softmax, and has something named "key"."""
+    names = {*code.co_names, *code.co_varnames}
+    softmax = any("softmax" in name.lower() for name in names)
+    return "dot_product_attention" in names or (softmax and bool(names & {"k", "key", "keys"}))

@@ -206,9 +206,9 @@ class DecoderStep(keras.Model):
         return {**super().get_config(), "model": model}
 
     @classmethod
-    def from_config(cls, config: Config) -> "DecoderStep":
+    def from_config(cls, config: Config, custom_objects: Config | None = None) -> "DecoderStep":
         """The step of the model in the configuration."""
-        model = keras.saving.deserialize_keras_object(config["model"])
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 
 

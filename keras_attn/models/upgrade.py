@@ -301,7 +301,7 @@ class _Survey:
                 if isinstance(operation, DotProductAttention):
                     self.leave(f"{path}/{operation.name}", _FIXED_GRAPH)
                     found.append(True)
-            unknown = not any(found) and _seems_to_attend(layer)
+            unknown = not any(found) and exchange.seems_to_attend(layer)
             if unknown:
                 self.leave(path, _UNKNOWN.format(type(layer).__name__))
             return unknown or any(found)
@@ -322,15 +322,7 @@ _UNKNOWN = (
     "{} has no counterpart: keep it, or write it with keras_attn.ops.attention; "
     "keras_attn.enable() reaches it if it calls keras.ops.dot_product_attention"
 )
-
-
 _FIXED_GRAPH = (
     "the graph around it cannot be rebuilt: call keras_attn.ops.dot_product_attention there, or "
     "keras_attn.enable()"
 )
-
-
-def _seems_to_attend(layer: keras.layers.Layer) -> bool:
-    """Whether a layer of an unknown class seems to be attention, by the name of its class."""
-    ours = type(layer).__module__.split(".")[0] == "keras_attn"
-    return "attention" in type(layer).__name__.lower() and not ours

@@ -65,6 +65,7 @@ class Perplexity(keras.metrics.Mean):
         self.from_logits = from_logits
         self.ignore_class = ignore_class
 
+    # pyrefly: ignore[bad-override]
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:

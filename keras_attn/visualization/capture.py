@@ -92,6 +92,7 @@ class _LayerWithWeights(_WithWeights):
         self.query_key = query_key
         self.reason: str | None = None  # why it has no query and key
 
+    # pyrefly: ignore[bad-override]
     def call(self, *args: Any, **kwargs: Any) -> list:
         with watch() as calls:
             outputs, *rest = self.layer(*args, **kwargs | {"return_attention_scores": True})
@@ -144,6 +145,7 @@ class _StepsWithWeights(_WithWeights):
         super().__init__(layer)
         self.inner = inner
 
+    # pyrefly: ignore[bad-override]
     def call(
         self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
     ) -> list:

@@ -524,6 +524,41 @@ def test_the_result_lists_every_attention_layer():
     assert str(nothing) == "'plain' has no layer of Keras that attends"
 
 
+class Mixer(kl.Layer):
+    """Attention under another name, by Keras' function or written out."""
+
+    def __init__(self, by_function, **kwargs):
+        super().__init__(**kwargs)
+        self.by_function = by_function
+
+    def call(self, inputs):
+        if self.by_function:
+            heads = inputs[:, :, None]
+            return keras.ops.dot_product_attention(heads, heads, heads)[:, :, 0]
+        return self.mixed(inputs)
+
+    def mixed(self, inputs):
+        key = keras.ops.transpose(inputs, (0, 2, 1))
+        return keras.ops.softmax(inputs @ key) @ inputs
+
+
+class Gate(kl.Layer):
+    """A softmax that chooses among features: no attention."""
+
+    def call(self, inputs):
+        return keras.ops.softmax(inputs) * inputs
+
+
+def test_attention_under_another_name_is_named():
+    inputs = keras.Input((T, D))
+    hidden = Gate(name="gate")(inputs)
+    for by_function in (True, False):
+        hidden = Mixer(by_function, name=f"mixer_{by_function}".lower())(hidden)
+    result = keras_attn.upgrade(keras.Model(inputs, hidden))
+    assert list(result.left) == ["mixer_true", "mixer_false"]
+    assert result.left["mixer_true"].startswith("Mixer has no counterpart: keep it, or write")
+
+
 def test_an_argument_that_is_not_a_model_raises():
     with pytest.raises(TypeError, match="`model` must be a keras.Model, got Dense"):
         keras_attn.upgrade(kl.Dense(1))

@@ -42,6 +42,7 @@ class BertPreprocessor(PreprocessorLayer):
 
     text_inputs = ("text",)
 
+    # pyrefly: ignore[bad-override]
     def call(self, text: Tensor) -> dict[str, tf.Tensor]:
         """The rows of `text`."""
         return self._pack([self.tokenizer(text)])
@@ -80,6 +81,7 @@ class PairPreprocessor(PreprocessorLayer):
 
     text_inputs = ("first", "second")
 
+    # pyrefly: ignore[bad-override]
     def call(self, first: Tensor, second: Tensor) -> dict[str, tf.Tensor]:
         """The rows of the pairs."""
         first = strings("first", first)
@@ -117,6 +119,7 @@ class ChoicePreprocessor(PreprocessorLayer):
 
     text_inputs = ("prompt", "choices")
 
+    # pyrefly: ignore[bad-override]
     def call(self, prompt: Tensor, choices: Tensor) -> dict[str, tf.Tensor]:
         """The rows of the choices."""
         choices = strings("choices", choices, "[B, C]")

@@ -193,7 +193,7 @@ class PreprocessorLayer(keras.layers.Layer):
 
 
 class PostprocessorLayer(keras.layers.Layer):
-    """Base of the layers that make answers from a model's outputs, with `call(outputs, features)`.
+    """Base of the layers that make answers from a model's outputs.
 
     Args:
         tokenizer: a `BertTokenizer`, or the argument of one; None if answers have no tokens.
@@ -207,6 +207,11 @@ class PostprocessorLayer(keras.layers.Layer):
             tokenizer = BertTokenizer(tokenizer)
         self.tokenizer: Any = tokenizer
         self.built = True
+
+    # pyrefly: ignore[bad-override]
+    def call(self, outputs: Nested, features: dict) -> dict:
+        """The answers of a batch."""
+        raise NotImplementedError
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: answers have no mask."""

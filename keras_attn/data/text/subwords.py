@@ -41,8 +41,6 @@ class SubwordTokenizer(keras.layers.Layer):
         separators: the number of "sep" tokens between two texts of a row.
     """
 
-    vocabulary: list[str]
-
     def __init__(
         self,
         special_tokens: Mapping[str, str] | None = None,
@@ -62,6 +60,11 @@ class SubwordTokenizer(keras.layers.Layer):
         self.adds_cls = adds_cls
         self.separators = check_count("separators", separators)
         self.built = True
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The tokens, in the order of their ids."""
+        raise NotImplementedError
 
     @property
     def pad_id(self) -> int:

@@ -181,6 +181,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             ops.cast(memory_mask, "bool"),
         ]
 
+    # pyrefly: ignore[bad-override]
     def call(
         self,
         inputs: Tensor,

@@ -42,6 +42,7 @@ class CachedBlock(keras.layers.Wrapper):
     TensorShape([3, 1, 8])
     """
 
+    # pyrefly: ignore[bad-override]
     def build(self, inputs_shape: Shape, **_: Any) -> None:
         """Build the block if it is not built."""
         super().build(inputs_shape)

@@ -120,6 +120,7 @@ class BertPretrainingHead(CompositeLayer):
         self.masked_lm.build(sequence_output_shape, embedding_matrix_shape)
         self.next_sentence.build(pooled_output_shape)
 
+    # pyrefly: ignore[bad-override]
     def call(
         self,
         sequence_output: Tensor,

@@ -66,6 +66,7 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         self.label_smoothing = label_smoothing
         self.supports_masking = True
 
+    # pyrefly: ignore[bad-override]
     def build(self, inputs_shape: Shape, embedding_matrix_shape: Shape, **_: Any) -> None:
         """Build the head if it is not built."""
         if not self.layer.built:
@@ -123,9 +124,12 @@ class LinearCrossEntropy(keras.layers.Wrapper):
         return keras.KerasTensor(labels.shape, wide(inputs.dtype))
 
     @classmethod
-    def from_config(cls, config: Config) -> "LinearCrossEntropy":
+    def from_config(
+        cls, config: Config, custom_objects: Config | None = None
+    ) -> "LinearCrossEntropy":
         """The layer of a configuration, with a head that other layers of a model may share."""
-        return cls(**{**config, "layer": deserialize_shared(config["layer"])})
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            return cls(**{**config, "layer": deserialize_shared(config["layer"])})
 
     def compute_mask(self, *_: Any, **__: Any) -> None:
         """None: the sequence's mask does not apply to the predictions."""

@@ -57,13 +57,8 @@ class _DenseHead(CompositeLayer):
             check_shape("inputs", input_shape, **axes)
         self.output_projection.build(input_shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Project `inputs`."""
+    def _logits(self, inputs: Tensor, training: bool | None) -> Tensor:
         return self.output_projection(self.dropout_layer(inputs, training=training))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of the logits."""
-        return (*input_shape[:-1], self.output_projection.units)
 
     def get_config(self) -> Config:
         """The constructor arguments that all heads have."""
@@ -116,6 +111,14 @@ class ClassificationHead(_DenseHead):
         num_classes = check_count("num_classes", num_classes)
         super().__init__(num_classes, dropout, kernel_initializer, seed, **kwargs)
         self.num_classes = num_classes
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """The logits of `inputs`."""
+        return self._logits(inputs, training)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of the logits."""
+        return (*input_shape[:-1], self.num_classes)
 
     def get_config(self) -> Config:
         """All constructor arguments."""
@@ -200,7 +203,7 @@ class MultipleChoiceHead(_DenseHead):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Score each choice."""
-        return super().call(inputs, training=training)[..., 0]  # [B, C]
+        return self._logits(inputs, training)[..., 0]  # [B, C]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the logits."""
@@ -256,12 +259,13 @@ class SpanHead(_DenseHead):
     ) -> None:
         super().__init__(2, dropout, kernel_initializer, seed, **kwargs)
 
+    # pyrefly: ignore[bad-override]
     def call(
         self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
     ) -> dict:
         """The logits of starts and ends."""
         mask = self._checked(inputs, mask)
-        logits = super().call(without_hidden(inputs, mask), training=training)  # [B, T, 2]
+        logits = self._logits(without_hidden(inputs, mask), training)  # [B, T, 2]
         if mask is not None:
             allowed = keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1)
             logits = keras.ops.where(allowed, logits, keras.ops.cast(EXCLUDED, logits.dtype))
