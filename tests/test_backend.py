@@ -1,5 +1,7 @@
 """The loop over time steps, its gradient under XLA, shared graph functions, and devices."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -73,6 +75,34 @@ def test_equal_calls_share_one_graph_function():
     for batch, length in ((2, 5), (1, 1), (3, 0)):
         x = rng.normal(size=(batch, length, 3)).astype("float32")
         np.testing.assert_allclose(concrete(tf.constant(x)), run(x), atol=1e-6)
+
+
+@pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")
+def test_graphs_share_a_function_as_long_as_one_of_them_lives():
+    import tensorflow as tf
+
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        return 2 * x
+
+    @tf.function
+    def looped(x):
+        return tf.while_loop(lambda x: x[0] < 8.0, lambda x: backend.traced_once(double, 1, x), [x])
+
+    with tf.device("CPU:1"):  # of the call, not of the function
+        _, first = _functions(lambda x: backend.traced_once(double, 1, x), (2,))
+    x = tf.constant([1.0, 3.0])
+    np.testing.assert_allclose(looped(x), [[8.0, 24.0]])
+    assert len(traced) == 1
+    (function,) = first.graph.as_graph_def().library.function
+    assert {node.device for node in function.node_def} == {""}
+    del first, looped
+    keras.backend.clear_session()
+    gc.collect()
+    assert len(_functions(lambda x: backend.traced_once(double, 1, x), (2,))[0]) == 1
+    assert len(traced) == 2
 
 
 @pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")

@@ -1,7 +1,8 @@
 """`keras_attn.backend` on TensorFlow."""
 
 import contextlib
-from collections.abc import Callable, Hashable, Sequence
+import weakref
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from typing import Any
 
 import keras
@@ -149,26 +150,33 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor
     return lambda *tensors: run(*map(tf.convert_to_tensor, tensors))
 
 
+_traced: MutableMapping[tuple, Any] = weakref.WeakValueDictionary()
+
+
 def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
-    """The functions belong to the outermost graph that is being traced."""
+    """All graphs share the functions, which live as long as a graph that calls them."""
     # XLA compiles the whole anyway, and the function would not know that it is for XLA.
     if tf.executing_eagerly() or under_xla():
         return function(tensors)
     graph = tf.compat.v1.get_default_graph()
     specs = tf.nest.map_structure(_spec, tensors)
-    while getattr(graph, "outer_graph", None) is not None and hasattr(graph.outer_graph, "inputs"):
-        graph = graph.outer_graph  # a loop's body or a branch shares with the rest
-    # An attribute, so that the functions live as long as the graph.
-    if not hasattr(graph, "keras_attn_traced"):
-        graph.keras_attn_traced = {}
-    traced = graph.keras_attn_traced
     key = (identity, str(specs))
-    if key not in traced:
-        whole = tf.function(function, autograph=False).get_concrete_function(specs)
-        if whole.captured_inputs:  # of the graph in which it was traced, which others cannot see
+    whole = _traced.get(key)
+    if whole is None:
+        try:
+            with tf.init_scope():  # outside of this graph and its devices
+                whole = tf.function(function, autograph=False).get_concrete_function(specs)
+        except ValueError:  # it reads a tensor of this graph
             return function(tensors)
-        traced[key] = whole
-    return traced[key](tensors)
+        if whole.captured_inputs:  # variables
+            return function(tensors)
+        _traced[key] = whole
+    while getattr(graph, "outer_graph", None) is not None and hasattr(graph.outer_graph, "inputs"):
+        graph = graph.outer_graph  # a loop's body or a branch is gone before the rest
+    if not hasattr(graph, "keras_attn_traced"):
+        graph.keras_attn_traced = set()
+    graph.keras_attn_traced.add(whole)
+    return whole(tensors)
 
 
 def under_xla() -> bool:

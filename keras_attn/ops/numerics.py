@@ -80,7 +80,7 @@ def dense(
     kernel = ops.cast(kernel, inputs.dtype)
     bias = None if bias is None else ops.cast(bias, inputs.dtype)
     whole = None in inputs.shape and converting()
-    return backend.traced_once(dense_product, ("dense", activation), (inputs, kernel, bias))
+    return backend.traced_once(dense_product, ("dense", activation, whole), (inputs, kernel, bias))
 
 
 def at_least(tensor: Tensor, bound: float) -> Tensor:
