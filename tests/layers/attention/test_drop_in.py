@@ -156,6 +156,14 @@ OWN = {
 EXCLUDED = {
     "test_flash_attention_with_errors": "expects flash_attention=True to raise with dropout, with "
     "scores, and on backends without a kernel; ours computes all three",
+    "test_invalid_scalar_args_rejected": "compares the words of an error: ours names the same "
+    "arguments in the words of this package (tests/contract/test_configuration.py)",
+}
+COUNTS = {  # of Keras 3.15.1, less the excluded ones and one in ten
+    "multi_head_attention_test": 44,
+    "grouped_query_attention_test": 26,
+    "attention_test": 28,
+    "additive_attention_test": 3,
 }
 FAST = ("test_masking", "test_sliding", "test_causal", "test_query_mask", "test_attention_with")
 
@@ -197,6 +205,7 @@ def test_keras_own_tests_pass_with_our_classes(file, names, monkeypatch, pytestc
     for case in cases:
         case.run(result)
     assert [(str(case), text) for case, text in (*result.failures, *result.errors)] == []
+    assert names is FAST or len(cases) - len(result.skipped) >= COUNTS[file]
 
 
 @pytest.mark.parametrize(
