@@ -8,7 +8,7 @@ export TF_CPP_MIN_LOG_LEVEL=3 PYTHONUNBUFFERED=1
 pytest=".venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
 
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --editable ".[test,docs]"
+.venv/bin/python -m pip install --quiet --no-compile --editable ".[test,docs]"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

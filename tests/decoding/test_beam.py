@@ -160,6 +160,7 @@ def test_two_steps_with_a_beam_per_token_equal_an_exhaustive_search(stops):
         np.testing.assert_allclose([value for _, value in beams], expected, rtol=1e-5)
 
 
+@pytest.mark.slow_on("jax")
 def test_rows_are_independent():
     together = search(stop_token_ids=(0,), length_penalty=0.6)
     for row, start in enumerate(STARTS):

@@ -27,6 +27,7 @@ def classifier(name="attention", mask_zero=True):
     return model
 
 
+@pytest.mark.slow_on("jax")
 def test_unmasked_pooling_is_reported_and_keras_masks_reproduce_it():
     model = classifier()
     expected = arrays(model(IDS))
@@ -54,6 +55,7 @@ def test_outputs_at_padding_do_not_count():
     assert abs(arrays(changed(IDS)) - arrays(keras.Model(ids, hidden)(IDS))).max() == 5
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize(
     "call", [{}, {"use_causal_mask": True}, {"return_attention_scores": True}], ids=str

@@ -359,6 +359,7 @@ def test_keras_hub_backbones_are_upgraded(hub, name, count):
     assert result.difference < 1e-5
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
 def test_t5_attention_is_left_with_a_reason(hub):
     model = hub.T5Backbone(num_heads=N, key_value_dim=H, **SIZES)
@@ -367,7 +368,9 @@ def test_t5_attention_is_left_with_a_reason(hub):
     assert all("T5MultiHeadAttention" in reason for reason in result.left.values())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", pytest.param("qwen3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["gpt2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llama", "qwen3"))]
+)
 def test_a_task_keeps_its_class_and_generates_with_our_kernels(hub, name, monkeypatch):
     backbone = backbones(hub)[name]()
     kind = {"gpt2": hub.GPT2CausalLM, "llama": hub.LlamaCausalLM, "qwen3": hub.Qwen3CausalLM}[name]

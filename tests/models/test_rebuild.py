@@ -19,7 +19,9 @@ B, T, D = 4, 5, 12
         ),
     ],
 )
-@pytest.mark.parametrize("block", [pytest.param(False, marks=pytest.mark.slow_on("jax")), True])
+@pytest.mark.parametrize(
+    "block", [pytest.param(False, marks=pytest.mark.slow_on("jax", "tensorflow")), True]
+)
 def test_an_upgrade_keeps_the_optimizer_state(block, optimizer):
     """Four epochs at once equal two, an upgrade, and two more."""
     rng = np.random.default_rng(0)

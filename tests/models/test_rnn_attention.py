@@ -52,6 +52,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize(("attention", "cell"), PAIRS)
 def test_step_by_step_equals_the_full_model(attention, cell):
     model = make(attention, cell)
@@ -85,6 +86,7 @@ def test_later_tokens_do_not_change_earlier_logits():
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_a_reloaded_model_and_its_step_compute_the_same(tmp_path):
     model = make()
     model.save(tmp_path / "model.keras")

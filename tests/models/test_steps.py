@@ -91,6 +91,7 @@ def test_cached_steps_with_a_window_or_bfloat16_equal_the_full_model(options):
     np.testing.assert_allclose(found, expected, atol=0.2 if loose else 1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow_on("jax")
 def test_the_step_shares_the_weights_and_can_be_saved(tmp_path):
     model = gpt()
     step = models.steps.decoder_step(model)
@@ -171,6 +172,7 @@ SEARCHES = {
 }
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize(
     ("search", "attention"),
     [

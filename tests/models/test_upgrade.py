@@ -70,6 +70,7 @@ def reload(model, path):
 # Attention layers
 
 
+@ON_JAX
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=ON_JAX), 0.3])
 def test_self_attention_with_padding_is_replaced(causal, dropout, tmp_path):
@@ -85,6 +86,7 @@ def test_self_attention_with_padding_is_replaced(causal, dropout, tmp_path):
     assert_equal(reload(upgraded, tmp_path / "m.keras"), (IDS,), arrays(upgraded(IDS)), None)
 
 
+@ON_JAX
 def test_cross_attention_with_key_and_scores_is_replaced():
     ids, hidden = embed()
     context_ids, context = embed("context")
@@ -105,6 +107,7 @@ def test_returned_scores_stay_equal():
     check(model_of(inputs, outputs), np.random.default_rng(0).normal(size=(B, T, D)))
 
 
+@ON_JAX
 @pytest.mark.parametrize(
     "shape", [*(pytest.param(s, marks=ON_JAX) for s in ((T, T), (1, T, T))), (1, N, T, T)]
 )
@@ -125,6 +128,7 @@ def test_an_attention_mask_input_is_kept(dtype):
     check(model_of([inputs, masks], outputs), [rng.normal(size=(B, T, D)), mask])
 
 
+@ON_JAX
 @DROPS_MASKS
 @pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 @pytest.mark.parametrize(
@@ -170,6 +174,7 @@ def test_the_window_of_multi_head_attention_is_kept():
     check(model_of(ids, outputs), IDS, real=REAL)
 
 
+@ON_JAX
 def test_masks_that_keras_loses_are_applied():
     """Keras' second attention reads padding, since the first one dropped the mask."""
     ids, hidden = embed()
@@ -277,6 +282,7 @@ def test_float64_and_a_mask_as_a_list_are_kept():
     np.testing.assert_allclose(arrays(got), expected, atol=rounding)
 
 
+@ON_JAX
 def test_mixed_precision_is_kept():
     keras.config.set_dtype_policy("mixed_bfloat16")
     ids, hidden = embed()
@@ -398,6 +404,7 @@ class Custom(kl.Layer):
         return self.inner(inputs, inputs)
 
 
+@ON_JAX
 @pytest.mark.parametrize("name", ["Attention", "AdditiveAttention"])
 @pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 def test_attention_with_list_inputs_is_replaced(name, causal):
@@ -572,6 +579,7 @@ def hub():
     return pytest.importorskip("keras_hub").layers
 
 
+@ON_JAX
 @pytest.mark.parametrize(
     ("first", "explicit"),
     [
@@ -602,6 +610,7 @@ def test_a_keras_hub_encoder_block_is_replaced(hub, first, explicit, tmp_path):
         np.testing.assert_allclose(got[1][rows], expected[1][rows], atol=1e-5, rtol=1e-5)
 
 
+@ON_JAX
 @pytest.mark.parametrize("causal", [pytest.param(False, marks=ON_JAX), True])
 @DROPS_MASKS
 def test_a_keras_hub_decoder_block_without_context_is_replaced(hub, causal):
@@ -639,6 +648,7 @@ def test_a_block_in_a_sequential_model_is_replaced(hub):
     check(model, IDS, real=REAL, replaced=("block",))
 
 
+@ON_JAX
 def test_a_keras_hub_backbone_is_upgraded_and_can_be_reloaded(hub, tmp_path):
     import keras_hub
 

@@ -183,6 +183,7 @@ def test_training_losses_equal_those_without_recomputation(compiling):
     np.testing.assert_allclose(again, plain, rtol=1e-5)
 
 
+@pytest.mark.slow  # tests/test_keras.py has a fast case
 @pytest.mark.backends("tensorflow", reason="the strategy is TensorFlow's")
 def test_training_losses_on_two_devices_equal_those_without_recomputation(mirrored):
     with mirrored.scope():

@@ -39,6 +39,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, whole, killed):
     assert_same(train(tmp_path), whole)
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_a_run_interrupted_twice_in_one_epoch_equals_an_uninterrupted_run(tmp_path, whole):
     for batches in (9, 2):
         with pytest.raises(KilledError):
@@ -96,7 +97,7 @@ def low_rank():
 @pytest.mark.parametrize(
     "make",
     [
-        low_rank,
+        pytest.param(low_rank, marks=pytest.mark.slow_on("tensorflow")),
         pytest.param(
             global_noise,
             marks=pytest.mark.backends("tensorflow", "torch", reason="JAX requires a seed there"),

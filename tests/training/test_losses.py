@@ -239,6 +239,7 @@ def test_a_batch_without_negatives_has_no_loss_and_no_gradient(numbers):
     assert not gradients(loss, vectors)[0].any()
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize(
     "policy",
     ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow_on("jax", "tensorflow"))],

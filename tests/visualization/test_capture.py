@@ -58,7 +58,9 @@ def weights_of(layer, inputs, **arguments):
     return arrays(layer(inputs, return_attention_scores=True, **arguments)[1])
 
 
-@pytest.mark.parametrize("written", ["left first", "right first"])
+@pytest.mark.parametrize(
+    "written", ["left first", pytest.param("right first", marks=pytest.mark.slow)]
+)
 def test_each_call_of_a_shared_encoder_is_captured_separately(written):
     encoder = bert.encoder(TINY)
     sides = {

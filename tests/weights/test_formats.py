@@ -267,6 +267,7 @@ def our_rates(model, task):
     return rates
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize(("kind", "ending", "seed"), list(cases()))
 def test_outputs_dropout_and_saved_files_equal_transformers(kind, ending, seed, tmp_path, caplog):
     rng = np.random.default_rng([seed, len(ending), len(kind)])

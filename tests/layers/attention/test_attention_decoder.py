@@ -57,6 +57,7 @@ def call(layer, inputs=INPUTS, memory=MEMORY, **kwargs):
     )
 
 
+@pytest.mark.slow_on("jax")
 def test_draws_depend_on_the_seed_of_the_attention():
     def contexts(seed):
         attention = HardAttention(seed=seed)
@@ -160,6 +161,7 @@ def test_fit_with_dropout_updates_every_weight(jit, name):
         assert not np.array_equal(array(weight), old), weight.path
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_hard_attention_samples_at_every_step():
     layer = make("hard")
     same = np.repeat(INPUTS[:, :1], 40, axis=1)

@@ -184,7 +184,7 @@ class Substituted:
 @pytest.mark.parametrize(
     "file",
     [
-        "multi_head_attention_test",
+        pytest.param("multi_head_attention_test", marks=pytest.mark.slow_on("jax")),
         pytest.param("grouped_query_attention_test", marks=pytest.mark.slow_on("jax")),
         "attention_test",
         "additive_attention_test",

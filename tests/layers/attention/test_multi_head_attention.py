@@ -125,6 +125,7 @@ def test_configs_and_weight_files_are_interchangeable_with_keras(tmp_path):
         assert_same(*(model.get_weights() for model in models))
 
 
+@pytest.mark.slow_on("jax")
 def test_lora_and_quantization(tmp_path):
     _, ours = pair(QUERY, VALUE)
     query, value = keras.Input((T, D)), keras.Input((S, E))

@@ -66,6 +66,7 @@ def test_regressor_outputs_equal_transformers(saved, inputs, run_theirs):
     close(ours(loaded.model, inputs), run_theirs(model, inputs).logits)
 
 
+@pytest.mark.slow_on("tensorflow")
 def test_training_losses_equal_transformers_at_every_step(saved, inputs):
     """Eight steps of Adam: a difference in any gradient would change the losses.
 

@@ -126,6 +126,7 @@ def random_config(rng):
     }
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=() if s < 2 else pytest.mark.slow) for s in range(20)]
 )

@@ -43,6 +43,7 @@ def test_logits_equal_transformers(inner, gpt2, inputs, run_theirs):
     assert (loaded.skipped, loaded.initialized) == ((), ())
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize("search", ["greedy", "beam_search"])
 @pytest.mark.parametrize(
     "options",

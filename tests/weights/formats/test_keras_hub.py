@@ -57,6 +57,7 @@ def test_a_preset_directory_is_loaded(backbone, inputs, tmp_path):
     assert (loaded.vocabulary, loaded.lowercase) == (vocabulary, True)
 
 
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize(
     "seed", [pytest.param(s, marks=() if s < 2 else pytest.mark.slow) for s in range(20)]
 )
