@@ -12,8 +12,7 @@ from typing import Any
 
 import keras
 
-# Where `keras.ops.dot_product_attention` finds the function of the backend; `keras_attn.enable`
-# replaces it there. Keras has no way to register another one.
+# Where `keras.ops.dot_product_attention` finds its function, and `keras_attn.enable` puts ours.
 from keras.src.backend import nn as _backend_nn
 
 # The loop of keras.layers.RNN, a function in Keras 3.15 and a module with it in 3.16.
@@ -55,8 +54,7 @@ rnn = getattr(_rnn, "rnn", _rnn)
 ATTENTION_HOOK = "_compute_attention"
 # The methods of Keras' own layers that take part in it, and stay as they are with our kernels.
 ATTENTION_METHODS = (ATTENTION_HOOK, "_masked_softmax")
-# The projections in Keras' attention layers with heads: ours that keep their class compute with
-# them, `copy_keras_attention` reads their weights.
+# The projections in Keras' attention layers with heads: we compute with them and copy weights.
 _PROJECTIONS = {part: f"_{part}_dense" for part in ("query", "key", "gate", "value", "output")}
 # What `build` makes in Keras' attention layers, in its order: `upgrade` gives it to a counterpart.
 BUILT_ATTENTION = (
@@ -107,6 +105,7 @@ __all__ = [
     "serialize_shared",
     "set_dropout",
     "set_keras_mask",
+    "set_trainable",
     "takes_strings",
     "takes_training",
     "under_xla",
@@ -245,6 +244,11 @@ def option(name: str) -> property:
 def set_dropout(layer: keras.layers.MultiHeadAttention, rate: float) -> None:
     """Set the rate, which Keras refuses in the constructor together with flash attention."""
     layer._dropout = rate
+
+
+def set_trainable(layer: keras.layers.Layer, trainable: bool) -> None:
+    """Set the flag of a layer alone: the public setter also sets those of its parts and weights."""
+    layer._trainable = trainable
 
 
 def dropout_seeds(layer: keras.layers.Layer) -> keras.random.SeedGenerator:

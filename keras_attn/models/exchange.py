@@ -96,13 +96,23 @@ def counterpart(layer: Any, masks: str) -> keras.layers.Layer:
     ours = kind.from_config(layer.get_config())
     for name in BUILT_ATTENTION:
         if hasattr(layer, name):
-            setattr(ours, name, getattr(layer, name))
+            _give(ours, name, getattr(layer, name))
     ours.built, ours.autocast = True, layer.autocast  # neither is in the config
     if masks == "exact":
         _let_masks_pass(ours)
     else:
         vars(ours)[ATTENTION_HOOK] = hook(ours)
     return ours
+
+
+def _give(layer: keras.layers.Layer, name: str, part: Any) -> None:
+    """Set an attribute; a variable that is frozen now is listed as one that can be trained."""
+    frozen = isinstance(part, keras.Variable) and not part.trainable
+    if frozen:
+        part.trainable = True
+    setattr(layer, name, part)
+    if frozen:
+        part.trainable = False
 
 
 def attend(operation: KerasOperation, *args: Any, **kwargs: Any) -> Tensor:

@@ -6,7 +6,14 @@ from typing import Any
 
 import keras
 
-from keras_attn._keras import DotProductAttention, Functional, get_keras_mask, graph_of, nodes
+from keras_attn._keras import (
+    DotProductAttention,
+    Functional,
+    get_keras_mask,
+    graph_of,
+    nodes,
+    set_trainable,
+)
 from keras_attn._typing import Config, Nested
 from keras_attn.models import exchange
 from keras_attn.models.counterparts import Counterpart, bind, counterpart, is_block
@@ -80,8 +87,7 @@ class Rebuild:
                 clone_function=self._counterpart_of,
                 call_function=self._call,
             )
-        if not model.trainable:
-            rebuilt.trainable = False
+        set_trainable(rebuilt, model.trainable)
         return rebuilt
 
     def _counterpart_of(self, operation: keras.Operation) -> keras.Operation:

@@ -26,7 +26,8 @@ class Upgrade:
             `undo` restores them.
         left: the paths of the attention layers that stayed, each with the reason and what to do.
         difference: the largest difference that the comparison found, relative to the largest
-            output; None if nothing could be compared.
+            output; None if nothing could be compared, as without `inputs` or if two runs of the
+            unchanged model differ.
         padding_difference: as `difference`, for padded batches of a model that reads padding
             without a mask; None for other models.
 
@@ -40,6 +41,7 @@ class Upgrade:
     difference: float | None = None
     padding_difference: float | None = None
     _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
+    _obstacle: str | None = dataclasses.field(default=None, repr=False)
 
     def undo(self) -> None:
         """Restore the layers that were changed in place; a second call does nothing."""
@@ -58,7 +60,7 @@ class Upgrade:
         width = max(len(path) for _, path, _ in rows)
         lines = [f"{what:9}{path:{width + 2}}{reason}".rstrip() for what, path, reason in rows]
         if self.replaced and self.difference is None:
-            lines.append("outputs were not compared: give `inputs`")
+            lines.append(f"outputs were not compared: {self._obstacle}")
         elif self.replaced:
             lines.append(f"outputs differ by {self.difference:.1e} of the largest")
         if self.padding_difference is not None:
@@ -102,12 +104,14 @@ def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "e
     methods, such as `generate`. `Upgrade.changed_in_place` names it, and `Upgrade.undo` restores
     it. Such a model is saved as a model of Keras: upgrade it again after loading.
 
-    The model is run before and after, with and without padding, and a layer that changes its
-    outputs by more than rounding is left as it was. The values at padding differ, and are not
-    compared: if a query may attend to nothing, Keras gives the mean of all values, and we give
-    zeros. Also, Keras' attention removes the mask from its inputs, so that later layers have none,
-    while ours keeps it. A model that reads padding without a mask therefore gives other outputs for
-    padded batches: `Upgrade.padding_difference` says how different they are.
+    The model is run before and after, without padding and with padding on the right and on the
+    left, and a layer that changes its outputs by more than rounding is left as it was. These runs
+    keep states and seeds. A model with `x[:, 0]` in its graph is not run with padding on the left:
+    a token stands there in every row. The values at padding differ, and are not compared: if a
+    query may attend to nothing, Keras gives the mean of all values, and we give zeros. Also, Keras'
+    attention removes the mask from its inputs, so that later layers have none, while ours keeps it.
+    A model that reads padding without a mask therefore gives other outputs for padded batches:
+    `Upgrade.padding_difference` says how different they are.
 
     Args:
         model: a model, built.
@@ -152,6 +156,7 @@ def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "e
         survey.left,
         *found,
         _undo=undo,
+        _obstacle=comparison.obstacle,
     )
 
 
@@ -160,7 +165,7 @@ class _Trial:
 
     def __init__(self, model: keras.Model, masks: str, comparison: Comparison) -> None:
         self._model, self._masks, self._comparison = model, masks, comparison
-        self.tolerance = comparison.tolerance(model)
+        self.tolerance = comparison.tolerance
 
     def apply(self, places: list[_Place], masks: str | None = None) -> tuple[keras.Model, list]:
         """The model with these places changed, and functions that undo the changes in place."""
@@ -171,13 +176,12 @@ class _Trial:
         return rebuild.model(self._model), undo
 
     def differences(self, places: list[_Place]) -> tuple[float, float | None] | tuple:
-        """Of all batches, and of the padded one where only padding makes it; () if unknown."""
-        if not self._comparison.possible or not places:
+        """Of all batches, and of the padded ones where only padding makes it; () if unknown."""
+        if self._comparison.obstacle or not places:
             return ()
         plain, *padded = self._run(places, self._masks)
-        if not padded or padded[0] <= self.tolerance:
-            return (max([plain, *padded]), None)
-        if plain <= self.tolerance and self._masks == "exact":
+        with_padding = max(padded, default=0.0)
+        if self._masks == "exact" and plain <= self.tolerance < with_padding:
             paths = tuple(place.path for place in places)
             same = [
                 place
@@ -185,8 +189,8 @@ class _Trial:
                 if f"{place.path}/".startswith(tuple(f"{path}/" for path in paths))
             ]
             if max(self._run(same, "keras")) <= self.tolerance:
-                return (plain, padded[0])
-        return (max(plain, *padded), None)
+                return (plain, with_padding)
+        return (max(plain, with_padding), None)
 
     def without_culprits(self, places: list[_Place], survey: "_Survey") -> tuple[list, tuple]:
         """The places that do not change the outputs; the others are left."""

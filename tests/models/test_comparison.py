@@ -51,8 +51,74 @@ def test_outputs_at_padding_do_not_count():
     at_padding = keras.ops.expand_dims(keras.ops.cast(keras.ops.equal(ids, 0), "float32"), -1)
     changed = keras.Model(ids, hidden + 5 * at_padding)
     compared = comparison.Comparison(keras.Model(ids, hidden))
-    assert compared.differences(changed) == [0, 0]
+    assert compared.differences(changed) == [0, 0, 0]
     assert abs(arrays(changed(IDS)) - arrays(keras.Model(ids, hidden)(IDS))).max() == 5
+
+
+@pytest.mark.slow_on("jax")
+def test_padding_on_the_left_is_compared():
+    """It reaches later positions where a causal mask hides padding on the right."""
+    ids = keras.Input((None,), dtype="int32")
+    hidden = kl.Embedding(V, D, mask_zero=True)(ids)
+    for index in range(2):
+        attention = kl.MultiHeadAttention(N, H, name=f"attention_{index}")
+        hidden = kl.Add()([hidden, attention(hidden, hidden, use_causal_mask=True)])
+    model = keras.Model(ids, hidden[:, -1])
+    rows = keras.utils.pad_sequences([[3, 1, 4, 1, 5, 9], [2, 6]])
+    expected = arrays(model(rows))
+    result = keras_attn.upgrade(model)
+    assert len(result.replaced) == 2 and not result.left and result.difference < 1e-5
+    assert result.padding_difference > 1e-3
+    assert abs(arrays(result.model(rows)) - expected).max() > 1e-3
+    exact = keras_attn.upgrade(model, masks="keras")
+    assert exact.padding_difference is None and exact.difference < 1e-5
+    np.testing.assert_allclose(arrays(exact.model(rows)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("item", [np.s_[:, 0], np.s_[:, 0, :]], ids=str)
+def test_a_first_position_that_is_read_is_no_padding(item):
+    """Keras' attention and ours differ there if it is padding."""
+    ids = keras.Input((None,), dtype="int32")
+    hidden = kl.Embedding(V, D, mask_zero=True)(ids)
+    encoder = keras.Model(ids, kl.MultiHeadAttention(N, H, name="attention")(hidden, hidden))
+    inputs = keras.Input((None,), dtype="int32")
+    result = keras_attn.upgrade(keras.Model(inputs, encoder(inputs)[item]))
+    assert len(result.replaced) == 1 and not result.left
+    assert result.difference < 1e-5 and result.padding_difference is None
+
+
+@pytest.mark.slow_on("jax")
+def test_states_are_kept_and_compare_equal():
+    inputs = keras.Input(batch_shape=(2, 5, D))
+    memory = kl.LSTM(H, stateful=True)
+    noise = Noise()
+    attended = kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs)
+    result = keras_attn.upgrade(keras.Model(inputs, memory(noise(attended))))
+    assert result.replaced == ("attention",) and result.difference < 1e-5 and not result.left
+    assert [abs(arrays(state)).max() for state in memory.states] == [0, 0]
+    assert list(arrays(noise.seeds.state)) == [5, 0]
+
+
+def test_outputs_that_differ_from_run_to_run_are_not_compared():
+    inputs = keras.Input((5, D))
+    hidden = Noise(counts=True)(kl.MultiHeadAttention(N, H, name="attention")(inputs, inputs))
+    result = keras_attn.upgrade(keras.Model(inputs, hidden))
+    assert result.replaced == ("attention",) and result.difference is None and not result.left
+    message = "outputs were not compared: two runs of the unchanged model differ"
+    assert str(result).splitlines()[-1] == message
+
+
+class Noise(kl.Layer):
+    """Other outputs in each run, from seeds that Keras knows or from a count that it does not."""
+
+    def __init__(self, counts=False):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(5)
+        self.runs, self.counts = 0, counts
+
+    def call(self, x):
+        self.runs += self.counts
+        return x + self.runs + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
 
 
 @pytest.mark.slow_on("jax")
@@ -136,7 +202,7 @@ def test_generated_inputs_match_the_model_inputs():
     assert made["ids"].max() > 9 and made["ids"].min() > 0
     assert set(np.unique(made["segments"])) == {1} and made["mask"].all()
     assert made["image"].shape == (2, 32, 32, 3)
-    assert comparison.Comparison(model).differences(model) == [0.0, 0.0]
+    assert comparison.Comparison(model).differences(model) == [0.0, 0.0, 0.0]
 
 
 def test_an_invalid_batch_raises_but_a_generated_one_does_not():

@@ -1,4 +1,4 @@
-"""A rebuilt model keeps its training state."""
+"""A rebuilt model keeps its training state, and what is frozen."""
 
 import keras
 import numpy as np
@@ -53,3 +53,62 @@ def test_an_upgrade_keeps_the_optimizer_state(block, optimizer):
     assert "mae" in history
     np.testing.assert_allclose([*first, *history["loss"]], expected, rtol=1e-4)
     assert int(model.optimizer.iterations) == 2
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("unfrozen", ["attention", "top"])
+def test_a_frozen_model_with_an_unfrozen_layer_stays_so(sequential, unfrozen):
+    inputs = keras.Input((T, D))
+    hidden = kl.Dense(D, name="dense")(inputs)
+    hidden = kl.MultiHeadAttention(3, 4, name="attention")(hidden, hidden)
+    base = keras.Model(inputs, kl.Dense(D, name="top")(hidden), name="base")
+    base.trainable = False
+    base.get_layer(unfrozen).trainable = True
+    outer, head = keras.Input((T, D)), kl.Dense(1)
+    if sequential:
+        model = keras.Sequential([outer, base, head])
+    else:
+        model = keras.Model(outer, head(base(outer)))
+    expected = [id(weight) for weight in model.trainable_weights]
+    assert len(expected) == {"attention": 10, "top": 4}[unfrozen]
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("base/attention",)
+    assert [id(weight) for weight in model.trainable_weights] == expected
+    assert [id(weight) for weight in result.model.trainable_weights] == expected
+    rebuilt = result.model.get_layer("base")
+    assert not rebuilt.trainable and rebuilt.get_layer(unfrozen).trainable
+    whole = keras_attn.upgrade(base).model  # the outermost model is frozen
+    assert not whole.trainable and not whole.trainable_weights
+    assert [id(w) for w in model.trainable_weights] == expected
+    assert whole.get_layer(unfrozen).trainable_weights
+
+
+@pytest.mark.parametrize("unfrozen", ["attention", "output"])
+def test_a_frozen_block_with_an_unfrozen_layer_stays_so(unfrozen):
+    hub = pytest.importorskip("keras_hub").layers
+    inputs = keras.Input((T, D))
+    block = hub.TransformerEncoder(17, 3, name="block")
+    model = keras.Model(inputs, kl.Dense(1)(block(inputs)))
+    block.trainable = False
+    if unfrozen == "attention":
+        block._self_attention_layer.trainable = True
+    else:
+        block._feedforward_output_dense.trainable = True
+    expected = len(model.trainable_weights)
+    assert expected == {"attention": 10, "output": 4}[unfrozen]
+    result = keras_attn.upgrade(model)
+    assert result.replaced == ("block",) and len(result.model.trainable_weights) == expected
+    assert not result.model.get_layer("block").trainable_weights
+
+
+def test_an_own_weight_that_was_frozen_can_be_trained_again():
+    inputs = keras.Input((T, D))
+    layer = kl.Attention(use_scale=True, score_mode="concat", name="attention")
+    model = keras.Model(inputs, layer([inputs, inputs]))
+    layer.trainable = False
+    ours = keras_attn.upgrade(model).model.get_layer("attention")
+    assert ours is not layer and not ours.trainable_weights
+    assert not any(weight.trainable for weight in layer.weights)
+    ours.trainable = True
+    names = [weight.name for weight in ours.trainable_weights]
+    assert names == ["scale", "concat_score_weight"]
