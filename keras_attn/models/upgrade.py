@@ -40,6 +40,7 @@ class Upgrade:
     left: dict[str, str]
     difference: float | None = None
     padding_difference: float | None = None
+    _sides: str = dataclasses.field(default="", repr=False)
     _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
     _obstacle: str | None = dataclasses.field(default=None, repr=False)
 
@@ -65,8 +66,9 @@ class Upgrade:
             lines.append(f"outputs differ by {self.difference:.1e} of the largest")
         if self.padding_difference is not None:
             lines.append(
-                f"with padding they differ by {self.padding_difference:.1e}: a layer reads padding "
-                'without a mask, where ours leaves other values; masks="keras" leaves the same'
+                f"with padding on the {self._sides} they differ by {self.padding_difference:.1e}: "
+                "a layer reads padding without a mask, where ours leaves other values; "
+                'masks="keras" leaves the same'
             )
         return "\n".join(lines)
 
@@ -175,8 +177,11 @@ class _Trial:
         exchange.forget_compiled(self._model)
         return rebuild.model(self._model), undo
 
-    def differences(self, places: list[_Place]) -> tuple[float, float | None] | tuple:
-        """Of all batches, and of the padded ones where only padding makes it; () if unknown."""
+    def differences(self, places: list[_Place]) -> tuple:
+        """Of all batches, or, where only padding makes one, apart for padded ones and its sides.
+
+        () if nothing can be compared.
+        """
         if self._comparison.obstacle or not places:
             return ()
         plain, *padded = self._run(places, self._masks)
@@ -189,8 +194,13 @@ class _Trial:
                 if f"{place.path}/".startswith(tuple(f"{path}/" for path in paths))
             ]
             if max(self._run(same, "keras")) <= self.tolerance:
-                return (plain, with_padding)
-        return (max(plain, with_padding), None)
+                sides = zip(("right", "left"), padded, strict=False)
+                return (
+                    plain,
+                    with_padding,
+                    " and ".join(side for side, found in sides if found > self.tolerance),
+                )
+        return (max(plain, with_padding),)
 
     def without_culprits(self, places: list[_Place], survey: "_Survey") -> tuple[list, tuple]:
         """The places that do not change the outputs; the others are left."""
