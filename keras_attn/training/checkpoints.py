@@ -51,7 +51,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         directory: where the files are written, created if it does not exist. Other files in it
             stay.
         every: the number of batches between two files. There is also a file at the end of each
-            epoch.
+            epoch, and one where another callback stops the run within an epoch, which is then
+            resumed there.
         keep: the number of files to keep; older ones are removed.
         data: the source of the batches, such as a hash of the examples, the seed of their order
             and the batch size; anything that JSON can hold. A resumed run must have the same.
@@ -189,18 +190,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         in_epoch = self._first + batch + 1
         self._step = len(self._logs) * self._steps_per_epoch + in_epoch
         if in_epoch < self._steps_per_epoch:
-            if self._step - self._saved >= self.every:
+            # Now if another callback stops the run: the validation to come resets the metrics.
+            if self.model.stop_training or self._step - self._saved >= self.every:
                 self._save()
         elif self._first and not self.model.stop_training:
             self.model.stop_training = _END_OF_EPOCH
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Save the state between two epochs."""
+        """Save the state between two epochs; one that was cut short stays unfinished."""
         if self.model.stop_training is _END_OF_EPOCH:
             self.model.stop_training = False
         self._first = 0
         self._logs.append(dict(logs or {}))
-        self._save()
+        if self._step == len(self._logs) * self._steps_per_epoch:
+            self._save()
+        else:
+            self.model.stop_training = True  # also where the data ended
+            self._restored = False  # only a file has the metrics of the first part
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Make the history that `fit` returns that of the whole run."""
@@ -210,6 +216,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         for epoch_logs in self._logs:
             for name, value in epoch_logs.items():
                 history.history.setdefault(name, []).append(value)
+        del self._logs[self._step // self._steps_per_epoch :]  # an unfinished epoch
 
     def _compare_processes(self, model: keras.Model, step: int) -> None:
         steps = backend.from_all_processes(model, step)

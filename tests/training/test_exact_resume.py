@@ -1,5 +1,7 @@
 """A run interrupted anywhere and resumed ends as an uninterrupted run."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -119,7 +121,44 @@ def test_a_run_with_several_steps_per_execution_is_resumed_exactly(tmp_path):
     assert_same(train(tmp_path / "cut", steps_per_execution=2), whole)
 
 
-def test_early_stopping_within_a_resumed_epoch_stops(tmp_path):
+@pytest.mark.parametrize("execution", [1, pytest.param(2, marks=several_steps)])
+def test_a_run_stopped_by_a_callback_within_an_epoch_is_resumed_exactly(tmp_path, execution):
+    """Twice in the second epoch, where no file was due."""
+
+    def stop():
+        limit.model.stop_training = True
+
+    whole = train(tmp_path / "whole", steps_per_execution=execution)
+    for steps, batches in ((8, 8), (10, 2)):
+        limit = kill_at(batches // execution, stop)
+        _, history = train(tmp_path / "cut", limit, every=100, steps_per_execution=execution)
+        assert history.epoch == [0, 1]
+        assert history.history["loss"][0] == whole[1].history["loss"][0]
+        assert TrainingCheckpoint(tmp_path / "cut").restore(make_model(), batch_of(0)) == steps
+    assert_same(train(tmp_path / "cut", steps_per_execution=execution), whole)
+
+
+def test_a_run_whose_data_ended_within_an_epoch_is_resumed_exactly(tmp_path, whole):
+    keras.utils.set_random_seed(0)
+    model, checkpoint = make_model(), TrainingCheckpoint(tmp_path, every=3)
+    options = {
+        "steps_per_epoch": STEPS,
+        "epochs": EPOCHS,
+        "validation_data": batch_of(1000),
+        "callbacks": [checkpoint],
+        "shuffle": False,
+        "verbose": 0,
+    }
+    data = (batch for batch in itertools.islice(stream(0), 10))
+    with pytest.warns(UserWarning, match="Your input ran out of data; interrupting training"):
+        model.fit(data, **options)
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "step-0000000009.npz"
+    with pytest.raises(ValueError, match="must hold no checkpoint unless restore is called"):
+        model.fit(stream(10), **options)
+    assert_same(train(tmp_path), whole)
+
+
+def test_early_stopping_within_a_resumed_epoch_stops(tmp_path, whole):
     def stop(batch, logs):
         model.stop_training = True
 
@@ -128,6 +167,7 @@ def test_early_stopping_within_a_resumed_epoch_stops(tmp_path):
     model = make_model()
     _, history = train(tmp_path, keras.callbacks.LambdaCallback(on_epoch_end=stop), model=model)
     assert history.epoch == [0]
+    assert_same(train(tmp_path), whole)
 
 
 def test_an_unfinished_file_is_removed_and_files_of_others_stay(tmp_path, whole):
