@@ -91,20 +91,62 @@ def check_shape(name: str, shape: Shape, *, broadcast: bool = False, **axes: Siz
         raise ValueError(f"`{name}` must {verb} shape {wanted}, got shape {tuple(shape)}")
 
 
+def check_not_empty(name: str, shape: Shape) -> None:
+    """Raise if a tensor `[B, T, ...]` is known to have no position."""
+    if shape[1] == 0:
+        raise ValueError(f"`{name}` must have at least one position, got shape {tuple(shape)}")
+
+
+def to_boolean(name: str, mask: Tensor) -> Tensor:
+    """A mask, given as a tensor or as nested lists, as a tensor of bool.
+
+    An additive mask, whose meaning is the opposite, raises where its numbers are known: one with
+    numbers below zero, if none is above zero, or some are -1000 or less. Others count as True
+    unless they are zero.
+    """
+    if not hasattr(mask, "dtype"):
+        mask = np.asarray(mask)
+    dtype = str(mask.dtype).lower()
+    if not re.search("bool|int|float", dtype):
+        raise ValueError(f"`{name}` must hold truth values, got {mask!r}")
+    if "bool" not in dtype:
+        half = "bfloat16" in dtype  # which numpy lacks
+        values = known_values(ops.cast(mask, "float32") if half else mask)
+        low, high = (values.min(), values.max()) if values is not None and values.size else (0, 0)
+        if low < 0 and (high <= 0 or low <= -1000):
+            raise ValueError(
+                f"`{name}` must be true where nothing is hidden, got {low:g}, as in an additive "
+                "mask: give `mask >= 0`; `ops.attention` takes numbers to add as `bias`"
+            )
+    return ops.cast(mask, "bool")
+
+
 def to_mask(name: str, mask: Tensor | None, **axes: Size | None) -> Tensor | None:
-    """A mask, or ids, given as a tensor or as nested lists: a tensor of the shape `axes`, or None.
+    """What `to_boolean` gives, of the shape `axes`, or None.
 
     Args:
         name: name of the argument.
-        mask: the tensor, or None.
+        mask: the mask, or None.
         **axes: as in `check_shape`; an axis may have length 1 instead.
     """
     if mask is None:
         return None
-    if not hasattr(mask, "shape"):
-        mask = ops.convert_to_tensor(mask)
+    mask = to_boolean(name, mask)
     check_shape(name, mask.shape, broadcast=True, **axes)
     return mask
+
+
+def to_ids(name: str, ids: Tensor | None, **axes: Size | None) -> Tensor | None:
+    """Ids, given as a tensor or as nested lists, as a tensor of the shape `axes`, or None.
+
+    Arguments as in `to_mask`.
+    """
+    if ids is None:
+        return None
+    if not hasattr(ids, "shape"):
+        ids = ops.convert_to_tensor(ids)
+    check_shape(name, ids.shape, broadcast=True, **axes)
+    return ids
 
 
 def to_integers(name: str, values: Tensor, **axes: Any) -> Tensor:
@@ -171,24 +213,6 @@ def check_numbers(
             raise ValueError(f"`{name}` must be {rule}, got {number:g}")
     if len(array.shape):
         check_shape(name, array.shape, batch=batch)
-
-
-def check_not_additive(name: str, mask: Tensor | None) -> None:
-    """Raise for an additive mask, whose meaning is the opposite, where its numbers are known.
-
-    It is one with numbers below zero, if none is above zero, or some are -1000 or less.
-    """
-    if mask is None or keras.backend.standardize_dtype(mask.dtype) == "bool":
-        return
-    half = keras.backend.standardize_dtype(mask.dtype) == "bfloat16"  # which numpy lacks
-    values = known_values(keras.ops.cast(mask, "float32") if half else mask)
-    if values is None or not values.size or values.min() >= 0:
-        return
-    if values.max() <= 0 or values.min() <= -1000:
-        raise ValueError(
-            f"`{name}` must be true where attention is allowed, got {values.min():g}, as in an "
-            "additive mask: give `mask >= 0`, or the mask as a `bias`"
-        )
 
 
 def known_values(values: Tensor) -> np.ndarray | None:

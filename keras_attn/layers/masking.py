@@ -1,11 +1,11 @@
-"""Masks as arguments of layers.
+"""Masks as arguments of layers, tensors of bool by `_checks.to_boolean`.
 
 Letters: B batch, T query length, S key length.
 """
 
 from keras import ops
 
-from keras_attn._checks import check_shape
+from keras_attn._checks import check_not_empty, check_shape, to_boolean
 from keras_attn._keras import get_keras_mask
 from keras_attn._typing import Nested, Size, Tensor
 from keras_attn.ops.masks import dense_mask
@@ -27,6 +27,7 @@ def first_mask(masks: Nested) -> Tensor | None:
 
 def first_position(inputs: Tensor) -> Tensor:
     """The first of the positions `[B, T, D]` as `[B, 1, D]`, whose length is known statically."""
+    check_not_empty("inputs", inputs.shape)
     return ops.expand_dims(inputs[:, 0], 1)
 
 
@@ -34,7 +35,7 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """True where both masks are True; None masks nothing."""
     if first is None or second is None:
         return second if first is None else first
-    return ops.logical_and(ops.cast(first, "bool"), ops.cast(second, "bool"))
+    return ops.logical_and(first, second)
 
 
 def without_hidden(inputs: Tensor, mask: Tensor | None) -> Tensor:
@@ -46,16 +47,16 @@ def without_hidden(inputs: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return inputs
     # Not `[..., None]`, which LiteRT's runtime lacks for tensors of unknown shape.
-    return ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), inputs, 0.0)
+    return ops.where(ops.expand_dims(mask, -1), inputs, 0.0)
 
 
 def pair_mask(query_mask: Tensor | None, memory_mask: Tensor | None) -> Tensor | None:
     """One mask broadcastable to `[B, T, S]` from the two masks; None if both are None."""
     pairs = None
     if memory_mask is not None:
-        pairs = ops.expand_dims(ops.cast(memory_mask, "bool"), 1)  # [B, T=1, S]
+        pairs = ops.expand_dims(memory_mask, 1)  # [B, T=1, S]
     if query_mask is not None:
-        rows = ops.expand_dims(ops.cast(query_mask, "bool"), 2)  # [B, T, S=1]
+        rows = ops.expand_dims(query_mask, 2)  # [B, T, S=1]
         pairs = rows if pairs is None else ops.logical_and(rows, pairs)
     return pairs
 
@@ -70,7 +71,7 @@ def to_attention_mask(
     """An `attention_mask` of two to four axes as `[B or 1, N or 1, T, S]`, or None."""
     if mask is None:
         return None
-    mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
+    mask = to_boolean("attention_mask", mask)
     axes = {"batch": batch, "heads": heads, "query_length": queries, "key_length": keys}
     if len(mask.shape) == 3:
         del axes["heads"]

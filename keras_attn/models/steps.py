@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_attn._checks import to_boolean
 from keras_attn._keras import register
 from keras_attn._typing import Cache, Config, Nested, Size, Tensor
 from keras_attn.models import parts, rnn_attention
@@ -245,7 +246,7 @@ def _encode(model: keras.Model) -> Callable[..., dict]:
         source_ids = ops.convert_to_tensor(source_ids, "int32")
         if source_padding_mask is None:
             source_padding_mask = ops.ones_like(source_ids, dtype="bool")
-        mask = ops.convert_to_tensor(source_padding_mask, "bool")
+        mask = to_boolean("source_padding_mask", source_padding_mask)
         context = encoder({"source_ids": source_ids, "source_padding_mask": mask}, training=False)
         keys = {block.name: block.store(context) for block in blocks}
         return {**keys, "padding_mask": mask}
@@ -292,7 +293,8 @@ def _recurrent_starter(model: keras.Model) -> Callable[..., Start]:
     ) -> Start:
         source_ids = ops.convert_to_tensor(source_ids, "int32")
         if source_padding_mask is not None:
-            source_ids = ops.where(source_padding_mask, source_ids, 0)
+            mask = to_boolean("source_padding_mask", source_padding_mask)
+            source_ids = ops.where(mask, source_ids, 0)
         state = first(source_ids, training=False)
         context = {name: state[name] for name in constant}
         cache = {name: value for name, value in state.items() if name not in constant}

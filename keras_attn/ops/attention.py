@@ -12,7 +12,6 @@ import keras
 from keras import ops
 
 from keras_attn._checks import (
-    check_not_additive,
     check_positive,
     check_rate,
     check_shape,
@@ -231,14 +230,7 @@ def _request(
             "`mask` must be an AttentionMask, which takes a matrix as `dense`, or None, got a "
             f"{type(mask).__name__}"
         )
-    mask = mask or AttentionMask()
-    for name, part in (
-        ("key_padding", mask.key_padding),
-        ("query_padding", mask.query_padding),
-        ("attention_mask", mask.dense),
-    ):
-        check_not_additive(name, part)
-    mask = mask.as_tensors()
+    mask = (mask or AttentionMask()).as_tensors()
     if block_size is not None and not (is_integer(block_size) and block_size > 0):
         raise ValueError(f"`block_size` must be a positive integer or None, got {block_size!r}")
     if logits_soft_cap is not None:

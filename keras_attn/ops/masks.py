@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import is_integer
+from keras_attn._checks import is_integer, to_boolean
 from keras_attn._typing import Size, Tensor
 
 # See `AttentionMask`.
@@ -117,10 +117,18 @@ class AttentionMask:
         return not (isinstance(self.query_offset, int) and self.query_offset == 0)
 
     def as_tensors(self) -> "AttentionMask":
-        """The mask with every array as a tensor of the backend, as kernels take it."""
+        """The mask with every array as a tensor of the backend, as kernels take it.
+
+        Raises for an additive mask, see `to_boolean`.
+        """
         parts = {name: getattr(self, name) for name in TENSORS}
-        arrays = {n: p for n, p in parts.items() if p is not None and not ops.is_tensor(p)}
-        tensors = {name: ops.convert_to_tensor(part) for name, part in arrays.items()}
+        tensors = {
+            name: ops.convert_to_tensor(part)
+            if name.endswith("ids")
+            else to_boolean("attention_mask" if name == "dense" else name, part)
+            for name, part in parts.items()
+            if part is not None
+        }
         return dataclasses.replace(self, **tensors) if tensors else self
 
     def without_query_padding(self) -> tuple:

@@ -95,6 +95,8 @@ def at_temperature(logits: Tensor, temperature: Tensor) -> Tensor:
     compilers make it, separates the greatest from itself. Within the bounds of the temperature its
     reciprocal, by which compilers multiply, is neither infinite nor zero.
     """
+    if 0 in logits.shape:
+        return logits  # Keras' maximum of nothing raises
     temperature = ops.clip(temperature, 1e-37, 1e37)
     return (logits - ops.max(logits, axis=-1, keepdims=True)) / temperature
 

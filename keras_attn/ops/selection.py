@@ -40,6 +40,8 @@ def greedy(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Arguments and result as in `soft`; the first of several equally good keys wins.
     """
+    if logits.shape[-1] == 0:
+        return widen(logits)  # no key is the best
     logits, some = _allowed(widen(logits), mask)
     return ops.where(some, _one_hot(ops.argmax(logits, axis=-1), logits), 0.0)
 

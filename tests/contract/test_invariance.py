@@ -155,6 +155,18 @@ def test_a_mask_may_be_a_list(case, mask):
     assert_same(call(case, {**values, mask: lists}), call(case, values))
 
 
+@pytest.mark.parametrize(
+    ("case", "mask"), few_but_on_torch([(case, m) for case, m in MASKS if m != "sequence_ids"])
+)
+def test_an_additive_mask_raises(case, mask):
+    values = case.values()
+    additive = tree.map_structure(
+        lambda part: np.where(part, 0.0, -1e9).astype("float32"), values[mask]
+    )
+    with pytest.raises(ValueError, match=r"must be true where nothing is hidden, got -1e\+09"):
+        built(case)(**{**values, mask: additive})
+
+
 KERAS_MASKS = [(case, m) for case, m in HIDING if case.hides[m] == next(iter(case.inputs))]
 
 

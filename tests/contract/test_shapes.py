@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_attn import layers
 from tests.backend import arrays, called
-from tests.cases import CALLED, built
+from tests.cases import CALLED, B, S, T, built, few_but_on_torch
 
 
 def assert_matches(symbolic, real):
@@ -24,6 +24,33 @@ def assert_matches(symbolic, real):
 @pytest.mark.parametrize("case", CALLED, ids=str)
 def test_symbolic_output_matches_the_computed_output(case):
     assert_matches(built(case)(**case.symbols()), called(built(case), **case.values()))
+
+
+def _lengths(case):
+    shapes = [spec.shape for spec in tree.flatten(case.inputs)]
+    return [name for name in SIZES if any(SIZES[name] in shape for shape in shapes)]
+
+
+SIZES = {"B": B, "T": T, "S": S}
+
+
+@pytest.mark.parametrize(
+    ("case", "axis"), few_but_on_torch([(case, axis) for case in CALLED for axis in _lengths(case)])
+)
+@pytest.mark.slow_on("jax")  # which compiles each operation
+def test_an_axis_of_length_zero_gives_finite_outputs_or_a_named_error(case, axis):
+    def cut(value):
+        return value[tuple(slice(0 if n == SIZES[axis] else n) for n in value.shape)]
+
+    values = tree.map_structure(cut, case.values())
+    needed = axis in ("T", "S") and case.layer is layers.AttentionDecoder
+    if needed or (axis == "T" and "masked_positions" in values):
+        with pytest.raises(ValueError, match="must have at least one position, got shape"):
+            built(case)(**values)
+        return
+    for options in ({}, case.training if axis != "B" else {}):
+        outputs = tree.flatten(arrays(built(case)(**values, **options)))
+        assert all(np.isfinite(output).all() for output in outputs)
 
 
 @pytest.mark.parametrize("case", [case for case in CALLED if case.scores], ids=str)

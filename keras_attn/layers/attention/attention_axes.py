@@ -8,7 +8,7 @@ import math
 
 from keras import ops
 
-from keras_attn._checks import check_shape
+from keras_attn._checks import check_shape, to_boolean
 from keras_attn._typing import Shape, Tensor
 
 
@@ -66,7 +66,7 @@ class AttentionAxes:
         """A mask `[B, I and A mixed]` or `[B, A]` as a tensor of the first shape, or None."""
         if mask is None:
             return None
-        mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
+        mask = to_boolean(name, mask)
         every = range(1, len(like.shape) - 1)
         axes = sorted(self.attended) if len(mask.shape) == 1 + len(self.attended) else every
         sizes = {f"axis_{axis}": like.shape[axis] for axis in axes}
@@ -90,7 +90,7 @@ class AttentionAxes:
         """
         if mask is None:
             return None
-        mask = mask if hasattr(mask, "shape") else ops.convert_to_tensor(mask)
+        mask = to_boolean("attention_mask", mask)
         matrix = 2 * len(self.attended)
         wanted = 2 + len(self.free) + matrix
         if not matrix <= len(mask.shape) <= wanted:

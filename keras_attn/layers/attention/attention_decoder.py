@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_attn import backend
-from keras_attn._checks import check_shape, to_mask
+from keras_attn._checks import check_not_empty, check_shape, to_mask
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_decoder_cell import AttentionDecoderCell
@@ -48,7 +48,8 @@ class AttentionDecoder(keras.layers.Layer):
         steps.
 
     Raises:
-        ValueError: a cell of another kind, inputs or memory that are not of rank 3.
+        ValueError: a cell of another kind, inputs or memory that are not of rank 3, or of
+            length 0.
 
     Source: Bahdanau et al. 2015, section 3.1; Luong et al. 2015, section 3.
 
@@ -96,7 +97,6 @@ class AttentionDecoder(keras.layers.Layer):
         states, memory_states = states[:-_MEMORY], states[-_MEMORY:]
         if inputs_mask is None:
             inputs_mask = ops.ones_like(inputs[:, :, 0], dtype="bool")
-        inputs_mask = ops.cast(inputs_mask, "bool")
         inputs = without_hidden(inputs, inputs_mask)
         seed = None
         if training:
@@ -156,6 +156,8 @@ class AttentionDecoder(keras.layers.Layer):
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         batch, length, _ = inputs.shape
         check_shape("memory", memory.shape, batch=batch, length=None, width=None)
+        check_not_empty("inputs", inputs.shape)
+        check_not_empty("memory", memory.shape)
         return (
             to_mask("inputs_mask", inputs_mask, batch=batch, length=length),
             to_mask("memory_mask", memory_mask, batch=batch, length=memory.shape[1]),

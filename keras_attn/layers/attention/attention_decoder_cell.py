@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_attn._checks import check_choice, renamed
+from keras_attn._checks import check_choice, renamed, to_mask
 from keras_attn._keras import (
     DropoutRNNCell,
     deserialize_shared,
@@ -168,6 +168,8 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
         inner = tree.flatten(cell)
         if cell is None:
             inner = [_zeros(row, size) for size in tree.flatten(self.cell.state_size)]
+        batch, length, _ = memory.shape
+        memory_mask = to_mask("memory_mask", memory_mask, batch=batch, length=length)
         memory = without_hidden(memory, memory_mask)
         if memory_mask is None:
             memory_mask = ops.ones_like(memory[:, :, 0], dtype="bool")
@@ -178,7 +180,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
             ops.zeros_like(row, dtype="int32"),
             memory,
             self.attention.project_memory(memory),
-            ops.cast(memory_mask, "bool"),
+            memory_mask,
         ]
 
     # pyrefly: ignore[bad-override]
@@ -197,7 +199,7 @@ class AttentionDecoderCell(keras.layers.Layer, DropoutRNNCell):
                 query[:, None, :],
                 memory,
                 keys=keys,
-                memory_mask=ops.cast(memory_mask, "bool"),
+                memory_mask=memory_mask,
                 query_offset=position,
                 seed=None if seed is None else seed + ops.cast(position[0, 0], seed.dtype),
                 return_attention_scores=True,

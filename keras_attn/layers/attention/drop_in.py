@@ -6,12 +6,14 @@ kernels.
 Letters: B batch, T query length, S key length, N query heads, K key/value heads, H head width.
 """
 
+import math
 from typing import Any
 
 import keras
 from keras import ops as kops
 
 from keras_attn import ops
+from keras_attn._checks import to_boolean
 from keras_attn._keras import (
     ATTENTION_HOOK,
     check_inputs,
@@ -170,21 +172,23 @@ def attend_list(
     query, value, *key = inputs
     key = key[0] if key else value
     query_mask, value_mask = (
-        None if part is None else kops.convert_to_tensor(part, "bool")
-        for part in (mask or (None, None))[:2]
+        None if part is None else to_boolean("mask", part) for part in (mask or (None, None))[:2]
     )
     value, key = without_hidden(value, value_mask), without_hidden(key, value_mask)
     leading = kops.shape(query)[:-2]
-    q, k, v = (kops.reshape(x, (-1, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value))
+    rows = math.prod(leading)
+    q, k, v = (
+        kops.reshape(x, (rows, *kops.shape(x)[-2:]))[:, :, None] for x in (query, key, value)
+    )
     bias = None
     if not dot:
         bias = logits(layer, query, key)
-        bias = kops.reshape(bias, (-1, 1, *kops.shape(bias)[-2:]))
+        bias = kops.reshape(bias, (rows, 1, *kops.shape(bias)[-2:]))
         q, k = kops.zeros_like(q[..., :1]), kops.zeros_like(k[..., :1])
     elif layer.use_scale:
         q = q * layer.scale
     if value_mask is not None:
-        value_mask = kops.reshape(value_mask, (-1, kops.shape(value_mask)[-1]))
+        value_mask = kops.reshape(value_mask, (rows, kops.shape(value_mask)[-1]))
     structure = ops.AttentionMask(causal=causal, key_padding=value_mask)
     dropped = return_scores and training and layer.dropout  # the returned scores include dropout
     context = ops.attention(

@@ -140,7 +140,9 @@ class LuongAttention(MemoryAttention):
             return selection.soft(logits, mask)
         if self.locality == "local_m":
             return selection.local_monotonic(logits, self.window, mask, query_offset)
-        length = ops.shape(logits)[-1] if mask is None else _real_length(mask)
+        length = ops.shape(logits)[-1]
+        if mask is not None:
+            length = _real_length(ops.broadcast_to(mask, ops.shape(logits)))
         center = selection.predicted_center(query, self.center_kernel, self.center_scale, length)
         return selection.local_predictive(logits, center, self.window, mask)
 
@@ -182,5 +184,5 @@ class LuongAttention(MemoryAttention):
 
 
 def _real_length(mask: Tensor) -> Tensor:
-    # The mask is [B, T or 1, S]; the row of a padded query is empty, the others have the length.
-    return ops.max(ops.sum(ops.cast(mask, "int32"), axis=-1), axis=-1)  # [B]
+    # The mask is [B, T, S]; the row of a padded query is empty, the others are equal.
+    return ops.sum(ops.cast(ops.any(mask, axis=1), "int32"), axis=-1)  # [B]

@@ -5,7 +5,7 @@ H head width, D model width.
 """
 
 from keras_attn import ops
-from keras_attn._checks import check_shape, to_mask
+from keras_attn._checks import check_shape, to_ids, to_mask
 from keras_attn._keras import register
 from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head import MultiHead
@@ -182,8 +182,8 @@ class MultiHeadCrossAttention(MultiHead):
                 to_mask("key_mask", key_mask, **columns),
             ),
             "query_padding": to_mask("query_mask", query_mask, **rows),
-            "query_sequence_ids": to_mask("sequence_ids", query_ids, **rows),
-            "key_sequence_ids": to_mask("sequence_ids", key_ids, **columns),
+            "query_sequence_ids": to_ids("sequence_ids", query_ids, **rows),
+            "key_sequence_ids": to_ids("sequence_ids", key_ids, **columns),
             "dense": to_attention_mask(attention_mask, batch, self.num_heads, queries, keys),
         }
 

@@ -7,7 +7,7 @@ width.
 import keras
 
 from keras_attn import ops
-from keras_attn._checks import check_shape, to_mask
+from keras_attn._checks import check_shape, to_ids, to_mask
 from keras_attn._keras import register
 from keras_attn._typing import Nested, Shape, Size, Tensor
 from keras_attn.layers.attention.multi_head import MultiHead
@@ -73,7 +73,7 @@ class MultiHeadSelfAttention(MultiHead):
 
     Raises:
         ValueError: as in `MultiHeadCrossAttention`; a cache without `causal=True`; positions
-            without a `RotaryEmbedding`; either of them with `first_only`.
+            without a `RotaryEmbedding`; either of them, or a length of 0, with `first_only`.
 
     Source: Vaswani et al. 2017, sections 3.2.3 and 4 (restricted self-attention); window: Beltagy
     et al. 2020, section 3.1, and causal Jiang et al. 2023, section 2; soft cap: Gemma Team 2024,
@@ -168,7 +168,7 @@ class MultiHeadSelfAttention(MultiHead):
         check_shape("inputs", inputs.shape, batch=None, length=None, width=None)
         batch, queries, _ = inputs.shape
         keys = queries if cache is None else cache["key"].shape[2]
-        ids = to_mask("sequence_ids", sequence_ids, batch=batch, length=queries)
+        ids = to_ids("sequence_ids", sequence_ids, batch=batch, length=queries)
         dense = to_attention_mask(attention_mask, batch, self.num_heads, queries, keys)
         return {
             "key_padding": to_mask("mask", mask, batch=batch, length=keys),

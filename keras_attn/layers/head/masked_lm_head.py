@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_attn import ops
-from keras_attn._checks import check_positive, check_shape
+from keras_attn._checks import check_not_empty, check_positive, check_shape
 from keras_attn._keras import register
 from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.sublayers import CompositeLayer, Projection
@@ -36,7 +36,8 @@ class MaskedLMHead(CompositeLayer):
         logits `[B, P, V]`, or `[B, T, V]` without `masked_positions`.
 
     Raises:
-        ValueError: an embedding matrix of the wrong rank; positions of another shape.
+        ValueError: an embedding matrix of the wrong rank; positions of another shape, or in a
+            row of length 0.
 
     Source: Devlin et al. 2019, section 3.1, task 1; without biases: Warner et al. 2024,
     section 2.1.
@@ -124,6 +125,7 @@ class MaskedLMHead(CompositeLayer):
 
 def gather(inputs: Tensor, positions: Tensor) -> Tensor:
     """The rows of `inputs` `[B, T, D]` at `positions` `[B, P]`, as `[B, P, D]`."""
+    check_not_empty("inputs", inputs.shape)
     batch, length, width = keras.ops.shape(inputs)
     rows = keras.ops.clip(keras.ops.cast(positions, "int32"), 0, length - 1)
     check_shape("masked_positions", rows.shape, batch=inputs.shape[0], positions=None)

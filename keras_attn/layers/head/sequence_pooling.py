@@ -31,8 +31,8 @@ class SequencePooling(keras.layers.Layer):
         inputs: float `[B, T, D]`.
         mask: bool `[B, T]`, False at positions to ignore; defaults to all True.
 
-    Masking: extra padding does not change the output; a fully masked row gives zeros. No mask is
-    propagated. Sums and norms are computed in float32 at least.
+    Masking: extra padding does not change the output; a row that is fully masked, or of length 0,
+    gives zeros. No mask is propagated. Sums and norms are computed in float32 at least.
 
     Returns:
         `[B, D]`.
@@ -68,11 +68,13 @@ class SequencePooling(keras.layers.Layer):
 
     def _pooled(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """`[B, D]`, of the mean in a wide dtype."""
+        if 0 in inputs.shape[:2]:
+            return keras.ops.sum(inputs, axis=1)  # zeros, while Keras' maximum of nothing raises
         if mask is None and self.mode in ("first", "last"):
             return inputs[:, 0 if self.mode == "first" else -1]
         used = keras.ops.ones_like(inputs[..., 0], dtype="bool")
         if mask is not None:
-            used = keras.ops.logical_and(used, keras.ops.cast(mask, "bool"))  # [B, T]
+            used = keras.ops.logical_and(used, mask)  # [B, T]
         if self.mode in ("first", "last"):
             number = keras.ops.cumsum(keras.ops.cast(used, "int32"), axis=1)  # 1 at the first
             wanted = 1 if self.mode == "first" else keras.ops.max(number, axis=1, keepdims=True)

@@ -267,7 +267,7 @@ class SpanHead(_DenseHead):
         mask = self._checked(inputs, mask)
         logits = self._logits(without_hidden(inputs, mask), training)  # [B, T, 2]
         if mask is not None:
-            allowed = keras.ops.expand_dims(keras.ops.cast(mask, "bool"), -1)
+            allowed = keras.ops.expand_dims(mask, -1)
             logits = keras.ops.where(allowed, logits, keras.ops.cast(EXCLUDED, logits.dtype))
         return {"start": logits[..., 0], "end": logits[..., 1]}  # [B, T] each
 

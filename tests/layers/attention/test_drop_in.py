@@ -39,14 +39,6 @@ def assert_same(ours, theirs):
         np.testing.assert_allclose(arrays(one), arrays(other), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
-def test_an_additive_mask_raises(name):
-    sizes = {"MultiHeadAttention": (N, H), "GroupQueryAttention": (H, N, K)}
-    layer = getattr(layers, name)(*sizes[name])
-    with pytest.raises(ValueError, match="`attention_mask` must be true where .* got -1e"):
-        layer(QUERY, VALUE, attention_mask=np.where(MASK, 0.0, -1e9).astype("float32"))
-
-
 @pytest.mark.parametrize("options", [{}, {"use_gate": True, "sliding_window": 2}], ids=str)
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize(

@@ -73,6 +73,19 @@ def test_local_p_is_centered_within_the_unpadded_length():
     np.testing.assert_allclose(weights, want, atol=1e-5)
 
 
+def test_local_p_with_a_mask_of_the_queries_alone_sees_the_whole_memory():
+    layer, shown = (
+        LuongAttention(locality="local_p", window=2),
+        np.array([[1, 0, 1], [1, 1, 0]], bool),
+    )
+    every = np.ones((B, S), bool)
+    outputs = [
+        layer(tensor(QUERY), tensor(MEMORY), query_mask=shown, memory_mask=mask)
+        for mask in (every, None)
+    ]
+    np.testing.assert_allclose(array(outputs[1]), array(outputs[0]), atol=1e-6)
+
+
 @pytest.mark.parametrize("locality", ["global", "local_m", "local_p"])
 def test_extra_padding_does_not_change_the_output(locality):
     layer = LuongAttention(locality=locality, window=2)

@@ -230,3 +230,8 @@ def test_the_first_position_alone_excludes_a_cache_and_positions(name):
     }
     with pytest.raises(ValueError, match="`first_only` must be False with a cache or"):
         layer(INPUTS, first_only=True, **{name: given[name]})
+
+
+def test_the_first_position_of_none_raises():
+    with pytest.raises(ValueError, match="`inputs` must have at least one position, got shape"):
+        block()(INPUTS[:, :0], first_only=True)

@@ -51,6 +51,14 @@ def test_outputs_equal_numpy(mode):
         np.testing.assert_allclose(array(unit(INPUTS, mask=mask)), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_length_of_zero_gives_zeros(mode):
+    for mask in (None, np.ones((B, 0), bool)):
+        np.testing.assert_array_equal(
+            array(SequencePooling(mode)(INPUTS[:, :0], mask=mask)), np.zeros((B, D))
+        )
+
+
 @pytest.mark.backends("tensorflow", "torch", reason="JAX has no float64 unless a flag is set")
 def test_the_norm_is_exact_in_float64():
     keras.config.set_floatx("float64")  # or numpy's float64 becomes float32 on torch
