@@ -75,7 +75,7 @@ def publish(
             an example.
         server: the version of the ModelServer.
         compute_dtype: the dtype of the computation, such as "bfloat16"; inputs and outputs keep
-            theirs.
+            theirs. Keras has no int8 layers in float16: they compute in the dtype of the model.
         jit_compile: whether to compile the model with XLA, once for each shape of its inputs.
         keep: the number of versions to keep, this one included; defaults to all of them.
 
@@ -142,6 +142,11 @@ def publish(
             },
         )
     if compute_dtype is not None:
+        if generation is not None and compute_dtype == "float16" and _has_int8(model):
+            raise ValueError(
+                "`compute_dtype` must be float32 or bfloat16 to generate with int8 layers, for "
+                "which Keras has no float16, got 'float16'"
+            )
         model = _in_precision(model, compute_dtype)
     if generation is not None:
         made = generation.signatures(model, jit_compile)
@@ -193,6 +198,10 @@ def _check_kinds(signatures: object, functions: object, generation: object) -> N
         raise ValueError(f"`generation` must be a Generation or None, got {generation!r}")
 
 
+def _has_int8(model: keras.Model) -> bool:
+    return any(layer.quantization_mode == "int8" for layer in flatten_layers(model))
+
+
 def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
     """A copy of a functional model whose layers have the dtype policy `dtype`.
 
@@ -210,15 +219,36 @@ def _in_precision(model: keras.Model, dtype: str) -> keras.Model:
         return type(layer).from_config(_with_policy(layer.get_config(), dtype))
 
     copy = keras.models.clone_model(model, clone_function=clone)
+    for own, new in zip(flatten_layers(model), flatten_layers(copy), strict=True):
+        _adapt(new, own)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _adapt(new: Any, own: Any) -> None:
+    """Quantize the layer `new` and give it LoRA as `own` has them.
+
+    The configuration of a layer lacks what was done to its parts after they were built.
+    """
+    if own.quantization_mode is not None and new.quantization_mode is None:
+        new.quantize(own.quantization_mode, type_check=False, config=own.quantization_config)
+    elif hasattr(own, "inputs_quantizer"):
+        new.inputs_quantizer = own.inputs_quantizer
+    if getattr(own, "lora_enabled", False):
+        if not new.lora_enabled:
+            new.enable_lora(own.lora_rank)
+        new.lora_alpha = own.lora_alpha
 
 
 def _with_policy(config: Any, dtype: str) -> Any:
     """The config with every dtype policy in it replaced, also in nested layers."""
     if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return {**config, "config": {**config["config"], "name": dtype}}
+        if str(config.get("class_name")).endswith("DTypePolicy"):
+            policy = config["config"]
+            if dtype == "float16" and policy.get("mode") == "int8":
+                return config  # Keras has no int8 in float16: this part stays as it is
+            name = "source_name" if "source_name" in policy else "name"
+            return {**config, "config": {**policy, name: dtype}}
         replaced = {key: _with_policy(value, dtype) for key, value in config.items()}
         if isinstance(replaced.get("dtype"), str) and "name" in replaced:
             replaced["dtype"] = dtype
