@@ -132,13 +132,17 @@ def load(
         a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
 
     Raises:
-        ValueError: the task is unknown; files are missing, truncated, a pickle or of an unknown
-            architecture; the configuration needs a layer that this package does not have; names
-            are not used, weights are not set, shapes or types are wrong, numbers are not finite;
-            there are more tokens than rows of the token matrix.
+        ValueError: the task is unknown; there are head options without a task; files are missing,
+            truncated, a pickle or of an unknown architecture; the configuration needs a layer that
+            this package does not have; names are not used, weights are not set, shapes or types are
+            wrong, numbers are not finite; there are more tokens than rows of the token matrix.
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
+    if task is None and head_options:
+        raise ValueError(
+            f"`head_options` must be empty without a `task`, got {', '.join(head_options)}"
+        )
     directory = None if isinstance(source, keras.Model) else checkpoint_folder(Path(source))
     checkpoint = open_backbone(source) if directory is None else open_checkpoint(directory)
     format = checkpoint.format

@@ -33,7 +33,7 @@ def save(
     model: keras.Model | Loaded,
     directory: str | os.PathLike,
     *,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: Sequence[str] | str | os.PathLike | None = None,
     lowercase: bool | None = None,
     tokenizer: keras.layers.Layer | None = None,
 ) -> None:
@@ -49,8 +49,8 @@ def save(
             `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
         directory: created if it does not exist. Existing files are replaced when all files are
             written, so that an interrupted call changes nothing.
-        vocabulary: the tokens in the order of their ids, for the vocab.txt of BERT and
-            DistilBERT; defaults to that of the `Loaded`.
+        vocabulary: the tokens in the order of their ids, or the path of a file with one on each
+            line, for the vocab.txt of BERT and DistilBERT; defaults to that of the `Loaded`.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
             that of the `Loaded`.
         tokenizer: instead of these two, a `data.BertTokenizer` or a tokenizer of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,11 +35,13 @@ class Tokens:
         cls,
         loaded: Loaded | None,
         format: Format,
-        vocabulary: Sequence[str] | None,
+        vocabulary: Sequence[str] | str | os.PathLike | None,
         lowercase: bool | None,
         tokenizer: keras.layers.Layer | None,
     ) -> Tokens:
         """The given arguments, or else the tokenizer of the checkpoint that was loaded."""
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = data.read_vocabulary(vocabulary)
         given = vocabulary is not None or lowercase is not None
         if tokenizer is not None and given:
             raise ValueError("`vocabulary` and `lowercase` must be None if `tokenizer` is given")

@@ -39,6 +39,12 @@ def test_an_unknown_task_raises(directory):
     fails(directory, "`task` must be None or one of classifier, regressor, tagger,", "clasifier")
 
 
+@pytest.mark.parametrize("options", [{"hidden_state": True}, {"num_classes": 2, "foo": 3}])
+def test_options_of_a_head_without_a_task_raise(directory, options):
+    names = ", ".join(options)
+    fails(directory, f"`head_options` must be empty without a `task`, got {names}", **options)
+
+
 def test_a_missing_directory_raises(tmp_path):
     fails(tmp_path / "nowhere", "`source` must be a directory or a keras-hub backbone, got")
 

@@ -1,6 +1,7 @@
 """Saving for transformers, and loading again without changing a bit."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -116,6 +117,17 @@ def test_an_interrupted_save_changes_no_file(encoder, tmp_path, monkeypatch):
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after.keys() == before.keys()
     assert after["model.safetensors"] != before["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_as_vocabulary_is_read(encoder, tmp_path, kind):
+    file = tmp_path / "words.txt"
+    file.write_text("\n".join(VOCABULARY), encoding="utf-8")
+    weights.save(encoder, tmp_path / "saved", vocabulary=kind(file))
+    assert (tmp_path / "saved" / "vocab.txt").read_text("utf-8").splitlines() == VOCABULARY
+    with pytest.raises(FileNotFoundError):
+        weights.save(encoder, tmp_path / "other", vocabulary=kind(tmp_path / "missing.txt"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_vocabulary_and_lowercase_are_saved(encoder, tmp_path):
