@@ -91,7 +91,12 @@ class SentencePieceTokenizer(SubwordTokenizer):
             return [token.decode() for token in tokens.numpy()]
 
     def detokenize(self, ids: Tensor) -> tf.Tensor:
-        """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does."""
+        """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does.
+
+        Only spaces at the beginning of a text are lost with a model that was trained with
+        `remove_extra_whitespaces=False` and puts a space before the text: tensorflow-text has an
+        older version of `sentencepiece`. The ids have these spaces.
+        """
         return self._tokenizer.detokenize(token_ids(ids, len(self.vocabulary)))
 
     def get_config(self) -> Config:

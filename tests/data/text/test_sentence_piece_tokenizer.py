@@ -80,6 +80,17 @@ def test_long_strings_equal_the_package(small, letters):
     assert assert_same(model, [text]) == 0
 
 
+def test_leading_spaces_are_in_the_ids_and_not_in_the_text():
+    model = trained(lines(211), 600, model_type="bpe", remove_extra_whitespaces=False)
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    own, texts = SentencePieceTokenizer(model), ["  a b", " a  b ", "a"]
+    ids = own(texts).to_list()
+    assert ids == theirs.encode(texts)
+    assert theirs.decode(ids) == texts
+    backs = [text.decode() for text in own.detokenize(own(texts)).numpy()]
+    assert backs == [text.lstrip() for text in texts]  # the limit that the docstring states
+
+
 def test_invalid_bytes_become_the_replacement_character(small):
     own = SentencePieceTokenizer(small)
     assert own(tf.constant([b"a\xff"])).to_list() == own(["a\ufffd"]).to_list()
