@@ -5,6 +5,7 @@ Letters: B batch, T length, N heads, D model width.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -154,7 +155,9 @@ def named(outputs: Nested, model: keras.Model) -> dict[str, tf.Tensor]:
 
 def _join(tensor: tf.Tensor, extra: int) -> tf.Tensor:
     """Merge the first axis with the `extra` axes after it."""
-    return tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[1 + extra :]], 0))
+    shape = tf.shape(tensor)
+    rows = tf.reduce_prod(shape[: 1 + extra], keepdims=True)  # not -1: another size may be 0
+    return tf.reshape(tensor, tf.concat([rows, shape[1 + extra :]], 0))
 
 
 def _from_inputs(model: keras.Model, core: Callable) -> Signature:
@@ -170,20 +173,22 @@ def _from_inputs(model: keras.Model, core: Callable) -> Signature:
 
 
 def _from_text(preprocessor: Preprocessor, answer: Callable, model: keras.Model) -> Signature:
-    def function(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = preprocessor(*(texts[name] for name in preprocessor.text_inputs))
-        return answer({**texts, **features})
+    examples, choices = _texts(preprocessor, model), _choices(model)
 
-    examples = _texts(preprocessor, model)
-    shapes = {name: np.shape(value) for name, value in examples[0].items()}
-    return Signature(
-        function=function,
-        inputs={
-            name: tf.TensorSpec([_batch_size(model), *shapes[name][1:]], tf.string)
-            for name in preprocessor.text_inputs
-        },
-        examples=examples,
-    )
+    def function(**texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = [texts[name] for name in preprocessor.text_inputs]
+        if not choices:  # a request is not ragged: the shorter lists in it end with empty strings
+            # pyrefly: ignore[missing-attribute]
+            ragged = functools.partial(tf.RaggedTensor.from_tensor, padding="")
+            rows = [ragged(row) if row.shape.rank > 1 else row for row in rows]
+        return answer({**texts, **preprocessor(*rows)})
+
+    inputs = {}
+    for name in preprocessor.text_inputs:
+        lists = np.ndim(examples[0][name]) > 1
+        sizes = [_batch_size(model), *((choices or [None]) if lists else [])]
+        inputs[name] = tf.TensorSpec(sizes, tf.string)
+    return Signature(function, inputs, examples)
 
 
 def _from_tokens(preprocessor: Any, answer: Callable, model: keras.Model) -> Signature:
@@ -221,16 +226,21 @@ def _batch_size(model: keras.Model) -> int | None:
     return next(iter(input_specs(model).values())).shape[0]
 
 
+def _choices(model: keras.Model) -> list[int | None]:
+    """The number of choices in each row of a multiple-choice model, alone; empty for others."""
+    return list(input_specs(model)["token_ids"].shape[1:-1])
+
+
 def _texts(preprocessor: Preprocessor, model: keras.Model) -> list[dict[str, Nested]]:
     """A batch for checks, then one of each length for warming up."""
-    choices = input_specs(model)["token_ids"].shape[1:-1]
+    choices = _choices(model)
     rows, length = _batch_size(model), preprocessor.length
     batches = [preprocessor.examples(min(CHECKED_LENGTH, length), rows or CHECKED_ROWS)]
     batches += [preprocessor.examples(bucket, rows or 1) for bucket in _buckets(length)]
     return [
         {
             # The preprocessor does not know the number of choices of the model.
-            name: [row[:1] * choices[0] if np.ndim(row) else row for row in rows]
+            name: [row[:1] * choices[0] if choices and np.ndim(row) else row for row in rows]
             for name, rows in batch.items()
         }
         for batch in batches

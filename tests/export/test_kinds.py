@@ -67,6 +67,12 @@ KINDS = {
     ),
 }
 
+WORDS = (
+    lambda encoder: models.bert_tasks.tagger(encoder, 3),
+    data.WordsPreprocessor(TOKENIZER, LENGTH, ["a", "b", "c"]),
+    data.TaggingPostprocessor(TOKENIZER, ["a", "b", "c"]),
+)
+
 
 @pytest.mark.parametrize(
     "kind",
@@ -102,6 +108,62 @@ def test_outputs_in_the_cpp_loader_equal_keras(kind, loader, tmp_path, checked_h
             assert got[name].tolist() == value.tolist()
         else:
             np.testing.assert_allclose(got[name], value, atol=1e-5)
+
+
+def test_a_tagger_of_lists_of_words_is_served(tmp_path, checked_here):
+    rows = [["The", "cat", "playing", "on"], ["a"], ["sat", "", "!"]]
+    build, preprocessor, postprocessor = WORDS
+    model = build(models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)))
+    made = export.publish(
+        model,
+        tmp_path / "words",
+        preprocessor=preprocessor,
+        postprocessor=postprocessor,
+        signatures=["serving_default", "tokens"],
+        server="2.12",
+    )
+    inputs, _ = made.signatures["serving_default"]
+    assert inputs == {"words": export.Tensor("string", (None, None))}
+    asked = {"words": [row + [""] * (4 - len(row)) for row in rows]}
+    features = preprocessor(rows)
+    ids = {
+        "token_ids": features["token_ids"].numpy(),
+        "lengths": features["padding_mask"].numpy().sum(1, dtype="int32"),
+    }
+    for got in ask_all(made.path, [("serving_default", asked), ("tokens", ids)]):
+        for number, row in enumerate(rows):
+            features = preprocessor([row])
+            answer = postprocessor(model({name: features[name] for name in model.input}), features)
+            for name in ("tokens", "tags"):
+                (expected,) = answer[name].numpy().tolist()
+                expected += [b""] * (got[name].shape[1] - len(expected))
+                assert got[name][number].tolist() == expected
+            (expected,) = answer["probabilities"].numpy()
+            length = len(expected)
+            np.testing.assert_allclose(got["probabilities"][number, :length], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("classifier", "choice") else [pytest.mark.slow])
+        for kind in (*KINDS, "words")
+    ],
+)
+def test_a_request_without_rows_has_an_answer_without_rows(kind):
+    build, preprocessor, postprocessor = WORDS if kind == "words" else KINDS[kind][:3]
+    model = build(models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)))
+    made = signatures.automatic(model, preprocessor, postprocessor, jit_compile=False)
+    assert "tokens" in made
+    for make in made.values():
+        signature = make()
+        graph = signature.traced()
+        for width in (0, 5):
+            inputs = {
+                name: tf.zeros([0, *(size or width for size in spec.shape[1:])], spec.dtype)
+                for name, spec in signature.inputs.items()
+            }
+            assert {len(output) for output in graph(**inputs).values()} == {0}
 
 
 def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):

@@ -39,7 +39,11 @@ class Preprocessor(Protocol):
         """A dict that contains the model's inputs."""
 
     def examples(self, tokens: int, batch: int) -> dict[str, list]:
-        """`batch` rows of example strings by argument, each of about `tokens` tokens in total."""
+        """`batch` rows of example strings by argument, each of about `tokens` tokens in total.
+
+        In a servable, an argument whose rows are lists gets the strings `[B, (W)]` of a request
+        `[B, W]`, ragged, without the empty strings at the end of a row.
+        """
 
 
 @runtime_checkable
@@ -115,6 +119,8 @@ class PreprocessorLayer(keras.layers.Layer):
         """
         token_ids = tf.convert_to_tensor(token_ids, tf.int32)
         lengths = tf.convert_to_tensor(lengths, tf.int32)
+        # One column more, so that a batch without rows has a first position, as every other has.
+        token_ids = tf.pad(token_ids, [[0, 0], [0, 1]])
         width = tf.shape(token_ids)[1]
         size = len(self.tokenizer.vocabulary)
         padding_mask = tf.sequence_mask(lengths, width)  # [B, T]
@@ -124,13 +130,13 @@ class PreprocessorLayer(keras.layers.Layer):
                 tf.debugging.assert_non_negative(token_ids, "token_ids below 0"),
                 tf.debugging.assert_less(token_ids, size, f"token_ids: vocabulary of {size}"),
                 tf.debugging.assert_positive(lengths, "lengths must be at least 1"),
-                tf.debugging.assert_less_equal(lengths, width, "lengths beyond token_ids"),
+                tf.debugging.assert_less(lengths, width, "lengths beyond token_ids"),
                 tf.debugging.assert_less_equal(
                     lengths, self.length, f"lengths: the model takes {self.length} tokens"
                 ),
             ]
         ):
-            longest = tf.reduce_max(tf.pad(lengths, [[0, 1]]))
+            longest = tf.reduce_max(tf.pad(lengths, [[0, 1]], constant_values=1))
         token_ids, padding_mask = token_ids[:, :longest], padding_mask[:, :longest]
         separators = tf.cast(token_ids == self.tokenizer.sep_id, tf.int32)
         after_first = tf.minimum(tf.cumsum(separators, axis=1, exclusive=True), 1)

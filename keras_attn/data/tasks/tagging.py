@@ -24,7 +24,8 @@ ONE_TAG = "`tags` must have one tag for each word"
 class WordsPreprocessor(PreprocessorLayer):
     """BERT's rows, made of lists of words; the first token of a word has the word's tag.
 
-    A word without visible characters becomes [UNK], so that every word has a token.
+    A word without visible characters becomes [UNK], so that every word has a token. Only a servable
+    takes empty strings at the end of a row as padding, since rows of a request have equal lengths.
 
     Args:
         tokenizer: as in `BertPreprocessor`.
