@@ -2,6 +2,8 @@
 
 import importlib
 import numbers
+import os
+import pathlib
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -51,6 +53,26 @@ def check_positive(name: str, value: object) -> None:
     """Raise unless `value` is a number above zero."""
     if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"`{name}` must be positive, got {value!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise unless `value` is a number, of Python or as a tensor."""
+    if not isinstance(value, numbers.Real) and not hasattr(value, "dtype"):
+        raise ValueError(f"`{name}` must be a number, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The value as Python's bool; raises unless it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+    return bool(value)
+
+
+def to_path(name: str, value: str | os.PathLike) -> pathlib.Path:
+    """The absolute path; raises unless `value` is a path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError(f"`{name}` must be a path, got {value!r}")
+    return pathlib.Path(value).absolute()
 
 
 def check_rate(name: str, value: float) -> None:

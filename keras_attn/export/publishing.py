@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_attn import data, layers
+from keras_attn._checks import to_path
 from keras_attn._keras import flatten_layers
 from keras_attn._typing import Nested
 from keras_attn.export import isolation, other_backend, saved_model, versions
@@ -106,7 +107,7 @@ def publish(
     (1, Tensor(dtype='string', shape=(None, None, 2)))
     >>> folder.cleanup()
     """
-    base_dir = versions.to_path("base_dir", base_dir)
+    base_dir = to_path("base_dir", base_dir)
     if version is not None:
         versions.check_version(base_dir, version)
     versions.check_keep(keep)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_attn._checks import optional_module
+from keras_attn._checks import optional_module, to_path
 from keras_attn._typing import Nested
 from keras_attn.export import isolation, other_backend, versions
 from keras_attn.export.signature import input_names
@@ -149,7 +149,7 @@ def plain(model: keras.Model) -> keras.Model:
 
 
 def _write(model: keras.Model, path: str | os.PathLike, name: str) -> Path:
-    runtime, target = _RUNTIMES[name], versions.to_path("path", path)
+    runtime, target = _RUNTIMES[name], to_path("path", path)
     if target.suffix != runtime.ending:
         raise ValueError(f"`path` must end with {runtime.ending}, got {os.fspath(path)!r}")
     if target.is_dir():

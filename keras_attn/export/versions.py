@@ -29,13 +29,6 @@ def versions(base_dir: Path) -> list[int]:
     return sorted(number for number in numbers if number <= _LARGEST)
 
 
-def to_path(argument: str, value: str | os.PathLike) -> Path:
-    """The absolute path; raises a ValueError that names the argument if `value` is not a path."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ValueError(f"`{argument}` must be a path, got {value!r}")
-    return Path(value).absolute()
-
-
 @contextlib.contextmanager
 def written_beside(base_dir: Path, argument: str = "base_dir") -> Iterator[Path]:
     """A new temporary folder in `base_dir`, which is removed if an error occurs.

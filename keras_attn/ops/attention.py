@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_attn._checks import (
+    check_number,
     check_positive,
     check_rate,
     check_shape,
@@ -125,6 +126,7 @@ def attention(
     )
     run = kernels.choose(kernel, asked)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    check_number("scale", scale)
     calls = _watched.get()
     if calls is not None:
         calls.append((query * scale, key))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import is_integer, to_boolean
+from keras_attn._checks import check_flag, is_integer, to_boolean
 from keras_attn._typing import Size, Tensor
 
 # See `AttentionMask`.
@@ -40,8 +40,8 @@ class AttentionMask:
             not zero only when decoding with a cache.
 
     Raises:
-        ValueError: a window that is neither a positive integer nor a pair of them, sequence ids
-            without their partner, or a part of the wrong rank.
+        ValueError: `causal` is no truth value, a window that is neither a positive integer nor a
+            pair of them, sequence ids without their partner, or a part of the wrong rank.
 
     Example:
     >>> from keras_attn.ops.masks import AttentionMask
@@ -61,14 +61,16 @@ class AttentionMask:
     query_offset: Size = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "causal", check_flag("causal", self.causal))
         object.__setattr__(self, "window", check_window(self.window))
         if (self.query_sequence_ids is None) != (self.key_sequence_ids is None):
             raise ValueError(
                 "`query_sequence_ids` and `key_sequence_ids` must be given together, got only one"
             )
         for name in TENSORS:
-            if isinstance(getattr(self, name), list | tuple):
-                object.__setattr__(self, name, np.asarray(getattr(self, name)))
+            part = getattr(self, name)
+            if part is not None and not hasattr(part, "shape"):
+                object.__setattr__(self, name, np.asarray(part))
         for name in ("key_padding", "query_padding", "query_sequence_ids", "key_sequence_ids"):
             part = getattr(self, name)
             if part is not None and len(part.shape) != 2:

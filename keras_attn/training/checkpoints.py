@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_attn import backend
-from keras_attn._checks import check_count
+from keras_attn._checks import check_count, to_path
 from keras_attn._typing import Nested, Tensor
 from keras_attn.ops import random
 from keras_attn.training import state_file
@@ -59,7 +59,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             Defaults to None, which is not compared.
 
     Raises:
-        ValueError: `every` or `keep` is not a positive integer; the newest file is damaged, or is
+        ValueError: an argument is of another kind; the newest file is damaged, or is
             that of another model, another optimizer or other data; the processes have different
             files or data; `fit` does not start where the restored file ended; the directory has
             files and `restore` was not called.
@@ -91,10 +91,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self, directory: str | os.PathLike, every: int = 1000, keep: int = 2, data: Any = None
     ) -> None:
         super().__init__()
-        self.directory = pathlib.Path(directory)
+        self.directory = to_path("directory", directory)
         self.every = check_count("every", every)
         self.keep = check_count("keep", keep)
-        self.data = json.loads(json.dumps(data))  # as a file gives it back
+        try:
+            self.data = json.loads(json.dumps(data))  # as a file gives it back
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`data` must be what JSON can hold, got {data!r}") from error
         self._logs: list[dict] = []  # of the epochs that are over
         self._step = 0  # batches taken since the training began
         self._saved = 0  # the step of the newest file
@@ -119,8 +122,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             The number of batches already taken, 0 if the directory holds no file: start the data
             there, and give `fit` `initial_epoch=step // steps_per_epoch`.
         """
-        if not model.compiled:
-            raise ValueError("`model` must be compiled before it is restored")
+        if not isinstance(model, keras.Model) or not model.compiled:
+            raise ValueError(f"`model` must be a keras.Model that is compiled, got {model!r}")
+        if batch is None:
+            raise ValueError("`batch` must be an element of the data, got None")
         files = self._files()
         with _together(model, "find"):
             if step is not None and step not in files:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_attn import data
+from keras_attn._checks import to_path
 from keras_attn._typing import Config, DType
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.tokenizer_settings import check_word_piece
@@ -143,7 +144,9 @@ def load(
         raise ValueError(
             f"`head_options` must be empty without a `task`, got {', '.join(head_options)}"
         )
-    directory = None if isinstance(source, keras.Model) else checkpoint_folder(Path(source))
+    directory = (
+        None if isinstance(source, keras.Model) else checkpoint_folder(to_path("source", source))
+    )
     checkpoint = open_backbone(source) if directory is None else open_checkpoint(directory)
     format = checkpoint.format
     _check_vocabulary(checkpoint)
@@ -235,7 +238,14 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
         if not isinstance(loaded, RotaryScaling):
             _number(title, key.name, loaded, _range(field))
         fields[field.name] = loaded
-    return kind(**fields)
+    size = kind(**fields)
+    if size.hidden_dim % size.num_heads:
+        width, heads = (format.size[field].name for field in ("hidden_dim", "num_heads"))
+        raise ValueError(
+            f"{title}: the configuration's `{heads}` must divide `{width}` {size.hidden_dim}, "
+            f"got {size.num_heads}"
+        )
+    return size
 
 
 def _translated(title: str, key: Key, value: object) -> str:

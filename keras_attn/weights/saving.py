@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_attn import layers
-from keras_attn._checks import optional_module
+from keras_attn._checks import optional_module, to_path
 from keras_attn._typing import Config
 from keras_attn.models import parts
 from keras_attn.models.sizes import BertSize
@@ -73,11 +73,13 @@ def save(
 
     loaded = model if isinstance(model, Loaded) else None
     built: keras.Model = loaded.model if loaded else model
-    found = parts.find(built)
+    is_model = isinstance(built, keras.Model)
+    found = parts.find(built) if is_model else None
     if found is None or (found.encoder and found.decoder):
+        names = f" with layers {', '.join(each.name for each in built.layers)}" if is_model else ""
         raise ValueError(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
-            f"got {built.name!r} with layers {', '.join(layer.name for layer in built.layers)}"
+            f"got {(built.name if is_model else built)!r}{names}"
         )
     family = family_of(found)
     size = size_of(found, family)
@@ -95,7 +97,7 @@ def save(
     arrays = _arrays(targets, format, heads, size.num_layers, config)
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
-    with _moved_when_complete(Path(directory)) as folder:
+    with _moved_when_complete(to_path("directory", directory)) as folder:
         safetensors.save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         write_json(folder / "config.json", config)
         tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1)

@@ -88,6 +88,10 @@ def test_an_invalid_dropout_rate_or_missing_seed_raises():
     _fails("`seed` must be given where dropout is not zero", dropout=0.5)
 
 
+def test_a_scale_that_is_no_number_raises():
+    _fails("`scale` must be a number, got 'a'", scale="a")
+
+
 def test_returned_weights_equal_those_behind_the_context():
     query, key, value = (x.astype("float32") for x in draw(SHAPE))
     mask = AttentionMask(causal=True)

@@ -56,6 +56,11 @@ def test_invalid_mask_arguments_raise():
         AttentionMask(key_padding=kops.ones((3,), "bool"))
     with pytest.raises(ValueError, match="`dense` must have rank 4"):
         AttentionMask(dense=kops.ones((2, 3), "bool"))
+    with pytest.raises(ValueError, match=r"`dense` must have rank 4.*, got shape \(\)"):
+        AttentionMask(dense="x")
+    with pytest.raises(ValueError, match="`causal` must be True or False, got 'yes'"):
+        AttentionMask(causal="yes")
+    assert AttentionMask(causal=np.bool_(False)).empty
     with pytest.raises(ValueError, match="`attention_mask` must have shape"):
         dense_mask(kops.ones((3,), "bool"))
     for shape, wanted in (((3, 5), (1, 1, 3, 5)), ((2, 3, 5), (2, 1, 3, 5))):

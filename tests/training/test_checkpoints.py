@@ -296,8 +296,23 @@ def test_only_the_first_process_writes_files(tmp_path, monkeypatch):
 
 def test_restoring_an_uncompiled_model_raises(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match="`model` must be compiled before it is restored"):
+    with pytest.raises(
+        ValueError, match="`model` must be a keras.Model that is compiled, got <Seq"
+    ):
         TrainingCheckpoint(tmp_path).restore(model, batch_of(0))
+
+
+def test_arguments_of_another_kind_raise(tmp_path):
+    for directory in (None, 3, ""):
+        with pytest.raises(ValueError, match=f"`directory` must be a path, got {directory!r}"):
+            TrainingCheckpoint(directory)
+    for data in ({1}, float, np.zeros(2)):
+        with pytest.raises(ValueError, match="`data` must be what JSON can hold, got "):
+            TrainingCheckpoint(tmp_path, data=data)
+    with pytest.raises(ValueError, match="`model` must be a keras.Model that is compiled, got 'x'"):
+        TrainingCheckpoint(tmp_path).restore("x", batch_of(0))
+    with pytest.raises(ValueError, match="`batch` must be an element of the data, got None"):
+        TrainingCheckpoint(tmp_path).restore(make_model(), None)
 
 
 def test_the_header_is_json(finished):

@@ -49,6 +49,18 @@ def test_a_missing_directory_raises(tmp_path):
     fails(tmp_path / "nowhere", "`source` must be a directory or a keras-hub backbone, got")
 
 
+@pytest.mark.parametrize("source", [None, 5, ""])
+def test_a_source_that_is_no_path_raises(source):
+    fails(source, f"`source` must be a path, got {source!r}")
+
+
+def test_heads_that_do_not_divide_the_width_raise(directory):
+    configure(directory, num_attention_heads=3, hidden_size=16)
+    fails(
+        directory, "the configuration's `num_attention_heads` must divide `hidden_size` 16, got 3"
+    )
+
+
 def test_an_empty_directory_raises(tmp_path):
     fails(tmp_path, "must hold model.safetensors, a TensorFlow checkpoint (*.index) or a keras-hub")
 

@@ -204,6 +204,8 @@ def test_saving_a_model_of_another_kind_raises(tmp_path):
         match="must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, got",
     ):
         weights.save(model, tmp_path)
+    with pytest.raises(ValueError, match="bert_tasks or gpt, got 'x'$"):
+        weights.save("x", tmp_path)
 
 
 def test_saving_additional_weights_raises(encoder, tmp_path):

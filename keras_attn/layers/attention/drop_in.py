@@ -124,7 +124,7 @@ def attend(
     query = without_hidden(query, named["query"])
     value, key = without_hidden(value, padding), without_hidden(key, padding)
     mask = ops.AttentionMask(
-        causal=causal,
+        causal=bool(causal),
         window=layer.sliding_window,
         key_padding=axes.merge_padding(padding, value),
         query_padding=axes.merge_padding(named["query"], query),
@@ -189,7 +189,7 @@ def attend_list(
         q = q * layer.scale
     if value_mask is not None:
         value_mask = kops.reshape(value_mask, (rows, kops.shape(value_mask)[-1]))
-    structure = ops.AttentionMask(causal=causal, key_padding=value_mask)
+    structure = ops.AttentionMask(causal=bool(causal), key_padding=value_mask)
     dropped = return_scores and training and layer.dropout  # the returned scores include dropout
     context = ops.attention(
         q,

@@ -209,6 +209,8 @@ def test_the_config_holds_the_constructor_arguments():
         (VOCABULARY[:4] + ["a"], "`vocabulary` must hold the special tokens .* without \\[MASK\\]"),
         (VOCABULARY + ["the"], "must hold each token once, .* 1 tokens repeated: 'the'"),
         (VOCABULARY + ["a\nb"], "not empty and have no line end, got a list with 'a\\\\nb'"),
+        (5, "`vocabulary` must be a path or a list of tokens, got 5"),
+        (None, "`vocabulary` must be a path or a list of tokens, got None"),
         (VOCABULARY + [None], "must hold strings that are .* with None at index 13"),
     ],
 )
