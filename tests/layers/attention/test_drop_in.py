@@ -148,8 +148,6 @@ OWN = {
 EXCLUDED = {
     "test_flash_attention_with_errors": "expects flash_attention=True to raise with dropout, with "
     "scores, and on backends without a kernel; ours computes all three",
-    "test_invalid_scalar_args_rejected": "compares the words of an error: ours names the same "
-    "arguments in the words of this package (tests/contract/test_configuration.py)",
 }
 COUNTS = {  # of Keras 3.15.1, less the excluded ones and one in ten
     "multi_head_attention_test": 44,
