@@ -295,7 +295,7 @@ SIZES = {"vocabulary_size": V, "num_layers": 2, "hidden_dim": D, "intermediate_d
 
 
 HUB_WINDOW = pytest.mark.backends(
-    "tensorflow", "jax", reason="with torch's fused attention keras-hub's Qwen forgets its window"
+    "tensorflow", reason="with fused attention, on JAX and torch, keras-hub's Qwen has no window"
 )
 
 

@@ -205,15 +205,20 @@ def test_the_inference_graph_is_the_same_without_recomputation():
 
 
 PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
 import numpy as np
 from tests.ops.test_remat import peak_model
+def held(what):
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{what}:")[1].split()[0]) / 1024
 x = np.zeros((8, 512, 64), "float32")
 trained = peak_model(sys.argv[1] == "True")
 trained.fit(x[:1, :3], x[:1, :3], verbose=0)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here: a child has its parent's
+before = held("VmRSS")
 trained.fit(x, x, batch_size=8, verbose=0)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(held("VmHWM") - before)
 """
 
 
@@ -240,4 +245,4 @@ def peak_model(remat):
 
 @pytest.mark.slow
 def test_eight_blocks_take_less_than_half_the_memory():
-    assert peak(True) < peak(False) / 2
+    assert 0 < peak(True) < peak(False) / 2
