@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 
@@ -41,8 +42,8 @@ class Upgrade:
     difference: float | None = None
     padding_difference: float | None = None
     _sides: str = dataclasses.field(default="", repr=False)
-    _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
     _obstacle: str | None = dataclasses.field(default=None, repr=False)
+    _undo: list[Callable[[], None]] = dataclasses.field(default_factory=list, repr=False)
 
     def undo(self) -> None:
         """Restore the layers that were changed in place; a second call does nothing."""
@@ -71,6 +72,14 @@ class Upgrade:
                 'masks="keras" leaves the same'
             )
         return "\n".join(lines)
+
+
+class _Found(NamedTuple):
+    """What the comparison found, as in `Upgrade`; `sides`: where padding makes a difference."""
+
+    difference: float | None = None
+    padding_difference: float | None = None
+    sides: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +157,7 @@ def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "e
     trial = _Trial(model, masks, comparison)
     places = survey.places
     found = trial.differences(places)
-    if found and found[0] > trial.tolerance:
+    if (found.difference or 0.0) > trial.tolerance:
         places, found = trial.without_culprits(places, survey)
     upgraded, undo = trial.apply(places)
     return Upgrade(
@@ -157,8 +166,8 @@ def upgrade(model: keras.Model, inputs: Nested | None = None, *, masks: str = "e
         tuple(place.path for place in places if place.how == "change"),
         survey.left,
         *found,
-        _undo=undo,
-        _obstacle=comparison.obstacle,
+        comparison.obstacle,
+        undo,
     )
 
 
@@ -177,13 +186,10 @@ class _Trial:
         exchange.forget_compiled(self._model)
         return rebuild.model(self._model), undo
 
-    def differences(self, places: list[_Place]) -> tuple:
-        """Of all batches, or, where only padding makes one, apart for padded ones and its sides.
-
-        () if nothing can be compared.
-        """
+    def differences(self, places: list[_Place]) -> _Found:
+        """That of all batches; those of padded ones stand apart where only padding makes one."""
         if self._comparison.obstacle or not places:
-            return ()
+            return _Found()
         plain, *padded = self._run(places, self._masks)
         with_padding = max(padded, default=0.0)
         if self._masks == "exact" and plain <= self.tolerance < with_padding:
@@ -195,25 +201,22 @@ class _Trial:
             ]
             if max(self._run(same, "keras")) <= self.tolerance:
                 sides = zip(("right", "left"), padded, strict=False)
-                return (
-                    plain,
-                    with_padding,
-                    " and ".join(side for side, found in sides if found > self.tolerance),
-                )
-        return (max(plain, with_padding),)
+                differing = [side for side, found in sides if found > self.tolerance]
+                return _Found(plain, with_padding, " and ".join(differing))
+        return _Found(max(plain, with_padding))
 
-    def without_culprits(self, places: list[_Place], survey: "_Survey") -> tuple[list, tuple]:
+    def without_culprits(self, places: list[_Place], survey: "_Survey") -> tuple[list, _Found]:
         """The places that do not change the outputs; the others are left."""
-        kept: list[_Place] = []
-        found: tuple = ()
+        kept, found = list[_Place](), _Found()
         for place in places:
             now = self.differences([*kept, place])
-            if now[0] <= self.tolerance:
+            difference = now.difference or 0.0
+            if difference <= self.tolerance:
                 kept, found = [*kept, place], now
             else:
                 survey.put_back(
                     place,
-                    f"with ours the outputs of the model differ by {now[0]:.1e}: keep it, or "
+                    f"with ours the outputs of the model differ by {difference:.1e}: keep it, or "
                     "compare the two layers on your data",
                 )
         return kept, found

@@ -73,13 +73,12 @@ def save(
 
     loaded = model if isinstance(model, Loaded) else None
     built: keras.Model = loaded.model if loaded else model
-    is_model = isinstance(built, keras.Model)
-    found = parts.find(built) if is_model else None
+    found = parts.find(built) if isinstance(built, keras.Model) else None
     if found is None or (found.encoder and found.decoder):
-        names = f" with layers {', '.join(each.name for each in built.layers)}" if is_model else ""
+        names = ", ".join(layer.name for layer in getattr(built, "layers", ()))
         raise ValueError(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
-            f"got {(built.name if is_model else built)!r}{names}"
+            f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
         )
     family = family_of(found)
     size = size_of(found, family)
