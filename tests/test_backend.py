@@ -1,5 +1,6 @@
 """The loop over time steps, its gradient under XLA, shared graph functions, and devices."""
 
+import dataclasses
 import gc
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_attn import backend
+from keras_attn import backend, layers
 from keras_attn.ops import dense
 
 
@@ -103,6 +104,38 @@ def test_graphs_share_a_function_as_long_as_one_of_them_lives():
     gc.collect()
     assert len(_functions(lambda x: backend.traced_once(double, 1, x), (2,))[0]) == 1
     assert len(traced) == 2
+
+
+class Rounds(keras.layers.Layer):
+    """An activation with another result in inference."""
+
+    def call(self, inputs, training=None):
+        return inputs if training else ops.round(inputs)
+
+
+@dataclasses.dataclass
+class Swish:
+    """An activation that changes, and cannot be hashed."""
+
+    beta: float = 1.0
+
+    def __call__(self, inputs):
+        return inputs * ops.sigmoid(self.beta * inputs)
+
+
+@pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")
+def test_activations_that_change_are_not_shared():
+    x = np.random.default_rng(0).normal(size=(4, 5, 8)).astype("float32")
+    inputs, swish = keras.Input((5, 8)), Swish()
+    for activation in (Rounds(), swish):
+        model = keras.Model(inputs, layers.FeedForward(32, activation=activation)(inputs))
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        in_training = np.mean((model(x, training=True) - x) ** 2)
+        assert model.fit(x, x, verbose=0).history["loss"] == pytest.approx([in_training], rel=1e-5)
+        np.testing.assert_allclose(model.predict(x, verbose=0), model(x), atol=1e-6)
+    swish.beta = 9.0
+    model.compile(keras.optimizers.SGD(0.0), "mse")  # graphs of before live in the garbage
+    np.testing.assert_allclose(model.predict(x, verbose=0), model(x), atol=1e-6)
 
 
 @pytest.mark.backends("tensorflow", reason="graphs are TensorFlow's")

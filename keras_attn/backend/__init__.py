@@ -132,7 +132,8 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
 
     Args:
         function: a function of nested tensors that reads nothing else.
-        identity: equal for functions that do the same with tensors of the same shapes and dtypes.
+        identity: equal for functions that do the same with tensors of the same shapes and dtypes;
+            a call is not shared if it has a function that is neither Keras' nor this package's.
         tensors: nested tensors and None.
     """
     return _running().traced_once(function, identity, tensors)

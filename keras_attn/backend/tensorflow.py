@@ -1,6 +1,7 @@
 """`keras_attn.backend` on TensorFlow."""
 
 import contextlib
+import inspect
 import weakref
 from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from typing import Any
@@ -156,7 +157,7 @@ _traced: MutableMapping[tuple, Any] = weakref.WeakValueDictionary()
 def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nested:
     """All graphs share the functions, which live as long as a graph that calls them."""
     # XLA compiles the whole anyway, and the function would not know that it is for XLA.
-    if tf.executing_eagerly() or under_xla():
+    if tf.executing_eagerly() or under_xla() or not _is_fixed(identity):
         return function(tensors)
     graph = tf.compat.v1.get_default_graph()
     specs = tf.nest.map_structure(_spec, tensors)
@@ -177,6 +178,18 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
         graph.keras_attn_traced = set()
     graph.keras_attn_traced.add(whole)
     return whole(tensors)
+
+
+def _is_fixed(identity: Hashable) -> bool:
+    """Whether every function in it always does the same: those of Keras and of this package do.
+
+    Others may depend on the training mode, or on what changes between two traces.
+    """
+    functions = [part for part in tf.nest.flatten(identity) if callable(part)]
+    return all(
+        inspect.isroutine(f) and str(f.__module__).split(".")[0] in ("keras", "keras_attn")
+        for f in functions
+    )
 
 
 def under_xla() -> bool:
