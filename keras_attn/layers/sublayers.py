@@ -1,6 +1,7 @@
 """What layers share that are made of other layers: projections, norms, positions, recomputation."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -188,19 +189,19 @@ def to_position(
 
 def recomputable(call: Callable[..., Nested]) -> Callable[..., Nested]:
     """`call`, of which training keeps only the inputs where the layer's `remat` says so."""
+    signature = inspect.signature(call)
 
     @functools.wraps(call)
-    def wrapped(
-        self: Any, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any
-    ) -> Nested:
-        if not (self.remat and training):
-            return call(self, inputs, *args, training=training, **kwargs)
+    def wrapped(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Nested:
+        given = signature.bind_partial(self, inputs, *args, **kwargs).arguments
+        if not (self.remat and given.get("training")):
+            return call(self, inputs, *args, **kwargs)
         mask = get_keras_mask(inputs)
 
         def function(inputs: Tensor, *args: Any, **kwargs: Any) -> Nested:
             if mask is not None:  # the recomputation starts from tensors that carry none
                 set_keras_mask(inputs, mask)
-            return call(self, inputs, *args, training=True, **kwargs)
+            return call(self, inputs, *args, **kwargs)
 
         weights = {id(weight) for weight in self.weights}
         states = [variable for variable in self.variables if id(variable) not in weights]

@@ -33,9 +33,9 @@ class Comparison:
                 raise ValueError(f"`inputs` must not be empty, got the shape {tuple(tensor.shape)}")
         made = inputs is None and has_inputs(model)
         batch = make_inputs(model) if made else inputs
-        # What padding is in a float input; without such a layer it is a mask, or has none.
+        # What padding is in vectors.
         masking = [p for p in flatten_layers(model) if isinstance(p, keras.layers.Masking)]
-        self._padding = masking[0].mask_value if masking else None
+        self._padding = masking[0].mask_value if masking else 0.0
         self._sequences = _sequences(model)
         # Each with the positions that are compared.
         self._batches: list[tuple[Nested, slice]] = [(batch, slice(None))]
@@ -85,15 +85,15 @@ class Comparison:
     def _paddable(self, batch: Tensor) -> bool:
         if not hasattr(batch, "dtype") or len(batch.shape) < 2 or batch.shape[1] <= _PADDED:
             return False
-        if "float" in keras.backend.standardize_dtype(batch.dtype):
-            return self._padding is not None and len(batch.shape) > 2
-        return True
+        if "float" not in keras.backend.standardize_dtype(batch.dtype) or len(batch.shape) > 2:
+            return True
+        return bool(np.isin(keras.ops.convert_to_numpy(batch), (0.0, 1.0)).all())  # a mask
 
     def _pad(self, batch: Tensor, at: slice) -> Tensor:
         if not self._paddable(batch):
             return batch
         batch = np.array(keras.ops.convert_to_numpy(batch))
-        batch[:, at] = self._padding if batch.dtype.kind == "f" else 0
+        batch[:, at] = self._padding if batch.dtype.kind == "f" and batch.ndim > 2 else 0
         return batch
 
 

@@ -85,7 +85,7 @@ def seems_to_attend(layer: keras.layers.Layer) -> bool:
     classes = list(itertools.takewhile(lambda kind: not _is_of(kind, "keras"), type(layer).__mro__))
     if not classes or any(_is_of(kind, "keras_attn") for kind in classes):
         return False
-    members = [member for kind in classes for member in vars(kind).values()]
+    members = [getattr(m, "__func__", m) for kind in classes for m in vars(kind).values()]
     codes = [member.__code__ for member in members if inspect.isfunction(member)]
     return "attention" in type(layer).__name__.lower() or any(map(_attends, codes))
 
@@ -247,7 +247,9 @@ def _is_of(kind: type, package: str) -> bool:
 
 
 def _attends(code: types.CodeType) -> bool:
-    """Whether it calls the attention of Keras, or softmax, and has something named "key"."""
+    """Whether it calls the attention of Keras, or softmax, and has a key, or a q and a k."""
     names = {*code.co_names, *code.co_varnames}
     softmax = any("softmax" in name.lower() for name in names)
-    return "dot_product_attention" in names or (softmax and bool(names & {"k", "key", "keys"}))
+    named = not names.isdisjoint({"key", "keys"}) or names.issuperset({"q", "k"})
+    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return "dot_product_attention" in names or (softmax and named) or any(map(_attends, inner))

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_attn import data
-from keras_attn._checks import to_path
+from keras_attn._checks import check_flag, to_path
 from keras_attn._typing import Config, DType
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.tokenizer_settings import check_word_piece
@@ -138,8 +138,9 @@ def load(
             this package does not have; names are not used, weights are not set, shapes or types are
             wrong, numbers are not finite; there are more tokens than rows of the token matrix.
     """
-    if task is not None and task not in TASKS:
+    if task is not None and (not isinstance(task, str) or task not in TASKS):
         raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
+    hidden_states = check_flag("hidden_states", hidden_states)
     if task is None and head_options:
         raise ValueError(
             f"`head_options` must be empty without a `task`, got {', '.join(head_options)}"

@@ -10,7 +10,10 @@ from pathlib import Path
 import keras
 
 from keras_attn import data
+from keras_attn._checks import check_flag
+from keras_attn.data.text.subwords import SubwordTokenizer
 from keras_attn.data.text.tokenizer_settings import check_word_piece
+from keras_attn.data.text.vocabulary import check_vocabulary
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import Format
 from keras_attn.weights.loading import Loaded
@@ -42,6 +45,13 @@ class Tokens:
         """The given arguments, or else the tokenizer of the checkpoint that was loaded."""
         if isinstance(vocabulary, str | os.PathLike):
             vocabulary = data.read_vocabulary(vocabulary)
+        elif vocabulary is not None:
+            check_vocabulary(vocabulary)
+            vocabulary = list(vocabulary)
+        if lowercase is not None:
+            lowercase = check_flag("lowercase", lowercase)
+        if not isinstance(tokenizer, data.BertTokenizer | SubwordTokenizer | None):
+            raise ValueError(f"`tokenizer` must be one of keras_attn.data, got {tokenizer!r}")
         given = vocabulary is not None or lowercase is not None
         if tokenizer is not None and given:
             raise ValueError("`vocabulary` and `lowercase` must be None if `tokenizer` is given")

@@ -78,6 +78,23 @@ def test_padding_on_the_left_is_compared():
     np.testing.assert_allclose(arrays(exact.model(rows)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float32", "vectors"])
+def test_padding_by_a_mask_of_any_dtype_is_compared(dtype):
+    """A mask that is an input, or that the model computes from vectors of zeros."""
+    hidden = inputs = keras.Input((None, D))
+    if dtype == "vectors":
+        mask = keras.ops.any(keras.ops.not_equal(inputs, 0), axis=-1)
+    else:
+        mask = keras.Input((None,), dtype=dtype, name="padding_mask")
+        inputs = [inputs, mask]
+    pairs = keras.ops.logical_and(mask[:, :, None], mask[:, None])
+    attention = kl.MultiHeadAttention(N, H, name="attention")
+    hidden = attention(hidden, hidden, attention_mask=pairs)
+    result = keras_attn.upgrade(keras.Model(inputs, keras.ops.mean(hidden, axis=1)))
+    assert result.replaced == ("attention",) and result.difference < 1e-5
+    assert result.padding_difference > 1e-3
+
+
 @pytest.mark.parametrize("item", [np.s_[:, 0], np.s_[:, 0, :]], ids=str)
 def test_a_first_position_that_is_read_is_no_padding(item):
     """Keras' attention and ours differ there if it is padding."""

@@ -541,10 +541,11 @@ class Mixer(kl.Layer):
     def call(self, inputs):
         if self.by_function:
             heads = inputs[:, :, None]
-            return keras.ops.dot_product_attention(heads, heads, heads)[:, :, 0]
+            return (lambda x: keras.ops.dot_product_attention(x, x, x))(heads)[:, :, 0]
         return self.mixed(inputs)
 
-    def mixed(self, inputs):
+    @staticmethod
+    def mixed(inputs):
         key = keras.ops.transpose(inputs, (0, 2, 1))
         return keras.ops.softmax(inputs @ key) @ inputs
 
@@ -552,8 +553,9 @@ class Mixer(kl.Layer):
 class Gate(kl.Layer):
     """A softmax that chooses among features: no attention."""
 
-    def call(self, inputs):
-        return keras.ops.softmax(inputs) * inputs
+    def call(self, inputs, k=2):
+        weights, _ = keras.ops.top_k(keras.ops.softmax(inputs), k)
+        return inputs * keras.ops.sum(weights, axis=-1, keepdims=True)
 
 
 def test_attention_under_another_name_is_named():

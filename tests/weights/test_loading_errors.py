@@ -35,8 +35,14 @@ def fails(directory, text, task=None, **options):
         weights.load(directory, task, **options)
 
 
-def test_an_unknown_task_raises(directory):
-    fails(directory, "`task` must be None or one of classifier, regressor, tagger,", "clasifier")
+@pytest.mark.parametrize("task", ["clasifier", ["classifier"], {}], ids=str)
+def test_an_unknown_task_raises(directory, task):
+    fails(directory, "`task` must be None or one of classifier, regressor, tagger,", task)
+
+
+def test_hidden_states_that_are_no_truth_value_raise(directory):
+    with pytest.raises(ValueError, match="`hidden_states` must be True or False, got 'yes'"):
+        weights.load(directory, hidden_states="yes")
 
 
 @pytest.mark.parametrize("options", [{"hidden_state": True}, {"num_classes": 2, "foo": 3}])

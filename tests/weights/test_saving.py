@@ -130,6 +130,28 @@ def test_a_path_as_vocabulary_is_read(encoder, tmp_path, kind):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"vocabulary": [token.encode() for token in VOCABULARY]}, "must hold strings .* got a li"),
+        ({"vocabulary": [*VOCABULARY[:-1], "a\nb"]}, "must hold strings .* no line end"),
+        ({"vocabulary": []}, "`vocabulary` must hold tokens"),
+        ({"vocabulary": VOCABULARY[:-1] + VOCABULARY[-2:-1]}, "must hold each token once"),
+        ({"vocabulary": set(VOCABULARY)}, "`vocabulary` must be a path or a list of tokens"),
+        ({"vocabulary": 5}, "`vocabulary` must be a path or a list of tokens, got 5"),
+        ({"lowercase": "yes"}, "`lowercase` must be True or False, got 'yes'"),
+        ({"tokenizer": VOCABULARY}, "`tokenizer` must be one of keras_attn.data, got "),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_wrong_vocabulary_or_tokenizer_is_refused(encoder, tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        weights.save(encoder, tmp_path / "saved", **wrong)
+    assert not (tmp_path / "saved").exists()
+    weights.save(encoder, tmp_path / "saved", vocabulary=np.array(VOCABULARY))
+    assert (tmp_path / "saved" / "vocab.txt").read_text("utf-8").splitlines() == VOCABULARY
+
+
 def test_vocabulary_and_lowercase_are_saved(encoder, tmp_path):
     weights.save(encoder, tmp_path, vocabulary=VOCABULARY, lowercase=False)
     loaded = weights.load(tmp_path)

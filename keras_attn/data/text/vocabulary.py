@@ -98,7 +98,7 @@ def read_vocabulary(path: Path) -> list[str]:
 
 def check_vocabulary(vocabulary: Sequence[str], source: str = "a list") -> None:
     """Raise a ValueError unless `vocabulary` has tokens, all different, and the special tokens."""
-    if not hasattr(vocabulary, "__len__"):
+    if not hasattr(vocabulary, "__len__") or isinstance(vocabulary, set | frozenset | dict):
         raise ValueError(f"`vocabulary` must be a path or a list of tokens, got {vocabulary!r}")
     if not len(vocabulary):
         raise ValueError(f"`vocabulary` must hold tokens, got {source} that is empty")

@@ -47,6 +47,17 @@ def test_outputs_follow_the_equations_of_the_paper(normalize_first):
     np.testing.assert_allclose(arrays(layer(INPUTS, mask=MASK)), x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_call_takes_its_arguments_by_position(remat):
+    """As `tf.function(layer.call)` gives them."""
+    layer = block(attention_dropout=0.0, dropout=1 - 1e-7, remat=remat)
+    expected = arrays(layer(INPUTS, mask=MASK, training=True))
+    inputs, mask = keras.ops.convert_to_tensor(INPUTS), keras.ops.convert_to_tensor(MASK)
+    given = layer.call(inputs, mask, None, None, None, 0, False, True)
+    np.testing.assert_allclose(arrays(given), expected, rtol=1e-5, atol=1e-5)
+    assert abs(arrays(layer(INPUTS, mask=MASK)) - expected).max() > 1e-3
+
+
 def test_each_sublayer_has_its_own_dropout_rate():
     almost_all = 1 - 1e-7  # the sublayer's output becomes zero
     rates = {"dropout": almost_all, "attention_output_dropout": 0.0}
