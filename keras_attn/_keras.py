@@ -103,9 +103,8 @@ __all__ = [
     "returns_scores",
     "rnn",
     "serialize_shared",
-    "set_dropout",
+    "set_alone",
     "set_keras_mask",
-    "set_trainable",
     "takes_strings",
     "takes_training",
     "under_xla",
@@ -241,14 +240,14 @@ def option(name: str) -> property:
     return property(lambda layer: getattr(layer, f"_{name}"))
 
 
-def set_dropout(layer: keras.layers.MultiHeadAttention, rate: float) -> None:
-    """Set the rate, which Keras refuses in the constructor together with flash attention."""
-    layer._dropout = rate
+def set_alone(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Set "trainable", "dtype_policy" or "dropout" of a layer, and nothing else.
 
-
-def set_trainable(layer: keras.layers.Layer, trainable: bool) -> None:
-    """Set the flag of a layer alone: the public setter also sets those of its parts and weights."""
-    layer._trainable = trainable
+    The public setters also set what is trainable in the layer, and change the map of policies that
+    a loaded quantized model gave to all its layers. Keras' `MultiHeadAttention` has no setter of
+    its dropout, which its constructor refuses together with flash attention.
+    """
+    setattr(layer, f"_{name}", value)
 
 
 def dropout_seeds(layer: keras.layers.Layer) -> keras.random.SeedGenerator:

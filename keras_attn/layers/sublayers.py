@@ -14,9 +14,10 @@ from keras_attn._keras import (
     flatten_layers,
     get_keras_mask,
     register,
+    set_alone,
     set_keras_mask,
 )
-from keras_attn._typing import Config, DType, Nested, Tensor
+from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.ops.remat import remat
 
 _UNMERGED = "unmerged_"
@@ -91,6 +92,16 @@ def quantized_parts(layer: keras.layers.Layer) -> Config:
     return {"dtype": keras.dtype_policies.serialize(dtype)}
 
 
+def keep_own_policy(layer: keras.layers.Layer) -> None:
+    """Give a layer its policy from the map that a loaded quantized model gave to all its layers.
+
+    Some code of Keras would read the map's default as the policy of the layer.
+    """
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap) and layer.path:
+        set_alone(layer, "dtype_policy", policy[layer.path])
+
+
 def _place(part: Any, layer: keras.layers.Layer) -> str:
     return part.path.removeprefix(layer.path)
 
@@ -110,6 +121,11 @@ class Projection(keras.layers.Dense):
     TensorShape([2, 5, 3])
     """
 
+    def build(self, input_shape: Shape) -> None:
+        """Create the kernel and the bias."""
+        keep_own_policy(self)
+        super().build(input_shape)
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Project `[..., D]` to `[..., units]`."""
         return ops.dense(inputs, self.kernel, self.bias, self.activation)
@@ -125,19 +141,6 @@ class Projection(keras.layers.Dense):
         if self.quantization_mode == "float8":
             raise ValueError(_NO_FLOAT8_LORA)
         super().enable_lora(*args, **kwargs)
-
-    @property
-    def dtype_policy(self) -> keras.DTypePolicy:
-        """Its own, where a loaded quantized model gave all its layers one map."""
-        policy = super().dtype_policy
-        is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
-        return policy[self.path] if is_map and self.path else policy
-
-    @dtype_policy.setter
-    def dtype_policy(self, value: DType) -> None:
-        """Set it as Dense does."""
-        inherited: Any = keras.layers.Dense.dtype_policy
-        inherited.fset(self, value)
 
     def save_own_variables(self, store: MutableMapping[str, Tensor]) -> None:
         """Save as Dense does, and what is needed to continue the training of LoRA."""

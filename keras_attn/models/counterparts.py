@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._keras import flatten_layers, hub_sublayer, set_trainable
+from keras_attn._keras import flatten_layers, hub_sublayer, set_alone
 from keras_attn._typing import Config
 from keras_attn.models.keras_attention import copy, projections
 
@@ -92,7 +92,7 @@ def counterpart(layer: keras.layers.Layer, calls: Calls) -> Counterpart | None:
         return None
     part = _makers()[type(layer)](layer, calls)
     if part is not None:
-        set_trainable(part.layer, layer.trainable)
+        set_alone(part.layer, "trainable", layer.trainable)
     return part
 
 

@@ -12,7 +12,7 @@ from keras_attn._keras import (
     get_keras_mask,
     graph_of,
     nodes,
-    set_trainable,
+    set_alone,
 )
 from keras_attn._typing import Config, Nested
 from keras_attn.models import exchange
@@ -87,7 +87,7 @@ class Rebuild:
                 clone_function=self._counterpart_of,
                 call_function=self._call,
             )
-        set_trainable(rebuilt, model.trainable)
+        set_alone(rebuilt, "trainable", model.trainable)
         return rebuilt
 
     def _counterpart_of(self, operation: keras.Operation) -> keras.Operation:

@@ -26,7 +26,7 @@ from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
 from keras_attn.layers.masking import both, first_mask, own_mask, without_hidden
-from keras_attn.layers.sublayers import CompositeLayer
+from keras_attn.layers.sublayers import CompositeLayer, keep_own_policy
 
 
 class ManyHeads(CompositeLayer):
@@ -40,6 +40,7 @@ class ManyHeads(CompositeLayer):
         super().build(query_shape, value_shape, key_shape)
         for part in flatten_layers(self):
             part.supports_masking = True  # otherwise they warn about the masks of the inputs
+            keep_own_policy(part)
 
     def call(
         self,

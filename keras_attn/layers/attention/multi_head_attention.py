@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_attn._checks import check_count, check_rate, optional_count
-from keras_attn._keras import option, register, serialize_shared, set_dropout
+from keras_attn._keras import option, register, serialize_shared, set_alone
 from keras_attn._typing import Config, Constraint, Initializer, Nested, Regularizer, Shape, Tensor
 from keras_attn.layers.attention import drop_in
 from keras_attn.layers.sublayers import to_position
@@ -128,7 +128,7 @@ class MultiHeadAttention(drop_in.ManyHeads, keras.layers.MultiHeadAttention):
             seed=seed,
             **kwargs,
         )
-        set_dropout(self, dropout)
+        set_alone(self, "dropout", dropout)
         self.flash_attention = flash_attention
         self.position = to_position(position, num_heads)
 
