@@ -699,12 +699,22 @@ CASES = [
     ),
     Case(
         layers.ClassificationHead,
-        lambda: {"num_classes": 3, "kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        lambda: {
+            "num_classes": 3,
+            "kernel_initializer": _normal(),
+            "use_bias": False,
+            **_DROPOUT_HEAD,
+        },
         {"inputs": floats(B, D)},
     ),
     Case(
         layers.TokenTaggingHead,
-        lambda: {"num_classes": 3, "kernel_initializer": _normal(), **_DROPOUT_HEAD},
+        lambda: {
+            "num_classes": 3,
+            "kernel_initializer": _normal(),
+            "use_bias": False,
+            **_DROPOUT_HEAD,
+        },
         {"inputs": floats(B, T, D)},
     ),
     Case(

@@ -22,6 +22,7 @@ class _DenseHead(CompositeLayer):
         dropout: fraction of the input that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of W.
         seed: seed of the dropout; defaults to a random one.
+        use_bias: whether there is the b.
     """
 
     input_axes: tuple[str, ...] | None = None  # names of the axes, where the rank is fixed
@@ -32,6 +33,8 @@ class _DenseHead(CompositeLayer):
         dropout: float,
         kernel_initializer: Initializer,
         seed: int | None,
+        *,
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +48,7 @@ class _DenseHead(CompositeLayer):
         )
         self.output_projection = Projection(
             units,
+            use_bias=use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
             dtype=self.dtype_policy,
             name="output",
@@ -79,6 +83,7 @@ class ClassificationHead(_DenseHead):
         dropout: fraction of the input that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of W.
         seed: seed of the dropout; defaults to a random one.
+        use_bias: whether there is the b.
 
     Call arguments:
         inputs: float `[..., D]`: a pooled vector, usually `[B, D]`.
@@ -106,11 +111,15 @@ class ClassificationHead(_DenseHead):
         dropout: float = 0.1,
         kernel_initializer: Initializer = "glorot_uniform",
         seed: int | None = None,
+        use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
         num_classes = check_count("num_classes", num_classes)
-        super().__init__(num_classes, dropout, kernel_initializer, seed, **kwargs)
+        super().__init__(
+            num_classes, dropout, kernel_initializer, seed, use_bias=use_bias, **kwargs
+        )
         self.num_classes = num_classes
+        self.use_bias = use_bias
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """The logits of `inputs`."""
@@ -122,7 +131,11 @@ class ClassificationHead(_DenseHead):
 
     def get_config(self) -> Config:
         """All constructor arguments."""
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "use_bias": self.use_bias,
+        }
 
 
 @register()
@@ -137,6 +150,7 @@ class TokenTaggingHead(ClassificationHead):
         dropout: fraction of the input that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of W.
         seed: seed of the dropout; defaults to a random one.
+        use_bias: whether there is the b.
 
     Call arguments:
         inputs: float `[B, T, D]`, the encoder's output.

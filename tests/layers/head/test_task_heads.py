@@ -42,6 +42,15 @@ def test_tagging_logits_equal_numpy():
     np.testing.assert_allclose(array(layer(inputs)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [ClassificationHead, TokenTaggingHead])
+def test_a_head_without_bias_has_its_kernel_alone(kind):
+    layer = kind(K, use_bias=False)
+    inputs = np.float32(RNG.normal(size=(B, T, D)))
+    layer.build(inputs.shape)
+    (kernel,) = layer.weights
+    np.testing.assert_allclose(array(layer(inputs)), inputs @ array(kernel), atol=1e-5)
+
+
 def test_tagging_propagates_the_mask_to_the_loss():
     masked = keras.layers.Masking()(np.array([[[1.0] * D, [0.0] * D]]))
     mask = keras.src.backend.get_keras_mask(TokenTaggingHead(K)(masked))
