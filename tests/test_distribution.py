@@ -22,6 +22,7 @@ from tests.trainable import (
     bert_pretraining,
     compiled,
     gpt_chunked_loss,
+    gpt_classifier,
     packed_modern_bert,
     recurrent_translator,
     tagger,
@@ -202,6 +203,7 @@ def test_the_layout_splits_weights_of_other_models():
         ),
         (translator, "token_embedding/embeddings", "decoder_block_0/cross_attention/output/bias"),
         (packed_modern_bert, "block_0/feed_forward/gate/kernel", "masked_lm/transformation/kernel"),
+        (gpt_classifier, "token_embedding/embeddings", "classifier/output/kernel"),
         (recurrent_translator, "source_embedding/embeddings", "readout/kernel"),
         (recurrent_translator, "logits/kernel", "bridge_0/kernel"),
     ):

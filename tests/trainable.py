@@ -103,6 +103,14 @@ def tagger() -> tuple:
     return bert_tasks.tagger(encoder, 3), x, _ids(BATCH, LENGTH, seed=3) % 3
 
 
+def gpt_classifier() -> tuple:
+    """A GPT that classifies whole rows by their last position."""
+    encoder = gpt.encoder("gpt_tiny", max_length=LENGTH, **SIZE)
+    x = bert_pretraining()[1]
+    del x["masked_positions"]
+    return bert_tasks.classifier(encoder, 3), x, _ids(BATCH, seed=3) % 3
+
+
 def compiled(given: tuple, **options: Any) -> keras.Model:
     """The model, compiled with Adam and the loss for its targets."""
     model, _, y = given

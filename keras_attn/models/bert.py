@@ -204,17 +204,20 @@ def encoder_of(
     It has no pooled_output if the model has no pooler.
 
     Args:
-        model: a model of `keras_attn.models.bert`, `modern_bert` or `bert_tasks`.
+        model: a model of `keras_attn.models.bert`, `modern_bert` or `bert_tasks`, or of
+            `gpt.encoder`.
         name: name of the encoder.
         hidden_states: as in `encoder`.
 
     Raises:
-        ValueError: a model that is not a BERT of this package, or that takes packed rows.
+        ValueError: a model without such an encoder, or one that takes packed rows.
     """
     found = parts.of(model)
     stack = found.encoder
-    if stack is None or not isinstance(stack.embedding, layers.BertEmbedding):
-        raise ValueError(f"`model` must hold a BERT encoder, got {model.name!r}")
+    if stack is None or found.decoder is not None:
+        raise ValueError(
+            f"`model` must hold an encoder and no decoder, as BERT does, got {model.name!r}"
+        )
     if "sequence_ids" in model.input:
         raise ValueError(
             f"`model` must take one sequence a row, got {model.name!r}, which takes packed rows: "
@@ -224,7 +227,8 @@ def encoder_of(
         if isinstance(layer, keras.Model):  # multiple choice calls the encoder as a whole
             return encoder_of(layer, name, hidden_states=hidden_states)
     inputs = {key: model.input[key] for key in ("token_ids", "segment_ids", "padding_mask")}
-    ends = (stack.embedding, *stack.blocks[:-1], stack.norm or stack.blocks[-1])
+    first, last = stack.dropout or stack.embedding, stack.norm or stack.blocks[-1]
+    ends = (first, *stack.blocks[:-1], last)
     states = [parts.outputs(model, layer)[0] for layer in ends]
     outputs = {"sequence_output": states[-1]}
     if found.pooler is not None:

@@ -1,10 +1,10 @@
 """Task models: an encoder and a head, as functional Keras models.
 
-Each builder takes a model of `keras_attn.models.bert.encoder` or `modern_bert.encoder`, new or
-loaded, shares its layers, and returns a model with the encoder's inputs (multiple choice: one more
-axis). The head is the layer that carries the builder's name (a regressor's is "classifier");
-ModernBERT's heads begin with a dense layer and a norm. Outputs are logits: compile with
-`from_logits=True`. An `embedder` has no head and gives vectors, `siamese` those of several texts.
+Each builder takes an encoder of `keras_attn.models.bert`, `modern_bert` or `gpt`, new or loaded,
+shares its layers, and returns a model with the encoder's inputs (multiple choice: one more axis).
+The head is the layer that carries the builder's name (a regressor's is "classifier"); ModernBERT's
+heads begin with a dense layer and a norm, and a GPT's classifier has no bias. Outputs are logits:
+compile with `from_logits=True`. An `embedder` and a `siamese` have no head and give vectors.
 
 Letters: B batch, T length, C choices or texts, P masked positions, V vocabulary, D model width.
 """
@@ -32,7 +32,7 @@ def classifier(
         encoder: with outputs sequence_output and, for the pooler, pooled_output.
         num_classes: how many logits.
         pooling: "pooler" takes pooled_output; "first", "last", "mean" and "max" pool
-            sequence_output; defaults to "pooler", or for ModernBERT, which has none, to "first".
+            sequence_output; defaults to "pooler", for ModernBERT to "first", for GPT to "last".
         dropout: fraction of the pooled vector that is zeroed in training.
         name: name of the model.
 
@@ -46,8 +46,9 @@ def classifier(
     >>> classifier(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
     (None, 3)
     """
+    use_bias = parts.of(encoder).family != "gpt"
     options = _options(encoder, "classifier")
-    head = layers.ClassificationHead(num_classes, dropout=dropout, **options)
+    head = layers.ClassificationHead(num_classes, dropout=dropout, use_bias=use_bias, **options)
     pooled = _pooled(encoder, pooling, encoder.output, encoder.input["padding_mask"])
     return keras.Model(encoder.input, head(_transformed(encoder, pooled)), name=name)
 
@@ -124,7 +125,7 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     ['end', 'start']
     """
     context = ops.equal(encoder.input["segment_ids"], 1)
-    if parts.encoder(encoder).embedding.num_segments < 2:
+    if getattr(parts.encoder(encoder).embedding, "num_segments", 0) < 2:
         marked = ops.any(context, axis=1, keepdims=True)
         context = ops.logical_or(context, ops.logical_not(marked))
     context = ops.logical_and(encoder.input["padding_mask"], context)
@@ -248,15 +249,17 @@ def masked_lm(
         name: name of the model.
 
     Raises:
-        ValueError: an encoder without the output that is needed.
+        ValueError: an encoder without the output that is needed; a GPT, which sees no later token.
 
     Source: Devlin et al. 2019, section 3.1, task 1.
     """
-    stack = parts.encoder(encoder)
+    stack, family = parts.encoder(encoder), parts.of(encoder).family
+    if family == "gpt":
+        raise ValueError(f"`encoder` must see both sides of a position, got {encoder.name!r}")
     head = layers.MaskedLMHead(
         activation=activation or stack.blocks[0].activation,
         layer_norm_epsilon=stack.embedding.layer_norm_epsilon,
-        use_bias=stack.norm is None,
+        use_bias=family == "bert",
         **_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
@@ -305,7 +308,8 @@ def _pooled(
 ) -> Tensor:
     """One vector for each row of the encoder's outputs."""
     if pooling is None:
-        pooling = "pooler" if parts.encoder(encoder).norm is None else "first"
+        defaults = {"bert": "pooler", "modern_bert": "first", "gpt": "last"}
+        pooling = defaults[parts.of(encoder).family]
     name = "pooled_output" if pooling == "pooler" else "sequence_output"
     _output(encoder, name)
     if pooling == "pooler":
@@ -318,9 +322,9 @@ def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
 
     Source: Warner et al. 2024, section 2.1.
     """
-    stack = parts.encoder(encoder)
-    if stack.norm is None:
+    if parts.of(encoder).family != "modern_bert":
         return vectors
+    stack = parts.encoder(encoder)
     dense = keras.layers.Dense(
         vectors.shape[-1],
         activation=stack.blocks[0].activation,
@@ -341,9 +345,6 @@ def _output(encoder: keras.Model, name: str) -> Tensor:
 
 
 def _options(encoder: keras.Model, name: str) -> dict:
-    embedding = parts.encoder(encoder).embedding
-    return {
-        "kernel_initializer": embedding.initializer.clone(),
-        "dtype": embedding.dtype_policy,
-        "name": name,
-    }
+    stack = parts.encoder(encoder)
+    initializer, dtype = stack.blocks[0].kernel_initializer.clone(), stack.embedding.dtype_policy
+    return {"kernel_initializer": initializer, "dtype": dtype, "name": name}

@@ -1,4 +1,4 @@
-"""GPT as a functional Keras model.
+"""GPT as functional Keras models.
 
 Letters: B batch, T length, V vocabulary, D model width.
 """
@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._typing import DType
+from keras_attn._typing import DType, Tensor
+from keras_attn.models.bert import encoder_inputs
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops.masks import Window
@@ -56,6 +57,85 @@ def decoder(
     (['padding_mask', 'token_ids'], (None, None, 100))
     """
     size = resolve(size, GPT_SIZES, overrides)
+    inputs = encoder_inputs()
+    del inputs["segment_ids"]
+    options: dict[str, Any] = {"window": window, "kernel": kernel, "remat": remat, "dtype": dtype}
+    states, matrix = _blocks(size, inputs, position, **options)
+    head = layers.LanguageModelHead("layer", size.layer_norm_epsilon, dtype=dtype, name="head")
+    return keras.Model(inputs, head(states[-1], matrix), name=name)
+
+
+def encoder(
+    size: str | GptSize = "gpt_small",
+    *,
+    hidden_states: bool = False,
+    position: keras.layers.Layer | None = None,
+    window: Window = None,
+    kernel: str = "auto",
+    remat: bool = False,
+    dtype: DType = None,
+    name: str = "gpt_encoder",
+    **overrides: Any,
+) -> keras.Model:
+    """The vectors of a GPT before the language model's output: its blocks and the last norm.
+
+    The builders of `bert_tasks` add heads to it. A position attends to no later one, so that a
+    classifier takes the last. `keras_attn.weights` moves the weights of a language model into one:
+    save it, and load it with a task.
+
+    Inputs: those of `keras_attn.models.bert.encoder`; segment_ids only tell a span head where the
+    context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of N + 1
+    times `[B, T, D]`, the embeddings first and sequence_output last.
+
+    Args:
+        size: as in `decoder`.
+        hidden_states: whether the model returns the output of every layer too.
+        position: as in `decoder`.
+        window: as in `decoder`.
+        kernel: as in `decoder`.
+        remat: as in `decoder`.
+        dtype: as in `decoder`.
+        name: name of the model.
+        **overrides: as in `decoder`.
+
+    Raises:
+        ValueError: an unknown size or field.
+
+    Source: Radford et al. 2019, section 2.3; Radford et al. 2018, section 3.2 (tasks).
+
+    Example:
+    >>> from keras_attn.models import bert_tasks
+    >>> model = encoder("gpt_tiny", vocabulary_size=100)
+    >>> model.output["sequence_output"].shape
+    (None, None, 128)
+    >>> bert_tasks.classifier(model, num_classes=3).get_layer("pooling").mode
+    'last'
+    """
+    size = resolve(size, GPT_SIZES, overrides)
+    inputs = encoder_inputs()
+    options: dict[str, Any] = {"window": window, "kernel": kernel, "remat": remat, "dtype": dtype}
+    states, _ = _blocks(size, inputs, position, **options)
+    norm = keras.layers.LayerNormalization(
+        epsilon=size.layer_norm_epsilon, dtype=dtype, name="norm"
+    )
+    states[-1] = norm(states[-1])
+    outputs: dict[str, Any] = {"sequence_output": states[-1]}
+    if hidden_states:
+        outputs["hidden_states"] = states
+    return keras.Model(inputs, outputs, name=name)
+
+
+def _blocks(
+    size: GptSize,
+    inputs: dict[str, keras.KerasTensor],
+    position: keras.layers.Layer | None,
+    *,
+    window: Window,
+    kernel: str,
+    remat: bool,
+    dtype: DType,
+) -> tuple[list[Tensor], Tensor]:
+    """The embeddings and the output of each block, `[B, T, D]`, and the token matrix `[V, D]`."""
     initializer = keras.initializers.RandomNormal(stddev=size.initializer_range)
     if position is None:
         position = layers.LearnedPositionEmbedding(size.max_length, initializer=initializer)
@@ -92,17 +172,10 @@ def decoder(
         )
         for index in range(size.num_layers)
     ]
-    head = layers.LanguageModelHead("layer", size.layer_norm_epsilon, dtype=dtype, name="head")
 
     # Functional model
-    inputs = {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
-    }
     hidden, matrix = embedding(inputs["token_ids"], return_matrix=True)
-    hidden = dropout(token_position(hidden))
+    states = [dropout(token_position(hidden))]
     for block in blocks:
-        hidden = block(hidden, mask=inputs["padding_mask"])
-
-    # Outputs
-    return keras.Model(inputs, head(hidden, matrix), name=name)
+        states.append(block(states[-1], mask=inputs["padding_mask"]))
+    return states, matrix

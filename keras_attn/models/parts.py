@@ -57,8 +57,8 @@ class Stack:
     embedding: keras.layers.Layer
     blocks: tuple[keras.layers.Layer, ...]
     position: keras.layers.Layer | None = None
-    norm: keras.layers.Layer | None = None
-    dropout: Any = None  # as below
+    norm: Any = None  # as below
+    dropout: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Parts:
     """The layers of a model of this package by what they do; None where it has no such layer.
 
     Args:
-        encoder: that of BERT, of a Transformer, of the recurrent model.
+        family: the module of `keras_attn.models` that builds such models: "bert", "modern_bert",
+            "gpt", "transformer" or "rnn_attention".
+        encoder: that of BERT, of a Transformer, of the recurrent model; a GPT without the language
+            model's output.
         decoder: that of a GPT, of a Transformer, of the recurrent model.
         pooler: the dense layer that BERT applies to the first vector.
         pooler_dropout: the dropout layer before the pooler.
@@ -78,6 +81,7 @@ class Parts:
         readout: the recurrent model's dense layer before the head.
     """
 
+    family: str
     # Where the type is `Any`, callers know from the kind of model that the layer is not None.
     encoder: Stack | None = None
     decoder: Stack | None = None
@@ -158,24 +162,29 @@ def find(model: keras.Model) -> Parts | None:
     encoder_blocks = numbered("encoder_block", layers.TransformerEncoderBlock)
     decoder_blocks = numbered("decoder_block", layers.TransformerDecoderBlock)
     embedding, tokens = named.get("embedding"), named.get("token_embedding")
+    heads = [named[name] for name in ("head", *_TASK_HEADS) if name in named]
+    head = heads[0] if heads else None
     if blocks and isinstance(embedding, layers.BertEmbedding):
-        heads = [named[name] for name in ("head", *_TASK_HEADS) if name in named]
+        norm = named.get("encoder_norm")
         return Parts(
-            encoder=Stack(
-                embedding, blocks, embedding.position_embedding, named.get("encoder_norm")
-            ),
+            "bert" if norm is None else "modern_bert",
+            encoder=Stack(embedding, blocks, embedding.position_embedding, norm),
             pooler=named.get("pooler"),
             pooler_dropout=named.get("pooler_dropout"),
             pooling=named.get("pooling"),
             transformation=tuple(named[name] for name in _TRANSFORMATION if name in named),
-            head=heads[0] if heads else None,
+            head=head,
         )
     if blocks and isinstance(tokens, layers.TokenEmbedding) and "position" in named:
-        stack = Stack(tokens, blocks, named["position"], dropout=named.get("embedding_dropout"))
-        return Parts(decoder=stack, head=named.get("head"))
+        norm = None if isinstance(head, layers.LanguageModelHead) else named.get("norm")
+        stack = Stack(tokens, blocks, named["position"], norm, named.get("embedding_dropout"))
+        if norm is None:
+            return Parts("gpt", decoder=stack, head=head)
+        return Parts("gpt", encoder=stack, pooling=named.get("pooling"), head=head)
     translates = encoder_blocks and decoder_blocks and named.keys() >= _POSITIONS
     if translates and isinstance(tokens, layers.TokenEmbedding):
         return Parts(
+            "transformer",
             encoder=Stack(
                 tokens, encoder_blocks, named["source_position"], named.get("encoder_norm")
             ),
@@ -184,6 +193,7 @@ def find(model: keras.Model) -> Parts | None:
         )
     if isinstance(named.get("decoder"), layers.AttentionDecoder) and named.keys() >= _RECURRENT:
         return Parts(
+            "rnn_attention",
             encoder=Stack(named["source_embedding"], (named["encoder"],)),
             decoder=Stack(named["target_embedding"], (named["decoder"],)),
             head=named["logits"],

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_attn import layers
-from keras_attn.models import bert, bert_tasks, modern_bert, parts
+from keras_attn.models import bert, bert_tasks, gpt, modern_bert, parts
 from keras_attn.models.first_position import first_position_only
 from tests.backend import arrays, randomize
 
@@ -82,6 +82,7 @@ def calls_a_block_twice():
         lambda: bert_tasks.embedder(encoder(), pooling="mean"),
         lambda: bert.with_pretraining_heads(encoder()),
         lambda: modern_bert.encoder("modern_bert_base", vocabulary_size=50, num_layers=1),
+        lambda: bert_tasks.classifier(gpt.encoder("gpt_tiny", vocabulary_size=50), 3),
         reads_two_positions,
         reads_the_second,
         calls_a_block_twice,

@@ -150,6 +150,7 @@ def modern_bert():
 PER_TOKEN = {
     "modern_bert": lambda: models.bert_tasks.tagger(modern_bert(), C),
     "tagger": lambda: models.bert_tasks.tagger(encoder(), C),
+    "gpt_tagger": lambda: models.bert_tasks.tagger(randomize(models.gpt.encoder(GPT)), C),
     **{
         f"gpt_{name}": lambda make=make: models.gpt.decoder(GPT, position=make())
         for name, make in GPT_POSITIONS.items()
@@ -218,6 +219,10 @@ REFUSED = {
     ),
     "classifier_mean": (
         lambda: models.bert_tasks.classifier(encoder(), C, pooling="mean"),
+        "got the layer 'pooling', a SequencePooling",
+    ),
+    "classifier_last": (
+        lambda: models.bert_tasks.classifier(models.gpt.encoder(GPT), C),
         "got the layer 'pooling', a SequencePooling",
     ),
     "embedder": (

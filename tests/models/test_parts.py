@@ -4,7 +4,16 @@ import keras
 import pytest
 
 from keras_attn import layers
-from keras_attn.models import bert, bert_tasks, gpt, packing, parts, rnn_attention, transformer
+from keras_attn.models import (
+    bert,
+    bert_tasks,
+    gpt,
+    modern_bert,
+    packing,
+    parts,
+    rnn_attention,
+    transformer,
+)
 
 BERT = {
     "vocabulary_size": 23,
@@ -63,6 +72,29 @@ def test_parts_of_gpt_also_when_packed():
     assert type(found.decoder.position) is layers.LearnedPositionEmbedding
     assert names(found.decoder.blocks) == ["block_0", "block_1", "block_2"]
     assert type(found.head) is layers.LanguageModelHead
+
+
+def test_parts_of_a_gpt_encoder_also_when_packed():
+    model = bert_tasks.tagger(gpt.encoder("gpt_tiny", **BERT), 5)
+    found = parts.of(model)
+    assert found == parts.of(packing.packed(model))
+    assert found.decoder is None and type(found.encoder.embedding) is layers.TokenEmbedding
+    assert type(found.encoder.position) is layers.LearnedPositionEmbedding
+    assert found.encoder.norm is model.get_layer("norm")
+    assert names(found.encoder.blocks) == ["block_0", "block_1", "block_2"]
+    assert type(found.head) is layers.TokenTaggingHead
+
+
+def test_each_model_has_the_family_of_its_module():
+    built = {
+        "bert": bert.encoder("bert_tiny", **BERT),
+        "modern_bert": modern_bert.encoder("modern_bert_base", **{**BERT, "num_heads": 3}),
+        "gpt": gpt.encoder("gpt_tiny", **BERT),
+        "transformer": transformer.encoder_decoder("transformer_tiny", **BERT),
+        "rnn_attention": rnn_attention.encoder_decoder(23, embedding_dim=5, units=7),
+    }
+    assert {name: parts.of(model).family for name, model in built.items()} == {n: n for n in built}
+    assert parts.of(gpt.decoder("gpt_tiny", **BERT)).family == "gpt"
 
 
 @pytest.mark.parametrize("normalize_first", [False, True])
@@ -161,9 +193,14 @@ def test_encoder_of_a_packed_model_raises():
         bert.encoder_of(rows)
 
 
-def test_encoder_of_a_gpt_raises():
-    with pytest.raises(ValueError, match="must hold a BERT encoder, got 'gpt'"):
-        bert.encoder_of(gpt.decoder("gpt_tiny", **BERT))
+def test_encoder_of_a_model_with_a_decoder_raises():
+    for model in (
+        gpt.decoder("gpt_tiny", **BERT),
+        transformer.encoder_decoder("transformer_tiny", **BERT),
+    ):
+        text = f"must hold an encoder and no decoder, as BERT does, got '{model.name}'"
+        with pytest.raises(ValueError, match=text):
+            bert.encoder_of(model)
 
 
 def test_only_an_embedder_embeds():
