@@ -36,8 +36,18 @@ TASKS: dict[str, Callable[..., keras.Model]] = {
     "next_sentence": bert_tasks.next_sentence,
     "pretraining": bert.with_pretraining_heads,
 }
+# The record of sizes of each family, and the module that builds its encoder.
+FAMILIES: dict[str, tuple[type, Any]] = {
+    "bert": (BertSize, bert),
+    "modern_bert": (ModernBertSize, modern_bert),
+    "gpt": (GptSize, gpt),
+}
 # The heads of the tasks that are not named like their head.
-HEADS = {"regressor": ("classifier",), "pretraining": ("masked_lm", "next_sentence")}
+HEADS = {
+    "encoder": (),
+    "regressor": ("classifier",),
+    "pretraining": ("masked_lm", "next_sentence"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +127,11 @@ def load(
     Args:
         source: the directory, or the keras-hub backbone.
         task: None gives the encoder (without pooled_output if the checkpoint has no pooler), or
-            the language model of a GPT-2. classifier, regressor, tagger, span, multiple_choice,
-            embedder, masked_lm, next_sentence and pretraining give the model of this task; its
-            head is loaded if the checkpoint has it, and newly initialized otherwise.
-        hidden_states: as in `keras_attn.models.bert.encoder`.
+            the language model of a GPT-2, whose encoder is the task encoder. classifier, regressor,
+            tagger, span, multiple_choice, embedder, masked_lm, next_sentence and pretraining give
+            the model of this task (the last three not of a GPT-2); its head is loaded if the
+            checkpoint has it, and newly initialized otherwise.
+        hidden_states: as in `keras_attn.models.bert.encoder`; a language model has none.
         window: as there; must be None for ModernBERT, whose configuration has one.
         kernel: as there.
         dtype: as there.
@@ -133,17 +144,18 @@ def load(
         a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
 
     Raises:
-        ValueError: the task is unknown; there are head options without a task; files are missing,
+        ValueError: the task is unknown; there are head options without a head; files are missing,
             truncated, a pickle or of an unknown architecture; the configuration needs a layer that
             this package does not have; names are not used, weights are not set, shapes or types are
             wrong, numbers are not finite; there are more tokens than rows of the token matrix.
     """
-    if task is not None and (not isinstance(task, str) or task not in TASKS):
-        raise ValueError(f"`task` must be None or one of {', '.join(TASKS)}, got {task!r}")
+    known = (*TASKS, "encoder")
+    if task is not None and (not isinstance(task, str) or task not in known):
+        raise ValueError(f"`task` must be None or one of {', '.join(known)}, got {task!r}")
     hidden_states = check_flag("hidden_states", hidden_states)
-    if task is None and head_options:
+    if task not in TASKS and head_options:
         raise ValueError(
-            f"`head_options` must be empty without a `task`, got {', '.join(head_options)}"
+            f"`head_options` must be empty without a head, got {', '.join(head_options)}"
         )
     directory = (
         None if isinstance(source, keras.Model) else checkpoint_folder(to_path("source", source))
@@ -152,34 +164,31 @@ def load(
     format = checkpoint.format
     _check_vocabulary(checkpoint)
     options: Config = {"window": window, "kernel": kernel, "dtype": dtype}
-    heads = () if task is None else HEADS.get(task, (task,))
-    if format.family == "gpt":
-        if task is not None or hidden_states:
+    if task is None:
+        heads = ("language_model",) if format.family == "gpt" else ()
+    else:
+        heads = HEADS.get(task, (task,))
+    own = [format.heads[name] for name in heads if name in format.heads]
+    head_options = {**_head_options(checkpoint, own), **head_options}
+    if task == "embedder" and directory is not None:
+        head_options = {**embedder_options(Path(source), checkpoint), **head_options}
+    if format.family == "modern_bert" and options.pop("window") is not None:
+        raise ValueError(
+            f"`window` must be None for {format.name}, whose configuration has one, got {window!r}"
+        )
+    kind, module = FAMILIES[format.family]
+    size: Any = read_size(checkpoint, kind)
+    if any(head.pooler_dropout for head in own):
+        size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
+    if heads == ("language_model",):
+        if hidden_states:
             raise ValueError(
-                f"`task` must be None and `hidden_states` False for {format.name}, got {task!r} "
-                f"and {hidden_states!r}"
+                f"`hidden_states` must be False for the language model of {format.name}, got True; "
+                "the task 'encoder' has them"
             )
-        size: Any = read_size(checkpoint, GptSize)
         model = gpt.decoder(size, **options)
     else:
-        options["hidden_states"] = hidden_states
-        own = [format.heads[name] for name in heads if name in format.heads]
-        head_options = {**_head_options(checkpoint, own), **head_options}
-        if task == "embedder" and directory is not None:
-            head_options = {**embedder_options(Path(source), checkpoint), **head_options}
-        if format.family == "modern_bert":
-            if options.pop("window") is not None:
-                raise ValueError(
-                    f"`window` must be None for {format.name}, whose configuration has one, "
-                    f"got {window!r}"
-                )
-            size = read_size(checkpoint, ModernBertSize)
-            model = modern_bert.encoder(size, **options)
-        else:
-            size = read_size(checkpoint, BertSize)
-            if any(head.pooler_dropout for head in own):
-                size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
-            model = bert.encoder(size, **options)
+        model = module.encoder(size, hidden_states=hidden_states, **options)
         model = _with_task(checkpoint, model, task, head_options)
     matched = match(
         checkpoint.source,
@@ -288,10 +297,12 @@ def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> Config:
     options = {}
     for head in heads:
         _require(title, config, head.requires)
-        if head.pooling:
+        if isinstance(head.pooling, Key):
             options["pooling"] = _translated(title, head.pooling, config[head.pooling.name])
         if head.activation:
             options["activation"] = head.activation
+        if head.rate is not None:
+            options["dropout"] = head.rate
         for key in head.dropout:
             if config.get(key) is not None:
                 options["dropout"] = _number(title, key, config[key], RATE)
@@ -315,7 +326,7 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
 def _with_task(
     checkpoint: Checkpoint, encoder: keras.Model, task: str | None, options: dict
 ) -> keras.Model:
-    if task is not None:
+    if task in TASKS:
         return TASKS[task](encoder, **_with_num_classes(checkpoint, task, options))
     if has_pooler(checkpoint.source, checkpoint.format):
         return encoder
@@ -332,7 +343,7 @@ def _with_num_classes(checkpoint: Checkpoint, task: str, options: dict) -> dict:
         raise ValueError(
             f"{source.title} has no {task} head: `num_classes` must be given for a new one"
         )
-    target = f"{task}/output/bias"
-    bias = next(rule.source for rule in format.heads[task].rules if target in rule.targets)
+    target = f"{task}/output/kernel"
+    kernel = next(rule.source for rule in format.heads[task].rules if target in rule.targets)
     shapes = {format.rename(name): shape for name, shape in source.shapes.items()}
-    return {**options, "num_classes": shapes[bias][0]}
+    return {**options, "num_classes": shapes[kernel][0]}  # stored as [output, input]

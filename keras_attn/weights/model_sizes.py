@@ -25,20 +25,13 @@ BLOCKS = {
 FREE = {"name", "trainable", "dtype", "kernel", "kernel_initializer", "remat", "seed"}
 
 
-def size_of(found: parts.Parts, family: str) -> BertSize | GptSize | ModernBertSize:
+def size_of(found: parts.Parts) -> BertSize | GptSize | ModernBertSize:
     """The size that would build these layers; None for values that no layer has.
 
     Raises:
         ValueError: a layer has what the class of transformers does not have.
     """
-    return _modern_bert(found) if family == "modern_bert" else _bert_or_gpt(found, family)
-
-
-def family_of(found: parts.Parts) -> str:
-    """The family of a model: "bert", "modern_bert" or "gpt"."""
-    if found.encoder is None:
-        return "gpt"
-    return "bert" if found.encoder.norm is None else "modern_bert"
+    return _modern_bert(found) if found.family == "modern_bert" else _bert_or_gpt(found)
 
 
 def _modern_bert(found: parts.Parts) -> ModernBertSize:
@@ -86,8 +79,8 @@ def _numbers(block: keras.layers.Layer) -> Config:
     return config
 
 
-def _bert_or_gpt(found: parts.Parts, family: str) -> BertSize | GptSize:
-    stack = found.stack
+def _bert_or_gpt(found: parts.Parts) -> BertSize | GptSize:
+    stack, family = found.stack, found.family
     block, embedding = stack.blocks[0], stack.embedding
     common: Config = {
         "num_heads": block.num_heads,
@@ -108,6 +101,9 @@ def _bert_or_gpt(found: parts.Parts, family: str) -> BertSize | GptSize:
         "initializer_range": getattr(block.kernel_initializer, "stddev", 0.02),
     }
     if family == "gpt":
+        norm = stack.norm or getattr(found.head, "norm_layer", None)
+        if norm is not None:  # it is inside `LinearCrossEntropy` in a model that computes its loss
+            expect("layer_norm_epsilon", block.layer_norm_epsilon, norm.epsilon)
         return GptSize(
             **common,
             hidden_dim=embedding.output_dim,

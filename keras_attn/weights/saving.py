@@ -20,7 +20,7 @@ from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
-from keras_attn.weights.model_sizes import expect, family_of, size_of
+from keras_attn.weights.model_sizes import expect, size_of
 from keras_attn.weights.sentence_transformers import write_modules
 from keras_attn.weights.tokens import Tokens
 
@@ -80,19 +80,26 @@ def save(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
         )
-    family = family_of(found)
-    size = size_of(found, family)
-    format = TRANSFORMERS[DEFAULT_FORMATS[family]]
+    size = size_of(found)
+    format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]
     origin: Config = {}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
     tokens = Tokens.chosen(loaded, format, vocabulary, lowercase, tokenizer)
     tokens.check(format, size.vocabulary_size)
     targets = targets_of(built.weights)
-    heads = {name for name, head in format.heads.items() if head.rules[0].targets[0] in targets}
+    heads = {
+        name
+        for name, head in format.heads.items()
+        if any(target in targets for rule in head.rules for target in rule.targets)
+    }
+    if found.decoder:
+        heads.add("language_model")  # which has no weights of its own
     config = _config(built, found, size, format, heads, origin)
     if tokens.vocabulary and "[PAD]" in tokens.vocabulary and "pad_token_id" not in origin:
         config["pad_token_id"] = tokens.vocabulary.index("[PAD]")
+    if found.family == "gpt" and config.get("pad_token_id") is None:
+        config["pad_token_id"] = tokens.padding_id()
     arrays = _arrays(targets, format, heads, size.num_layers, config)
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
@@ -132,7 +139,7 @@ def _arrays(
     if optional and not any(target in targets for rule in pooler for target in rule.targets):
         pooler = ()
     # Names have a prefix in classes with a head only, and the weights of a head never have it.
-    prefix = format.prefix if heads or format.family == "gpt" else ""
+    prefix = format.prefix if heads else ""
     inner = {*trunk, *format.pooler}.difference(*(h.pooler for h in format.heads.values()))
     named = {
         f"{prefix if rule in inner else ''}{rule.source}": rule
@@ -204,6 +211,8 @@ def _config(
 
 def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, head: Head) -> None:
     """Add the dropout, the pooling and the number of classes of a head."""
+    if not head.rules:
+        return
     layer = parts.layer_at(model, head.rules[0].targets[0])
     if isinstance(layer, layers.MaskedLMHead):
         expect("activation", head.activation or size.activation, layer.activation.__name__)
@@ -215,13 +224,15 @@ def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, h
         dense, norm = found.transformation
         expect("activation", size.activation, dense.activation.__name__)
         expect("layer_norm_epsilon", size.layer_norm_epsilon, norm.epsilon)
-    if head.pooling and head.pooling.values:
+    if isinstance(head.pooling, str):
+        expect("pooling", head.pooling, found.pooling and found.pooling.mode)
+    elif head.pooling and head.pooling.values:
         theirs = {ours: name for name, ours in head.pooling.values.items()}
         expect("pooling", tuple(theirs), found.pooling and found.pooling.mode)
         config[head.pooling.name] = theirs[found.pooling.mode]
-    rate = next((config[key] for key in head.dropout if config.get(key) is not None), None)
+    rate = next((config[key] for key in head.dropout if config.get(key) is not None), head.rate)
     # The dropout of DistilBERT's tagger has the same key as that of the blocks.
-    if rate is not None and rate != layer.dropout:
+    if head.dropout and rate is not None and rate != layer.dropout:
         config[head.dropout[0]] = layer.dropout
     count = getattr(layer, "num_classes", None)
     if count is not None and len(config.get("id2label") or ()) != count:

@@ -88,6 +88,20 @@ class Tokens:
                 f"{rows}, got {len(tokens)}"
             )
 
+    def padding_id(self) -> int | None:
+        """The id of the tokenizer's own token for padding.
+
+        None if it has none, as GPT-2's, whose rows are padded with the token that ends a text:
+        transformers would not find the end of a row by it.
+        """
+        if self.tokenizer is None:
+            return None
+        try:
+            pad, end = self.tokenizer.pad_id, self.tokenizer.sep_id
+        except ValueError:  # there is no such token at all
+            return None
+        return None if pad == end else pad
+
     def write(self, directory: Path, format: Format, segments: bool) -> None:
         """Write the files; `segments` tells whether the model has segment ids for two texts."""
         if self.vocabulary is not None:

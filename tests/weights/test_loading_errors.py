@@ -48,7 +48,8 @@ def test_hidden_states_that_are_no_truth_value_raise(directory):
 @pytest.mark.parametrize("options", [{"hidden_state": True}, {"num_classes": 2, "foo": 3}])
 def test_options_of_a_head_without_a_task_raise(directory, options):
     names = ", ".join(options)
-    fails(directory, f"`head_options` must be empty without a `task`, got {names}", **options)
+    fails(directory, f"`head_options` must be empty without a head, got {names}", **options)
+    fails(directory, f"must be empty without a head, got {names}", "encoder", **options)
 
 
 def test_a_missing_directory_raises(tmp_path):

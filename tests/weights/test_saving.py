@@ -74,6 +74,9 @@ NEW = {
     "BertModel": lambda: bert.encoder("bert_tiny", **SMALL),
     "ModernBertModel": lambda: modern_bert.encoder("modern_bert_base", **SMALL),
     "GPT2LMHeadModel": lambda: gpt.decoder("gpt_tiny", **SMALL),
+    "GPT2ForSequenceClassification": lambda: bert_tasks.classifier(
+        gpt.encoder("gpt_tiny", **SMALL), 3
+    ),
 }
 
 

@@ -123,10 +123,11 @@ class Head:
         rules: the rules of its own layers.
         pooler: the rules of a pooler that the checkpoint stores with this head, instead of the
             format's pooler.
-        dropout: keys of the configuration; the first that is not null is the dropout rate. Without
-            keys, the function of the task has a default.
+        dropout: keys of the configuration; the first that is not null is the dropout rate.
+        rate: the dropout rate if no key has one; None for the default of the function of the task.
         pooler_dropout: whether this dropout is applied before the pooler too.
-        pooling: the key of the configuration for the pooling of the head, if there is one.
+        pooling: the key of the configuration for the pooling of the head, or its only mode; None if
+            the head has a pooler or takes every position.
         activation: the activation of the head, if it is not that of the blocks.
         requires: values that the configuration must have for this head, as in `Format`.
     """
@@ -134,8 +135,9 @@ class Head:
     rules: tuple[Rule, ...]
     pooler: tuple[Rule, ...] = ()
     dropout: tuple[str, ...] = ()
+    rate: float | None = None
     pooler_dropout: bool = False
-    pooling: Key | None = None
+    pooling: Key | str | None = None
     activation: str | None = None
     requires: Config = dataclasses.field(default_factory=dict)
 

@@ -6,7 +6,9 @@ from keras_attn.weights.formats.format import (
     IRRELEVANT,
     REQUIRES,
     THIRDS,
+    TRANSPOSED,
     Format,
+    Head,
     Key,
     Rule,
     dense,
@@ -55,6 +57,22 @@ FORMAT = Format(
         *dense("h.{i}.mlp.c_proj", "block_{i}/feed_forward/output", AS_IS),
         *norm("ln_f", "norm"),
     ),
+    heads={
+        # No weights: the output is the token matrix.
+        "language_model": Head((), requires={"tie_word_embeddings": True}),
+        # transformers has no dropout before this one.
+        "classifier": Head(
+            (rule("score.weight", "classifier/output/kernel", TRANSPOSED),),
+            rate=0.0,
+            pooling="last",
+        ),
+        "tagger": Head(
+            dense("classifier", "tagger/output"),
+            dropout=("classifier_dropout", "hidden_dropout"),
+            rate=0.1,
+        ),
+        "span": Head(dense("qa_outputs", "span/output")),
+    },
     defaults={"n_inner": None, "resid_pdrop": 0.1, "attn_pdrop": 0.1, "embd_pdrop": 0.1},
     aliases={
         "hidden_size": "n_embd",
@@ -66,17 +84,22 @@ FORMAT = Format(
         **REQUIRES,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
-        "tie_word_embeddings": True,
     },
     irrelevant=(
-        *(key for key in IRRELEVANT if key != "tie_word_embeddings"),
+        *IRRELEVANT,
         # A head that this package does not have
         *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
-        *("summary_first_dropout", "classifier_dropout", "hidden_dropout"),
+        "summary_first_dropout",
         # The order and precision of a product, and a length that no code reads
         *("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens"),
     ),
-    architectures={"GPT2LMHeadModel": ()},
+    architectures={
+        "GPT2Model": (),
+        "GPT2LMHeadModel": ("language_model",),
+        "GPT2ForSequenceClassification": ("classifier",),
+        "GPT2ForTokenClassification": ("tagger",),
+        "GPT2ForQuestionAnswering": ("span",),
+    },
     prefix="transformer.",
     # The causal mask, which older files store as an array.
     ignored=(r"h\.\d+\.attn\.(bias|masked_bias)",),
