@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tokenizers
 
 from keras_attn import data, export, layers, models
 from keras_attn.export import signatures
@@ -28,7 +29,26 @@ def modern_bert():
     return models.modern_bert.encoder(size)
 
 
+BYTES = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "at", "<|endoftext|>"]
+BYTE_PAIRS = data.BytePairTokenizer(
+    {token: index for index, token in enumerate(BYTES)},
+    ["a t"],
+    [{"content": "<|endoftext|>", "special": True}],
+)
+
+
+def gpt():
+    size = models.sizes.GptSize(2, 12, 3, 20, len(BYTES), LENGTH, initializer_range=0.4)
+    return models.gpt.encoder(size)
+
+
 KINDS = {
+    "gpt": (
+        lambda encoder: models.bert_tasks.classifier(gpt(), 3),
+        data.BertPreprocessor(BYTE_PAIRS, LENGTH),
+        data.ClassificationPostprocessor(["a", "b", "c"]),
+        TEXT,
+    ),
     "classifier": (
         lambda encoder: models.bert_tasks.classifier(encoder, 3),
         data.BertPreprocessor(TOKENIZER, LENGTH),
@@ -180,6 +200,37 @@ def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):
     }
     got = cpp_loader.run(loader, made.path, "serving_default", inputs)
     np.testing.assert_allclose(got["pooled"], model(inputs)["pooled"], atol=1e-5)
+
+
+def byte_pair_rows():
+    """A preprocessor, texts, what it makes of them, and the request for the same tokens."""
+    preprocessor = data.SpanPreprocessor(BYTE_PAIRS, LENGTH, question_length=4, overlap=3)
+    texts = {"question": ["the", "a"], "context": ["at the cat!", "a cat"]}
+    features = {k: v.numpy()[:, 0] for k, v in preprocessor(*texts.values()).items()}
+    lengths = features["padding_mask"].sum(1, dtype="int32")
+    return preprocessor, texts, features, {"token_ids": features["token_ids"], "lengths": lengths}
+
+
+def test_segments_of_tokens_equal_those_of_text_where_one_token_begins_and_ends_a_row():
+    preprocessor, _, features, request = byte_pair_rows()
+    found = preprocessor.from_tokens(**request)
+    for name in ("token_ids", "segment_ids", "padding_mask"):
+        np.testing.assert_array_equal(found[name], features[name])
+
+
+@pytest.mark.slow
+def test_every_signature_of_a_gpt_with_a_byte_pair_tokenizer(tmp_path, checked_here):
+    preprocessor, texts, features, request = byte_pair_rows()
+    model = models.bert_tasks.span(gpt())
+    made = export.publish(model, tmp_path / "gpt", preprocessor=preprocessor, server="2.12")
+    assert {"serving_default", "tokens", "attention", "embed"} <= set(made.signatures)
+    expected = model({name: features[name] for name in model.input})
+    states = models.bert.encoder_of(model)({name: features[name] for name in model.input})
+    got, vectors = ask_all(made.path, [("tokens", request), ("embed", texts)])
+    for name in ("start", "end"):
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-4)
+    mean = states["sequence_output"][1, : request["lengths"][1]].numpy().mean(0)
+    np.testing.assert_allclose(vectors["mean"][1, 0], mean, atol=1e-4)
 
 
 def test_an_embedder_is_served_with_its_own_vectors(tmp_path, checked_here):

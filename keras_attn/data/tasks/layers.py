@@ -138,7 +138,9 @@ class PreprocessorLayer(keras.layers.Layer):
         ):
             longest = tf.reduce_max(tf.pad(lengths, [[0, 1]], constant_values=1))
         token_ids, padding_mask = token_ids[:, :longest], padding_mask[:, :longest]
-        separators = tf.cast(token_ids == self.tokenizer.sep_id, tf.int32)
+        # Not at the first position: GPT-2 has one token for [CLS] and [SEP].
+        ends = (token_ids == self.tokenizer.sep_id) & (tf.range(tf.shape(token_ids)[1]) > 0)
+        separators = tf.cast(ends, tf.int32)
         after_first = tf.minimum(tf.cumsum(separators, axis=1, exclusive=True), 1)
         return self._complete(
             {
