@@ -149,7 +149,7 @@ class Generation:
         decoder, encoder = (found.decoder, found.encoder) if found else (None, None)
         if decoder is None:
             raise ValueError(
-                "`generation` needs a model of models.gpt, models.transformer or "
+                "`generation` needs a model of models.gpt.decoder, models.transformer or "
                 f"models.rnn_attention, got {model.name!r}"
             )
         size = decoder.embedding.input_dim
