@@ -14,6 +14,8 @@ import gc
 import os
 from pathlib import Path
 
+import pytest
+
 # Two workers share two cores: each takes one thread. Set before a backend is imported.
 for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -32,20 +34,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import keras  # noqa: E402
-import pytest  # noqa: E402
-
-from tests import shapes  # noqa: E402
-
-BACKEND = keras.backend.backend()
-if BACKEND == "tensorflow":  # two devices, for the fixture `mirrored`
-    import tensorflow as tf
-
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
+BACKEND = os.environ["KERAS_BACKEND"]
 LONG = ("tests/examples", "tests/export")  # they start processes
 gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay
+
+
+def pytest_configure(config):
+    """Import Keras where tests run: the process that hands them to workers is ready without it."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("tests.keras_fixtures")
 
 
 def shared_folder(root: Path) -> Path:
@@ -89,32 +86,8 @@ def shared(pytestconfig):
     return shared_folder(pytestconfig.rootpath)
 
 
-@pytest.fixture(scope="session")
-def mirrored():
-    """A strategy for two devices, the only one: several in a process would disturb each other."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 @pytest.fixture(scope="module")
 def frozen_heap():
     """Exclude what exists from garbage collection: Keras runs it for each layer it quantizes."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _shapes_in_docstrings_are_checked():
-    shapes.install()
-
-
-@pytest.fixture(autouse=True)
-def _same_seed_for_every_test():
-    keras.utils.set_random_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _same_settings_after_every_test():
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)

@@ -58,9 +58,19 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("make", [classifier, gpt, keras_attention])
-@pytest.mark.parametrize("change", CHANGES)
-def test_served_outputs_equal_those_of_the_model(make, change, tmp_path, checked_here):
+FAST = ("lora-gpt", "int8-classifier", "weights only-gpt", "weights only-keras_attention")
+
+
+def _changed_models():
+    for make in (classifier, gpt, keras_attention):
+        for change in CHANGES:
+            name = f"{change}-{make.__name__}"
+            marks = () if name in FAST else pytest.mark.slow
+            yield pytest.param(change, make, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("change", "make"), [*_changed_models()])
+def test_served_outputs_equal_those_of_the_model(change, make, tmp_path, checked_here):
     keras.utils.set_random_seed(0)
     model, inputs = make()
     before = np.asarray(model(inputs))

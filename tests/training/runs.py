@@ -14,6 +14,9 @@ import numpy as np
 from keras_attn.training import TrainingCheckpoint
 
 STEPS, EPOCHS = 6, 3
+# XLA compiles a step of TensorFlow for seconds; most kinds of training, below, run with it.
+FAST = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
+XLA = {"jit_compile": "auto"}
 
 
 def stream(step):
@@ -47,7 +50,7 @@ def make_model(optimizer=None, dtype="float32", **compile_arguments):
         optimizer or adam(),
         "binary_crossentropy",
         weighted_metrics=["accuracy", keras.metrics.AUC(13, name="auc")],
-        **compile_arguments,
+        **{**FAST, **compile_arguments},
     )
     return model
 
@@ -60,11 +63,11 @@ def scaled(optimizer):
 ema, accumulation = {"ema_overwrite_frequency": 4}, {"gradient_accumulation_steps": 4}
 KINDS = {
     "plain": make_model,
-    "ema": lambda: make_model(adam(**ema)),
-    "accumulation": lambda: make_model(adam(**accumulation)),
-    "mixed_bfloat16": lambda: make_model(dtype="mixed_bfloat16"),
-    "mixed_float16": lambda: make_model(scaled(adam()), dtype="mixed_float16"),
-    "steps_per_execution": lambda: make_model(steps_per_execution=2),
+    "ema": lambda: make_model(adam(**ema), **XLA),
+    "accumulation": lambda: make_model(adam(**accumulation), **XLA),
+    "mixed_bfloat16": lambda: make_model(dtype="mixed_bfloat16", **XLA),
+    "mixed_float16": lambda: make_model(scaled(adam()), dtype="mixed_float16", **XLA),
+    "steps_per_execution": lambda: make_model(steps_per_execution=2, **XLA),
     "two_devices": make_model,
     "two_devices_and_all": lambda: two_devices_and_all(),
 }
