@@ -22,20 +22,20 @@ FOLDER = Path(__file__).parent
 # Name: arguments of the full run, arguments of the quick run.
 QUESTIONS = {
     "startup": ([], ["build", "trace", "--rounds", "1"]),
-    "encoder": ([], ["--cases", "8x128", "--rounds", "3"]),
+    "encoder": ([], ["--cases", "8x128", "--rounds", "3", "--sides", "ours", "keras_hub"]),
     "pretraining_step": ([], ["--policies", "float32", "--rounds", "1"]),
     "attention_kernels": (
         ["no_mask", "causal", "bfloat16", "window", "layer", "layer_causal"],
-        ["no_mask", "causal"],
+        ["causal"],
     ),
     "decoding": ([], ["--rounds", "1"]),
-    "cache": ([], []),
+    "cache": ([], ["--batches", "1"]),
     "upgrade": (
         [],
         ["--families", "user", "BERT", "--lengths", "512", "--backends", "tensorflow"],
     ),
     "runtimes": ([], ["--models", "BERT encoder", "GPT"]),
-    "packing": ([], ["--paragraphs", "256", "--rounds", "1"]),
+    "packing": ([], ["--paragraphs", "128", "--rounds", "1"]),
     "serving_latency": (
         ["classify"],
         ["classify", "--cases", "1x128", "--sides", "ours", "keras_hub", "--rounds", "5"],

@@ -1,6 +1,7 @@
 """Which cache is cheaper to decode with: one of fixed length, or one that grows by a row a token?
 
-    python benchmarks/cache.py
+    python benchmarks/cache.py               # batches of 1 and of 8
+    python benchmarks/cache.py --batches 1
 
 The key/value caches of GPT-2-small (12 layers, 12 heads of 64), a prompt of 32 and 128 new tokens,
 in one tf.while_loop. A step writes a row into each cache and attends to it with one query; nothing
@@ -8,6 +9,7 @@ else. The fixed cache is the one of `keras_attn.ops.cache`. The rounds alternate
 Writes a JSON line a batch.
 """
 
+import argparse
 import os
 import pathlib
 import statistics
@@ -79,7 +81,10 @@ def _decoder(batch: int, step: Callable, start: list, growing: bool) -> Callable
 
 
 def main() -> None:
-    for batch in (1, 8):
+    """Measure each batch."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    for batch in parser.parse_args().batches:
         sides = {"fixed": fixed(batch), "growing": growing(batch)}
         spent = {name: [] for name in sides}
         for turn in range(ROUNDS + 1):

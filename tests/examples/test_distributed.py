@@ -37,7 +37,7 @@ def _one_device_each():
 def options(tmp_path_factory):
     """A text of sixty documents, and a small model."""
     draw, path = np.random.default_rng(0), tmp_path_factory.mktemp("text") / "text.txt"
-    paragraph = " ".join(draw.choice(WORDS, 550))
+    paragraph = " ".join(draw.choice(WORDS, 850))
     path.write_text("\n\n".join(f"{number} {paragraph}" for number in range(60)))
     return ["--text", path, "--size", "gpt_tiny", "--steps", 10, "--save-every", 1]
 
