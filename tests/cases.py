@@ -132,9 +132,13 @@ class Case:
         return self.layer(**{**self.arguments(), **changes})
 
     def values(self, seed: int = 0) -> dict[str, Any]:
-        """Numpy inputs."""
+        """Numpy inputs, the same on every backend: Keras' tree sorts a dict on some."""
         rng = np.random.default_rng(seed)
-        return tree.map_structure(lambda spec: spec.draw(rng), self.inputs)
+        drawn = {
+            name: tree.map_structure(lambda spec: spec.draw(rng), self.inputs[name])
+            for name in sorted(self.inputs)
+        }
+        return {name: drawn[name] for name in self.inputs}
 
     def symbols(self) -> dict[str, Any]:
         """Symbolic inputs with batch and lengths unknown."""
