@@ -276,7 +276,7 @@ def _vectors(core: Callable) -> Callable:
 
 
 def _has_encoder(model: keras.Model) -> bool:
-    """Whether this is a model with a BERT encoder."""
+    """Whether `bert.encoder_of` finds an encoder with the inputs of BERT's."""
     found = parts.find(model)
     own = {"token_ids", "segment_ids", "padding_mask"} <= set(input_specs(model))
     return own and found is not None and found.encoder is not None and found.decoder is None

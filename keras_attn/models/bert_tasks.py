@@ -46,9 +46,8 @@ def classifier(
     >>> classifier(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
     (None, 3)
     """
-    use_bias = parts.of(encoder).family != "gpt"
-    options = _options(encoder, "classifier")
-    head = layers.ClassificationHead(num_classes, dropout=dropout, use_bias=use_bias, **options)
+    options = _options(encoder, "classifier") | {"use_bias": parts.of(encoder).family != "gpt"}
+    head = layers.ClassificationHead(num_classes, dropout=dropout, **options)
     pooled = _pooled(encoder, pooling, encoder.output, encoder.input["padding_mask"])
     return keras.Model(encoder.input, head(_transformed(encoder, pooled)), name=name)
 
@@ -126,8 +125,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
     """
     context = ops.equal(encoder.input["segment_ids"], 1)
     if getattr(parts.encoder(encoder).embedding, "num_segments", 0) < 2:
-        marked = ops.any(context, axis=1, keepdims=True)
-        context = ops.logical_or(context, ops.logical_not(marked))
+        unmarked = ops.logical_not(ops.any(context, axis=1, keepdims=True))
+        context = ops.logical_or(context, unmarked)
     context = ops.logical_and(encoder.input["padding_mask"], context)
     first = ops.equal(ops.cumsum(ops.ones_like(encoder.input["token_ids"]), axis=1), 1)
     head = layers.SpanHead(dropout=dropout, **_options(encoder, "span"))
@@ -200,8 +199,7 @@ def embedder(
     >>> embedder(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
     (None, 128)
     """
-    dtype = parts.encoder(encoder).embedding.dtype_policy
-    layer = layers.SequencePooling(pooling, normalize, dtype=dtype, name="pooling")
+    layer = layers.SequencePooling(pooling, normalize, dtype=_dtype(encoder), name="pooling")
     vectors = layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
     return keras.Model(encoder.input, vectors, name=name)
 
@@ -276,7 +274,7 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
         name: name of the model.
 
     Raises:
-        ValueError: an encoder without the output that is needed, such as ModernBERT's.
+        ValueError: an encoder without the output that is needed, such as ModernBERT's or GPT's.
 
     Source: Devlin et al. 2019, section 3.1, task 2.
     """
@@ -314,7 +312,8 @@ def _pooled(
     _output(encoder, name)
     if pooling == "pooler":
         return outputs[name]
-    return layers.SequencePooling(pooling, name="pooling")(outputs[name], mask=padding_mask)
+    layer = layers.SequencePooling(pooling, dtype=_dtype(encoder), name="pooling")
+    return layer(outputs[name], mask=padding_mask)
 
 
 def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
@@ -331,10 +330,8 @@ def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
         use_bias=False,
         **_options(encoder, "transformation"),
     )
-    epsilon, dtype = stack.norm.epsilon, stack.norm.dtype_policy
-    norm = keras.layers.LayerNormalization(
-        epsilon=epsilon, center=False, dtype=dtype, name="transformation_norm"
-    )
+    options = {"epsilon": stack.norm.epsilon, "dtype": stack.norm.dtype_policy}
+    norm = keras.layers.LayerNormalization(center=False, name="transformation_norm", **options)
     return norm(dense(vectors))
 
 
@@ -345,6 +342,9 @@ def _output(encoder: keras.Model, name: str) -> Tensor:
 
 
 def _options(encoder: keras.Model, name: str) -> dict:
-    stack = parts.encoder(encoder)
-    initializer, dtype = stack.blocks[0].kernel_initializer.clone(), stack.embedding.dtype_policy
-    return {"kernel_initializer": initializer, "dtype": dtype, "name": name}
+    initializer = parts.encoder(encoder).blocks[0].kernel_initializer.clone()
+    return {"kernel_initializer": initializer, "dtype": _dtype(encoder), "name": name}
+
+
+def _dtype(encoder: keras.Model) -> keras.DTypePolicy:
+    return parts.encoder(encoder).embedding.dtype_policy

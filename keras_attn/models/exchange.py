@@ -248,7 +248,7 @@ def _is_of(kind: type, package: str) -> bool:
 
 def _attends(code: types.CodeType) -> bool:
     """Whether it calls the attention of Keras, or softmax, and has a key, or a q and a k."""
-    names = {*code.co_names, *code.co_varnames}
+    names = {*code.co_names, *code.co_varnames, *code.co_cellvars, *code.co_freevars}
     softmax = any("softmax" in name.lower() for name in names)
     named = not names.isdisjoint({"key", "keys"}) or names.issuperset({"q", "k"})
     inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]

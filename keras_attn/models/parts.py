@@ -133,7 +133,10 @@ def encoder(model: keras.Model) -> Stack:
     """The encoder of a model that has one; otherwise a ValueError."""
     stack = of(model).encoder
     if stack is None:
-        raise ValueError(f"`model` must have an encoder, got {model.name!r}")
+        raise ValueError(
+            f"`model` must have an encoder, got the decoder {model.name!r}: models.gpt.encoder "
+            "builds one, and weights.load gives one for a task"
+        )
     return stack
 
 

@@ -4,12 +4,11 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_attn import data
 from keras_attn._checks import check_flag, to_path
@@ -17,11 +16,10 @@ from keras_attn._typing import Config, DType
 from keras_attn.data.text.files import read_json
 from keras_attn.data.text.tokenizer_settings import check_word_piece
 from keras_attn.models import bert, bert_tasks, gpt, modern_bert, parts
-from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize, Size
+from keras_attn.models.sizes import BertSize, GptSize, ModernBertSize
 from keras_attn.ops.masks import Window
-from keras_attn.ops.positions import RotaryScaling
 from keras_attn.weights.checkpoint import Checkpoint, open_backbone, open_checkpoint
-from keras_attn.weights.formats import Head, Key
+from keras_attn.weights.configuration import read_head_options, read_size
 from keras_attn.weights.matching import has_pooler, match, saved_heads
 from keras_attn.weights.sentence_transformers import checkpoint_folder, embedder_options
 
@@ -36,17 +34,45 @@ TASKS: dict[str, Callable[..., keras.Model]] = {
     "next_sentence": bert_tasks.next_sentence,
     "pretraining": bert.with_pretraining_heads,
 }
-# The record of sizes of each family, and the module that builds its encoder.
-FAMILIES: dict[str, tuple[type, Any]] = {
-    "bert": (BertSize, bert),
-    "modern_bert": (ModernBertSize, modern_bert),
-    "gpt": (GptSize, gpt),
-}
 # The heads of the tasks that are not named like their head.
-HEADS = {
+HEADS: dict[str, tuple[str, ...]] = {
     "encoder": (),
     "regressor": ("classifier",),
     "pretraining": ("masked_lm", "next_sentence"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What `load` builds from a checkpoint of a family.
+
+    Args:
+        size: the record of its sizes.
+        encoder: the function that builds its encoder.
+        decoder: the function that builds its language model, which `load` gives without a task.
+        takes_window: whether they take a `window`; if not, the size has one.
+        lacks: the tasks that the family does not have.
+    """
+
+    size: type
+    encoder: Callable[..., keras.Model]
+    decoder: Callable[..., keras.Model] | None = None
+    takes_window: bool = True
+    lacks: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    "bert": Family(BertSize, bert.encoder),
+    # These two have no pooler, and a position of a GPT sees no later one.
+    "modern_bert": Family(
+        ModernBertSize,
+        modern_bert.encoder,
+        takes_window=False,
+        lacks=("next_sentence", "pretraining"),
+    ),
+    "gpt": Family(
+        GptSize, gpt.encoder, gpt.decoder, lacks=("masked_lm", "next_sentence", "pretraining")
+    ),
 }
 
 
@@ -55,12 +81,12 @@ class Loaded:
     """The result of `load`.
 
     Args:
-        model: the encoder, or the model of the task.
+        model: the encoder, the language model, or the model of the task.
         vocabulary: the tokens in the order of their ids, or None if no file has them. The token
             matrix may have more rows.
         lowercase: whether the tokenizer lower-cases text, or None if no file says so.
-        skipped: names in the checkpoint that a rule leaves out: heads of other tasks, optimizer
-            slots, constants.
+        skipped: names in the checkpoint that a rule leaves out: heads of other tasks, an output
+            that is not tied to the token matrix, optimizer slots, constants.
         initialized: weights of the model that the checkpoint lacks and that are newly initialized.
         config: the checkpoint's configuration; `save` keeps what it says about classes and ids.
         unknown: keys of the configuration that this package does not know. transformers does not
@@ -126,11 +152,11 @@ def load(
 
     Args:
         source: the directory, or the keras-hub backbone.
-        task: None gives the encoder (without pooled_output if the checkpoint has no pooler), or
-            the language model of a GPT-2, whose encoder is the task encoder. classifier, regressor,
-            tagger, span, multiple_choice, embedder, masked_lm, next_sentence and pretraining give
-            the model of this task (the last three not of a GPT-2); its head is loaded if the
-            checkpoint has it, and newly initialized otherwise.
+        task: "encoder" gives the encoder, without pooled_output if the checkpoint has no pooler.
+            "classifier", "regressor", "tagger", "span", "multiple_choice", "embedder", "masked_lm"
+            (not of GPT-2), "next_sentence" and "pretraining" (both not of GPT-2 and ModernBERT)
+            give the model of this task; its head is loaded if the checkpoint has it, and newly
+            initialized otherwise. None gives the encoder, but of GPT-2 the language model.
         hidden_states: as in `keras_attn.models.bert.encoder`; a language model has none.
         window: as there; must be None for ModernBERT, whose configuration has one.
         kernel: as there.
@@ -138,20 +164,19 @@ def load(
         **head_options: arguments of the function of the task in `keras_attn.models.bert_tasks`,
             such as `num_classes`, which defaults to that of the checkpoint's head. `dropout`, the
             `pooling` of ModernBERT, and `pooling` and `normalize` of sentence-transformers default
-            to the values in the configuration.
+            to the values in the configuration; GPT-2's classifier has no dropout there.
 
     Returns:
         a `Loaded`: the model, the vocabulary, the tokenizer, and what was skipped or is new.
 
     Raises:
-        ValueError: the task is unknown; there are head options without a head; files are missing,
-            truncated, a pickle or of an unknown architecture; the configuration needs a layer that
-            this package does not have; names are not used, weights are not set, shapes or types are
-            wrong, numbers are not finite; there are more tokens than rows of the token matrix.
+        ValueError: the task is unknown, or not one of this model; there are head options without a
+            head; files are missing, truncated, a pickle or of an unknown architecture; the
+            configuration needs a layer that this package does not have; names are not used, weights
+            are not set, shapes or types are wrong, numbers are not finite; there are more tokens
+            than rows of the token matrix.
     """
-    known = (*TASKS, "encoder")
-    if task is not None and (not isinstance(task, str) or task not in known):
-        raise ValueError(f"`task` must be None or one of {', '.join(known)}, got {task!r}")
+    _check_task(task)
     hidden_states = check_flag("hidden_states", hidden_states)
     if task not in TASKS and head_options:
         raise ValueError(
@@ -163,32 +188,33 @@ def load(
     checkpoint = open_backbone(source) if directory is None else open_checkpoint(directory)
     format = checkpoint.format
     _check_vocabulary(checkpoint)
-    options: Config = {"window": window, "kernel": kernel, "dtype": dtype}
-    if task is None:
-        heads = ("language_model",) if format.family == "gpt" else ()
-    else:
-        heads = HEADS.get(task, (task,))
-    own = [format.heads[name] for name in heads if name in format.heads]
-    head_options = {**_head_options(checkpoint, own), **head_options}
-    if task == "embedder" and directory is not None:
-        head_options = {**embedder_options(Path(source), checkpoint), **head_options}
-    if format.family == "modern_bert" and options.pop("window") is not None:
+    family = FAMILIES[format.family]
+    _check_task(task, family.lacks, f" for {format.name}")
+    options: Config = {"kernel": kernel, "dtype": dtype}
+    if family.takes_window:
+        options["window"] = window
+    elif window is not None:
         raise ValueError(
             f"`window` must be None for {format.name}, whose configuration has one, got {window!r}"
         )
-    kind, module = FAMILIES[format.family]
-    size: Any = read_size(checkpoint, kind)
+    name = task or ("language_model" if family.decoder else "encoder")
+    heads = HEADS.get(name, (name,))
+    own = [format.heads[name] for name in heads if name in format.heads]
+    head_options = {**read_head_options(checkpoint, own), **head_options}
+    if task == "embedder" and directory is not None:
+        head_options = {**embedder_options(Path(source), checkpoint), **head_options}
+    size: Any = read_size(checkpoint, family.size)
     if any(head.pooler_dropout for head in own):
         size = dataclasses.replace(size, pooler_dropout=head_options["dropout"])
-    if heads == ("language_model",):
+    if family.decoder and task is None:
         if hidden_states:
             raise ValueError(
                 f"`hidden_states` must be False for the language model of {format.name}, got True; "
                 "the task 'encoder' has them"
             )
-        model = gpt.decoder(size, **options)
+        model = family.decoder(size, **options)
     else:
-        model = module.encoder(size, hidden_states=hidden_states, **options)
+        model = family.encoder(size, hidden_states=hidden_states, **options)
         model = _with_task(checkpoint, model, task, head_options)
     matched = match(
         checkpoint.source,
@@ -197,9 +223,9 @@ def load(
         checkpoint.read_config,
         num_layers=size.num_layers,
         heads=[
-            name
-            for name in saved_heads(checkpoint.source, format, checkpoint.architecture)
-            if name in heads
+            head
+            for head in saved_heads(checkpoint.source, format, checkpoint.architecture)
+            if head in heads
         ],
     )
     matched.assign()
@@ -223,91 +249,10 @@ def load(
     )
 
 
-def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
-    """Our size, of the class `kind`, from a checkpoint's configuration.
-
-    Raises:
-        ValueError: a key is missing or has the wrong type, or there is no layer for its value.
-    """
-    config, format, title = checkpoint.read_config, checkpoint.format, checkpoint.source.title
-    _require(title, config, format.requires)
-    fields = dict(format.fixed)
-    for field in dataclasses.fields(kind):
-        key = format.size.get(field.name)
-        if key is None or (key.name not in config and field.default is not dataclasses.MISSING):
-            continue
-        if key.name not in config:
-            raise ValueError(f"{title}: the configuration must have `{key.name}`, got no such key")
-        value = config[key.name]
-        if key.values is not None:
-            fields[field.name] = _translated(title, key, value)
-            continue
-        if key.number and (value is not None or key.name not in format.defaults):
-            _number(title, key.name, value, _range(field))
-        loaded = key.load(value, config)
-        if not isinstance(loaded, RotaryScaling):
-            _number(title, key.name, loaded, _range(field))
-        fields[field.name] = loaded
-    size = kind(**fields)
-    if size.hidden_dim % size.num_heads:
-        width, heads = (format.size[field].name for field in ("hidden_dim", "num_heads"))
-        raise ValueError(
-            f"{title}: the configuration's `{heads}` must divide `{width}` {size.hidden_dim}, "
-            f"got {size.num_heads}"
-        )
-    return size
-
-
-def _translated(title: str, key: Key, value: object) -> str:
-    """Our name for a value of the checkpoint."""
-    names = key.values or {}
-    if value not in tuple(names):
-        raise ValueError(f"{title}: `{key.name}` must be one of {', '.join(names)}, got {value!r}")
-    return names[value]
-
-
-# Kinds of numbers: the words for an error, and whether a value is one.
-COUNT = ("a positive integer", lambda value: type(value) is int and value > 0)
-RATE = ("a number in [0, 1)", lambda value: type(value) in (int, float) and 0 <= value < 1)
-NUMBER = ("a finite number", lambda value: type(value) in (int, float) and abs(value) < np.inf)
-
-
-def _range(field: dataclasses.Field) -> tuple[str, Callable[[Any], bool]]:
-    if field.type is int:
-        return COUNT
-    return RATE if field.name.endswith("dropout") else NUMBER
-
-
-def _number(title: str, key: str, value: Any, range: tuple[str, Callable[[object], bool]]) -> Any:
-    expected, holds = range
-    if not holds(value):
-        raise ValueError(f"{title}: `{key}` must be {expected}, got {value!r}")
-    return value
-
-
-def _require(title: str, config: Config, required: Config) -> None:
-    for key, value in required.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{title}: `{key}` must be {value!r}, got {config[key]!r}")
-
-
-def _head_options(checkpoint: Checkpoint, heads: list[Head]) -> Config:
-    """The arguments of the heads, from the configuration."""
-    config, title = checkpoint.read_config, checkpoint.source.title
-    options = {}
-    for head in heads:
-        _require(title, config, head.requires)
-        if isinstance(head.pooling, Key):
-            options["pooling"] = _translated(title, head.pooling, config[head.pooling.name])
-        if head.activation:
-            options["activation"] = head.activation
-        if head.rate is not None:
-            options["dropout"] = head.rate
-        for key in head.dropout:
-            if config.get(key) is not None:
-                options["dropout"] = _number(title, key, config[key], RATE)
-                break
-    return options
+def _check_task(task: str | None, lacking: Sequence[str] = (), where: str = "") -> None:
+    known = [name for name in (*TASKS, "encoder") if name not in lacking]
+    if task is not None and (not isinstance(task, str) or task not in known):
+        raise ValueError(f"`task` must be None or one of {', '.join(known)}{where}, got {task!r}")
 
 
 def _check_vocabulary(checkpoint: Checkpoint) -> None:

@@ -65,8 +65,9 @@ def match(
     used = {rule.source for rule in rules}
     ruled = {target for rule in rules for target in rule.targets}
 
-    optional = {rule.source for rules in _optional(format) for rule in rules}
-    left = [name for name in names if name not in used and name not in format.tied]
+    tied = {} if config.get("tie_word_embeddings") is False else format.tied
+    optional = {rule.source for rules in _optional(format) for rule in rules} | format.tied.keys()
+    left = [name for name in names if name not in used and name not in tied]
     skipped = [name for name in left if name in optional or format.ignores(name)]
     roots = {target.split("/")[0] for rule in trunk for target in rule.targets}
     unruled = [target for target in targets if target not in ruled]
@@ -82,7 +83,6 @@ def match(
     )
 
     read = {rule.source: source.read(names[rule.source]) for rule in rules}
-    tied = {} if config.get("tie_word_embeddings") is False else format.tied
     _raise(
         source,
         {

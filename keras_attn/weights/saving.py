@@ -15,7 +15,6 @@ from keras_attn import layers
 from keras_attn._checks import optional_module, to_path
 from keras_attn._typing import Config
 from keras_attn.models import parts
-from keras_attn.models.sizes import BertSize
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Format, Head
 from keras_attn.weights.loading import Loaded
@@ -59,7 +58,8 @@ def save(
 
     Raises:
         ValueError: the model has what the class of transformers does not have, such as a window;
-            there are more tokens than rows of the token matrix.
+            the vocabulary or the tokenizer is not one of these, or has more tokens than the token
+            matrix has rows.
 
     Example:
     >>> import tempfile
@@ -156,7 +156,8 @@ def _arrays(
         arrays[name] = np.ascontiguousarray(rule.change.save(ours, config))
     if targets:
         raise ValueError(
-            f"`model` must be a BERT or GPT of this package, got weights {', '.join(targets)}"
+            f"`model` must have no weights but those of a class of {format.name} in transformers, "
+            f"got weights {', '.join(targets)}"
         )
     return arrays
 
@@ -217,7 +218,7 @@ def _add_head(config: dict, model: keras.Model, found: parts.Parts, size: Any, h
     if isinstance(layer, layers.MaskedLMHead):
         expect("activation", head.activation or size.activation, layer.activation.__name__)
         expect("layer_norm_epsilon", size.layer_norm_epsilon, layer.layer_norm_epsilon)
-    if isinstance(size, BertSize):
+    if found.family == "bert":
         rate = layer.dropout if head.pooler_dropout else 0.0
         expect("pooler_dropout", rate, size.pooler_dropout)
     if found.transformation:

@@ -76,8 +76,9 @@ class Tokens:
         given = self.vocabulary is not None or self.lowercase is not None
         if format.tokenizer is None and given:
             raise ValueError(
-                f"`vocabulary` and `lowercase` must be None for {format.name}, whose tokenizer has "
-                f"other files, got {type(self.vocabulary).__name__} and {self.lowercase!r}"
+                f"`vocabulary` and `lowercase` must be None for {format.name}, and `tokenizer` no "
+                f"BertTokenizer: its tokenizer has other files, got "
+                f"{type(self.vocabulary).__name__} and {self.lowercase!r}"
             )
         name, tokens = "vocabulary", self.vocabulary
         if self.tokenizer is not None:

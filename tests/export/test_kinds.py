@@ -202,17 +202,19 @@ def test_a_model_without_text_inputs_is_served(loader, tmp_path, checked_here):
     np.testing.assert_allclose(got["pooled"], model(inputs)["pooled"], atol=1e-5)
 
 
-def byte_pair_rows():
+def byte_pair_rows(**changes):
     """A preprocessor, texts, what it makes of them, and the request for the same tokens."""
-    preprocessor = data.SpanPreprocessor(BYTE_PAIRS, LENGTH, question_length=4, overlap=3)
+    tokenizer = data.BytePairTokenizer.from_config({**BYTE_PAIRS.get_config(), **changes})
+    preprocessor = data.SpanPreprocessor(tokenizer, LENGTH, question_length=4, overlap=3)
     texts = {"question": ["the", "a"], "context": ["at the cat!", "a cat"]}
     features = {k: v.numpy()[:, 0] for k, v in preprocessor(*texts.values()).items()}
     lengths = features["padding_mask"].sum(1, dtype="int32")
     return preprocessor, texts, features, {"token_ids": features["token_ids"], "lengths": lengths}
 
 
-def test_segments_of_tokens_equal_those_of_text_where_one_token_begins_and_ends_a_row():
-    preprocessor, _, features, request = byte_pair_rows()
+@pytest.mark.parametrize("separators", [1, 2])
+def test_segments_of_tokens_equal_those_of_text_where_one_token_begins_and_ends_a_row(separators):
+    preprocessor, _, features, request = byte_pair_rows(separators=separators)
     found = preprocessor.from_tokens(**request)
     for name in ("token_ids", "segment_ids", "padding_mask"):
         np.testing.assert_array_equal(found[name], features[name])

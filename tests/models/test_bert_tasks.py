@@ -164,7 +164,7 @@ def test_siamese_learns_which_texts_belong_together_and_trains_the_embedder(enco
     model.compile(keras.optimizers.Adam(0.01), training.InfoNCE())
     ids = np.random.default_rng(0).integers(1, V, (5, 2, T))
     inputs = {"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0}
-    model.fit(inputs, batch_size=5, epochs=10, verbose=0)
+    model.fit(inputs, batch_size=5, epochs=20, verbose=0)
     first, second = (
         run(embedder, {key: value[:, text] for key, value in inputs.items()}) for text in (0, 1)
     )

@@ -552,6 +552,18 @@ class Mixer(kl.Layer):
         return weights @ inputs
 
 
+class Retrieval(kl.Layer):
+    """Attention under another name, in a function that takes queries and keys from around it."""
+
+    def call(self, inputs):
+        q = k = inputs
+
+        def mixed():
+            return keras.ops.softmax(q @ keras.ops.transpose(k, (0, 2, 1))) @ inputs
+
+        return mixed()
+
+
 class Gate(kl.Layer):
     """A softmax that chooses among features: no attention."""
 
@@ -563,8 +575,9 @@ class Gate(kl.Layer):
 def test_attention_under_another_name_is_named():
     inputs = keras.Input((T, D))
     hidden = Mixer(name="mixer")(Lookup(name="lookup")(Gate(name="gate")(inputs)))
+    hidden = Retrieval(name="retrieval")(hidden)
     result = keras_attn.upgrade(keras.Model(inputs, hidden))
-    assert list(result.left) == ["lookup", "mixer"]
+    assert list(result.left) == ["lookup", "mixer", "retrieval"]
     assert result.left["mixer"].startswith("Mixer has no counterpart: keep it, or write")
 
 

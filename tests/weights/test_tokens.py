@@ -214,6 +214,9 @@ def test_invalid_tokenizers_raise(byte_pairs, tmp_path):
         ValueError, match=f"`tokenizer` must have at most .* 37, got {len(own.vocabulary)}"
     ):
         weights.save(model, tmp_path, tokenizer=own)
+    with pytest.raises(ValueError, match="for gpt2, and `tokenizer` no BertTokenizer: its tokeni"):
+        words = data.BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+        weights.save(gpt.decoder("gpt_tiny", **SMALL), tmp_path, tokenizer=words)
     with pytest.raises(ValueError, match="must be None if `tokenizer` is given"):
         weights.save(model, tmp_path, tokenizer=own, lowercase=True)
     with pytest.raises(ValueError, match="BytePairTokenizer, .* or UnigramTokenizer, got object"):

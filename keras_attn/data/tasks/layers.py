@@ -140,8 +140,8 @@ class PreprocessorLayer(keras.layers.Layer):
         token_ids, padding_mask = token_ids[:, :longest], padding_mask[:, :longest]
         # Not at the first position: GPT-2 has one token for [CLS] and [SEP].
         ends = (token_ids == self.tokenizer.sep_id) & (tf.range(tf.shape(token_ids)[1]) > 0)
-        separators = tf.cast(ends, tf.int32)
-        after_first = tf.minimum(tf.cumsum(separators, axis=1, exclusive=True), 1)
+        passed = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True)
+        after_first = tf.cast(passed >= self.tokenizer.separators, tf.int32)
         return self._complete(
             {
                 "token_ids": token_ids,

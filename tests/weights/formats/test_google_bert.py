@@ -1,5 +1,6 @@
 """Google's TensorFlow 1 checkpoints, written by the tests with the original names."""
 
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_attn import weights
-from keras_attn.models import bert
+from keras_attn.weights import loading
 
 tf = pytest.importorskip("tensorflow")
 
@@ -238,7 +239,7 @@ def test_a_missing_data_file_raises(write, arrays):
         weights.load(directory)
 
 
-def test_a_corrupt_file_changes_no_weight(write, arrays):
+def test_a_corrupt_file_changes_no_weight(write, arrays, monkeypatch):
     """All weights are read and checked before the first one is assigned."""
     file = write(arrays, slots=False) / "bert_model.ckpt.data-00000-of-00001"
     content = bytearray(file.read_bytes())
@@ -246,13 +247,15 @@ def test_a_corrupt_file_changes_no_weight(write, arrays):
     content[place + 1] ^= 1
     file.write_bytes(content)
     made = []
-    original = bert.encoder
-    bert.encoder = lambda *args, **kwargs: made.append(original(*args, **kwargs)) or made[-1]
-    try:
-        with pytest.raises(ValueError, match="is truncated or corrupt at bert/pooler/dense/kernel"):
-            weights.load(file.parent, "pretraining")
-    finally:
-        bert.encoder = original
+    original = loading.FAMILIES["bert"]
+
+    def encoder(*args, **kwargs):
+        made.append(original.encoder(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setitem(loading.FAMILIES, "bert", dataclasses.replace(original, encoder=encoder))
+    with pytest.raises(ValueError, match="is truncated or corrupt at bert/pooler/dense/kernel"):
+        weights.load(file.parent, "pretraining")
     for weight in made[0].weights:
         if weight.path.endswith("gamma"):
             assert keras.ops.convert_to_numpy(weight).tolist() == [1.0] * D

@@ -229,7 +229,7 @@ def test_an_output_that_is_not_tied_matters_to_the_language_model_alone(gpt2):
     _, directory = gpt2(tie_word_embeddings=False)
     with pytest.raises(ValueError, match="`tie_word_embeddings` must be True, got False"):
         weights.load(directory)
-    assert weights.load(directory, "span").skipped == ()
+    assert weights.load(directory, "span").skipped == ("lm_head.weight",)
 
 
 def test_the_dropout_of_a_tagger_is_saved(gpt2, tmp_path):
@@ -252,7 +252,7 @@ def test_choices_and_vectors_of_gpt2(gpt2, inputs, tmp_path, caplog):
     choices = weights.load(directory, "multiple_choice", num_choices=2)
     several = {name: np.stack([value, value[:, ::1]], 1) for name, value in inputs.items()}
     assert ours(choices.model, several).shape == (2, 2)
-    with pytest.raises(ValueError, match="got weights multiple_choice/output/kernel"):
+    with pytest.raises(ValueError, match="a class of gpt2 .* got weights multiple_choice/out"):
         weights.save(choices, tmp_path / "choices")
 
     embedder = weights.load(directory, "embedder", pooling="last")
@@ -265,10 +265,9 @@ def test_choices_and_vectors_of_gpt2(gpt2, inputs, tmp_path, caplog):
 
 def test_tasks_that_a_causal_model_cannot_have_raise(gpt2):
     _, directory = gpt2()
-    with pytest.raises(ValueError, match="must see both sides of a position, got 'gpt_encoder'"):
-        weights.load(directory, "masked_lm")
-    for task in ("next_sentence", "pretraining"):
-        with pytest.raises(ValueError, match="must have an output 'pooled_output', got sequence_"):
+    for task in ("masked_lm", "next_sentence", "pretraining"):
+        text = f"`task` must be None or one of .*, embedder, encoder for gpt2, got '{task}'"
+        with pytest.raises(ValueError, match=text):
             weights.load(directory, task)
 
 
