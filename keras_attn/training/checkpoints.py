@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,9 @@ import keras
 
 from keras_attn import backend
 from keras_attn._checks import check_count, to_path
-from keras_attn._typing import Nested, Tensor
+from keras_attn._typing import Nested
 from keras_attn.ops import random
-from keras_attn.training import state_file
+from keras_attn.training import state, state_file
 
 _NAME = re.compile(r"step-([0-9]{10})\.(npz|part-[0-9]+-of-[0-9]+)")
 
@@ -53,7 +54,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         every: the number of batches between two files. There is also a file at the end of each
             epoch, and one where another callback stops the run within an epoch, which is then
             resumed there.
-        keep: the number of files to keep; older ones are removed.
+        keep: the number of files to keep; older ones are removed. Weights that are not finite
+            are not saved, with a warning, so that none of these files is lost to them.
         data: the source of the batches, such as a hash of the examples, the seed of their order
             and the batch size; anything that JSON can hold. A resumed run must have the same.
             Defaults to None, which is not compared.
@@ -141,8 +143,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 with self._naming_older(files[step]):
                     saved = state_file.read(files[step])
                 self._compare_data(files[step], saved.record.get("data"))
-            _build(model, batch)
-            variables = _variables(model)
+            state.build(model, batch)
+            variables = state.variables_of(model)
             with _together(model, "read"):
                 saved.compare(variables)
                 needed = [backend.needed_parts(variable) for variable in variables]
@@ -259,11 +261,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "logs": self._logs,
             "data": self.data,
         }
-        variables = _variables(self.model)
+        variables = state.variables_of(self.model)
         # On TensorFlow they are put together from all processes, which must all ask for them.
         values = [backend.owned_parts(variable) for variable in variables]
         index, count = backend.file_number(self.model, variables)
         self._saved = self._step
+        broken = not state.is_finite(self.model, variables, values)
+        if any(backend.from_all_processes(self.model, int(broken))):
+            warnings.warn(
+                f"the weights after {self._step} steps are not finite: {self.directory} gets no "
+                "file of them, and keeps the older ones",
+                stacklevel=2,
+            )
+            return
         with _together(self.model, "write"):
             if index < count:
                 state_file.write(
@@ -322,26 +332,3 @@ class _EndOfEpoch:
 
 
 _END_OF_EPOCH = _EndOfEpoch()
-
-
-def _build(model: keras.Model, batch: Nested) -> None:
-    batch = keras.tree.map_structure(_tensor, getattr(batch, "element_spec", batch))
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    y_pred = model(x, training=False)
-    model.compute_loss(x, y, y_pred, sample_weight, training=False)
-    model.compute_metrics(x, y, y_pred, sample_weight)
-    model.optimizer.build(model.trainable_variables)
-
-
-def _tensor(leaf: Tensor) -> Tensor:
-    """A tensor of a batch; zeros where there is only its specification."""
-    has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
-    if hasattr(leaf, "shape") and not has_values:
-        shape = [1 if size is None else size for size in leaf.shape]
-        return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
-    return keras.ops.convert_to_tensor(leaf)
-
-
-def _variables(model: keras.Model) -> list:
-    everything = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-    return list({id(variable): variable for variable in everything}.values())

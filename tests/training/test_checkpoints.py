@@ -1,5 +1,6 @@
 """Checkpoint files of a training run, and errors."""
 
+import itertools
 import json
 
 import keras
@@ -273,7 +274,7 @@ def test_a_process_that_cannot_resume_tells_the_others(finished, monkeypatch, fa
 
 
 def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
-    said = answer(monkeypatch, fail_at=0)
+    said = answer(monkeypatch, fail_at=1)
     options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
     with pytest.raises(ValueError, match="process 1 could not write the checkpoint: its error"):
         make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
@@ -285,7 +286,15 @@ def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
     said = answer(monkeypatch)
     with pytest.raises(OSError, match="No space left on device"):
         make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path / "other")], **options)
-    assert said == [1]
+    assert said == [0, 1]
+
+
+def test_no_process_writes_if_the_weights_of_one_are_not_finite(tmp_path, monkeypatch):
+    answer(monkeypatch, fail_at=0)
+    options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    with pytest.warns(UserWarning, match="the weights after 2 steps are not finite"):
+        make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_the_first_process_writes_files(tmp_path, monkeypatch):
@@ -319,3 +328,28 @@ def test_the_header_is_json(finished):
     with np.load(max(finished.glob("*.npz"))) as file:
         record = json.loads(file["header"].tobytes())["record"]
     assert (record["step"], record["steps_per_epoch"], len(record["logs"])) == (18, 6, EPOCHS)
+
+
+@pytest.mark.parametrize("others", [[], [keras.callbacks.TerminateOnNaN()]], ids=["all", "stopped"])
+def test_weights_that_are_not_finite_replace_no_file(tmp_path, others):
+    def broken():
+        for step in itertools.count():
+            x, y, _ = batch_of(step)
+            yield x * (1 if step < 9 else np.nan), y
+
+    def linear():  # torch refuses a cross entropy of NaN
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", jit_compile=False)
+        return model
+
+    with pytest.warns(UserWarning, match=r"the weights after 1\d steps are not finite: .* gets no"):
+        linear().fit(
+            broken(),
+            steps_per_epoch=STEPS,
+            epochs=EPOCHS,
+            callbacks=[*others, TrainingCheckpoint(tmp_path, every=2)],
+            shuffle=False,
+            verbose=0,
+        )
+    assert sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["06.npz", "08.npz"]
+    assert TrainingCheckpoint(tmp_path).restore(linear(), next(broken())) == 8

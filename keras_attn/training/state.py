@@ -1,0 +1,43 @@
+"""What `model.fit` changes: the variables of a model, its optimizer and its metrics."""
+
+import keras
+import numpy as np
+
+from keras_attn._typing import Nested, Tensor
+from keras_attn.backend import Part
+
+
+def build(model: keras.Model, batch: Nested) -> None:
+    """Make all of them, from a batch of the data or its specification, as `fit` does."""
+    batch = keras.tree.map_structure(_tensor, getattr(batch, "element_spec", batch))
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    y_pred = model(x, training=False)
+    model.compute_loss(x, y, y_pred, sample_weight, training=False)
+    model.compute_metrics(x, y, y_pred, sample_weight)
+    model.optimizer.build(model.trainable_variables)
+
+
+def _tensor(leaf: Tensor) -> Tensor:
+    """A tensor of a batch; zeros where there is only its specification."""
+    has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
+    if hasattr(leaf, "shape") and not has_values:
+        shape = [1 if size is None else size for size in leaf.shape]
+        return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
+    return keras.ops.convert_to_tensor(leaf)
+
+
+def variables_of(model: keras.Model) -> list:
+    """All of them, each once."""
+    everything = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return list({id(variable): variable for variable in everything}.values())
+
+
+def is_finite(model: keras.Model, variables: list, values: list[dict[Part, np.ndarray]]) -> bool:
+    """Whether these values of `variables_of(model)` hold no NaN or infinity in what is trained."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    return all(
+        np.isfinite(array).all()
+        for variable, parts in zip(variables, values, strict=True)
+        if id(variable) in trained
+        for array in parts.values()
+    )
