@@ -16,6 +16,11 @@ if TENSORFLOW:  # two devices, for the fixture `mirrored`
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
 
+if keras.backend.backend() == "jax":  # eight devices, before a test changes XLA_FLAGS for a child
+    import jax
+
+    jax.devices()
+
 
 @pytest.fixture(scope="session")
 def mirrored():
