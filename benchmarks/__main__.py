@@ -7,9 +7,9 @@
 Each question is a script of this folder with sides in their own processes, interleaved and warmed
 up; it appends medians, versions and the processor to benchmarks/results/. A script that fails is
 named at the end, and the others still run. The quick run took 14 minutes on two cores without
-AVX-512 when it had more sides; the whole has not been run at once. `tools/compare_results.py` says what got slower. The
-comparisons of quality (pretraining_quality, translation_quality, generation_quality, finetuning,
-modern_encoder) train for hours and are run by hand.
+AVX-512 when it had more sides; the whole has not been run at once. `tools/compare_results.py` says
+what got slower. The comparisons of quality (pretraining_quality, translation_quality,
+generation_quality, finetuning, modern_encoder) train for hours and are run by hand.
 """
 
 import argparse
