@@ -54,8 +54,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         every: the number of batches between two files. There is also a file at the end of each
             epoch, and one where another callback stops the run within an epoch, which is then
             resumed there.
-        keep: the number of files to keep; older ones are removed. Weights that are not finite
-            are not saved, with a warning, so that none of these files is lost to them.
+        keep: the number of files to keep; older ones are removed. If the weights hold NaN, no
+            file is written or removed, and there is a warning.
         data: the source of the batches, such as a hash of the examples, the seed of their order
             and the batch size; anything that JSON can hold. A resumed run must have the same.
             Defaults to None, which is not compared.
@@ -266,11 +266,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         values = [backend.owned_parts(variable) for variable in variables]
         index, count = backend.file_number(self.model, variables)
         self._saved = self._step
-        broken = not state.is_finite(self.model, variables, values)
+        broken = state.has_nan(self.model, variables, values)
         if any(backend.from_all_processes(self.model, int(broken))):
             warnings.warn(
-                f"the weights after {self._step} steps are not finite: {self.directory} gets no "
-                "file of them, and keeps the older ones",
+                f"the weights after {self._step} steps hold NaN: they are not saved, and "
+                f"{self.directory} keeps the older files",
                 stacklevel=2,
             )
             return

@@ -32,11 +32,11 @@ def variables_of(model: keras.Model) -> list:
     return list({id(variable): variable for variable in everything}.values())
 
 
-def is_finite(model: keras.Model, variables: list, values: list[dict[Part, np.ndarray]]) -> bool:
-    """Whether these values of `variables_of(model)` hold no NaN or infinity in what is trained."""
+def has_nan(model: keras.Model, variables: list, values: list[dict[Part, np.ndarray]]) -> bool:
+    """Whether these values of `variables_of(model)` hold a NaN in a weight that is trained."""
     trained = {id(variable) for variable in model.trainable_variables}
-    return all(
-        np.isfinite(array).all()
+    return any(
+        np.isnan(array).any()
         for variable, parts in zip(variables, values, strict=True)
         if id(variable) in trained
         for array in parts.values()

@@ -289,10 +289,10 @@ def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
     assert said == [0, 1]
 
 
-def test_no_process_writes_if_the_weights_of_one_are_not_finite(tmp_path, monkeypatch):
+def test_no_process_writes_if_the_weights_of_one_hold_nan(tmp_path, monkeypatch):
     answer(monkeypatch, fail_at=0)
     options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
-    with pytest.warns(UserWarning, match="the weights after 2 steps are not finite"):
+    with pytest.warns(UserWarning, match="the weights after 2 steps hold NaN"):
         make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
     assert not list(tmp_path.iterdir())
 
@@ -331,7 +331,7 @@ def test_the_header_is_json(finished):
 
 
 @pytest.mark.parametrize("others", [[], [keras.callbacks.TerminateOnNaN()]], ids=["all", "stopped"])
-def test_weights_that_are_not_finite_replace_no_file(tmp_path, others):
+def test_weights_with_nan_replace_no_file(tmp_path, others):
     def broken():
         for step in itertools.count():
             x, y, _ = batch_of(step)
@@ -342,7 +342,7 @@ def test_weights_that_are_not_finite_replace_no_file(tmp_path, others):
         model.compile("sgd", "mse", jit_compile=False)
         return model
 
-    with pytest.warns(UserWarning, match=r"the weights after 1\d steps are not finite: .* gets no"):
+    with pytest.warns(UserWarning, match=r"the weights after 1\d steps hold NaN: .* keeps the"):
         linear().fit(
             broken(),
             steps_per_epoch=STEPS,
