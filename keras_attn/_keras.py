@@ -243,9 +243,9 @@ def option(name: str) -> property:
 def set_alone(layer: keras.layers.Layer, name: str, value: Any) -> None:
     """Set "trainable", "dtype_policy" or "dropout" of a layer, and nothing else.
 
-    The public setters also set what is trainable in the layer, and change the map of policies that
-    a loaded quantized model gave to all its layers. Keras' `MultiHeadAttention` has no setter of
-    its dropout, which its constructor refuses together with flash attention.
+    The public setter of trainable also sets it in the layer's parts and weights; that of
+    dtype_policy changes the map that a loaded quantized model shares with all its layers. There is
+    none for dropout, which the constructor refuses together with flash attention.
     """
     setattr(layer, f"_{name}", value)
 

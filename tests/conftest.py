@@ -36,6 +36,28 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 BACKEND = os.environ["KERAS_BACKEND"]
 LONG = ("tests/examples", "tests/export")  # they start processes
+# On JAX, which compiles each, tests/contract runs these layers, compares them with TensorFlow, and
+# trains and reloads these models; their own tests are slow there.
+SLOW_ON_JAX = (
+    "tests/layers/attention/test_attention_decoder",  # and its cell
+    "tests/layers/attention/test_bahdanau",
+    "tests/layers/attention/test_hard",
+    "tests/layers/attention/test_luong",
+    "tests/layers/attention/test_multi_head_cross",
+    "tests/layers/block/",
+    "tests/layers/embedding/",
+    "tests/layers/head/test_language_model_head",
+    "tests/layers/head/test_masked_lm_head",
+    "tests/layers/head/test_sequence_pooling",
+    "tests/layers/head/test_task_heads",
+    "tests/layers/position/",
+    "tests/models/test_bert",  # and its tasks
+    "tests/models/test_comparison",
+    "tests/models/test_gpt",
+    "tests/models/test_modern_bert",
+    "tests/models/test_parts",
+    "tests/models/test_transformer",
+)
 gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay
 
 
@@ -64,7 +86,8 @@ def pytest_collection_modifyitems(config, items):
     tpu = "tpu" in os.environ["JAX_PLATFORMS"].split(",")
     kept, dropped = [], []
     for item in items:
-        if any(BACKEND in marker.args for marker in item.iter_markers("slow_on")):
+        contract_only = BACKEND == "jax" and item.nodeid.startswith(SLOW_ON_JAX)
+        if contract_only or any(BACKEND in mark.args for mark in item.iter_markers("slow_on")):
             item.add_marker("slow")
         marker = item.get_closest_marker("backends")
         if marker is not None and not marker.kwargs.get("reason"):

@@ -14,8 +14,17 @@ from keras import ops
 
 from keras_attn import layers
 from keras_attn._checks import check_count
-from keras_attn._typing import Activation, Tensor
+from keras_attn._typing import Activation
 from keras_attn.models import parts
+from keras_attn.models.task_parts import (
+    dtype_of,
+    head_options,
+    output_of,
+    pool,
+    several,
+    together,
+    transform,
+)
 
 
 def classifier(
@@ -46,10 +55,11 @@ def classifier(
     >>> classifier(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
     (None, 3)
     """
-    options = _options(encoder, "classifier") | {"use_bias": parts.of(encoder).family != "gpt"}
-    head = layers.ClassificationHead(num_classes, dropout=dropout, **options)
-    pooled = _pooled(encoder, pooling, encoder.output, encoder.input["padding_mask"])
-    return keras.Model(encoder.input, head(_transformed(encoder, pooled)), name=name)
+    use_bias = parts.of(encoder).family != "gpt"
+    options = head_options(encoder, "classifier")
+    head = layers.ClassificationHead(num_classes, dropout=dropout, use_bias=use_bias, **options)
+    pooled = pool(encoder, pooling, encoder.output, encoder.input["padding_mask"])
+    return keras.Model(encoder.input, head(transform(encoder, pooled)), name=name)
 
 
 def regressor(
@@ -96,8 +106,8 @@ def tagger(
     >>> tagger(bert.encoder("bert_tiny", vocabulary_size=100), num_classes=3).output.shape
     (None, None, 3)
     """
-    head = layers.TokenTaggingHead(num_classes, dropout=dropout, **_options(encoder, "tagger"))
-    vectors = _transformed(encoder, _output(encoder, "sequence_output"))
+    head = layers.TokenTaggingHead(num_classes, dropout=dropout, **head_options(encoder, "tagger"))
+    vectors = transform(encoder, output_of(encoder, "sequence_output"))
     return keras.Model(encoder.input, head(vectors), name=name)
 
 
@@ -129,8 +139,8 @@ def span(encoder: keras.Model, *, dropout: float = 0.0, name: str = "bert_span")
         context = ops.logical_or(context, unmarked)
     context = ops.logical_and(encoder.input["padding_mask"], context)
     first = ops.equal(ops.cumsum(ops.ones_like(encoder.input["token_ids"]), axis=1), 1)
-    head = layers.SpanHead(dropout=dropout, **_options(encoder, "span"))
-    vectors = _transformed(encoder, _output(encoder, "sequence_output"))
+    head = layers.SpanHead(dropout=dropout, **head_options(encoder, "span"))
+    vectors = transform(encoder, output_of(encoder, "sequence_output"))
     outputs = head(vectors, mask=ops.logical_or(first, context))
     return keras.Model(encoder.input, outputs, name=name)
 
@@ -164,10 +174,10 @@ def multiple_choice(
     (None, 3, None)
     """
     num_choices = check_count("num_choices", num_choices)
-    inputs, rows = _several(encoder, num_choices)
-    pooled = _pooled(encoder, pooling, encoder(rows), rows["padding_mask"])
-    head = layers.MultipleChoiceHead(dropout=dropout, **_options(encoder, "multiple_choice"))
-    pooled = _transformed(encoder, _together(pooled, num_choices))  # [B, C, D]
+    inputs, rows = several(encoder, num_choices)
+    pooled = pool(encoder, pooling, encoder(rows), rows["padding_mask"])
+    head = layers.MultipleChoiceHead(dropout=dropout, **head_options(encoder, "multiple_choice"))
+    pooled = transform(encoder, together(pooled, num_choices))  # [B, C, D]
     return keras.Model(inputs, head(pooled), name=name)
 
 
@@ -199,8 +209,8 @@ def embedder(
     >>> embedder(bert.encoder("bert_tiny", vocabulary_size=100)).output.shape
     (None, 128)
     """
-    layer = layers.SequencePooling(pooling, normalize, dtype=_dtype(encoder), name="pooling")
-    vectors = layer(_output(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
+    layer = layers.SequencePooling(pooling, normalize, dtype=dtype_of(encoder), name="pooling")
+    vectors = layer(output_of(encoder, "sequence_output"), mask=encoder.input["padding_mask"])
     return keras.Model(encoder.input, vectors, name=name)
 
 
@@ -232,8 +242,8 @@ def siamese(
     if not isinstance(embedder.output, keras.KerasTensor) or len(embedder.output.shape) != 2:
         shapes = keras.tree.map_structure(lambda output: output.shape, embedder.output)
         raise ValueError(f"`embedder` must have one output [B, D], got {shapes}")
-    inputs, rows = _several(embedder, num_texts)
-    return keras.Model(inputs, _together(embedder(rows), num_texts), name=name)
+    inputs, rows = several(embedder, num_texts)
+    return keras.Model(inputs, together(embedder(rows), num_texts), name=name)
 
 
 def masked_lm(
@@ -258,11 +268,11 @@ def masked_lm(
         activation=activation or stack.blocks[0].activation,
         layer_norm_epsilon=stack.embedding.layer_norm_epsilon,
         use_bias=family == "bert",
-        **_options(encoder, "masked_lm"),
+        **head_options(encoder, "masked_lm"),
     )
     positions = keras.Input((None,), dtype="int32", name="masked_positions")
     matrix = parts.outputs(encoder, stack.embedding)[1]
-    outputs = head(_output(encoder, "sequence_output"), matrix, masked_positions=positions)
+    outputs = head(output_of(encoder, "sequence_output"), matrix, masked_positions=positions)
     return keras.Model({**encoder.input, "masked_positions": positions}, outputs, name=name)
 
 
@@ -278,73 +288,5 @@ def next_sentence(encoder: keras.Model, *, name: str = "bert_next_sentence") -> 
 
     Source: Devlin et al. 2019, section 3.1, task 2.
     """
-    head = layers.NextSentenceHead(**_options(encoder, "next_sentence"))
-    return keras.Model(encoder.input, head(_output(encoder, "pooled_output")), name=name)
-
-
-def _several(model: keras.Model, count: int) -> tuple[dict, dict]:
-    """Inputs `[B, C, T]` in place of a model's, and their rows for it, `[C B, T]`."""
-    inputs = {
-        key: keras.Input((count, None), dtype=tensor.dtype, name=key)
-        for key, tensor in model.input.items()
-    }
-    rows = {
-        # Not `unstack`, which fails in OpenVINO, nor `split`, which LiteRT lacks for masks.
-        key: ops.concatenate([ops.take(tensor, i, axis=1) for i in range(count)])  # [C B, T]
-        for key, tensor in inputs.items()
-    }
-    return inputs, rows
-
-
-def _together(vectors: Tensor, count: int) -> Tensor:
-    """`[B, C, D]`, from vectors `[C B, D]`."""
-    return ops.stack(ops.split(vectors, count, axis=0), axis=1)
-
-
-def _pooled(
-    encoder: keras.Model, pooling: str | None, outputs: dict[str, Tensor], padding_mask: Tensor
-) -> Tensor:
-    """One vector for each row of the encoder's outputs."""
-    if pooling is None:
-        defaults = {"bert": "pooler", "modern_bert": "first", "gpt": "last"}
-        pooling = defaults[parts.of(encoder).family]
-    name = "pooled_output" if pooling == "pooler" else "sequence_output"
-    _output(encoder, name)
-    if pooling == "pooler":
-        return outputs[name]
-    layer = layers.SequencePooling(pooling, dtype=_dtype(encoder), name="pooling")
-    return layer(outputs[name], mask=padding_mask)
-
-
-def _transformed(encoder: keras.Model, vectors: Tensor) -> Tensor:
-    """The vectors for the head, which ModernBERT transforms by a dense layer and a norm.
-
-    Source: Warner et al. 2024, section 2.1.
-    """
-    if parts.of(encoder).family != "modern_bert":
-        return vectors
-    stack = parts.encoder(encoder)
-    dense = keras.layers.Dense(
-        vectors.shape[-1],
-        activation=stack.blocks[0].activation,
-        use_bias=False,
-        **_options(encoder, "transformation"),
-    )
-    options = {"epsilon": stack.norm.epsilon, "dtype": stack.norm.dtype_policy}
-    norm = keras.layers.LayerNormalization(center=False, name="transformation_norm", **options)
-    return norm(dense(vectors))
-
-
-def _output(encoder: keras.Model, name: str) -> Tensor:
-    if name not in encoder.output:
-        raise ValueError(f"`encoder` must have an output {name!r}, got {', '.join(encoder.output)}")
-    return encoder.output[name]
-
-
-def _options(encoder: keras.Model, name: str) -> dict:
-    initializer = parts.encoder(encoder).blocks[0].kernel_initializer.clone()
-    return {"kernel_initializer": initializer, "dtype": _dtype(encoder), "name": name}
-
-
-def _dtype(encoder: keras.Model) -> keras.DTypePolicy:
-    return parts.encoder(encoder).embedding.dtype_policy
+    head = layers.NextSentenceHead(**head_options(encoder, "next_sentence"))
+    return keras.Model(encoder.input, head(output_of(encoder, "pooled_output")), name=name)

@@ -59,8 +59,7 @@ def decoder(
     size = resolve(size, GPT_SIZES, overrides)
     inputs = encoder_inputs()
     del inputs["segment_ids"]
-    options: dict[str, Any] = {"window": window, "kernel": kernel, "remat": remat, "dtype": dtype}
-    states, matrix = _blocks(size, inputs, position, **options)
+    states, matrix = _blocks(size, inputs, position, window, kernel, remat, dtype)
     head = layers.LanguageModelHead("layer", size.layer_norm_epsilon, dtype=dtype, name="head")
     return keras.Model(inputs, head(states[-1], matrix), name=name)
 
@@ -113,8 +112,7 @@ def encoder(
     """
     size = resolve(size, GPT_SIZES, overrides)
     inputs = encoder_inputs()
-    options: dict[str, Any] = {"window": window, "kernel": kernel, "remat": remat, "dtype": dtype}
-    states, _ = _blocks(size, inputs, position, **options)
+    states, _ = _blocks(size, inputs, position, window, kernel, remat, dtype)
     norm = keras.layers.LayerNormalization(
         epsilon=size.layer_norm_epsilon, dtype=dtype, name="norm"
     )
@@ -129,7 +127,6 @@ def _blocks(
     size: GptSize,
     inputs: dict[str, keras.KerasTensor],
     position: keras.layers.Layer | None,
-    *,
     window: Window,
     kernel: str,
     remat: bool,

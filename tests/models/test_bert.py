@@ -7,9 +7,6 @@ import pytest
 from keras_attn import models
 from tests.backend import arrays, computed
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, P, V, D, F, N, L = 2, 7, 3, 23, 12, 31, 3, 2
 SIZE = models.sizes.BertSize(L, D, N, F, vocabulary_size=V, max_length=11)
 RNG = np.random.default_rng(0)

@@ -8,9 +8,6 @@ from keras_attn import training
 from keras_attn.models import bert, bert_tasks
 from tests.backend import computed
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, C, V = 2, 7, 3, 23
 SIZE = {"hidden_dim": 12, "num_heads": 3, "intermediate_dim": 17, "max_length": 97}
 BUILDERS = {

@@ -10,9 +10,6 @@ from keras_attn import layers
 from keras_attn.models import comparison, exchange
 from tests.backend import arrays
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 V, D, N, H = 23, 12, 3, 4
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 5, 0, 0, 0]], "int32")
 

@@ -9,9 +9,6 @@ from tests.backend import arrays, assert_dropped, computed, randomize
 from tests.models.test_bert_tasks import BUILDERS, SEVERAL
 from tests.models.test_bert_tasks import batch as task_batch
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, V = 2, 7, 23
 SIZE = models.sizes.GptSize(2, 12, 3, 31, vocabulary_size=V, max_length=11)
 

@@ -10,9 +10,6 @@ import pytest
 from keras_attn import layers, models
 from tests.backend import arrays, computed, randomize
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, V, L = 2, 11, 23, 4
 SIZE = models.sizes.ModernBertSize(L, 12, 3, 7, vocabulary_size=V, window=3)
 RNG = np.random.default_rng(0)

@@ -15,9 +15,6 @@ from keras_attn.models import (
     transformer,
 )
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 BERT = {
     "vocabulary_size": 23,
     "num_layers": 3,

@@ -8,9 +8,6 @@ from keras_attn import layers, models
 from tests import oracles
 from tests.backend import arrays, assert_dropped, randomize, within
 
-# On JAX, tests/contract/test_training.py trains and reloads these models.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, S, T, V = 2, 7, 5, 23
 RNG = np.random.default_rng(0)
 INPUTS = {

@@ -12,9 +12,6 @@ from keras_attn.layers import (
     LuongAttention,
 )
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, S, D, DM, U = 2, 5, 7, 3, 11, 13
 RNG = np.random.default_rng(0)
 INPUTS, MEMORY = RNG.normal(size=(B, T, D)), RNG.normal(size=(B, S, DM))

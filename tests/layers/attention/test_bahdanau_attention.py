@@ -6,9 +6,6 @@ from keras import ops
 
 from keras_attn.layers import BahdanauAttention
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, S, DQ, DM, U = 2, 3, 5, 7, 11, 13
 RNG = np.random.default_rng(0)
 QUERY, MEMORY = RNG.normal(size=(B, T, DQ)), RNG.normal(size=(B, S, DM))

@@ -8,9 +8,6 @@ from keras_attn import layers
 from tests import oracles
 from tests.backend import arrays, randomize, weights_of
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, S, D, DV, DK, N, K = 2, 5, 7, 12, 11, 13, 6, 3
 RNG = np.random.default_rng(0)
 QUERY, VALUE, KEY = (

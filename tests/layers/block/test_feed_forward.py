@@ -7,9 +7,6 @@ from keras_attn import layers
 from tests import oracles
 from tests.backend import arrays, assert_dropped, randomize, weights_of
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 
 

@@ -8,9 +8,6 @@ from keras import ops
 from keras_attn.layers import ScalarMix
 from keras_attn.models import bert
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 L, B, T, D = 3, 2, 5, 7
 RNG = np.random.default_rng(0)
 STATES = [np.float32(RNG.normal(index, 1 + index, (B, T, D))) for index in range(L)]

@@ -8,9 +8,6 @@ from keras_attn import layers
 from keras_attn.ops import cache as caches
 from tests.backend import arrays, assert_dropped, computed, randomize, tensors, weights_of, within
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, S, L, D, C, N, F = 2, 5, 7, 11, 12, 18, 3, 31
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(B, T, D)).astype("float32")

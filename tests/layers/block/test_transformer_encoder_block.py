@@ -10,9 +10,6 @@ from keras_attn import layers
 from tests import oracles
 from tests.backend import arrays, assert_dropped, randomize, weights_of, within
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, D, N, F = 2, 5, 12, 3, 31
 INPUTS = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
 MASK = np.arange(T) < np.array([[5], [3]])

@@ -7,9 +7,6 @@ from keras_attn import layers
 from tests import oracles
 from tests.backend import arrays, assert_dropped, randomize, weights_of
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 IDS = np.array([[3, 1, 10, 2, 0], [5, 7, 7, 0, 0]], "int32")
 SEGMENTS = np.array([[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]], "int32")
 

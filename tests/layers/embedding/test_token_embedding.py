@@ -7,9 +7,6 @@ import pytest
 from keras_attn import layers
 from tests.backend import arrays, gradients, layer_gradients
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 IDS = np.array([[3, 0, 10], [0, 7, 7]], "int32")
 
 

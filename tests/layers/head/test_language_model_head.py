@@ -7,9 +7,6 @@ from keras_attn import layers
 from tests import oracles
 from tests.backend import arrays, randomize, weights_of
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 RNG = np.random.default_rng(0)
 INPUTS, MATRIX = (RNG.normal(size=s).astype("float32") for s in ((2, 5, 7), (13, 7)))
 

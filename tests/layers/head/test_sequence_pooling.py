@@ -9,9 +9,6 @@ from keras_attn.layers import SequencePooling
 from keras_attn.layers.head.sequence_pooling import MODES
 from tests.backend import arrays, layer_gradients
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, D = 3, 5, 2
 RNG = np.random.default_rng(0)
 INPUTS = np.float32(

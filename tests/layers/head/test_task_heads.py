@@ -12,9 +12,6 @@ from keras_attn.layers import (
     TokenTaggingHead,
 )
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 B, T, C, D, K = 2, 7, 3, 5, 11
 RNG = np.random.default_rng(0)
 

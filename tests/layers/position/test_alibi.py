@@ -6,9 +6,6 @@ import pytest
 from keras_attn import layers
 from tests.backend import arrays, tensors
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 
 def test_biases_follow_the_equation_of_the_paper():
     queries, keys = np.arange(2, 7), np.arange(7)

@@ -6,9 +6,6 @@ import pytest
 from keras_attn import layers
 from tests.backend import arrays
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
 
 

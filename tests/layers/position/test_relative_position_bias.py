@@ -7,9 +7,6 @@ import pytest
 from keras_attn import layers
 from tests.backend import arrays, gradients, tensors
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 
 @pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -9,9 +9,6 @@ import pytest
 from keras_attn import layers, ops
 from tests.backend import arrays
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 INPUTS = np.random.default_rng(0).normal(size=(2, 7, 3, 8)).astype("float32")
 
 

@@ -7,9 +7,6 @@ from keras_attn import layers
 from keras_attn.ops.positions import sinusoids
 from tests.backend import arrays, tensors
 
-# On JAX, tests/contract runs these layers and compares them with TensorFlow.
-pytestmark = pytest.mark.slow_on("jax")
-
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 6)).astype("float32")
 
 
