@@ -38,7 +38,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     leave an epoch early). `fit` needs `steps_per_epoch`. A tf.data.Dataset that is shuffled and
     repeated has another order each time it is iterated, and on JAX and torch `fit` of a new run
     iterates it once more: give each pass its own seed. The state of other callbacks (such as the
-    patience of EarlyStopping) is not saved. Put this callback last.
+    patience of EarlyStopping) is not saved. Put this callback last. The settings of an optimizer
+    are not compared; a learning rate without a schedule is a variable, and comes from the file.
 
     If several processes train one model, each of them has this callback and calls `restore`, and
     all must see the directory. The first one writes the files. What is split over the processes
@@ -54,17 +55,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         every: the number of batches between two files. There is also a file at the end of each
             epoch, and one where another callback stops the run within an epoch, which is then
             resumed there.
-        keep: the number of files to keep; older ones are removed. If the weights hold NaN, no
-            file is written or removed, and there is a warning.
+        keep: the number of files to keep; older ones are removed. If the weights or the
+            optimizer hold NaN, no file is written or removed, and there is a warning.
         data: the source of the batches, such as a hash of the examples, the seed of their order
             and the batch size; anything that JSON can hold. A resumed run must have the same.
             Defaults to None, which is not compared.
 
     Raises:
-        ValueError: an argument is of another kind; the newest file is damaged, or is
-            that of another model, another optimizer or other data; the processes have different
-            files or data; `fit` does not start where the restored file ended; the directory has
-            files and `restore` was not called.
+        ValueError: an argument is of another kind; the newest file is damaged, or is that of
+            another model, an optimizer with other variables, or other data; the processes have
+            different files or data; `fit` does not start where the restored file ended; the
+            directory has files and `restore` was not called.
 
     Example:
     >>> import keras, numpy as np, tempfile
@@ -269,8 +270,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         broken = state.has_nan(self.model, variables, values)
         if any(backend.from_all_processes(self.model, int(broken))):
             warnings.warn(
-                f"the weights after {self._step} steps hold NaN: they are not saved, and "
-                f"{self.directory} keeps the older files",
+                f"the weights or the optimizer hold NaN after {self._step} steps: nothing is "
+                f"saved, and {self.directory} keeps the older files",
                 stacklevel=2,
             )
             return

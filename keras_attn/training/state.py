@@ -33,11 +33,15 @@ def variables_of(model: keras.Model) -> list:
 
 
 def has_nan(model: keras.Model, variables: list, values: list[dict[Part, np.ndarray]]) -> bool:
-    """Whether these values of `variables_of(model)` hold a NaN in a weight that is trained."""
-    trained = {id(variable) for variable in model.trainable_variables}
+    """Whether these values of `variables_of(model)` hold a NaN where it reaches trained weights.
+
+    That is in these weights or in the optimizer, whose sums of gradients change the weights later.
+    """
+    changed = [*model.trainable_variables, *model.optimizer.variables]
+    watched = {id(variable) for variable in changed}
     return any(
         np.isnan(array).any()
         for variable, parts in zip(variables, values, strict=True)
-        if id(variable) in trained
+        if id(variable) in watched
         for array in parts.values()
     )

@@ -54,7 +54,7 @@ def match(
             all of them.
     """
     targets = targets_of(weights)
-    names = {format.rename(name): name for name in source.shapes}
+    names = _by_own_name(source, format)
     trunk, others = rules_of(format, heads, num_layers)
     present = [rules for rules in others if any(rule.source in names for rule in rules)]
     rules = [
@@ -124,6 +124,18 @@ def match(
         tuple(names[name] for name in skipped),
         tuple(initialized),
     )
+
+
+def _by_own_name(source: Source, format: Format) -> dict[str, str]:
+    """The names of a checkpoint by those in the rules."""
+    names: dict[str, str] = {}
+    twice = [
+        f"{names[renamed]} and {name}"
+        for name in source.shapes
+        if names.setdefault(renamed := format.rename(name), name) != name
+    ]
+    _raise(source, {"two names of one weight": twice})
+    return names
 
 
 def targets_of(weights: Iterable[keras.Variable]) -> dict[str, keras.Variable]:

@@ -292,7 +292,7 @@ def test_all_processes_end_if_one_cannot_write(tmp_path, monkeypatch):
 def test_no_process_writes_if_the_weights_of_one_hold_nan(tmp_path, monkeypatch):
     answer(monkeypatch, fail_at=0)
     options = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
-    with pytest.warns(UserWarning, match="the weights after 2 steps hold NaN"):
+    with pytest.warns(UserWarning, match="hold NaN after 2 steps: nothing is saved"):
         make_model().fit(stream(0), callbacks=[TrainingCheckpoint(tmp_path)], **options)
     assert not list(tmp_path.iterdir())
 
@@ -342,7 +342,7 @@ def test_weights_with_nan_replace_no_file(tmp_path, others):
         model.compile("sgd", "mse", jit_compile=False)
         return model
 
-    with pytest.warns(UserWarning, match=r"the weights after 1\d steps hold NaN: .* keeps the"):
+    with pytest.warns(UserWarning, match=r"hold NaN after 1\d steps: .* keeps the"):
         linear().fit(
             broken(),
             steps_per_epoch=STEPS,
@@ -353,3 +353,19 @@ def test_weights_with_nan_replace_no_file(tmp_path, others):
         )
     assert sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["06.npz", "08.npz"]
     assert TrainingCheckpoint(tmp_path).restore(linear(), next(broken())) == 8
+
+
+def test_a_sum_of_gradients_with_nan_replaces_no_file(tmp_path):
+    def broken():
+        for step in itertools.count():
+            x, y, _ = batch_of(step)
+            yield x * (1 if step != 5 else np.nan), y
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), "mse", jit_compile=False)
+    saver = TrainingCheckpoint(tmp_path, every=1, keep=2)
+    options = {"steps_per_epoch": 7, "callbacks": [saver], "shuffle": False, "verbose": 0}
+    with pytest.warns(UserWarning, match="the optimizer hold NaN after [67] steps"):
+        model.fit(broken(), **options)
+    assert np.isfinite(model.get_weights()[0]).all()  # until the eighth step
+    assert sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["04.npz", "05.npz"]

@@ -110,6 +110,8 @@ def test_a_bert_directory_gives_its_tokenizer(tmp_path):
         ("tokenizer_config", {"added_tokens_decoder": {"5": {"content": "cat"}}}, "got 'cat'"),
         ("tokenizer_config", {"unk_token": "[MASK]"}, r"unk_token must be '\[UNK\]' .*'\[MASK\]'"),
         ("tokenizer", {"model": {"unk_token": "[MASK]"}}, r"unk_token must be '\[UNK\]'"),
+        ("tokenizer_config", {"cls_token": "[SEP]"}, r"cls_token must be '\[CLS\]' .*'\[SEP\]'"),
+        ("special_tokens_map", {"sep_token": "[CLS]"}, r"sep_token must be '\[SEP\]'"),
         ("tokenizer", {"model": {"type": "WordLevel"}}, "the model must be 'WordPiece'"),
         ("tokenizer", {"normalizer": {"type": "NFC"}}, "normalizer must be 'BertNormalizer'"),
     ],

@@ -213,6 +213,11 @@ def test_unused_weight_names_raise(directory):
     fails(directory, "not used: bert.extra.weight, odd")
 
 
+def test_two_names_of_one_weight_raise(directory):
+    rewrite(directory, lambda arrays: arrays.update({WORDS: np.ones(2)}))
+    fails(directory, f"two names of one weight: bert.{WORDS} and {WORDS}")
+
+
 def test_more_blocks_than_in_the_configuration_raise(directory):
     configure(directory, num_hidden_layers=1)
     fails(directory, "not used: bert.encoder.layer.1.")

@@ -148,6 +148,8 @@ def check_word_piece(directory: Path, lowercase: bool) -> None:
             ("the model", model.get("type", "WordPiece"), "WordPiece"),
             ("continuing_subword_prefix", model.get("continuing_subword_prefix", "##"), "##"),
             ("unk_token", content_of(unknown or "[UNK]"), "[UNK]"),
+            ("cls_token", content_of(settings.get("cls_token") or "[CLS]"), "[CLS]"),
+            ("sep_token", content_of(settings.get("sep_token") or "[SEP]"), "[SEP]"),
             ("max_input_chars_per_word", model.get("max_input_chars_per_word", 100), 100),
             ("the normalizer", normalizer.get("type", "BertNormalizer"), "BertNormalizer"),
             ("the pre-tokenizer", before.get("type", "BertPreTokenizer"), "BertPreTokenizer"),

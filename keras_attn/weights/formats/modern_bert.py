@@ -267,6 +267,7 @@ FORMAT = Format(
         "classifier_bias": False,
         "classifier_activation": "gelu",
         "rope_scaling": None,
+        "sliding_window": None,  # would replace `local_attention`
     },
     irrelevant=(
         *IRRELEVANT,

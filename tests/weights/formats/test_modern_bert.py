@@ -125,6 +125,7 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
         ("tie_word_embeddings", False, "`tie_word_embeddings` must be True, got False"),
         ("hidden_activation", "silu", "`hidden_activation` must be one of gelu, got 'silu'"),
         ("classifier_activation", "relu", "`classifier_activation` must be 'gelu', got 'relu'"),
+        ("sliding_window", 1, "`sliding_window` must be None, got 1"),
         ("rope_scaling", {"factor": 2.0}, "`rope_scaling` must be None, got {'factor': 2.0}"),
         (
             "rope_parameters",
