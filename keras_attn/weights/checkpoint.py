@@ -150,7 +150,7 @@ def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
         [
             *files["added_tokens.json"].items(),
             *(
-                (token["content"], int(index))
+                (token["content"], int(index) if index.isdecimal() else index)
                 for index, token in _object(settings, "added_tokens_decoder", directory).items()
             ),
             *((token["content"], token["id"]) for token in tokenizer.get("added_tokens") or ()),

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_attn import layers
 from keras_attn._checks import optional_module, to_path
+from keras_attn._keras import flatten_layers
 from keras_attn._typing import Config
 from keras_attn.models import parts
 from keras_attn.weights.checkpoint import write_json
@@ -57,9 +58,9 @@ def save(
             if the checkpoint has none that this package reads.
 
     Raises:
-        ValueError: the model has what the class of transformers does not have, such as a window;
-            the vocabulary or the tokenizer is not one of these, or has more tokens than the token
-            matrix has rows.
+        ValueError: the model has what the class of transformers does not have, such as a window,
+            LoRA or quantized layers; the vocabulary or the tokenizer is not one of these, or has
+            more tokens than the token matrix has rows.
 
     Example:
     >>> import tempfile
@@ -79,6 +80,16 @@ def save(
         raise ValueError(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
+        )
+    altered = [
+        layer.path
+        for layer in flatten_layers(built)
+        if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
+    ]
+    if altered:
+        raise ValueError(
+            "`model` must have neither LoRA nor quantized layers, for which transformers has other "
+            f"files, got {altered[0]} (and {len(altered) - 1} more)"
         )
     size = size_of(found)
     format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]

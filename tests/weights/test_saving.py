@@ -194,6 +194,17 @@ def test_a_vocabulary_larger_than_the_token_matrix_raises(encoder, tmp_path):
     assert weights.load(tmp_path).vocabulary == VOCABULARY[:-1]
 
 
+@pytest.mark.parametrize("change", ["enable_lora", "quantize"])
+def test_saving_lora_or_quantized_layers_raises(change, tmp_path):
+    model = bert.encoder("bert_tiny", vocabulary_size=37)
+    if change == "quantize":
+        model.quantize("int8")
+    else:
+        model.get_layer("pooler").enable_lora(2)
+    with pytest.raises(ValueError, match="must have neither LoRA nor quantized layers"):
+        weights.save(model, tmp_path)
+
+
 def test_saving_a_window_raises(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37, window=3)
     with pytest.raises(ValueError, match="window=None for transformers to load it, got 3"):
