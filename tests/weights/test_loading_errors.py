@@ -283,6 +283,10 @@ def test_the_token_matrix_may_have_more_rows_than_the_vocabulary(directory):
     fails(directory, "each token must have a different id, got 30 for '[NEWER]'")
     (directory / "added_tokens.json").write_text('{"[NEW]": "30"}')
     fails(directory, "each token must have a different id, got '30' for '[NEW]'")
+    (directory / "added_tokens.json").unlink()
+    settings = {"added_tokens_decoder": {"x": {"content": "w7"}}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    fails(directory, "each token must have a different id, got 'x' for 'w7'")
 
 
 def test_the_vocabulary_is_read_from_a_tokenizer_file(directory):

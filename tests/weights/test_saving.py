@@ -194,13 +194,10 @@ def test_a_vocabulary_larger_than_the_token_matrix_raises(encoder, tmp_path):
     assert weights.load(tmp_path).vocabulary == VOCABULARY[:-1]
 
 
-@pytest.mark.parametrize("change", ["enable_lora", "quantize"])
-def test_saving_lora_or_quantized_layers_raises(change, tmp_path):
+@pytest.mark.parametrize(("change", "argument"), [("enable_lora", 2), ("quantize", "int8")])
+def test_saving_lora_or_quantized_layers_raises(change, argument, tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37)
-    if change == "quantize":
-        model.quantize("int8")
-    else:
-        model.get_layer("pooler").enable_lora(2)
+    getattr(model.get_layer("pooler"), change)(argument)
     with pytest.raises(ValueError, match="must have neither LoRA nor quantized layers"):
         weights.save(model, tmp_path)
 
