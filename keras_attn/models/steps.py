@@ -223,7 +223,7 @@ def _step(
     output_matrix: Tensor,
 ) -> tuple[Tensor, Cache]:
     hidden = decoder.embedding(token_ids)  # [B, T, D]
-    if not isinstance(decoder.position, keras.layers.Identity):
+    if not isinstance(decoder.position, keras.layers.Identity | None):
         hidden = decoder.position(hidden, offset=index)
     new = {}
     for block in decoder.blocks:
