@@ -126,10 +126,11 @@ def test_equal_time_gives_the_faster_model_more_steps(benchmark, path, tmp_path,
     monkeypatch.setattr(benchmark, "start", call)
     given = "--seeds=2", "--steps=12"
     call("rates", *given)
-    assert [line["steps"] for line in lines(tmp_path)] == 8 * [6]
+    tried = 2 * len(benchmark.RATES)
+    assert [line["steps"] for line in lines(tmp_path)] == tried * [6]
     call("all", *given)
     names = "part", "model", "seed", "steps", "rate"
-    found = [tuple(line[name] for name in names) for line in lines(tmp_path)[8:]]
+    found = [tuple(line[name] for name in names) for line in lines(tmp_path)[tried:]]
     wanted = [
         ("equal steps", "bert", 1, 12, 2e-3),
         ("equal steps", "modern_bert", 1, 12, 2e-3),
@@ -143,7 +144,7 @@ def test_equal_time_gives_the_faster_model_more_steps(benchmark, path, tmp_path,
 
     # The same command goes on with what has no result.
     kept = (tmp_path / "modern_encoder.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "modern_encoder.jsonl").write_text("".join(kept[:10] + kept[11:]))
+    (tmp_path / "modern_encoder.jsonl").write_text("".join(kept[: tried + 2] + kept[tried + 3 :]))
     call("all", *given)
-    found = [tuple(line[name] for name in names) for line in lines(tmp_path)[8:]]
+    found = [tuple(line[name] for name in names) for line in lines(tmp_path)[tried:]]
     assert found == [*wanted[:2], *wanted[3:], wanted[2]]
