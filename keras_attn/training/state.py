@@ -37,8 +37,7 @@ def has_nan(model: keras.Model, variables: list, values: list[dict[Part, np.ndar
 
     That is in these weights or in the optimizer, whose sums of gradients change the weights later.
     """
-    changed = [*model.trainable_variables, *model.optimizer.variables]
-    watched = {id(variable) for variable in changed}
+    watched = {id(v) for v in (*model.trainable_variables, *model.optimizer.variables)}
     return any(
         np.isnan(array).any()
         for variable, parts in zip(variables, values, strict=True)

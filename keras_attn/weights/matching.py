@@ -49,9 +49,9 @@ def match(
         heads: the heads of the checkpoint that the model has too.
 
     Raises:
-        ValueError: a name is neither used nor skipped by a rule, a weight gets no array, a shape
-            or a type is wrong, numbers are not finite, or tied arrays differ. The message names
-            all of them.
+        ValueError: a name is neither used nor skipped by a rule, a weight has two names or gets no
+            array, a shape or a type is wrong, numbers are not finite, or tied arrays differ. The
+            message names all of them.
     """
     targets = targets_of(weights)
     names = _by_own_name(source, format)

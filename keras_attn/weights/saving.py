@@ -81,16 +81,7 @@ def save(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
         )
-    altered = [
-        layer.path
-        for layer in flatten_layers(built)
-        if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
-    ]
-    if altered:
-        raise ValueError(
-            "`model` must have neither LoRA nor quantized layers, for which transformers has other "
-            f"files, got {altered[0]} (and {len(altered) - 1} more)"
-        )
+    _check_layers(built)
     size = size_of(found)
     format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]
     origin: Config = {}
@@ -120,6 +111,19 @@ def save(
         tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1)
         if parts.embeds(built):
             write_modules(found.pooling, size.hidden_dim, folder)
+
+
+def _check_layers(model: keras.Model) -> None:
+    altered = [
+        layer.path
+        for layer in flatten_layers(model)
+        if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
+    ]
+    if altered:
+        raise ValueError(
+            "`model` must have neither LoRA nor quantized layers, which only a .keras file keeps, "
+            f"got {', '.join(altered)}"
+        )
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def builders(*without):
     """The names of the builders; torch runs all in seconds, and some are slow elsewhere."""
     fast = "classifier", "masked_lm", "multiple_choice", "siamese", "span"
     return [
-        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("jax", "tensorflow"))
+        pytest.param(name, marks=() if name in fast else pytest.mark.slow_on("tensorflow"))
         for name in BUILDERS
         if name not in without
     ]
@@ -154,7 +154,6 @@ def test_embeddings_are_the_normalized_means_of_the_tokens(encoder):
     equal(run(embedder, one), expected[:, 1], atol=1e-6)
 
 
-@pytest.mark.slow_on("jax")
 def test_siamese_learns_which_texts_belong_together_and_trains_the_embedder(encoder):
     embedder = bert_tasks.embedder(encoder)
     model = bert_tasks.siamese(embedder)
@@ -189,7 +188,7 @@ def test_encoder_of_returns_the_shared_encoder(name, encoder):
     equal(actual, {key: expected[key] for key in actual})
 
 
-@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.slow_on("tensorflow")
 def test_fit_lowers_the_loss(encoder):
     model, inputs = bert_tasks.classifier(encoder, 2, dropout=0.0), batch("classifier")
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -27,7 +27,6 @@ def classifier(name="attention", mask_zero=True):
     return model
 
 
-@pytest.mark.slow_on("jax")
 def test_unmasked_pooling_is_reported_and_keras_masks_reproduce_it():
     model = classifier()
     expected = arrays(model(IDS))
@@ -57,7 +56,6 @@ def test_outputs_at_padding_do_not_count():
     assert abs(arrays(changed(IDS)) - arrays(keras.Model(ids, hidden)(IDS))).max() == 5
 
 
-@pytest.mark.slow_on("jax")
 def test_padding_on_the_left_is_compared():
     """A causal mask hides padding on the right from the other positions, and not this one."""
     ids = keras.Input((None,), dtype="int32")
@@ -107,7 +105,6 @@ def test_a_first_position_that_is_read_is_no_padding(item):
     assert result.difference < 1e-5 and result.padding_difference is None
 
 
-@pytest.mark.slow_on("jax")
 def test_states_are_kept_and_compare_equal():
     inputs = keras.Input(batch_shape=(2, 5, D))
     memory = kl.LSTM(H, stateful=True)
@@ -141,7 +138,6 @@ class Noise(kl.Layer):
         return x + self.runs + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
 
 
-@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize(
     "call", [{}, {"use_causal_mask": True}, {"return_attention_scores": True}], ids=str

@@ -96,7 +96,7 @@ TASKS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if fast else pytest.mark.slow_on("jax", "tensorflow"))
+        pytest.param(name, marks=() if fast else pytest.mark.slow_on("tensorflow"))
         for name, fast in TASKS.items()
     ],
 )
@@ -152,7 +152,7 @@ def test_a_span_may_be_at_any_real_position_where_no_context_is_marked():
     np.testing.assert_array_equal(logits != -30000, marked)
 
 
-@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.slow_on("tensorflow")
 def test_a_classifier_trains_with_adapters():
     model, inputs = models.bert_tasks.classifier(encoder(), 2, dropout=0.0), task_batch("tagger")
     for block in models.parts.of(model).encoder.blocks:

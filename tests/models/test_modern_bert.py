@@ -72,7 +72,7 @@ TASKS = {
     [
         pytest.param(
             task,
-            marks=() if task in ("masked_lm", "span") else pytest.mark.slow_on("jax", "tensorflow"),
+            marks=() if task in ("masked_lm", "span") else pytest.mark.slow_on("tensorflow"),
         )
         for task in TASKS
     ],
@@ -118,7 +118,7 @@ def test_pretraining_heads_without_a_pooler_raise():
 
 @pytest.mark.parametrize(
     "dropped",
-    ["embedding", "attention", pytest.param("feed_forward", marks=pytest.mark.slow_on("jax"))],
+    ["embedding", "attention", "feed_forward"],
 )
 def test_each_dropout_rate_is_applied_alone(dropped):
     still, moved = encoder(), encoder(**{f"{dropped}_dropout": 0.5})

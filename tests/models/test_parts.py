@@ -39,7 +39,7 @@ def names(items):
     return [layer.name for layer in items]
 
 
-@pytest.mark.slow_on("jax", "tensorflow")
+@pytest.mark.slow_on("tensorflow")
 @pytest.mark.parametrize("task", HEADS)
 def test_parts_of_bert_and_its_task_models(task, tmp_path):
     encoder = bert.encoder("bert_tiny", **BERT)
@@ -108,7 +108,6 @@ def test_parts_of_a_transformer(normalize_first):
     assert (found.encoder.norm is not None) is normalize_first
 
 
-@pytest.mark.slow_on("jax")
 def test_parts_of_a_recurrent_model():
     cell = keras.layers.LSTMCell(7)
     model = rnn_attention.encoder_decoder(17, 19, embedding_dim=5, units=7, cell=cell)

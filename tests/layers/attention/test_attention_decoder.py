@@ -26,12 +26,6 @@ ATTENTIONS = {
     "hard": (lambda: HardAttention(), "previous"),
 }
 
-# JAX compiles each loop; there, an additive and a local attention are fast.
-SOME = [
-    pytest.param(name, marks=pytest.mark.slow_on("jax") if name in ("luong", "hard") else ())
-    for name in ATTENTIONS
-]
-
 
 def tensor(x, dtype="float32"):
     return ops.convert_to_tensor(x, dtype)
@@ -57,7 +51,6 @@ def call(layer, inputs=INPUTS, memory=MEMORY, **kwargs):
     )
 
 
-@pytest.mark.slow_on("jax")
 def test_draws_depend_on_the_seed_of_the_attention():
     def contexts(seed):
         attention = HardAttention(seed=seed)
@@ -88,7 +81,7 @@ def data():
     }
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_returning_attention_weights_does_not_change_the_output(name):
     layer = make(name)
     plain = array(call(layer))
@@ -126,7 +119,7 @@ def test_the_initial_state_is_used():
     )
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_a_functional_model_uses_masks_and_can_be_reloaded(name, tmp_path):
     layer = make(name)
     functional = model(layer)

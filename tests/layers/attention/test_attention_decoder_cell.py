@@ -99,12 +99,7 @@ def test_outputs_follow_the_recurrence_of_the_paper(kind):
     np.testing.assert_allclose(array(weights), want_weights, atol=1e-5)
 
 
-# JAX compiles each pair; there, each kind and each cell are in a fast one.
-PAIRS = [
-    pytest.param(kind, inner, marks=() if row == column else pytest.mark.slow_on("jax"))
-    for row, kind in enumerate(KINDS)
-    for column, inner in enumerate(CELLS)
-]
+PAIRS = [(kind, inner) for kind in KINDS for inner in CELLS]
 
 
 @pytest.mark.parametrize(("kind", "inner"), PAIRS)

@@ -26,10 +26,10 @@ def attention(**options):
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, marks=pytest.mark.slow_on("jax")),
+        {},
         {"key_dim": 5, "value_dim": 3, "output_shape": 17},
         {"num_kv_heads": K, "use_bias": False},
-        pytest.param({"num_kv_heads": 1, "key_dim": 4}, marks=pytest.mark.slow_on("jax")),
+        {"num_kv_heads": 1, "key_dim": 4},
     ],
     ids=str,
 )

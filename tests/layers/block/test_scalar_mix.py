@@ -36,7 +36,6 @@ def test_a_new_layer_gives_the_mean():
     np.testing.assert_allclose(array(ScalarMix()(STATES)), np.mean(STATES, 0), atol=1e-6)
 
 
-@pytest.mark.slow_on("jax")
 def test_mixes_the_hidden_states_of_an_encoder():
     size = {"vocabulary_size": 11, "hidden_dim": 6, "num_heads": 2, "intermediate_dim": 13}
     encoder = bert.encoder("bert_tiny", hidden_states=True, **size)

@@ -59,9 +59,9 @@ def test_outputs_equal_torch_with_the_same_weights(normalize_first):
 @pytest.mark.parametrize(
     ("position", "window"),
     [
-        pytest.param(None, 2, marks=pytest.mark.slow_on("jax")),
+        (None, 2),
         (layers.RotaryEmbedding(100.0), None),
-        pytest.param(layers.ALiBi(N), None, marks=pytest.mark.slow_on("jax")),
+        (layers.ALiBi(N), None),
         (layers.RelativePositionBias(N, bidirectional=False), 3),
     ],
     ids=["window", "rotary", "alibi", "t5"],

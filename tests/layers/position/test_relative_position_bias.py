@@ -8,7 +8,6 @@ from keras_attn import layers
 from tests.backend import arrays, gradients, tensors
 
 
-@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("buckets", "distance"), [(32, 128), (8, 20)])
 def test_buckets_equal_transformers(bidirectional, buckets, distance):
