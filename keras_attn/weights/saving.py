@@ -115,7 +115,7 @@ def save(
 
 def _check_layers(model: keras.Model) -> None:
     altered = [
-        layer.path
+        str(layer.path)
         for layer in flatten_layers(model)
         if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
     ]
