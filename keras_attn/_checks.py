@@ -50,6 +50,13 @@ def optional_count(name: str, value: Any) -> int | None:
     return None if value is None else check_count(name, value)
 
 
+def check_id(name: str, value: Any, count: int) -> int:
+    """The value as Python's int; raises unless it is an id in [0, count)."""
+    if not is_integer(value) or not 0 <= value < count:
+        raise ValueError(f"`{name}` must be an integer in [0, {count}), got {value!r}")
+    return int(value)
+
+
 def check_positive(name: str, value: object) -> None:
     """Raise unless `value` is a number above zero."""
     if not isinstance(value, numbers.Real) or not float(value) > 0:

@@ -523,6 +523,12 @@ CASES = [
         variant="sinusoidal",
     ),
     Case(
+        layers.BertEmbedding,
+        lambda: {"vocabulary_size": V, "dim": D, "max_length": 11, "padding_id": 2},
+        {"token_ids": ids(V, B, T), "segment_ids": ids(2, B, T)},
+        variant="roberta",
+    ),
+    Case(
         layers.LearnedPositionEmbedding,
         lambda: {
             "max_length": 11,

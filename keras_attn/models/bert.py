@@ -66,6 +66,7 @@ def encoder(
         dropout=size.dropout,
         layer_norm_epsilon=size.layer_norm_epsilon,
         initializer=initializer,
+        padding_id=size.padding_id,
         dtype=dtype,
         name="embedding",
     )

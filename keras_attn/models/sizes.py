@@ -14,7 +14,8 @@ class BertSize:
 
     `attention_dropout` and `attention_output_dropout` default to `dropout`. DistilBERT has no
     segments, no dropout on the output of attention, and a ReLU in its pooler; RoBERTa's classifier
-    applies dropout before its pooler.
+    applies dropout before its pooler, and its positions do not count padding: `padding_id`, as in
+    `BertEmbedding`.
     """
 
     num_layers: int
@@ -32,6 +33,7 @@ class BertSize:
     pooler_activation: str | None = "tanh"
     pooler_dropout: float = 0.0
     attention_output_dropout: float | None = None
+    padding_id: int | None = None
 
 
 BERT_TINY = BertSize(2, 128, 2, 512)

@@ -150,10 +150,6 @@ def load(
     a keras-hub BertBackbone, as an object or a preset directory. Nothing is downloaded, and no
     pickle is opened.
 
-    Padding of (XLM-)RoBERTa must be on the right, as its preprocessors put it: transformers counts
-    positions without padding tokens, this package counts all columns. For the same reason a text
-    with the padding token in it has other outputs here.
-
     Args:
         source: the directory, or the keras-hub backbone.
         task: "encoder" gives the encoder, without pooled_output if the checkpoint has no pooler.

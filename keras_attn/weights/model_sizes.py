@@ -119,6 +119,7 @@ def _bert_or_gpt(found: parts.Parts) -> BertSize | GptSize:
         vocabulary_size=embedding.vocabulary_size,
         max_length=embedding.max_length,
         num_segments=embedding.num_segments,
+        padding_id=embedding.padding_id,
         pooler_activation=found.pooler.activation.__name__ if found.pooler else None,
         pooler_dropout=found.pooler_dropout.rate if found.pooler_dropout else 0.0,
     )

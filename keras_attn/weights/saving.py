@@ -41,8 +41,8 @@ def save(
 
     A `Loaded` is saved in the format that it was loaded from, such as RoBERTa, and keeps what its
     configuration says about classes, ids and the problem type. Checkpoints of Google and keras-hub
-    become BERT; a model alone becomes BERT, ModernBERT or GPT-2. For an embedder, the files of
-    sentence-transformers are written too.
+    become BERT; a model alone becomes BERT (with a `padding_id` RoBERTa), ModernBERT or GPT-2. For
+    an embedder, the files of sentence-transformers are written too.
 
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
@@ -85,6 +85,8 @@ def save(
     size = size_of(found)
     format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]
     origin: Config = {}
+    if getattr(size, "padding_id", None) is not None:
+        format, origin = TRANSFORMERS["roberta"], {"pad_token_id": size.padding_id}
     if loaded and loaded.config.get("model_type") in TRANSFORMERS:
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
     tokens = Tokens.chosen(loaded, format, vocabulary, lowercase, tokenizer)
@@ -203,6 +205,9 @@ def _config(
     config |= {"tie_word_embeddings": True}
     if format.family == "bert" and "attention_output_dropout" not in format.fixed:
         expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
+    if format.family == "bert":
+        padding_id = config["pad_token_id"] if "padding_id" in format.size else None
+        expect("padding_id", padding_id, size.padding_id)
     for field, value in format.fixed.items():
         if field == "pooler_activation" and size.pooler_activation is None:
             continue  # no pooler

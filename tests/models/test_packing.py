@@ -55,8 +55,8 @@ MASKED = np.array([[1], [4], [0], [6], [2]], "int32")
 MASKED_IN_ROWS = in_slots(MASKED)[..., 0] + PACKED["first_positions"]
 
 
-def encoder(num_layers=2):
-    model = models.bert.encoder(SIZE, num_layers=num_layers)
+def encoder(**options):
+    model = models.bert.encoder(SIZE, **options)
     for variable in model.trainable_variables:
         variable.assign(variable + 0.3 * RNG.normal(size=variable.shape))
     return model
@@ -150,6 +150,7 @@ def modern_bert():
 PER_TOKEN = {
     "modern_bert": lambda: models.bert_tasks.tagger(modern_bert(), C),
     "tagger": lambda: models.bert_tasks.tagger(encoder(), C),
+    "roberta": lambda: models.bert_tasks.tagger(encoder(padding_id=PADDED["token_ids"][0, 1]), C),
     "gpt_tagger": lambda: models.bert_tasks.tagger(randomize(models.gpt.encoder(GPT)), C),
     **{
         f"gpt_{name}": lambda make=make: models.gpt.decoder(GPT, position=make())
@@ -189,7 +190,7 @@ def cases(builds, *fast):
 
 
 @pytest.mark.parametrize(
-    "build", cases(PER_TOKEN, "modern_bert", "tagger", "gpt_rotary", "gpt_relative")
+    "build", cases(PER_TOKEN, "modern_bert", "roberta", "gpt_rotary", "gpt_relative")
 )
 def test_outputs_per_token_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())

@@ -131,12 +131,12 @@ def test_a_configuration_value_of_the_wrong_type_raises(key, value, expected, di
     fails(directory, f"`{key}` must be {expected}", "classifier")
 
 
-@pytest.mark.parametrize("value", ["1", None, -1])
+@pytest.mark.parametrize("value", ["1", None, -1, 37])
 def test_an_invalid_padding_id_of_roberta_raises(value, saved):
     _, directory = saved("RobertaModel", pad_token_id=1)
     file = directory / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": value}))
-    fails(directory, f"`pad_token_id` must be an integer from 0, got {value!r}")
+    fails(directory, f"`pad_token_id` must be an integer in [0, 37), got {value!r}")
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, None])

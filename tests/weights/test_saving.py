@@ -1,5 +1,6 @@
 """Saving for transformers, and loading again without changing a bit."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_transformers_loads_saved_files_with_equal_outputs(
 SMALL = {"num_layers": 2, "hidden_dim": 12, "num_heads": 3, "vocabulary_size": 37}
 NEW = {
     "BertModel": lambda: bert.encoder("bert_tiny", **SMALL),
+    "RobertaModel": lambda: bert.encoder("bert_tiny", padding_id=3, **SMALL),
     "ModernBertModel": lambda: modern_bert.encoder("modern_bert_base", **SMALL),
     "GPT2LMHeadModel": lambda: gpt.decoder("gpt_tiny", **SMALL),
     "GPT2ForSequenceClassification": lambda: bert_tasks.classifier(
@@ -206,6 +208,14 @@ def test_saving_a_window_raises(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37, window=3)
     with pytest.raises(ValueError, match="window=None for transformers to load it, got 3"):
         weights.save(model, tmp_path)
+
+
+def test_saving_roberta_with_bert_positions_raises(saved, tmp_path):
+    _, directory = saved("RobertaModel", pad_token_id=1, type_vocab_size=2)
+    loaded = weights.load(directory)
+    model = bert.encoder("bert_tiny", **SMALL)
+    with pytest.raises(ValueError, match="padding_id=1 for transformers to load it, got None"):
+        weights.save(dataclasses.replace(loaded, model=model), tmp_path)
 
 
 def test_saving_a_soft_cap_raises(encoder, tmp_path):

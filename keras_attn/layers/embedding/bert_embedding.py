@@ -6,8 +6,16 @@ Letters: B batch, T length, V vocabulary, D model width.
 from typing import Any
 
 import keras
+from keras import ops
 
-from keras_attn._checks import check_count, check_ids, check_positive, check_rate
+from keras_attn._checks import (
+    check_count,
+    check_id,
+    check_ids,
+    check_positive,
+    check_rate,
+    to_integers,
+)
 from keras_attn._keras import deserialize_shared, register, serialize_shared
 from keras_attn._typing import Config, Initializer, Nested, Shape, Tensor
 from keras_attn.layers.embedding.token_embedding import TokenEmbedding
@@ -33,12 +41,15 @@ class BertEmbedding(keras.layers.Layer):
         position: the layer that adds the positions, such as a `SinusoidalPositionEncoding`;
             defaults to a `LearnedPositionEmbedding`.
         use_bias: whether the norm has a bias.
+        padding_id: RoBERTa's positions: only tokens other than this id are counted, from row
+            padding_id + 1 of the table, and this id has row padding_id; None to count all columns.
 
     Call arguments:
         token_ids: int `[B, T]`, in [0, V). Eager values out of range raise; compiled code
             clips them.
         segment_ids: int `[B, T]`, in [0, num_segments), checked likewise; defaults to all 0.
         positions: int `[B, T]`, such as those of packed sequences; defaults to 0, 1, 2 and so on.
+            With `padding_id` they must start at 0 with each sequence: its tokens are counted.
         return_matrix: whether to return the token matrix too, for a head that shares it.
         training: whether to apply dropout.
 
@@ -49,10 +60,10 @@ class BertEmbedding(keras.layers.Layer):
 
     Raises:
         ValueError: eager ids out of range, a sequence longer than `max_length`, dropout outside
-            [0, 1).
+            [0, 1), `padding_id` without a table of learned positions.
 
     Source: Devlin et al. 2019, section 3 and figure 2; without positions and biases: Warner et al.
-    2024, section 2.1.
+    2024, section 2.1; `padding_id`: the code of Liu et al. 2019 (fairseq, make_positions).
 
     Example:
     >>> import numpy as np
@@ -74,6 +85,7 @@ class BertEmbedding(keras.layers.Layer):
         seed: int | None = None,
         position: keras.layers.Layer | None = None,
         use_bias: bool = True,
+        padding_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,6 +101,14 @@ class BertEmbedding(keras.layers.Layer):
         self.initializer = keras.initializers.get(initializer)
         self.seed = seed
         self.use_bias = use_bias
+        self.padding_id = padding_id
+        if padding_id is not None:
+            self.padding_id = check_id("padding_id", padding_id, vocabulary_size)
+            if position is not None or not max_length:
+                raise ValueError(
+                    "`padding_id` must be None without a table of learned positions, "
+                    f"got {padding_id!r}"
+                )
         self.supports_masking = True
         self.autocast = False  # ids must not be rounded
         self.token_embedding = TokenEmbedding(
@@ -111,8 +131,9 @@ class BertEmbedding(keras.layers.Layer):
         self.position = position = deserialize_shared(position)
         self.position_embedding = position
         if position is None and max_length:
+            unread = 0 if padding_id is None else padding_id + 1
             self.position_embedding = LearnedPositionEmbedding(
-                max_length,
+                unread + max_length,
                 initializer=self.initializer.clone(),
                 dtype=self.dtype_policy,
                 name="position",
@@ -146,13 +167,32 @@ class BertEmbedding(keras.layers.Layer):
         vectors, matrix = self.token_embedding(token_ids, return_matrix=True)
         if self.segment_embedding:
             if segment_ids is None:
-                segment_ids = keras.ops.zeros_like(token_ids)
+                segment_ids = ops.zeros_like(token_ids)
             rows = check_ids("segment_ids", segment_ids, self.num_segments)
             vectors = vectors + self.segment_embedding(rows)
+        if self.padding_id is not None:
+            positions = self._token_positions(token_ids, self.padding_id, positions)
         if self.position_embedding:
             vectors = self.position_embedding(vectors, positions=positions)
         vectors = self.dropout_layer(self.norm(vectors), training=training)
         return (vectors, matrix) if return_matrix else vectors
+
+    def _token_positions(
+        self, token_ids: Tensor, padding_id: int, positions: Tensor | None
+    ) -> Tensor:
+        """The row `[B, T]` of the position table for each token, as RoBERTa counts."""
+        length = token_ids.shape[1]
+        if positions is None and isinstance(length, int) and length > self.max_length:
+            raise ValueError(
+                f"`token_ids` must not be longer than `max_length` {self.max_length}, got {length}"
+            )
+        is_token = ops.cast(ops.not_equal(token_ids, padding_id), "int32")
+        count = ops.cumsum(is_token, axis=1, dtype="int32")
+        if positions is not None:  # packed: without the tokens of the sequences before it
+            columns = ops.arange(ops.shape(token_ids)[1], dtype="int32")
+            starts = ops.maximum(columns - to_integers("positions", positions), 0)
+            count = count - ops.take_along_axis(count - is_token, starts, axis=1)
+        return count * is_token + padding_id
 
     def compute_output_shape(self, token_ids_shape: Shape) -> Shape:
         """Shape of the vectors."""
@@ -185,4 +225,5 @@ class BertEmbedding(keras.layers.Layer):
             "seed": self.seed,
             "position": serialize_shared(self.position),
             "use_bias": self.use_bias,
+            "padding_id": self.padding_id,
         }

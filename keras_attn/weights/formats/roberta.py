@@ -5,14 +5,11 @@ XLM-RoBERTa is the same with another vocabulary.
 
 import dataclasses
 
-import numpy as np
-
 from keras_attn._typing import Config
 from keras_attn.weights.formats import bert
 from keras_attn.weights.formats.format import (
     IRRELEVANT,
     REQUIRES,
-    Change,
     Format,
     Head,
     Key,
@@ -22,14 +19,11 @@ from keras_attn.weights.formats.format import (
 )
 
 
-def unread_rows(config: Config) -> int:
-    """The number of rows at the start of the position table that RoBERTa never reads.
-
-    Its positions begin at the id of padding + 1.
-    """
-    padding_id = config["pad_token_id"]
-    if type(padding_id) is not int or padding_id < 0:
-        raise ValueError(f"`pad_token_id` must be an integer from 0, got {padding_id!r}")
+def first_row(config: Config) -> int:
+    """The row of the position table for the first token: the one after that of padding."""
+    padding_id, count = config["pad_token_id"], config["vocab_size"]
+    if type(padding_id) is not int or not 0 <= padding_id < count:
+        raise ValueError(f"`pad_token_id` must be an integer in [0, {count}), got {padding_id!r}")
     return padding_id + 1
 
 
@@ -39,21 +33,15 @@ FORMAT = Format(
         **bert.SIZE,
         "max_length": Key(
             "max_position_embeddings",
-            load=lambda value, config: value - unread_rows(config),
-            save=lambda value, config: value + unread_rows(config),
+            load=lambda value, config: value - first_row(config),
+            save=lambda value, config: value + first_row(config),
         ),
+        "padding_id": Key("pad_token_id", number=False),
     },
     trunk=(
         rule("embeddings.word_embeddings.weight", "embedding/token/embeddings"),
         rule("embeddings.token_type_embeddings.weight", "embedding/segment/embeddings"),
-        rule(
-            "embeddings.position_embeddings.weight",
-            "embedding/position/table",
-            Change(
-                lambda table, config: [table[unread_rows(config) :]],
-                lambda tables, config: np.pad(tables[0], ((unread_rows(config), 0), (0, 0))),
-            ),
-        ),
+        rule("embeddings.position_embeddings.weight", "embedding/position/table"),
         *norm("embeddings.LayerNorm", "embedding/norm"),
         *bert.BLOCKS,
     ),
