@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -150,6 +151,9 @@ def load(
     a keras-hub BertBackbone, as an object or a preset directory. Nothing is downloaded, and no
     pickle is opened.
 
+    Outputs equal those of transformers, except that the pooling "cls" of a ModernBERT takes the
+    first token, with padding on the left too; there it takes the first column.
+
     Args:
         source: the directory, or the keras-hub backbone.
         task: "encoder" gives the encoder, without pooled_output if the checkpoint has no pooler.
@@ -178,10 +182,7 @@ def load(
     """
     _check_task(task)
     hidden_states = check_flag("hidden_states", hidden_states)
-    if task not in TASKS and head_options:
-        raise ValueError(
-            f"`head_options` must be empty without a head, got {', '.join(head_options)}"
-        )
+    _check_head_options(task, head_options)
     directory = (
         None if isinstance(source, keras.Model) else checkpoint_folder(to_path("source", source))
     )
@@ -255,6 +256,21 @@ def _check_task(task: str | None, lacking: Sequence[str] = (), where: str = "") 
         raise ValueError(f"`task` must be None or one of {', '.join(known)}{where}, got {task!r}")
 
 
+def _check_head_options(task: str | None, options: Config) -> None:
+    if task not in TASKS:
+        if options:
+            raise ValueError(
+                f"`head_options` must be empty without a head, got {', '.join(options)}"
+            )
+        return
+    _, *known = inspect.signature(TASKS[task]).parameters  # the first is the encoder
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            f"`head_options` of {task} must be among {', '.join(known)}, got {', '.join(unknown)}"
+        )
+
+
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     trunk = checkpoint.format.trunk
     matrix = next(rule.source for rule in trunk if parts.is_token_matrix(rule.targets[0]))
@@ -281,14 +297,22 @@ def _with_task(
 
 def _with_num_classes(checkpoint: Checkpoint, task: str, options: dict) -> dict:
     """The options, with the number of classes of the checkpoint's head."""
-    if task not in ("classifier", "tagger") or "num_classes" in options:
+    if task not in ("classifier", "tagger"):
         return options
-    source, format = checkpoint.source, checkpoint.format
+    source, format, count = checkpoint.source, checkpoint.format, options.get("num_classes")
     if task not in saved_heads(source, format, checkpoint.architecture):
-        raise ValueError(
-            f"{source.title} has no {task} head: `num_classes` must be given for a new one"
-        )
+        if count is None:
+            raise ValueError(
+                f"{source.title} has no {task} head: `num_classes` must be given for a new one"
+            )
+        return options
     target = f"{task}/output/kernel"
     kernel = next(rule.source for rule in format.heads[task].rules if target in rule.targets)
     shapes = {format.rename(name): shape for name, shape in source.shapes.items()}
-    return {**options, "num_classes": shapes[kernel][0]}  # stored as [output, input]
+    saved = shapes[kernel][0]  # stored as [output, input]
+    if count not in (None, saved):
+        raise ValueError(
+            f"{source.title}: `num_classes` must be {saved} for its {task} head, got {count!r}; "
+            f"for a new head, load 'encoder' and call keras_attn.models.bert_tasks.{task}"
+        )
+    return {**options, "num_classes": saved}

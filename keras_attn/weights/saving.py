@@ -14,7 +14,7 @@ import numpy as np
 from keras_attn import layers
 from keras_attn._checks import optional_module, to_path
 from keras_attn._keras import flatten_layers
-from keras_attn._typing import Config
+from keras_attn._typing import Config, Tensor
 from keras_attn.models import parts
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Format, Head
@@ -42,7 +42,7 @@ def save(
     A `Loaded` is saved in the format that it was loaded from, such as RoBERTa, and keeps what its
     configuration says about classes, ids and the problem type. Checkpoints of Google and keras-hub
     become BERT; a model alone becomes BERT (with a `padding_id` RoBERTa), ModernBERT or GPT-2. For
-    an embedder, the files of sentence-transformers are written too.
+    an embedder, the files of sentence-transformers are written too. LoRA is added to the kernels.
 
     Args:
         model: a `Loaded`, whose model may have been trained since, or a model of
@@ -58,9 +58,9 @@ def save(
             if the checkpoint has none that this package reads.
 
     Raises:
-        ValueError: the model has what the class of transformers does not have, such as a window,
-            LoRA or quantized layers; the vocabulary or the tokenizer is not one of these, or has
-            more tokens than the token matrix has rows.
+        ValueError: the model has what the class of transformers does not have, such as a window or
+            quantized layers; the vocabulary or the tokenizer is not one of these, or has more
+            tokens than the token matrix has rows; `directory` is a file.
 
     Example:
     >>> import tempfile
@@ -81,7 +81,7 @@ def save(
             "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
             f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
         )
-    _check_layers(built)
+    _check_not_quantized(built)
     size = size_of(found)
     format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]
     origin: Config = {}
@@ -91,7 +91,7 @@ def save(
         origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
     tokens = Tokens.chosen(loaded, format, vocabulary, lowercase, tokenizer)
     tokens.check(format, size.vocabulary_size)
-    targets = targets_of(built.weights)
+    targets = _with_lora(built)
     heads = {
         name
         for name, head in format.heads.items()
@@ -115,22 +115,35 @@ def save(
             write_modules(found.pooling, size.hidden_dim, folder)
 
 
-def _check_layers(model: keras.Model) -> None:
-    altered = [
-        str(layer.path)
-        for layer in flatten_layers(model)
-        if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False)
+def _check_not_quantized(model: keras.Model) -> None:
+    quantized = [
+        str(layer.path) for layer in flatten_layers(model) if layer.quantization_mode is not None
     ]
-    if altered:
+    if quantized:
         raise ValueError(
-            "`model` must have neither LoRA nor quantized layers, which only a .keras file keeps, "
-            f"got {', '.join(altered)}"
+            "`model` must have no quantized layers, which only a .keras file keeps, "
+            f"got {', '.join(quantized)}"
         )
+
+
+def _with_lora(model: keras.Model) -> dict[str, Tensor]:
+    """The weights by their names in the rules, with LoRA added to the kernels."""
+    targets = targets_of(model.weights)
+    for layer in flatten_layers(model):
+        if getattr(layer, "lora_enabled", False):
+            for weight in layer.weights:
+                if weight.name == "kernel":
+                    targets[parts.path_of(weight)] = layer.kernel  # with LoRA
+                elif weight.name.startswith("lora_"):
+                    del targets[parts.path_of(weight)]
+    return targets
 
 
 @contextlib.contextmanager
 def _moved_when_complete(directory: Path) -> Iterator[Path]:
     """A new folder; if nothing fails, its files are moved to the directory at the end."""
+    if directory.is_file():
+        raise ValueError(f"`directory` must be no file, got {directory}")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
         folder = Path(name)
@@ -144,7 +157,7 @@ def _moved_when_complete(directory: Path) -> Iterator[Path]:
 
 
 def _arrays(
-    targets: dict[str, keras.Variable],
+    targets: dict[str, Tensor],
     format: Format,
     heads: set[str],
     num_layers: int,

@@ -52,6 +52,10 @@ def test_options_of_a_head_without_a_task_raise(directory, options):
     fails(directory, f"must be empty without a head, got {names}", "encoder", **options)
 
 
+def test_an_option_that_the_head_lacks_raises(directory):
+    fails(directory, "`head_options` of span must be among dropout, name, got foo", "span", foo=1)
+
+
 def test_a_missing_directory_raises(tmp_path):
     fails(tmp_path / "nowhere", "`source` must be a directory or a keras-hub backbone, got")
 
@@ -246,7 +250,7 @@ def test_a_weight_of_the_wrong_shape_raises(directory):
 
 
 def test_another_number_of_classes_raises(directory):
-    text = "classifier.weight gives (12, 5) where classifier/output/kernel has (12, 3)"
+    text = "`num_classes` must be 5 for its classifier head, got 3; for a new head, load 'encoder'"
     fails(directory, text, "classifier", num_classes=3)
 
 

@@ -196,12 +196,37 @@ def test_a_vocabulary_larger_than_the_token_matrix_raises(encoder, tmp_path):
     assert weights.load(tmp_path).vocabulary == VOCABULARY[:-1]
 
 
-@pytest.mark.parametrize(("change", "argument"), [("enable_lora", 2), ("quantize", "int8")])
-def test_saving_lora_or_quantized_layers_raises(change, argument, tmp_path):
+def test_saving_quantized_layers_raises(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37)
-    getattr(model.get_layer("pooler"), change)(argument)
-    with pytest.raises(ValueError, match="must have neither LoRA nor quantized layers"):
+    model.get_layer("pooler").quantize("int8")
+    with pytest.raises(ValueError, match="must have no quantized layers, .*, got pooler"):
         weights.save(model, tmp_path)
+
+
+def test_lora_is_saved_in_the_kernels(saved, inputs, run_theirs, tmp_path):
+    model, directory = saved("BertForSequenceClassification", num_labels=5)
+    loaded = weights.load(directory, "classifier")
+    rng = np.random.default_rng(0)
+    adapted = [each for each in loaded.model._flatten_layers() if hasattr(each, "enable_lora")]
+    assert len(adapted) == 2 * 6 + 2  # in each block four and two, the pooler, the head
+    for layer in adapted:
+        layer.enable_lora(2, lora_alpha=3)
+        layer.lora_kernel_b.assign(0.2 * rng.normal(size=layer.lora_kernel_b.shape))
+    expected = keras.ops.convert_to_numpy(loaded.model(inputs))
+    assert np.abs(expected - run_theirs(model, inputs).logits.numpy()).max() > 0.1
+    weights.save(loaded, tmp_path / "again")
+    again = type(model).from_pretrained(tmp_path / "again").eval()
+    np.testing.assert_allclose(run_theirs(again, inputs).logits.numpy(), expected, atol=1e-5)
+    # The model itself is as before.
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded.model(inputs)), expected)
+
+
+def test_saving_to_a_file_raises(encoder, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(ValueError, match="`directory` must be no file, got .*file"):
+        weights.save(encoder, file)
+    assert file.read_text() == "kept"
 
 
 def test_saving_a_window_raises(tmp_path):

@@ -86,6 +86,7 @@ def test_roberta_is_saved_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_pa
     weights.save(weights.load(directory, "masked_lm"), tmp_path / "again")
     again = reloaded(tmp_path / "again")
     assert_same(again, weights.load(directory).tokenizer)
+    assert (again.bos_token, again.eos_token) == (theirs.bos_token, theirs.eos_token)
     for text in (("ab",), ("ab", "c <mask>")):
         assert dict(again(*text)) == dict(theirs(*text))
 

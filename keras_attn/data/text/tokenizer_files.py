@@ -130,11 +130,11 @@ def _sentence_piece(
         vocabulary = tokenizer.vocabulary
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    for index, token in (settings.get("added_tokens_decoder") or {}).items():
-        if vocabulary[int(index) :][:1] != [content_of(token)]:
+    for token, index in listed_ids(settings).items():
+        if vocabulary[index:][:1] != [token]:
             raise ValueError(
                 f"{file}: the tokens of tokenizer_config.json must have their ids in the model, "
-                f"got {content_of(token)!r} with {index}: let transformers write tokenizer.json"
+                f"got {token!r} with {index}: let transformers write tokenizer.json"
             )
     # Like the package, the model does not find its control tokens in a text.
     control = {*special_tokens.values(), *(name for names in ROLES.values() for name in names)}

@@ -65,6 +65,8 @@ def write_tokenizer(
     }
     if not tokenizer.adds_cls:
         names["bos"], names["eos"] = names.pop("cls", None), names.pop("sep", None)
+    elif tokenizer.separators > 1:  # RoBERTa has one token for both roles
+        names["bos"], names["eos"] = names["cls"], names["sep"]
     settings |= {f"{role}_token": name for role, name in names.items() if name is not None}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,13 @@ def added_tokens(
 def listed_ids(settings: Config) -> dict[str, int]:
     """The ids of the tokens that tokenizer_config.json lists."""
     listed = settings.get("added_tokens_decoder") or {}
-    return {token["content"]: int(index) for index, token in listed.items()}
+    for index in listed:
+        if not str(index).isdecimal():
+            raise ValueError(
+                f"a key of `added_tokens_decoder` in tokenizer_config.json must be an id, "
+                f"got {index!r}"
+            )
+    return {content_of(token): int(index) for index, token in listed.items()}
 
 
 def content_of(token: str | dict) -> str:

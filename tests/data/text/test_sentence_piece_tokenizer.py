@@ -128,6 +128,7 @@ def test_a_directory_gives_the_tokenizer_of_its_model(small, tmp_path):
     [
         ({"tokenizer_class": "XLMRobertaTokenizer"}, "must be LlamaTokenizer, .* got XLMRob"),
         ({"added_tokens_decoder": {"1": {"content": "<pad>"}}}, "got '<pad>' with 1: let transf"),
+        ({"added_tokens_decoder": {"x": {"content": "<x>"}}}, "must be an id, got 'x'"),
         ({"added_tokens_decoder": {"9999": {"content": "<x>"}}}, "got '<x>' with 9999: let"),
         (
             {"additional_special_tokens": ["<0x0A>"]},
