@@ -127,7 +127,9 @@ class _Rows:
     def structure(self) -> dict[str, tf.Tensor]:
         """The features that distinguish the sequences of a row."""
         numbers = tf.ragged.range(1, self.counts + 1).flat_values  # [N], 1, 2, ... in each row
-        numbers = tf.RaggedTensor.from_row_lengths(tf.repeat(numbers, self.sizes), self.sizes)
+        numbers = tf.RaggedTensor.from_row_lengths(
+            tf.repeat(numbers, self.sizes), self.sizes, validate=False
+        )
         first = tf.cumsum(self._sequences(self.sizes), axis=1, exclusive=True)
         real = tf.sequence_mask(self.counts, self.max_sequences)
         return {
@@ -138,11 +140,15 @@ class _Rows:
         }
 
     def _sequences(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        rows = tf.RaggedTensor.from_row_lengths(values, self.counts)  # [rows, (sequences)]
+        rows = tf.RaggedTensor.from_row_lengths(
+            values, self.counts, validate=False
+        )  # [rows, (sequences)]
         return rows.to_tensor(tf.cast(default, rows.dtype), shape=[None, self.max_sequences])
 
     def _tokens(self, values: tf.RaggedTensor, default: int = 0) -> tf.Tensor:
-        rows = tf.RaggedTensor.from_row_lengths(values, self.counts).merge_dims(1, 2)
+        rows = tf.RaggedTensor.from_row_lengths(values, self.counts, validate=False).merge_dims(
+            1, 2
+        )
         return rows.to_tensor(tf.cast(default, rows.dtype), shape=[None, self.length])
 
 

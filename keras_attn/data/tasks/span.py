@@ -15,6 +15,7 @@ from keras_attn._keras import register
 from keras_attn._typing import Config, Nested, Tensor
 from keras_attn.data._tensorflow import integers, require, same_rows, strings, tf
 from keras_attn.data.tasks.layers import PostprocessorLayer, PreprocessorLayer
+from keras_attn.data.text.segments import look_up
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 _NEVER = -1e9
@@ -125,19 +126,18 @@ class SpanPreprocessor(PreprocessorLayer):
         rows = self._pack([question, tf.gather(tokens.flat_values, places)])
         # [CLS], the question and what separates it from the context
         before = question.row_lengths() + 1 + self.tokenizer.separators
+        column = tf.range(tf.shape(rows["token_ids"], tf.int64)[1]) - before[:, None]  # [rows, T]
+        shown = (column >= 0) & (column < size[:, None])
         rows["offsets"] = tf.stack(
             [
-                _shift(tf.gather(places_of.flat_values, places), before)
+                look_up(places_of.flat_values, base[:, None] + column, shown, -1)
                 for places_of in (begins, ends)
             ],
             axis=-1,
         )  # [rows, T, 2]
         fill = {"token_ids": self.tokenizer.pad_id, "offsets": -1}
         features = {
-            name: tf.RaggedTensor.from_row_lengths(row, counts).to_tensor(
-                tf.cast(fill.get(name, 0), row.dtype)
-            )
-            for name, row in rows.items()
+            name: _to_windows(row, counts, fill.get(name, 0)) for name, row in rows.items()
         }  # [B, Wn, T]
         if answer is None:
             return features
@@ -197,14 +197,9 @@ class SpanPreprocessor(PreprocessorLayer):
         return tuple(tf.where(some, place, -1) for place in (start, end))
 
 
-def _shift(row: tf.RaggedTensor, before: tf.Tensor) -> tf.Tensor:
-    """The row with -1 added: `before` times before it, and once after it for [SEP]."""
-    lead = tf.RaggedTensor.from_row_lengths(-tf.ones([tf.reduce_sum(before)], row.dtype), before)
-    return tf.concat([lead, row, -tf.ones([row.nrows(), 1], row.dtype)], axis=1).to_tensor(-1)
-
-
-def _to_windows(values: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-    return tf.RaggedTensor.from_row_lengths(values, counts).to_tensor()  # [B, Wn]
+def _to_windows(values: tf.Tensor, counts: tf.Tensor, filling: int = 0) -> tf.Tensor:
+    rows = tf.RaggedTensor.from_row_lengths(values, counts, validate=False)
+    return rows.to_tensor(tf.cast(filling, values.dtype))  # [B, Wn, ...]
 
 
 def _text(context: Tensor, offsets: tf.Tensor, start: Tensor, end: Tensor) -> tf.Tensor:

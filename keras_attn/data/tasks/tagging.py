@@ -110,7 +110,7 @@ class WordsPreprocessor(PreprocessorLayer):
         tokens = self.tokenizer(ragged_strings("words", words))
         empty = tf.cast(tokens.values.row_lengths() == 0, tf.int64)
         unknown = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(empty)], self.tokenizer.unk_id), empty
+            tf.fill([tf.reduce_sum(empty)], self.tokenizer.unk_id), empty, validate=False
         )
         return tokens.with_values(tf.concat([tokens.values, unknown], axis=1))
 

@@ -78,12 +78,12 @@ def _groups(
     end = tf.concat([end, tf.gather(size, row[-1:])], 0)
     together = _numbered(~follows, row)
     joined = tf.strings.reduce_join(
-        tf.RaggedTensor.from_value_rowids(chars.flat_values, together), axis=-1
+        tf.RaggedTensor.from_value_rowids(chars.flat_values, together, validate=False), axis=-1
     )
     # Characters that normalization does not change need no group.
     changed = tf.gather(normalize(joined) != joined, together)
     group = _numbered(~(follows & changed[1:]), row)
-    groups = tf.RaggedTensor.from_value_rowids(chars.flat_values, group)
+    groups = tf.RaggedTensor.from_value_rowids(chars.flat_values, group, validate=False)
     return (
         normalize(tf.strings.reduce_join(groups, axis=-1)),
         tf.math.segment_min(begin, group),

@@ -107,7 +107,9 @@ class Merges:
             shape_invariants=(tf.TensorShape([None]),) * 3,
         )
         count = tf.size(words, tf.int64)
-        return tf.RaggedTensor.from_value_rowids(tf.cast(ids, tf.int32), rows, nrows=count)
+        return tf.RaggedTensor.from_value_rowids(
+            tf.cast(ids, tf.int32), rows, nrows=count, validate=False
+        )
 
     def _ranks(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         """The number of the rule for each token and the next one in its word."""

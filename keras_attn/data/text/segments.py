@@ -59,39 +59,36 @@ def pack(
         raise ValueError(
             f"`length` must be at least {least} for {len(segments)} segments, got {length}"
         )
-    segments = [tf.cast(segment, tf.int32) for segment in segments]
-    segments = trim(segments, length - special)
-    rows = segments[0].nrows()
-    cls = tf.fill([rows, 1], cls_id)
-    sep = tf.fill([rows, 1], sep_id)
-    parts, numbers = [cls], [tf.zeros_like(cls)]
-    for number, segment in enumerate(segments):
-        ends = 1 if number == len(segments) - 1 else separators
-        parts += [segment, *[sep] * ends]
-        numbers += [tf.ones_like(segment) * number, *[tf.fill([rows, 1], number)] * ends]
-    token_ids = tf.concat(parts, axis=1)  # [B, (L)]
-    segment_ids = tf.concat(numbers, axis=1)
+    lengths = tf.stack([segment.row_lengths() for segment in segments], axis=1)  # [B, segments]
+    shares = tf.cast(_fair_shares(lengths, length - special), tf.int64)
+    totals = tf.reduce_sum(shares, axis=1, keepdims=True) + special
     # A batch of no rows is as wide as one empty text: a model may read the first token.
-    longest = tf.maximum(token_ids.bounding_shape(1, out_type=tf.int32), special)
-    shape = [None, length] if pad_to_length else tf.stack([-1, longest])
+    width = length if pad_to_length else tf.maximum(tf.reduce_max(totals), special)
+    column = tf.range(width, dtype=tf.int64)  # [L]
+
+    token_ids, segment_ids = tf.where(column == 0, cls_id, sep_id), 0
+    start = tf.ones_like(totals)
+    for number, segment in enumerate(segments):
+        share = shares[:, number, None]
+        place = column - start  # [B, L], in the segment
+        inside = (place >= 0) & (place < share)
+        row = tf.cast(segment.row_starts()[:, None], tf.int64)
+        ids = look_up(tf.cast(segment.values, tf.int32), row + place, inside, pad_id)
+        token_ids = tf.where(inside, ids, token_ids)
+        segment_ids = tf.where(place >= 0, number, segment_ids)
+        start += share + separators
+    mask = column < totals
     return {
-        "token_ids": token_ids.to_tensor(pad_id, shape=shape),  # [B, L]
-        "segment_ids": segment_ids.to_tensor(0, shape=shape),
-        "padding_mask": tf.ones_like(token_ids, tf.bool).to_tensor(False, shape=shape),
+        "token_ids": tf.where(mask, token_ids, pad_id),
+        "segment_ids": tf.where(mask, segment_ids, 0),
+        "padding_mask": mask,
     }
 
 
-def trim(segments: Sequence[tf.RaggedTensor], space: int) -> list[tf.RaggedTensor]:
-    """Cut the ends of the longest segments so that each row has at most `space` tokens."""
-    lengths = tf.stack([segment.row_lengths() for segment in segments], axis=1)  # [B, segments]
-    kept = tf.unstack(_fair_shares(lengths, space), axis=1)
-    trimmed = []
-    for segment, share in zip(segments, kept, strict=True):
-        row = segment.value_rowids()
-        column = tf.range(tf.size(row, tf.int64)) - tf.gather(segment.row_starts(), row)
-        values = tf.boolean_mask(segment.values, column < tf.gather(share, row))
-        trimmed.append(tf.RaggedTensor.from_row_lengths(values, share, validate=False))
-    return trimmed
+def look_up(values: tf.Tensor, index: tf.Tensor, inside: tf.Tensor, filling: int) -> tf.Tensor:
+    """`values[index]` where `inside` is True, and `filling` elsewhere, for any index there."""
+    values = tf.concat([values, [filling]], axis=0)
+    return tf.gather(values, tf.where(inside, index, tf.size(values, index.dtype) - 1))
 
 
 def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str) -> None:

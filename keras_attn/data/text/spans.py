@@ -59,11 +59,11 @@ def with_ids(spans: Spans, tokens: tf.RaggedTensor, rows: tf.Tensor) -> tf.Ragge
     """The ids of `rows` rows: `tokens` `[Sp, (T)]` of ordinary text, and those of added tokens."""
     _, owner, ids = spans
     fixed = tf.RaggedTensor.from_row_lengths(
-        tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64)
+        tf.boolean_mask(ids, ids >= 0), tf.cast(ids >= 0, tf.int64), validate=False
     )
     tokens = tf.concat([tokens, fixed], axis=1)
     owner = tf.gather(owner, tokens.value_rowids())
-    return tf.RaggedTensor.from_value_rowids(tokens.values, owner, nrows=rows)
+    return tf.RaggedTensor.from_value_rowids(tokens.values, owner, nrows=rows, validate=False)
 
 
 def check_added(added_tokens: Sequence[Config]) -> None:

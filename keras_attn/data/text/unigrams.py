@@ -87,7 +87,10 @@ class Unigrams:
         tokens, row = self._known(tokens, chars, row)
         inside = row < count
         return tf.RaggedTensor.from_value_rowids(
-            tf.boolean_mask(tokens, inside), tf.boolean_mask(row, inside), nrows=count
+            tf.boolean_mask(tokens, inside),
+            tf.boolean_mask(row, inside),
+            nrows=count,
+            validate=False,
         )
 
     def _matches(self, chars: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
@@ -176,9 +179,9 @@ class Unigrams:
         text = tf.where(unknown, text, "")
         byte = tf.io.decode_raw(tf.strings.reduce_join(text), tf.uint8)
         byte = tf.gather(self._byte_ids, tf.cast(byte, tf.int32))
-        byte = tf.RaggedTensor.from_row_lengths(byte, tf.strings.length(text))
+        byte = tf.RaggedTensor.from_row_lengths(byte, tf.strings.length(text), validate=False)
         known = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(tokens, ~unknown), tf.cast(~unknown, tf.int64)
+            tf.boolean_mask(tokens, ~unknown), tf.cast(~unknown, tf.int64), validate=False
         )
         tokens = tf.concat([tf.cast(byte, tf.int32), known.with_row_splits_dtype(tf.int32)], 1)
         return tokens.flat_values, tf.gather(row, tokens.value_rowids())
