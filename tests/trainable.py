@@ -60,7 +60,6 @@ def packed_modern_bert(length: int = LENGTH, **options: Any) -> tuple:
     options = {**size, **rates, "num_layers": 2, "window": 3, **options}
     model = bert_tasks.masked_lm(modern_bert.encoder("modern_bert_base", **options))
     _, x, y = packed_bert_pretraining(length)
-    del x["first_positions"]
     return packing.packed(model), x, y["masked_lm"]
 
 

@@ -44,9 +44,9 @@ def packed(model: keras.Model) -> keras.Model:
 
     Inputs: those of `model`, and sequence_ids int `[B, T]`, the same number at the positions of one
     sequence and another at those of the next; positions int `[B, T]`, which restart at 0 with each
-    sequence; where the model takes the first vector of a sequence, as BERT's pooler does, also
-    first_positions int `[B, R]`, where each sequence begins. Outputs: those of `model`; an output
-    per sequence becomes `[B, R, ...]`.
+    sequence; first_positions int `[B, R]`, where each sequence begins, for a model that takes the
+    first vector of a sequence, as BERT's pooler does. Outputs: those of `model`; an output per
+    sequence becomes `[B, R, ...]`.
 
     Args:
         model: one of `models.gpt`, or of `models.bert`, `models.modern_bert` or
@@ -76,14 +76,14 @@ def packed(model: keras.Model) -> keras.Model:
             f"`model` must take one sequence a row, got {model.name!r}, packed already"
         )
     _check_apart(model)
-    new = ["sequence_ids", "positions"]
-    if any(map(_takes_one, model.operations)):
-        new.append("first_positions")
     inputs = {
         key: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key)
         for key, tensor in model.input.items()
     }
-    extra = {key: keras.Input((None,), dtype="int32", name=key) for key in new}
+    extra = {
+        key: keras.Input((None,), dtype="int32", name=key)
+        for key in ("sequence_ids", "positions", "first_positions")
+    }
 
     def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Nested:
         if isinstance(operation, POSITIONS):

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_attn import layers, models
+from keras_attn import data, layers, models
 from keras_attn.models.packing import packed
 from tests.backend import arrays, call_with, computed, gradients, randomize
 
@@ -195,6 +196,21 @@ def cases(builds, *fast):
 def test_outputs_per_token_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[PACKED["padding_mask"]], expected[SHOWN])
+
+
+@pytest.mark.backends("tensorflow", reason="pack_rows gives tensors of TensorFlow")
+@pytest.mark.parametrize("name", ["tagger", "gpt_rotary"])
+def test_what_pack_rows_gives_is_what_a_packed_model_takes(name):
+    """With as many sequences as tokens in a row, every feature has the same shape."""
+    model = PER_TOKEN[name]()
+    place = np.arange(len(SIZES) * L).reshape(-1, L)
+    dataset = tf.data.Dataset.from_tensors((inputs_of(model, PADDED), place))
+    dataset = data.pack_rows(dataset, length=T, batch_size=9, max_sequences=T)
+    rows, place, _ = next(iter(dataset.as_numpy_iterator()))
+    assert rows.keys() == packed(model).input.keys()
+    actual, expected = arrays(packed(model)(rows)), arrays(model(inputs_of(model, PADDED)))
+    shown = rows["padding_mask"]
+    close(actual[shown], expected.reshape(-1, expected.shape[-1])[place[shown]])
 
 
 @pytest.mark.parametrize("build", cases(PER_SEQUENCE, "masked_lm", "next_sentence", "modern_bert"))

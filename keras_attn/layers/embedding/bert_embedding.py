@@ -59,8 +59,9 @@ class BertEmbedding(keras.layers.Layer):
         `[B, T, D]`; with `return_matrix` also the matrix `[V, D]`.
 
     Raises:
-        ValueError: eager ids out of range, a sequence longer than `max_length`, dropout outside
-            [0, 1), `padding_id` without a table of learned positions.
+        ValueError: eager ids out of range, a sequence longer than `max_length` (where compiled code
+            does not know the length, the last row is repeated), dropout outside [0, 1),
+            `padding_id` without a table of learned positions.
 
     Source: Devlin et al. 2019, section 3 and figure 2; without positions and biases: Warner et al.
     2024, section 2.1; `padding_id`: the code of Liu et al. 2019 (fairseq, make_positions).
