@@ -48,8 +48,9 @@ class SpanPreprocessor(PreprocessorLayer):
         A dict: `token_ids` int32, `segment_ids` int32 and `padding_mask` bool, each `[B, Wn, T]`,
         and `offsets` int32 `[B, Wn, T, 2]`: the first byte of a token in the context and the byte
         after its last, -1 outside the context. With an answer, a triple for `model.fit`, once B and
-        Wn are merged: this dict; a dict of `start` and `end` int32 `[B, Wn]`, 0 where the answer is
-        not in the window; the sample weights float32 `[B, Wn]`, 0 at windows that are padding.
+        Wn are merged and `offsets` is left out: this dict; a dict of `start` and `end` int32
+        `[B, Wn]`, 0 where the answer is not in the window; the sample weights float32 `[B, Wn]`, 0
+        at windows that are padding.
 
     Raises:
         ValueError: the tokenizer is of another class, or `length` is too small for the question and
