@@ -10,6 +10,7 @@ import keras
 from keras_attn._typing import Config
 from keras_attn.data import read_vocabulary
 from keras_attn.data.text.files import read_json
+from keras_attn.data.text.tokenizer_settings import reading
 from keras_attn.weights.formats import GOOGLE_BERT, KERAS_HUB, TRANSFORMERS, Format
 from keras_attn.weights.readers import (
     INDEX,
@@ -146,17 +147,18 @@ def _vocabulary(directory: Path) -> tuple[list[str] | None, bool | None]:
         tokens = _by_id(ids.items(), directory)
     else:  # none, or a list of scored tokens
         return None, lowercase
-    added = _by_id(
-        [
-            *files["added_tokens.json"].items(),
-            *(
-                (token["content"], int(index) if index.isdecimal() else index)
-                for index, token in _object(settings, "added_tokens_decoder", directory).items()
-            ),
-            *((token["content"], token["id"]) for token in tokenizer.get("added_tokens") or ()),
-        ],
-        directory,
-    )
+    with reading(directory):
+        added = _by_id(
+            [
+                *files["added_tokens.json"].items(),
+                *(
+                    (token["content"], int(index) if index.isdecimal() else index)
+                    for index, token in _object(settings, "added_tokens_decoder", directory).items()
+                ),
+                *((token["content"], token["id"]) for token in tokenizer.get("added_tokens") or ()),
+            ],
+            directory,
+        )
     tokens |= added
     gaps = [index for index in range(len(tokens)) if index not in tokens]
     if gaps:

@@ -291,6 +291,9 @@ def test_the_token_matrix_may_have_more_rows_than_the_vocabulary(directory):
     settings = {"added_tokens_decoder": {"x": {"content": "w7"}}}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     fails(directory, "each token must have a different id, got 'x' for 'w7'")
+    settings = {"added_tokens_decoder": {"7": 3}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    fails(directory, f"{directory} must be as transformers and tokenizers write it")
 
 
 def test_the_vocabulary_is_read_from_a_tokenizer_file(directory):
