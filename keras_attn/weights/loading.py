@@ -126,6 +126,11 @@ class Loaded:
         check_word_piece(directory, lowercase)
         return data.BertTokenizer(self.vocabulary, lowercase)
 
+    def is_in(self, directory: Path) -> bool:
+        """Whether it was loaded from this directory."""
+        own = self.directory
+        return own is not None and directory.exists() and directory.samefile(own)
+
     @property
     def fresh(self) -> tuple[str, ...]:
         """The former name of `initialized`."""

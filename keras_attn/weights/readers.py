@@ -36,7 +36,7 @@ def read_weights(title: str, weights: Iterable[keras.Variable]) -> Source:
 
 
 def read_safetensors(directory: Path) -> Source:
-    """model.safetensors, or the files that its index names.
+    """model.safetensors, or without it the files that its index names, as in transformers.
 
     Raises:
         ValueError: a file is missing, truncated or in another format; the message names it.
@@ -44,7 +44,7 @@ def read_safetensors(directory: Path) -> Source:
     safetensors = optional_module("safetensors", "weights", "A safetensors file")
 
     files = [directory / "model.safetensors"]
-    if (directory / INDEX).exists():
+    if not files[0].exists():
         shards = read_json(directory / INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(n, str) for n in shards.values()):
             raise ValueError(

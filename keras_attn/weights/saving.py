@@ -15,13 +15,14 @@ from keras_attn import layers
 from keras_attn._checks import optional_module, to_path
 from keras_attn._keras import flatten_layers
 from keras_attn._typing import Config, Tensor
+from keras_attn.data.text.tokenizer_saving import TOKENIZER_FILES, check_no_others
 from keras_attn.models import parts
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Format, Head
 from keras_attn.weights.loading import Loaded
 from keras_attn.weights.matching import rules_of, targets_of
 from keras_attn.weights.model_sizes import expect, size_of
-from keras_attn.weights.sentence_transformers import write_modules
+from keras_attn.weights.sentence_transformers import MODULES, write_modules
 from keras_attn.weights.tokens import Tokens
 
 NEED_POOLER = {"classifier", "multiple_choice", "next_sentence"}
@@ -48,7 +49,8 @@ def save(
         model: a `Loaded`, whose model may have been trained since, or a model of
             `keras_attn.models.bert`, `modern_bert`, `bert_tasks` or `gpt`.
         directory: created if it does not exist. Existing files are replaced when all files are
-            written, so that an interrupted call changes nothing.
+            written, so that an interrupted call changes nothing. There must be no others that would
+            be read with the new ones; those of the `Loaded` may be there.
         vocabulary: the tokens in the order of their ids, or the path of a file with one on each
             line, for the vocab.txt of BERT and DistilBERT; defaults to that of the `Loaded`.
         lowercase: whether the tokenizer lower-cases text, for tokenizer_config.json; defaults to
@@ -60,7 +62,7 @@ def save(
     Raises:
         ValueError: the model has what the class of transformers does not have, such as a window or
             quantized layers; the vocabulary or the tokenizer is not one of these, or has more
-            tokens than the token matrix has rows; `directory` is a file.
+            tokens than the token matrix has rows; `directory` is a file, or has such files.
 
     Example:
     >>> import tempfile
@@ -107,12 +109,18 @@ def save(
     arrays = _arrays(targets, format, heads, size.num_layers, config)
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
-    with _moved_when_complete(to_path("directory", directory)) as folder:
+    directory = to_path("directory", directory)
+    other: list[str] = []
+    given = vocabulary is not None or lowercase is not None or tokenizer is not None
+    if given or not (loaded and loaded.is_in(directory)):
+        other = [MODULES, *(TOKENIZER_FILES if tokens != Tokens() else ())]
+    with _moved_when_complete(directory) as folder:
         safetensors.save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         write_json(folder / "config.json", config)
         tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1)
         if parts.embeds(built):
             write_modules(found.pooling, size.hidden_dim, folder)
+        check_no_others(directory, other, (file.name for file in folder.iterdir()))
 
 
 def _check_not_quantized(model: keras.Model) -> None:

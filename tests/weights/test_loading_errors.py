@@ -145,6 +145,7 @@ def test_an_invalid_padding_id_of_roberta_raises(value, saved):
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, None])
 def test_an_index_without_files_raises(value, directory):
+    (directory / "model.safetensors").unlink()
     file = directory / "model.safetensors.index.json"
     file.write_text(json.dumps({"weight_map": value}))
     fails(directory, "index.json must have a weight_map from names to files, got")
@@ -208,6 +209,7 @@ def test_a_truncated_file_raises(size, directory):
 
 def test_a_missing_shard_raises(directory):
     content = {"weight_map": {WORDS: "model-00001-of-00002.safetensors"}}
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(json.dumps(content))
     fails(directory, "model-00001-of-00002.safetensors is not a complete safetensors file")
 

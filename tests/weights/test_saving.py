@@ -229,6 +229,44 @@ def test_saving_to_a_file_raises(encoder, tmp_path):
     assert file.read_text() == "kept"
 
 
+def test_files_of_another_checkpoint_are_not_read_with_the_new_ones(encoder, saved, tmp_path):
+    """No file of the user is deleted, and none is mixed with another checkpoint."""
+    words = [*"abcdefg", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    for name in ("tokenizer.json", "added_tokens.json", "spiece.model"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ValueError, match=f"`directory` must have no files .* with {name}"):
+            weights.save(encoder, tmp_path, vocabulary=words)
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+    weights.save(bert_tasks.embedder(encoder, pooling="max"), tmp_path, vocabulary=words)
+    weights.save(bert_tasks.embedder(encoder), tmp_path, vocabulary=words[::-1])
+    assert weights.load(tmp_path).vocabulary == words[::-1]
+    with pytest.raises(ValueError, match=r"`directory` must have no files .* with modules\.json"):
+        weights.save(encoder, tmp_path)
+    loaded = weights.load(tmp_path, "encoder")
+    weights.save(loaded, tmp_path)  # its own files
+    with pytest.raises(ValueError, match=r"with modules\.json"):
+        weights.save(loaded, tmp_path, vocabulary=words)
+
+
+def test_a_checkpoint_in_several_files_is_replaced(saved, inputs, run_theirs, tmp_path):
+    model, directory = saved("BertForSequenceClassification", num_labels=5)
+    (directory / "model.safetensors").unlink()
+    model.save_pretrained(directory, max_shard_size="4KB")
+    assert (directory / "model.safetensors.index.json").exists()
+    loaded = weights.load(directory, "classifier")
+    expected = keras.ops.convert_to_numpy(loaded.model(inputs))
+    np.testing.assert_allclose(expected, run_theirs(model, inputs).logits.numpy(), atol=1e-5)
+    for weight in loaded.model.weights:
+        weight.assign(weight * 1.3)
+    expected = keras.ops.convert_to_numpy(loaded.model(inputs))
+    weights.save(loaded, directory)
+    again = weights.load(directory, "classifier").model(inputs)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(again), expected)
+    theirs = type(model).from_pretrained(directory).eval()
+    np.testing.assert_allclose(run_theirs(theirs, inputs).logits.numpy(), expected, atol=1e-5)
+
+
 def test_saving_a_window_raises(tmp_path):
     model = bert.encoder("bert_tiny", vocabulary_size=37, window=3)
     with pytest.raises(ValueError, match="window=None for transformers to load it, got 3"):

@@ -91,6 +91,15 @@ def test_roberta_is_saved_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_pa
         assert dict(again(*text)) == dict(theirs(*text))
 
 
+def test_a_tokenizer_is_not_written_beside_files_of_another(byte_pairs, tmp_path):
+    own = byte_pairs(False)
+    data.write_tokenizer(own, tmp_path)
+    data.write_tokenizer(own, tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"got .* with special_tokens_map\.json: remove them"):
+        data.write_tokenizer(own, tmp_path)
+
+
 def test_an_ordinary_token_with_the_name_of_a_role_stays_one(byte_pairs, reloaded, tmp_path):
     config = byte_pairs(False).get_config()
     kept = [token for token in config["added_tokens"] if token["content"] != "<pad>"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from keras_attn._typing import Config
@@ -13,6 +14,11 @@ from keras_attn.data.text.sentence_piece_tokenizer import SentencePieceTokenizer
 from keras_attn.data.text.subwords import ROLES, SubwordTokenizer
 from keras_attn.data.text.unigram_tokenizer import UnigramTokenizer
 
+# What this package and transformers read as the files of a tokenizer.
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
+)
 _BYTE_LEVEL = {"type": "ByteLevel", "trim_offsets": False, "use_regex": True}
 
 
@@ -32,11 +38,12 @@ def write_tokenizer(
 
     Args:
         tokenizer: a tokenizer as `read_tokenizer` returns it.
-        directory: created if it does not exist; files of these names are replaced.
+        directory: created if it does not exist; files of these names are replaced, and there must
+            be no others of a tokenizer, which would be read instead or with them.
         segments: whether the model has segment ids for the second of two texts.
 
     Raises:
-        ValueError: a tokenizer of another class.
+        ValueError: a tokenizer of another class, or other tokenizer files in the directory.
 
     Example:
     >>> import tempfile
@@ -69,12 +76,25 @@ def write_tokenizer(
         names["bos"], names["eos"] = names["cls"], names["sep"]
     settings |= {f"{role}_token": name for role, name in names.items() if name is not None}
     directory = Path(directory)
+    files["tokenizer_config.json"] = settings
+    sentence_piece = isinstance(tokenizer, SentencePieceTokenizer)
+    check_no_others(directory, TOKENIZER_FILES, [*files, *["tokenizer.model"] * sentence_piece])
     directory.mkdir(parents=True, exist_ok=True)
-    if isinstance(tokenizer, SentencePieceTokenizer):
+    if sentence_piece:
         (directory / "tokenizer.model").write_bytes(base64.b64decode(tokenizer.model))
-    for name, value in {**files, "tokenizer_config.json": settings}.items():
+    for name, value in files.items():
         text = json.dumps(value, indent=2, ensure_ascii=False)
         (directory / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def check_no_others(directory: Path, patterns: Iterable[str], written: Iterable[str]) -> None:
+    """Raise a ValueError for files that would be left beside those that are `written`."""
+    found = {file.name for pattern in patterns for file in directory.glob(pattern)}
+    if left := sorted(found.difference(written)):
+        raise ValueError(
+            f"`directory` must have no files that would be read instead of the new ones, or with "
+            f"them, got {directory} with {', '.join(left)}: remove them or choose another directory"
+        )
 
 
 def _special_names(tokenizer: SubwordTokenizer) -> Config:
