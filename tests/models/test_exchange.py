@@ -346,7 +346,7 @@ def backbones(hub):
         pytest.param("gpt2", 2, marks=pytest.mark.slow_on("jax")),
         pytest.param("whisper", 6, marks=pytest.mark.slow),
         pytest.param("vit", 2, marks=pytest.mark.slow_on("jax")),
-        ("llama", 2),
+        pytest.param("llama", 2, marks=pytest.mark.slow_on("jax")),
         pytest.param("gemma", 2, marks=pytest.mark.slow),
         pytest.param("gemma2", 2, marks=pytest.mark.slow),
         *(

@@ -77,6 +77,7 @@ def inputs_of(model, values):
     return {key: values[key] for key in model.input}
 
 
+@pytest.mark.slow_on("jax")  # where `fit` below compares the weights
 def test_outputs_loss_and_gradients_equal_those_of_padded_rows():
     model = models.bert_tasks.classifier(encoder(num_layers=1), C, dropout=0.0)
     rows = packed(model)
