@@ -32,7 +32,8 @@ def decoder(
     `keras_attn.models.steps` decodes with a trained one.
 
     Inputs: token_ids int `[B, T]`, padding_mask bool `[B, T]`, False at padding, which is on
-    the right. Output: logits `[B, T, V]` of the token after each.
+    the right, and no other: of a dict with more keys, such as a preprocessor's segment_ids, Keras
+    takes the first ones in alphabetical order. Output: logits `[B, T, V]` of the token after each.
 
     Args:
         size: a `GptSize` or the name of one: gpt_tiny, gpt_mini, gpt_small (GPT-2's, 124 million

@@ -46,7 +46,7 @@ def packed(model: keras.Model) -> keras.Model:
     sequence and another at those of the next; positions int `[B, T]`, which restart at 0 with each
     sequence; first_positions int `[B, R]`, where each sequence begins, for a model that takes the
     first vector of a sequence, as BERT's pooler does. Outputs: those of `model`; an output per
-    sequence becomes `[B, R, ...]`.
+    sequence becomes `[B, R, ...]`, and the labels of a regressor `[B, R, 1]`.
 
     Args:
         model: one of `models.gpt`, or of `models.bert`, `models.modern_bert` or

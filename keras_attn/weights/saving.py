@@ -111,8 +111,8 @@ def save(
 
     directory = to_path("directory", directory)
     other: list[str] = []
-    given = vocabulary is not None or lowercase is not None or tokenizer is not None
-    if given or not (loaded and origin and loaded.is_in(directory)):
+    own = loaded and origin and loaded.is_in(directory)
+    if not own or tokens != Tokens.chosen(loaded, format, None, None, None):
         other = [MODULES, *(TOKENIZER_FILES if tokens != Tokens() else ())]
     with _moved_when_complete(directory) as folder:
         safetensors.save_file(arrays, folder / "model.safetensors", {"format": "pt"})

@@ -214,6 +214,22 @@ def test_what_pack_rows_gives_is_what_a_packed_model_takes(name):
     close(actual[shown], expected.reshape(-1, expected.shape[-1])[place[shown]])
 
 
+@pytest.mark.backends("tensorflow", reason="pack_rows gives tensors of TensorFlow")
+def test_the_loss_of_a_regressor_equals_that_of_padded_rows():
+    """With as many rows as sequences in a row, labels of a wrong shape would raise no error."""
+    model = models.bert_tasks.regressor(encoder(), dropout=0.0)
+    labels = np.arange(len(SIZES), dtype="float32")[:, None]
+    dataset = tf.data.Dataset.from_tensors((inputs_of(model, PADDED), labels))
+    rows = data.pack_rows(dataset, length=L, batch_size=3, max_sequences=3)
+    losses = []
+    for trained, batches in ((model, dataset), (packed(model), rows)):
+        features, values, *weights = next(iter(batches))
+        trained.compile("sgd", keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"))
+        losses.append(trained.test_on_batch(features, values, *weights))
+    assert values.shape == (3, 3, 1)
+    close(losses[1], losses[0])
+
+
 @pytest.mark.parametrize("build", cases(PER_SEQUENCE, "masked_lm", "next_sentence", "modern_bert"))
 def test_outputs_per_sequence_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())

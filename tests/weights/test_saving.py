@@ -245,6 +245,7 @@ def test_files_of_another_checkpoint_are_not_read_with_the_new_ones(encoder, sav
         weights.save(encoder, tmp_path)
     loaded = weights.load(tmp_path, "encoder")
     weights.save(loaded, tmp_path)  # its own files
+    weights.save(loaded, tmp_path, vocabulary=loaded.vocabulary)
     with pytest.raises(ValueError, match=r"with modules\.json"):
         weights.save(loaded, tmp_path, vocabulary=words)
 

@@ -27,8 +27,9 @@ def pack_rows(
     Args:
         dataset: batches of (features, labels) or (features, labels, weights). Features: a dict with
             `padding_mask` bool [N, T] and others [N, T], such as `token_ids` and `segment_ids`.
-            Labels and weights: a tensor or nested tensors, each [N], one value for a sequence, or
-            [N, T], one for each of its tokens.
+            Labels and weights: a tensor or nested tensors, each [N] or [N, 1], one value for a
+            sequence, or [N, T], one for each of its tokens. A regressor needs labels [N, 1]: as
+            its outputs they have an axis at the end, over which its loss takes the mean.
         length: L, the number of tokens in a row.
         batch_size: B.
         max_sequences: S, the maximum number of sequences in a row.
@@ -39,7 +40,7 @@ def pack_rows(
         features: those of `dataset` [B, L], and `sequence_ids` int32 [B, L], 1, 2, ... and 0 at
         padding; `positions` int32 [B, L], from 0 in each sequence; `first_positions` int32 [B, S],
         where the sequences begin, then 0;
-        labels: [B, S] for sequences, or [B, L] for tokens, 0 at padding;
+        labels: [B, S] or [B, S, 1] for sequences, or [B, L] for tokens, 0 at padding;
         weights: float32, in the shape of the labels: the given weights, or 1; 0 at padding.
 
     Raises:
@@ -112,9 +113,14 @@ class _Rows:
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, T] to [rows, L]."""
+        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, T] to [rows, L].
+
+        Values [N, 1] become [rows, S, 1].
+        """
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
+        if values.shape.rank == 2 and values.shape[1] == 1 != self.mask.shape[1]:
+            return self.join(values[:, 0], default)[..., None]
         if not values.shape[:2].is_compatible_with(self.mask.shape):
             raise ValueError(
                 f"`dataset` must have features {self.mask.shape}, as `padding_mask`, and labels "
@@ -140,15 +146,13 @@ class _Rows:
         }
 
     def _sequences(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        rows = tf.RaggedTensor.from_row_lengths(
-            values, self.counts, validate=False
-        )  # [rows, (sequences)]
+        # [rows, (sequences)]
+        rows = tf.RaggedTensor.from_row_lengths(values, self.counts, validate=False)
         return rows.to_tensor(tf.cast(default, rows.dtype), shape=[None, self.max_sequences])
 
     def _tokens(self, values: tf.RaggedTensor, default: int = 0) -> tf.Tensor:
-        rows = tf.RaggedTensor.from_row_lengths(values, self.counts, validate=False).merge_dims(
-            1, 2
-        )
+        rows = tf.RaggedTensor.from_row_lengths(values, self.counts, validate=False)
+        rows = rows.merge_dims(1, 2)
         return rows.to_tensor(tf.cast(default, rows.dtype), shape=[None, self.length])
 
 

@@ -109,9 +109,9 @@ def test_a_cache_after_packing_holds_every_batch(times):
 def test_labels_and_masks_of_other_shapes_raise():
     features, _ = sequences()
     with pytest.raises(
-        ValueError, match=r"labels and weights of that shape or \[N\], got \(.*, 1\)"
+        ValueError, match=r"labels and weights of that shape or \[N\], got \(.*, 2\)"
     ):
-        packed(features, np.zeros([N, 1]))
+        packed(features, np.zeros([N, 2]))
     with pytest.raises(
         ValueError, match=r"`padding_mask` must have the shape \[N, T\], got \(.*\)"
     ):
