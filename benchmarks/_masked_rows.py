@@ -80,6 +80,7 @@ class Corpus:
             "segment_ids": np.zeros_like(ids),
             "padding_mask": rows["sequence_ids"] > 0,
             "masked_positions": positions.astype("int32"),
+            "first_positions": np.zeros((len(ids), 1), "int32"),  # a masked LM does not read it
         }
         return inputs, labels, real.astype("float32")
 

@@ -1,11 +1,8 @@
 """Saves a model as a checkpoint directory that the library transformers loads."""
 
-import contextlib
 import itertools
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,7 +12,12 @@ from keras_attn import layers
 from keras_attn._checks import optional_module, to_path
 from keras_attn._keras import flatten_layers
 from keras_attn._typing import Config, Tensor
-from keras_attn.data.text.tokenizer_saving import TOKENIZER_FILES, check_no_others
+from keras_attn.data.text.files import read_json
+from keras_attn.data.text.tokenizer_saving import (
+    TOKENIZER_FILES,
+    check_no_others,
+    moved_when_complete,
+)
 from keras_attn.models import parts
 from keras_attn.weights.checkpoint import write_json
 from keras_attn.weights.formats import TRANSFORMERS, Format, Head
@@ -65,8 +67,7 @@ def save(
             tokens than the token matrix has rows; `directory` is a file, or has such files.
 
     Example:
-    >>> import tempfile
-    >>> from keras_attn.models import bert
+    >>>     >>> from keras_attn.models import bert
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     save(bert.encoder("bert_tiny", vocabulary_size=100), directory)
     ...     print(sorted(os.listdir(directory)))
@@ -114,12 +115,14 @@ def save(
     own = loaded and origin and loaded.is_in(directory)
     if not own or tokens != Tokens.chosen(loaded, format, None, None, None):
         other = [MODULES, *(TOKENIZER_FILES if tokens != Tokens() else ())]
-    with _moved_when_complete(directory) as folder:
+    with moved_when_complete(directory) as folder:
         safetensors.save_file(arrays, folder / "model.safetensors", {"format": "pt"})
         write_json(folder / "config.json", config)
-        tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1)
+        kept = _kept(loaded, "tokenizer_config.json", "model_max_length")
+        tokens.write(folder, format, segments=getattr(size, "num_segments", 1) > 1, kept=kept)
         if parts.embeds(built):
-            write_modules(found.pooling, size.hidden_dim, folder)
+            kept = _kept(loaded, "sentence_bert_config.json", "max_seq_length")
+            write_modules(found.pooling, size.hidden_dim, folder, kept)
         check_no_others(directory, other, (file.name for file in folder.iterdir()))
 
 
@@ -134,6 +137,13 @@ def _check_not_quantized(model: keras.Model) -> None:
         )
 
 
+def _kept(loaded: Loaded | None, name: str, key: str) -> Config:
+    """A setting in a file of the checkpoint that was loaded; nothing if there is none."""
+    directory = loaded and loaded.directory
+    settings = read_json(directory / name) if directory and (directory / name).exists() else {}
+    return {key: settings[key]} if settings.get(key) is not None else {}
+
+
 def _with_lora(model: keras.Model) -> dict[str, Tensor]:
     """The weights by their names in the rules, with LoRA added to the kernels."""
     targets = targets_of(model.weights)
@@ -145,23 +155,6 @@ def _with_lora(model: keras.Model) -> dict[str, Tensor]:
                 elif weight.name.startswith("lora_"):
                     del targets[parts.path_of(weight)]
     return targets
-
-
-@contextlib.contextmanager
-def _moved_when_complete(directory: Path) -> Iterator[Path]:
-    """A new folder; if nothing fails, its files are moved to the directory at the end."""
-    if directory.is_file():
-        raise ValueError(f"`directory` must be no file, got {directory}")
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
-        folder = Path(name)
-        yield folder
-        for path in sorted(folder.rglob("*")):
-            target = directory / path.relative_to(folder)
-            if path.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                path.replace(target)
 
 
 def _arrays(

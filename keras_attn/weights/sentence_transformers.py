@@ -69,8 +69,13 @@ def embedder_options(directory: Path, checkpoint: Checkpoint) -> Config:
     }
 
 
-def write_modules(pooling: layers.SequencePooling, width: int, directory: Path) -> None:
-    """modules.json and the folders that it names, for a checkpoint in `directory`."""
+def write_modules(
+    pooling: layers.SequencePooling, width: int, directory: Path, kept: Config
+) -> None:
+    """modules.json and the folders that it names, for a checkpoint in `directory`.
+
+    `kept` are settings of sentence_bert_config.json.
+    """
     theirs = {ours: mode for mode, ours in MODES.items()}[pooling.mode]
     paths = {"Transformer": "", "Pooling": "1_Pooling"}
     if pooling.normalize:
@@ -87,7 +92,7 @@ def write_modules(pooling: layers.SequencePooling, width: int, directory: Path) 
     for path in paths.values():
         (directory / path).mkdir(exist_ok=True)
     write_json(directory / MODULES, modules)
-    settings = {"max_seq_length": None, **DEFAULTS["sentence_bert_config.json"]}
+    settings = {"max_seq_length": None, **DEFAULTS["sentence_bert_config.json"], **kept}
     write_json(directory / "sentence_bert_config.json", settings)
     modes = {key: mode == theirs for key, mode in KEYS.items()}
     write_json(

@@ -11,6 +11,8 @@ import keras
 
 from keras_attn import data
 from keras_attn._checks import check_flag
+from keras_attn._typing import Config
+from keras_attn.data.text.files import read_json
 from keras_attn.data.text.subwords import SubwordTokenizer
 from keras_attn.data.text.tokenizer_settings import check_word_piece
 from keras_attn.data.text.vocabulary import check_vocabulary
@@ -103,8 +105,15 @@ class Tokens:
             return None
         return None if pad == end else pad
 
-    def write(self, directory: Path, format: Format, segments: bool) -> None:
-        """Write the files; `segments` tells whether the model has segment ids for two texts."""
+    def write(self, directory: Path, format: Format, segments: bool, kept: Config) -> None:
+        """Write the files.
+
+        Args:
+            directory: an empty folder.
+            format: that of the checkpoint.
+            segments: whether the model has segment ids for two texts.
+            kept: settings of tokenizer_config.json, where it is written.
+        """
         if self.vocabulary is not None:
             text = "".join(f"{token}\n" for token in self.vocabulary)
             (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
@@ -115,6 +124,9 @@ class Tokens:
             )
         if self.tokenizer is not None:
             data.write_tokenizer(self.tokenizer, directory, segments=segments)
+        file = directory / "tokenizer_config.json"
+        if kept and file.exists():
+            write_json(file, {**read_json(file), **kept})
 
 
 def _is_word_piece(loaded: Loaded) -> bool:

@@ -86,6 +86,10 @@ def test_the_checkpoint_may_be_in_a_folder_and_arguments_override_the_files(
     loaded = weights.load(outer, "embedder", pooling="first", normalize=True)
     np.testing.assert_array_equal(vectors_of(loaded.model, inputs), expected)
     assert loaded.tokenizer(["a"]).to_list() == [[5]]
+    file = "sentence_bert_config.json"
+    (outer / "0_BERT" / file).write_text('{"max_seq_length": 13, "do_lower_case": false}')
+    weights.save(loaded, tmp_path / "again")
+    assert json.loads((tmp_path / "again" / file).read_text())["max_seq_length"] == 13
     assert weights.load(outer).model.output["sequence_output"].shape[-1] == 12
 
 

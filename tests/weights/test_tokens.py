@@ -82,9 +82,11 @@ def test_roberta_is_saved_with_its_tokenizer(byte_pairs, reloaded, saved, tmp_pa
     config = own.get_config()
     merges = [tuple(merge.split(" ")) for merge in config["merges"]]
     theirs = transformers.RobertaTokenizer(vocab=config["vocabulary"], merges=merges)
+    theirs.model_max_length = 17
     theirs.save_pretrained(directory)
     weights.save(weights.load(directory, "masked_lm"), tmp_path / "again")
     again = reloaded(tmp_path / "again")
+    assert again.model_max_length == 17
     assert_same(again, weights.load(directory).tokenizer)
     assert (again.bos_token, again.eos_token) == (theirs.bos_token, theirs.eos_token)
     for text in (("ab",), ("ab", "c <mask>")):
@@ -98,6 +100,15 @@ def test_a_tokenizer_is_not_written_beside_files_of_another(byte_pairs, tmp_path
     (tmp_path / "special_tokens_map.json").write_text("{}")
     with pytest.raises(ValueError, match=r"got .* with special_tokens_map\.json: remove them"):
         data.write_tokenizer(own, tmp_path)
+
+
+def test_a_linked_file_is_replaced_and_not_written_through(byte_pairs, tmp_path):
+    (tmp_path / "shared").write_text("of another")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tokenizer.json").symlink_to(tmp_path / "shared")
+    data.write_tokenizer(byte_pairs(False), tmp_path / "own")
+    assert (tmp_path / "shared").read_text() == "of another"
+    assert len(data.read_tokenizer(tmp_path / "own").vocabulary) > 1
 
 
 def test_an_ordinary_token_with_the_name_of_a_role_stays_one(byte_pairs, reloaded, tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keras_attn._typing import Config
@@ -38,8 +40,9 @@ def write_tokenizer(
 
     Args:
         tokenizer: a tokenizer as `read_tokenizer` returns it.
-        directory: created if it does not exist; files of these names are replaced, and there must
-            be no others of a tokenizer, which would be read instead or with them.
+        directory: created if it does not exist; files of these names are replaced when all are
+            written, and there must be no others of a tokenizer, which would be read instead or with
+            them.
         segments: whether the model has segment ids for the second of two texts.
 
     Raises:
@@ -79,12 +82,29 @@ def write_tokenizer(
     files["tokenizer_config.json"] = settings
     sentence_piece = isinstance(tokenizer, SentencePieceTokenizer)
     check_no_others(directory, TOKENIZER_FILES, [*files, *["tokenizer.model"] * sentence_piece])
+    with moved_when_complete(directory) as folder:
+        if sentence_piece:
+            (folder / "tokenizer.model").write_bytes(base64.b64decode(tokenizer.model))
+        for name, value in files.items():
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+@contextlib.contextmanager
+def moved_when_complete(directory: Path) -> Iterator[Path]:
+    """A new folder; if nothing fails, its files are moved to the directory at the end."""
+    if directory.is_file():
+        raise ValueError(f"`directory` must be no file, got {directory}")
     directory.mkdir(parents=True, exist_ok=True)
-    if sentence_piece:
-        (directory / "tokenizer.model").write_bytes(base64.b64decode(tokenizer.model))
-    for name, value in files.items():
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        (directory / name).write_text(text + "\n", encoding="utf-8", newline="\n")
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
+        folder = Path(name)
+        yield folder
+        for path in sorted(folder.rglob("*")):
+            target = directory / path.relative_to(folder)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
 
 
 def check_no_others(directory: Path, patterns: Iterable[str], written: Iterable[str]) -> None:
