@@ -67,7 +67,8 @@ def save(
             tokens than the token matrix has rows; `directory` is a file, or has such files.
 
     Example:
-    >>>     >>> from keras_attn.models import bert
+    >>> import tempfile
+    >>> from keras_attn.models import bert
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     save(bert.encoder("bert_tiny", vocabulary_size=100), directory)
     ...     print(sorted(os.listdir(directory)))
