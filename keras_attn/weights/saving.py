@@ -112,6 +112,7 @@ def save(
     config["dtype"] = str(next(iter(arrays.values())).dtype)
 
     directory = to_path("directory", directory)
+    # Its own directory may have other files: they say the same, unless the tokenizer is a new one.
     other: list[str] = []
     own = loaded and origin and loaded.is_in(directory)
     if not own or tokens != Tokens.chosen(loaded, format, None, None, None):
@@ -218,9 +219,9 @@ def _config(
     config = {**format.defaults, **origin}
     config |= {"architectures": architectures, "model_type": format.name}
     config |= {"tie_word_embeddings": True}
-    if format.family == "bert" and "attention_output_dropout" not in format.fixed:
-        expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
     if format.family == "bert":
+        if "attention_output_dropout" not in format.fixed:
+            expect("attention_output_dropout", (None, size.dropout), size.attention_output_dropout)
         padding_id = config["pad_token_id"] if "padding_id" in format.size else None
         expect("padding_id", padding_id, size.padding_id)
     for field, value in format.fixed.items():

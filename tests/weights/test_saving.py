@@ -224,7 +224,7 @@ def test_lora_is_saved_in_the_kernels(saved, inputs, run_theirs, tmp_path):
 def test_saving_to_a_file_raises(encoder, tmp_path):
     file = tmp_path / "file"
     file.write_text("kept")
-    with pytest.raises(ValueError, match="`directory` must be no file, got .*file"):
+    with pytest.raises(ValueError, match="`directory` must not be a file, got .*file"):
         weights.save(encoder, file)
     assert file.read_text() == "kept"
 

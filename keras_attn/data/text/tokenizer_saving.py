@@ -94,7 +94,7 @@ def write_tokenizer(
 def moved_when_complete(directory: Path) -> Iterator[Path]:
     """A new folder; if nothing fails, its files are moved to the directory at the end."""
     if directory.is_file():
-        raise ValueError(f"`directory` must be no file, got {directory}")
+        raise ValueError(f"`directory` must not be a file, got {directory}")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".incomplete-") as name:
         folder = Path(name)
