@@ -123,15 +123,16 @@ def plot(path):
                 seconds = record["seconds"].items()
                 curves[case["side"]] = {int(n): s for n, s in seconds if not isinstance(s, str)}
             if record["part"] == "training" and "flop_a_second" in record:
-                name = f"{case['side']} {case['size']} {case['length']} {case['dropout']}"
+                name = f"{case['size']} {case['length']}, {case['dropout']}: {case['side']}"
                 bars[name] = record["flop_a_second"] / 1e12
         for side, points in curves.items():
             axis.loglog(*zip(*sorted(points.items()), strict=True), "o-", label=side)
         axis.set(title=f"attention, {mask}", xlabel="length", ylabel="seconds")
         if curves:
             axis.legend()
-    axes[2].barh(list(bars), list(bars.values()))
-    axes[2].set(title="training", xlabel="useful TFLOP a second")
+    names = sorted(bars, reverse=True)
+    axes[2].barh(names, [bars[name] for name in names])
+    axes[2].set(title="training: size, length, dropout", xlabel="useful TFLOP a second")
     figure.savefig(path.with_suffix(".png"), dpi=120)
 
 

@@ -174,7 +174,8 @@ def gpu(record: dict) -> Cells | None:
         return row, {case["side"]: ", ".join(t if t[0].isdigit() else "none" for t in times)}
     if part == "decoding":
         row = f"decoding, batch {case['batch']}"
-        return row, {case["side"]: f"{record['tokens_a_second']:,.0f} tokens a second"}
+        side = case["side"].replace("hub_jax", "hub")
+        return row, {side: f"{record['tokens_a_second']:,.0f} tokens a second"}
     row = f"training BERT-{case['size']}, {case['batch']} x {case['length']}"
     used = f"{record['utilisation']:.0%}".replace("%", " %")
     row += f", dropout {case['dropout']}"

@@ -139,6 +139,11 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
     return _running().traced_once(function, identity, tensors)
 
 
+def activated(activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """`activation(inputs)`, by the backend's fastest way to compute it."""
+    return _running().activated(activation, inputs)
+
+
 def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Uniform integers of all 16 bits, int16; several of them come from one longer draw.
 
@@ -147,6 +152,11 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
         seed: integer tensor `[2]`.
     """
     return _running().random_int16(shape, seed)
+
+
+def drawn_once(tensor: Tensor) -> Tensor:
+    """The random tensor, kept for the backward pass where a compiler would draw it again."""
+    return _running().drawn_once(tensor)
 
 
 def device_of(tensor: Tensor) -> str:

@@ -80,6 +80,11 @@ def _after(d_outputs: tuple, tensors: tuple) -> list:
     ]
 
 
+def activated(activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Keras' own."""
+    return activation(inputs)
+
+
 def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Two from each draw."""
     *others, last = shape
@@ -88,6 +93,11 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     )
     pairs = tf.bitcast(draws, "int16")  # [..., (last + 1) // 2, 2]
     return tf.reshape(pairs, (*others, (last + 1) // 2 * 2))[..., :last]
+
+
+def drawn_once(tensor: Tensor) -> Tensor:
+    """The tape keeps it."""
+    return tensor
 
 
 def device_of(tensor: Tensor) -> str:

@@ -58,6 +58,11 @@ def traced_once(function: Callable, identity: Hashable, tensors: Nested) -> Nest
     return function(tensors)
 
 
+def activated(activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Keras' own."""
+    return activation(inputs)
+
+
 def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Four from each draw: one after the other, they take more time than the rest of dropout."""
     *others, last = shape
@@ -87,6 +92,11 @@ def seeded(seed: Tensor, device: torch.device) -> Iterator[None]:
         yield
     finally:
         own.set_state(state)
+
+
+def drawn_once(tensor: Tensor) -> Tensor:
+    """Autograd keeps it."""
+    return tensor
 
 
 def device_of(tensor: Tensor) -> str:

@@ -72,7 +72,7 @@ def dense(
         if bias is not None:
             outputs = ops.add(outputs, bias)
         if activation is not None:
-            outputs = activation(outputs)
+            outputs = backend.activated(activation, outputs)
         return outputs if whole else ops.reshape(outputs, (*lead, kernel.shape[-1]))
 
     inputs = ops.convert_to_tensor(inputs)

@@ -47,7 +47,7 @@ def kept(shape: tuple, rate: float, seed: Tensor) -> tuple[Tensor, float]:
     """
     dropped = min(round(rate * 2**16), 2**16 - 1)
     draws = backend.random_int16(shape, seed)  # from -2^15 on
-    return draws >= dropped - 2**15, 2**16 / (2**16 - dropped)
+    return backend.drawn_once(draws >= dropped - 2**15), 2**16 / (2**16 - dropped)
 
 
 def global_states() -> dict[str, np.ndarray]:

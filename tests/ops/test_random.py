@@ -57,3 +57,14 @@ def test_seeds_are_those_of_keras():
     for _ in range(3):
         np.testing.assert_array_equal(arrays(ours.next()), arrays(theirs.next()))
     assert ours.state.name == theirs.state.name
+
+
+@pytest.mark.backends("jax", reason="XLA would draw again where the gradient needs the same")
+def test_the_gradient_of_dropout_keeps_the_draws():
+    import jax
+
+    def total(inputs):
+        return keras.ops.sum(random.dropout(inputs, 0.3, seed(3)))
+
+    text = jax.jit(jax.grad(total)).lower(np.ones((5, 7), "float32")).as_text()
+    assert text.count("optimization_barrier") == 1

@@ -32,24 +32,26 @@ def attention(
 ) -> Tensor:
     """See `keras_attn.ops.attention`; the logits never leave the chip.
 
-    cuDNN takes a number of keys for each row of the batch, which says the same as a padding mask
-    only where all padding is on the right. Whether it is shows at run time.
+    cuDNN takes a number of keys for each row of the batch. To attention that is not causal the
+    order of the keys says nothing, so those that are not padding are put first. Where it is causal,
+    a number says the same as a padding mask only if all padding is on the right, which shows at run
+    time: a choice for which the GPU waits.
     """
     rows, keys = mask.query_padding, mask.key_padding
     if rows is not None:
         query, rows = _zeroed(query, rows)
     if keys is None:
         return _shown(_cudnn(query, key, value, None, mask, scale), rows)
-    key, keys = _zeroed(key, keys)
-    value, _ = _zeroed(value, keys)
-    keys = jnp.broadcast_to(keys, key.shape[:2])  # [B, S]
+    keys = jnp.broadcast_to(jnp.asarray(keys, bool), key.shape[:2])  # [B, S]
     counts = jnp.sum(keys, axis=1, dtype="int32")
-    some = counts[:, None] > 0  # [B, 1]
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # Without a key its numbers would not be numbers: such a row sees one, and is zeroed.
-        context = _cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale)
-        return _shown(context, some if rows is None else some & rows)
+        # Without a key its numbers would not be numbers: such a row sees one, which is zero.
+        return _shown(_cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale), rows)
+
+    if not mask.causal:
+        origin, place = _order(keys)
+        return fused(query, _moved(key, origin, place), _moved(value, origin, place))
 
     def chunked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return chunked_jax.attention(
@@ -67,6 +69,7 @@ def attention(
             block_size=None,
         )
 
+    key, value = _zeroed(key, keys)[0], _zeroed(value, keys)[0]
     on_the_right = jnp.all(keys == (jnp.arange(keys.shape[1]) < counts[:, None]))
     return jax.lax.cond(on_the_right, fused, chunked, query, key, value)
 
@@ -108,6 +111,28 @@ def _cudnn(
         local_window_size=mask.reach,
         implementation="cudnn",
     )
+
+
+def _order(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each place's row comes from, and each row goes, `[B, S]`; S for padding."""
+    length = keys.shape[1]
+    place = jnp.where(keys, jnp.cumsum(keys, axis=1, dtype="int32") - 1, length)
+    rows = jnp.broadcast_to(jnp.arange(length, dtype="int32"), keys.shape)
+    empty = jnp.full_like(rows, length)
+    origin = jax.vmap(lambda empty, place, rows: empty.at[place].set(rows, mode="drop"))
+    return origin(empty, place, rows), place
+
+
+@jax.custom_vjp
+def _moved(tensor: Tensor, origin: Tensor, place: Tensor) -> Tensor:
+    """The rows `[B, S, N, H]` in the order of `origin`, and zeros; the gradient goes back."""
+    return jnp.take_along_axis(tensor, origin[:, :, None, None], axis=1, mode="fill", fill_value=0)
+
+
+_moved.defvjp(
+    lambda tensor, origin, place: (_moved(tensor, origin, place), (place, origin)),
+    lambda orders, gradient: (_moved(gradient, *orders), None, None),
+)
 
 
 def _zeroed(tensor: Tensor, padding: Tensor) -> tuple:

@@ -107,6 +107,7 @@ def lowered(monkeypatch, mask, heads=(N, K, K)):
         ("causal", "CAUSAL"),
         ("causal_window", "CAUSAL"),
         ("right", "PADDING"),
+        ("scattered", "PADDING"),
         ("both", "PADDING_CAUSAL"),
     ],
 )
@@ -115,6 +116,8 @@ def test_on_a_gpu_auto_calls_cudnn_forward_and_backward(name, kind, monkeypatch)
     for call in ("__cudnn$fmhaSoftmax(", "__cudnn$fmhaSoftmaxBackward("):
         assert call in text
     assert f"mask_type\\22: \\22{kind}\\22" in text
+    # A GPU waits for the host where a program has to choose.
+    assert ("stablehlo.case" in text) == (kind == "PADDING_CAUSAL")
 
 
 @pytest.mark.parametrize(
