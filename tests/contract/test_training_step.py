@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_attn.ops import kernels
 from tests.trainable import (
     BATCH,
     bert_pretraining,
@@ -32,7 +33,7 @@ def cases(*fast):
     """Every model in every dtype with every option, most of them slow."""
     found = []
     for make, dtype, options in itertools.product(MAKERS, DTYPES, OPTIONS):
-        if make is not translator or "window" not in options:
+        if make is not translator or "window" not in options:  # which a translator does not have
             name = "-".join((make.__name__, dtype, *options))
             marks = () if name in fast else pytest.mark.slow
             found.append(pytest.param(make, {"dtype": dtype, **options}, id=name, marks=marks))
@@ -46,9 +47,47 @@ def cases(*fast):
 )
 def test_training_step_lowers_for_tpu_and_cuda(make, options):
     """With more logits than `auto` gives to the reference kernel, in several blocks."""
+    text = lowered(make(1100, **{"kernel": "auto", **options}), "tpu", "cuda")
+    assert "stablehlo.while" in text  # the loop over blocks is there
+
+
+# The platform of a device, and how often its fused kernel is called by name: on a TPU forward, and
+# for the gradients of queries and of keys.
+FUSED = {
+    "tpu": ("tpu", {"tpu_custom_call": 3}),
+    "gpu": ("cuda", {"__cudnn$fmhaSoftmax": 1, "__cudnn$fmhaSoftmaxBackward": 1}),
+}
+
+
+@pytest.mark.backends("jax", reason="jax.export lowers without the device")
+@pytest.mark.parametrize(
+    ("device", "make", "dtype"),
+    [
+        ("gpu", bert_pretraining, "mixed_bfloat16"),
+        ("tpu", gpt_chunked_loss, "mixed_bfloat16"),
+        pytest.param("gpu", gpt_chunked_loss, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("tpu", bert_pretraining, "mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("tpu", bert_pretraining, "float32", marks=pytest.mark.slow),
+    ],
+)
+def test_training_step_lowers_with_the_fused_kernel(device, make, dtype, monkeypatch):
+    """As on a device: the fused kernel of its kind, forward and backward."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(kernels, "device_of", lambda tensor: device)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    # Heads of width 8, which cuDNN has; it has no dropout that we could take.
+    given = make(512, kernel="auto", dtype=dtype, hidden_dim=32, dropout=0.0, remat=False)
+    platform, calls = FUSED[device]
+    text = lowered(given, platform)
+    assert {name: text.count(f"@{name}(") for name in calls} == calls
+
+
+def lowered(given, *platforms):
+    """The training step for these platforms, as text without dynamic shapes and callbacks."""
     import jax
 
-    _, x, y = given = make(1100, **{"kernel": "auto", **options})
+    _, x, y = given
     model = compiled(given)
     model.optimizer.build(model.trainable_variables)
     variables = (
@@ -58,13 +97,13 @@ def test_training_step_lowers_for_tpu_and_cuda(make, options):
         model.metrics_variables,
     )
     state = [[variable.value for variable in group] for group in variables]
-    step = jax.export.export(jax.jit(model.train_step), platforms=["tpu", "cuda"])
-    module = step(state, (x, y)).mlir_module()
-    assert "stablehlo.while" in module  # the loop over blocks is there
-    assert "callback" not in module
+    step = jax.jit(model.train_step).trace(state, (x, y))
+    text = step.lower(lowering_platforms=platforms).as_text()
+    assert "callback" not in text
     # Shapes and trip counts are constants: no length is dynamic.
-    assert not re.search(r"tensor<[^>]*\?", module)
-    assert not re.search(r"stablehlo\.(real_)?dynamic_(?!slice|update_slice)", module)
+    assert not re.search(r"tensor<[^>]*\?", text)
+    assert not re.search(r"stablehlo\.(real_)?dynamic_(?!slice|update_slice)", text)
+    return text
 
 
 @pytest.mark.backends("tensorflow", reason="jit_compile is XLA of TensorFlow")
