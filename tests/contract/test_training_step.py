@@ -110,12 +110,29 @@ def lowered(given, *platforms):
 @pytest.mark.parametrize(("make", "options"), cases("gpt_chunked_loss-mixed_bfloat16"))
 def test_training_step_compiles_with_xla(make, options):
     """Two steps under XLA equal two eager steps within the precision of the dtype."""
-    losses = []
-    for how in ({"jit_compile": True}, {"run_eagerly": True, "jit_compile": False}):
-        keras.utils.set_random_seed(0)
-        _, x, y = given = make(**options, dropout=0.0)
-        model = compiled(given, **how)
-        history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
-        losses.append(history.history["loss"])
+    losses = [losses_of_training(make, how, **options, dropout=0.0) for how in (XLA, EAGER)]
     np.testing.assert_allclose(*losses, rtol=1e-4 if options["dtype"] == "float32" else 0.05)
     assert losses[0][1] < losses[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.backends("tensorflow", reason="jit_compile is XLA of TensorFlow")
+@pytest.mark.parametrize("make", [bert_pretraining, gpt_chunked_loss])
+def test_dropout_under_xla_is_drawn_in_each_step(make):
+    """XLA draws other numbers, so that losses are similar only; in two blocks and three chunks."""
+    under_xla, eager = (losses_of_training(make, how, 300, rate=0.0) for how in (XLA, EAGER))
+    assert len(set(under_xla)) == 2
+    np.testing.assert_allclose(under_xla, eager, rtol=0.01)
+
+
+XLA, EAGER = {"jit_compile": True}, {"run_eagerly": True, "jit_compile": False}
+
+
+def losses_of_training(make, how, *size, rate=1e-2, **options):
+    """Two steps with a learning rate, from the same weights."""
+    keras.utils.set_random_seed(0)
+    _, x, y = given = make(*size, **options)
+    model = compiled(given, **how)
+    model.optimizer.learning_rate = rate
+    history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
+    return history.history["loss"]
