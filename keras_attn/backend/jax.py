@@ -79,7 +79,11 @@ def random_int16(shape: tuple, seed: Tensor) -> Tensor:
     """Two from each draw, whose price is the same for fewer bits."""
     *others, last = shape
     draws = jax.random.bits(jnp.asarray(seed, "uint32"), (*others, (last + 1) // 2), "uint32")
-    return draws.view("int16")[..., :last]
+    if all(isinstance(size, int) for size in shape):
+        return draws.view("int16")[..., :last]
+    # The same numbers: StableHLO cannot refine a view whose shape has symbols.
+    halves = jnp.stack([draws & 0xFFFF, draws >> 16], axis=-1).astype("uint16").view("int16")
+    return halves.reshape(*others, -1)[..., :last]
 
 
 def drawn_once(tensor: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._typing import Activation, DType
+from keras_attn._keras import register
+from keras_attn._typing import Activation, DType, Nested
 from keras_attn.models import parts
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
 from keras_attn.ops.masks import Window
@@ -113,6 +114,21 @@ def encoder(
     if hidden_states:
         outputs["hidden_states"] = states
     return keras.Model(inputs, outputs, name=name)
+
+
+@register()
+class NamedInputs(keras.Model):
+    """A functional model that takes what it needs of a dict with more entries.
+
+    Keras warns and takes the entries in alphabetical order, some for others.
+    """
+
+    def call(self, inputs: Nested, training: bool | None = None, mask: Nested = None) -> Nested:
+        """Compute the outputs from the inputs that have the model's names."""
+        if isinstance(inputs, dict):
+            inputs = {name: inputs[name] for name in self.input}
+            mask = {name: mask[name] for name in self.input} if isinstance(mask, dict) else mask
+        return super().call(inputs, training=training, mask=mask)
 
 
 def encoder_inputs() -> dict[str, keras.KerasTensor]:

@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn._typing import DType, Tensor
-from keras_attn.models.bert import encoder_inputs
+from keras_attn.models.bert import NamedInputs, encoder_inputs
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops.masks import Window
@@ -32,8 +32,8 @@ def decoder(
     `keras_attn.models.steps` decodes with a trained one.
 
     Inputs: token_ids int `[B, T]`, padding_mask bool `[B, T]`, False at padding, which is on
-    the right, and no other: of a dict with more keys, such as a preprocessor's segment_ids, Keras
-    takes the first ones in alphabetical order. Output: logits `[B, T, V]` of the token after each.
+    the right; other entries of a dict, such as a preprocessor's segment_ids, are ignored. Output:
+    logits `[B, T, V]` of the token after each.
 
     Args:
         size: a `GptSize` or the name of one: gpt_tiny, gpt_mini, gpt_small (GPT-2's, 124 million
@@ -62,7 +62,7 @@ def decoder(
     del inputs["segment_ids"]
     states, matrix = _blocks(size, inputs, position, window, kernel, remat, dtype)
     head = layers.LanguageModelHead("layer", size.layer_norm_epsilon, dtype=dtype, name="head")
-    return keras.Model(inputs, head(states[-1], matrix), name=name)
+    return NamedInputs(inputs, head(states[-1], matrix), name=name)
 
 
 def encoder(

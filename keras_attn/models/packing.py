@@ -12,6 +12,7 @@ from keras_attn import layers
 from keras_attn._keras import GetItem
 from keras_attn._typing import Nested
 from keras_attn.models import parts
+from keras_attn.models.bert import NamedInputs
 from keras_attn.models.first_position import is_first
 
 POSITIONS = (
@@ -102,7 +103,7 @@ def packed(model: keras.Model) -> keras.Model:
         return ops.take_along_axis(hidden, first, axis=1)  # [B, R, D]
 
     return keras.models.clone_model(
-        keras.Model({**model.input, **extra}, model.output, name=f"{model.name}_packed"),
+        NamedInputs({**model.input, **extra}, model.output, name=f"{model.name}_packed"),
         input_tensors={**inputs, **extra},
         clone_function=lambda layer: layer,
         call_function=call,

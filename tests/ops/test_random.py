@@ -59,6 +59,19 @@ def test_seeds_are_those_of_keras():
     assert ours.state.name == theirs.state.name
 
 
+@pytest.mark.backends("jax", reason="jax.export")
+@pytest.mark.parametrize("symbols", ["b, 6, 5", "b, 6, t"])
+def test_exported_code_with_symbolic_shapes_draws_the_same(symbols):
+    import jax
+
+    shape = jax.export.symbolic_shape(symbols)
+    draw = jax.jit(lambda inputs, seed: random.dropout(inputs, 0.3, seed))
+    specs = jax.ShapeDtypeStruct(shape, "float32"), jax.ShapeDtypeStruct((2,), "uint32")
+    inputs = np.ones((3, 6, 5), "float32")
+    found = jax.export.export(draw)(*specs).call(inputs, seed(3))
+    np.testing.assert_array_equal(found, draw(inputs, seed(3)))
+
+
 @pytest.mark.backends("jax", reason="XLA would draw again where the gradient needs the same")
 def test_the_gradient_of_dropout_keeps_the_draws():
     import jax

@@ -19,6 +19,7 @@ from keras_attn._keras import converting
 from keras_attn._typing import Nested, Tensor
 from keras_attn.backend import device_of
 from keras_attn.ops.biases import Bias
+from keras_attn.ops.kernels import schedule
 from keras_attn.ops.masks import AttentionMask
 
 logger = logging.getLogger("keras_attn")
@@ -121,7 +122,7 @@ def _long(request: Request, device: str | None = None) -> bool:
         return True
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output
-    return lengths[0] * lengths[1] >= LONG[device or request.backend]
+    return lengths[0] * lengths[1] >= schedule.LONG[device or request.backend]
 
 
 # In order of preference; the reference kernel does everything and comes last.
@@ -140,19 +141,6 @@ KERNELS = (
     Kernel("chunked", "chunked_torch", "torch", **_CHUNKED),
     Kernel("reference", "reference", has_weights=True, has_soft_cap=True, has_sink=True),
 )
-
-# From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of
-# benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
-# TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
-# 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
-# On a TPU this is calculated, not measured: at 512 places it takes longer to write and read the
-# logits, which the fused kernel does not, than to compute them.
-LONG = {
-    "tensorflow": 2048 * 2048,
-    "jax": 1024 * 1024,
-    "torch": 1024 * 1024,
-    "tpu": 512 * 512,
-}
 
 
 @functools.cache  # a plain import would be translated by TensorFlow's autograph, with warnings

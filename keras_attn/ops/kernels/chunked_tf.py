@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from keras_attn._typing import Tensor
 from keras_attn.backend.tensorflow import device_of, size, traced_once, under_xla
-from keras_attn.ops import kernels
 from keras_attn.ops.biases import Bias
+from keras_attn.ops.kernels import schedule
 from keras_attn.ops.kernels.passes_tf import backward, forward
 from keras_attn.ops.kernels.plan_tf import plan_of
 from keras_attn.ops.kernels.reference import attention as reference_attention
@@ -85,7 +85,7 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
         worth = batch * length * keys > 0
         if tiling["block_size"] or isinstance(length * keys, int):
             return worth
-        return tf.logical_and(worth, length * keys >= kernels.LONG["tensorflow"])
+        return tf.logical_and(worth, length * keys >= schedule.LONG["tensorflow"])
 
     def choose(flat: Sequence[Tensor], tiles: Callable, reference: Callable) -> Tensor:
         worth = is_worth(flat)

@@ -11,12 +11,6 @@ from keras import ops
 from keras_attn._typing import Size, Tensor
 from keras_attn.ops.masks import AttentionMask
 
-# Logits in a block of all heads, and its rows, on JAX and torch. Small enough for the memory to
-# stay linear in length, large enough for the products to run at full speed; fewer rows than these
-# lose more than they save.
-BLOCK_LOGITS = 2**23
-BLOCK_ROWS = 64, 512
-
 
 class Tile(NamedTuple):
     """How many logits a tile of TensorFlow's kernel may have, and rows over all heads of a group.
@@ -28,11 +22,48 @@ class Tile(NamedTuple):
     rows: tuple[int, int]
 
 
-# By the device that computes. CPU, from measurements: a tile's temporaries stay in the cache and
-# below the size from which the allocator asks the system for fresh pages each time; twice as many
-# cost 1.5 times more. GPU, not measured: it starts a dozen operations for each tile, so that a tile
-# must be work enough for the whole chip, and may take what 128 MB of float32 hold.
+# What depends on the device, and on the backend that uses it:
+#
+# | number       | CPU, measured     | GPU                         | TPU                    |
+# |--------------|-------------------|-----------------------------|------------------------|
+# | LONG         | by backend        | the CPU's: for what no      | splash: calculated;    |
+# |              |                   | fused kernel can do         | for the rest the CPU's |
+# | BLOCK_LOGITS | JAX and torch     | the CPU's                   | the CPU's              |
+# | TILES        | TensorFlow: fit   | TensorFlow: work enough for | the CPU's              |
+# |              | in the cache      | the chip, not measured      |                        |
+# | SPLASH_TILES |                   |                             | JAX, not measured      |
+#
+# On a GPU the fused kernels of JAX and torch are taken wherever they can do what is asked. On an
+# H200 (JAX, 32 rows of 512 places, dropout) blocks take 2.3 times as long as all logits at once.
+
+# From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of
+# benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
+# TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
+# 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
+# On a TPU this is calculated, not measured: at 512 places it takes longer to write and read the
+# logits, which the fused kernel does not, than to compute them.
+LONG = {
+    "tensorflow": 2048 * 2048,
+    "jax": 1024 * 1024,
+    "torch": 1024 * 1024,
+    "tpu": 512 * 512,
+}
+
+# Logits in a block of all heads, and its rows, on JAX and torch. Small enough for the memory to
+# stay linear in length, large enough for the products to run at full speed; fewer rows than these
+# lose more than they save.
+BLOCK_LOGITS = 2**23
+BLOCK_ROWS = 64, 512
+
+# CPU: a tile's temporaries stay in the cache and below the size from which the allocator asks the
+# system for fresh pages each time; twice as many cost 1.5 times more. GPU: it starts a dozen
+# operations for each tile, so that a tile must be work enough for the whole chip, and may take what
+# 128 MB of float32 hold.
 TILES = {"cpu": Tile(2**21, (128, 512)), "gpu": Tile(2**25, (512, 4096))}
+
+# Rows and columns of a tile of splash attention: the largest that divides a length is taken, that
+# few programs start. The TPU's compiler accepts 512 at head width 64 (tools/compile_for_tpu.py).
+SPLASH_TILES = 512, 256, 128
 
 # Where shapes in a loop are fixed, a causal call runs in this many loops, each of which cuts the
 # keys at its own end, so that they compute 1/2 + 1/(2 STAGES) of the logits.

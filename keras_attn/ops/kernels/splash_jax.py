@@ -15,13 +15,12 @@ from jax.sharding import PartitionSpec
 
 from keras_attn._typing import Tensor
 from keras_attn.ops.biases import Bias
-from keras_attn.ops.kernels import Request
+from keras_attn.ops.kernels import Request, schedule
 from keras_attn.ops.kernels.reference import zeroed
 from keras_attn.ops.masks import AttentionMask
 
 INTERPRET = False  # True computes on any device, slowly: for tests
 LANES = 128  # lengths are filled up to a multiple of them
-TILES = (512, 256, 128)  # rows and columns of a tile: the largest that divides a length is taken
 # The logit of one more place, without a value: a query that sees no key gives all weight to it.
 NOTHING = -1e30
 HIDDEN = np.iinfo("int32").min  # the sequence of keys that no query sees
@@ -133,7 +132,9 @@ def _visible(mask: AttentionMask, rows: int, columns: int) -> masks.Mask:
 
 def _block_sizes(rows: int, columns: int) -> splash.BlockSizes:
     """The tiles of the three passes."""
-    row, column = (next(t for t in TILES if size % t == 0) for size in (rows, columns))
+    row, column = (
+        next(t for t in schedule.SPLASH_TILES if size % t == 0) for size in (rows, columns)
+    )
     return splash.BlockSizes(
         block_q=row,
         block_kv=column,
