@@ -41,8 +41,10 @@ LONG = ("tests/examples", "tests/export")  # they start processes
 SLOW_ON_JAX = (
     "tests/layers/attention/test_attention_decoder",  # and its cell
     "tests/layers/attention/test_bahdanau",
+    "tests/layers/attention/test_drop_in",
     "tests/layers/attention/test_hard",
     "tests/layers/attention/test_luong",
+    "tests/layers/attention/test_multi_head_attention",
     "tests/layers/attention/test_multi_head_cross",
     "tests/layers/block/",
     "tests/layers/embedding/",
@@ -53,9 +55,13 @@ SLOW_ON_JAX = (
     "tests/layers/position/",
     "tests/models/test_bert",  # and its tasks
     "tests/models/test_comparison",
+    "tests/models/test_exchange",  # test_upgrade runs
+    "tests/models/test_first_position",
     "tests/models/test_gpt",
+    "tests/models/test_keras_attention",
     "tests/models/test_modern_bert",
     "tests/models/test_parts",
+    "tests/models/test_rebuild",
     "tests/models/test_transformer",
 )
 gc.set_threshold(50_000, 20, 20)  # graphs and programs are many objects that stay

@@ -191,7 +191,7 @@ def test_shared_and_time_distributed_layers_are_replaced_once():
 
 
 @pytest.mark.usefixtures("frozen_heap")
-@pytest.mark.parametrize("inside", [pytest.param(False, marks=pytest.mark.slow_on("jax")), True])
+@pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "int8", "frozen", "bfloat16"])
 def test_lora_quantized_frozen_and_bfloat16_layers_are_replaced(kind, inside):
     if kind == "bfloat16":
@@ -343,10 +343,10 @@ def backbones(hub):
         ("bert", 2),
         pytest.param("roberta", 2, marks=pytest.mark.slow),
         pytest.param("distil_bert", 2, marks=pytest.mark.slow),
-        pytest.param("gpt2", 2, marks=pytest.mark.slow_on("jax")),
+        ("gpt2", 2),
         pytest.param("whisper", 6, marks=pytest.mark.slow),
-        pytest.param("vit", 2, marks=pytest.mark.slow_on("jax")),
-        pytest.param("llama", 2, marks=pytest.mark.slow_on("jax")),
+        ("vit", 2),
+        ("llama", 2),
         pytest.param("gemma", 2, marks=pytest.mark.slow),
         pytest.param("gemma2", 2, marks=pytest.mark.slow),
         *(
@@ -365,7 +365,6 @@ def test_keras_hub_backbones_are_upgraded(hub, name, count):
     assert result.difference < 1e-5
 
 
-@pytest.mark.slow_on("jax")
 @pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
 def test_t5_attention_is_left_with_a_reason(hub):
     model = hub.T5Backbone(num_heads=N, key_value_dim=H, **SIZES)
@@ -395,7 +394,6 @@ def test_a_task_keeps_its_class_and_generates_with_our_kernels(hub, name, monkey
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.slow_on("jax")
 def test_a_task_with_a_preprocessor_generates_strings_and_keeps_its_structure(hub):
     letters = "abcdef"
     names = ["<|endoftext|>", "Ġ", *letters, *(f"Ġ{letter}" for letter in letters)]
@@ -435,7 +433,6 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.slow_on("jax")
 @pytest.mark.filterwarnings("ignore:Layer .* unbuilt state", "ignore:Layer .* mask attached")
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_attention_of_keras_hub_without_a_counterpart_is_left_with_a_reason(hub, name):

@@ -136,7 +136,9 @@ def test_a_functional_model_uses_masks_and_can_be_reloaded(name, tmp_path):
 
 
 # Keras compiles everything on JAX and nothing on torch.
-MODES = [False, True] if keras.backend.backend() == "tensorflow" else ["auto"]
+MODES = ["auto"]
+if keras.backend.backend() == "tensorflow":
+    MODES = [pytest.param(False, marks=pytest.mark.slow), True]
 
 
 @pytest.mark.parametrize("name", ["bahdanau", pytest.param("local_p", marks=pytest.mark.slow)])

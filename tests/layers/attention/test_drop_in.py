@@ -174,8 +174,8 @@ class Substituted:
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param("multi_head_attention_test", marks=pytest.mark.slow_on("jax")),
-        pytest.param("grouped_query_attention_test", marks=pytest.mark.slow_on("jax")),
+        "multi_head_attention_test",
+        "grouped_query_attention_test",
         "attention_test",
         "additive_attention_test",
     ],

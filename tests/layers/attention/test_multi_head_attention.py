@@ -75,12 +75,12 @@ def test_options_masks_and_scores_equal_keras(options, causal, mask):
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
-        pytest.param((1, 2), (B, F, T, F, S), marks=pytest.mark.slow_on("jax")),
+        ((1, 2), (B, F, T, F, S)),
         ((2, 1), (B, T, F, S, F)),
-        pytest.param(None, (B, N, F, T, F, S), marks=pytest.mark.slow_on("jax")),
+        (None, (B, N, F, T, F, S)),
         ((2,), (B, T, S)),
         ((-2,), (B, F, T, S)),
-        pytest.param((2,), (T, S), marks=pytest.mark.slow_on("jax")),
+        ((2,), (T, S)),
     ],
 )
 def test_attention_axes_equal_keras(axes, shape):
@@ -125,7 +125,6 @@ def test_configs_and_weight_files_are_interchangeable_with_keras(tmp_path):
         assert_same(*(model.get_weights() for model in models))
 
 
-@pytest.mark.slow_on("jax")
 def test_lora_and_quantization(tmp_path):
     _, ours = pair(QUERY, VALUE)
     query, value = keras.Input((T, D)), keras.Input((S, E))
