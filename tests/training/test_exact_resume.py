@@ -121,10 +121,10 @@ def test_a_run_with_several_steps_per_execution_is_resumed_exactly(tmp_path):
     assert_same(train(tmp_path / "cut", steps_per_execution=2), whole)
 
 
-@pytest.mark.parametrize(
-    "execution",
-    [pytest.param(1, marks=pytest.mark.slow_on("tensorflow")), pytest.param(2, marks=several_steps)],
-)
+ONE_STEP = pytest.param(1, marks=pytest.mark.slow_on("tensorflow"))
+
+
+@pytest.mark.parametrize("execution", [ONE_STEP, pytest.param(2, marks=several_steps)])
 def test_a_run_stopped_by_a_callback_within_an_epoch_is_resumed_exactly(tmp_path, execution):
     """Twice in the second epoch, where no file was due."""
 
