@@ -4,6 +4,7 @@ JAX simulates eight devices on one CPU; see conftest.py. Expected values come fr
 """
 
 import contextlib
+import functools
 import itertools
 import re
 import socket
@@ -16,6 +17,7 @@ import pytest
 import keras_attn
 from keras_attn import distribution, layers
 from keras_attn.models.parts import SPLIT_WEIGHTS
+from keras_attn.ops.cross_entropy import linear_cross_entropy
 from keras_attn.training import TrainingCheckpoint
 from tests.trainable import (
     BATCH,
@@ -93,6 +95,17 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Chunked attention in three blocks of queries, and chunked cross entropy in three chunks."""
+    monkeypatch.setattr("keras_attn.ops.kernels.schedule.rows_of_block", lambda *call: 2)
+    monkeypatch.setattr(
+        "keras_attn.layers.head.linear_cross_entropy.linear_cross_entropy",
+        functools.partial(linear_cross_entropy, chunk_size=20),
+    )
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize(("mesh", "make", "options"), CASES)
 def test_ten_steps_on_a_mesh_equal_ten_steps_on_one_device(mesh, make, options):
     alone = trained(make)
@@ -117,8 +130,8 @@ def test_a_model_trains_in_a_layout_on_torch():
         assert_same(trained(tagger), alone)
 
 
-def train_five(mesh, directory, epoch, rows=slice(None), **options):
-    """Train five steps from the directory's last checkpoint; returns the model and the losses."""
+def train_on(mesh, directory, epochs, rows=slice(None), **options):
+    """Train epochs of five steps from the directory's last checkpoint; the model and the losses."""
     with placed(mesh, **options)[1].scope():
         keras.utils.set_random_seed(0)
         model, x, y = given = bert_pretraining()
@@ -126,12 +139,12 @@ def train_five(mesh, directory, epoch, rows=slice(None), **options):
         given = keras.tree.map_structure(lambda array: array[rows], (x, y))  # this process's
         checkpoint = TrainingCheckpoint(directory)
         step = checkpoint.restore(model, (x, y))
-        assert step == 5 * epoch
+        assert step == 5 * epochs.start
         history = model.fit(
             (batch for batch in itertools.repeat(given)),  # Keras accepts generators
             steps_per_epoch=5,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
+            initial_epoch=epochs.start,
+            epochs=epochs.stop,
             callbacks=[checkpoint],
             shuffle=False,
             verbose=0,
@@ -141,7 +154,7 @@ def train_five(mesh, directory, epoch, rows=slice(None), **options):
 
 def test_training_resumes_on_a_mesh_of_another_shape(tmp_path):
     for epoch, mesh in enumerate(((4, 2), (2, 4))):
-        have = train_five(mesh, tmp_path, epoch)
+        have = train_on(mesh, tmp_path, range(epoch, epoch + 1))
         assert_split(have[0], mesh)
     with np.load(tmp_path / "step-0000000005.npz") as file:
         assert any("[" in name for name in file.files)  # in parts
@@ -150,12 +163,36 @@ def test_training_resumes_on_a_mesh_of_another_shape(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_upgraded_model_of_keras_hub_keeps_its_layout():
-    from keras_hub.models import GemmaBackbone
+@pytest.mark.parametrize("mesh", [(4, 2), (2, 4)])
+def test_training_resumes_exactly_on_the_same_mesh(mesh, tmp_path):
+    straight = train_on(mesh, tmp_path / "straight", range(2))
+    train_on(mesh, tmp_path / "resumed", range(1))
+    resumed = train_on(mesh, tmp_path / "resumed", range(1, 2))
+    assert resumed[1] == straight[1]
+    have, want = (model.weights + model.optimizer.variables for model, _ in (resumed, straight))
+    for one, other in zip(have, want, strict=True):
+        np.testing.assert_array_equal(np.array(one), np.array(other), err_msg=other.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "query", "options"),
+    [
+        ("Gemma", "decoder_block_0/attention/query/kernel", {"head_dim": 8}),
+        ("Llama", "transformer_layer_0/self_attention/query/kernel", {}),
+        ("Qwen", "transformer_layer_0/self_attention/query/kernel", {}),
+    ],
+)
+def test_an_upgraded_model_of_keras_hub_keeps_its_layout(name, query, options):
+    import keras_hub
+
+    backbone = getattr(keras_hub.models, f"{name}Backbone")
+    sizes = {"vocabulary_size": 24, "num_layers": 1, "num_query_heads": 8, "num_key_value_heads": 4}
+    sizes |= {"hidden_dim": 16, "intermediate_dim": 32, **options}
 
     def trained():
         keras.utils.set_random_seed(0)
-        model = GemmaBackbone(24, 1, 4, 2, hidden_dim=16, intermediate_dim=32, head_dim=8)
+        model = backbone(**sizes)
         before = {v.path: v.value.sharding for v in model.weights}
         keras_attn.upgrade(model)
         model.compile(keras.optimizers.SGD(0.1), "mse")
@@ -165,13 +202,13 @@ def test_an_upgraded_model_of_keras_hub_keeps_its_layout():
         return losses, {v.path: (before[v.path], v.value.sharding) for v in model.weights}
 
     expected, _ = trained()
-    layout = GemmaBackbone.get_layout_map(device_mesh((4, 2)))
+    layout = backbone.get_layout_map(device_mesh((4, 2)))
     split = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     with split.scope():
         losses, placed = trained()
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert all(after.is_equivalent_to(before, 3) for before, after in placed.values())
-    spec = placed["decoder_block_0/attention/query/kernel"][1].spec
+    spec = placed[query][1].spec
     assert tuple(spec) == ("model", "batch", None)
 
 

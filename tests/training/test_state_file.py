@@ -218,7 +218,7 @@ def child(directory, address, index, kill):
     """One of two processes, which hold half of each split matrix each."""
     import jax
 
-    from tests.test_distribution import train_five
+    from tests.test_distribution import train_on
 
     jax.distributed.initialize(address, 2, int(index))
     write = state_file.write
@@ -232,9 +232,9 @@ def child(directory, address, index, kill):
         os.kill(os.getpid(), signal.SIGKILL)
 
     state_file.write = killed
-    for epoch in range(1 if TrainingCheckpoint(directory)._files() else 0, 2):
-        rows = slice(4 * int(index), 4 * int(index) + 4)
-        model, _ = train_five((2, 2), directory, epoch, rows, fully_sharded=True)
+    epochs = range(1 if TrainingCheckpoint(directory)._files() else 0, 2)
+    rows = slice(4 * int(index), 4 * int(index) + 4)
+    model, _ = train_on((2, 2), directory, epochs, rows, fully_sharded=True)
     table = next(v for v in model.weights if v.path.endswith("token/embeddings"))
     shards = [shard.data.nbytes for shard in table.value.addressable_shards]
     assert shards == [table.value.nbytes // 4] * 2
@@ -245,24 +245,30 @@ def child(directory, address, index, kill):
 def test_two_processes_write_their_parts_and_a_kill_keeps_the_previous_file(tmp_path):
     from tests.test_distribution import assert_same, trained
 
-    two_processes(tmp_path, kill=10)
-    files = {path.name for path in tmp_path.glob("step-*")}
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    two_processes(killed, kill=10)
+    files = {path.name for path in killed.glob("step-*")}
     assert files == {
         *("step-0000000005.npz", "step-0000000005.part-0-of-2", "step-0000000005.part-1-of-2"),
         "step-0000000010.part-0-of-2",
     }
-    two_processes(tmp_path)
+    two_processes(killed)
+    two_processes(straight)
+    parts = [f"step-0000000010.part-{index}-of-2" for index in range(2)]
+    for name in ("step-0000000010.npz", *parts):
+        with np.load(killed / name) as have, np.load(straight / name) as want:
+            np.testing.assert_equal(dict(have), dict(want))
     model, x, y = given = bert_pretraining()
     compiled(given)
-    assert TrainingCheckpoint(tmp_path).restore(model, (x, y)) == 10
+    assert TrainingCheckpoint(killed).restore(model, (x, y)) == 10
     assert_same((model, []), (trained(bert_pretraining)[0], []))
     split = [v for v in model.weights if any(re.fullmatch(p, v.path) for p, *_ in SPLIT_WEIGHTS)]
     # Matrices are split; a bias, which both have, is the first one's. Adam has two moments.
     matrices, biases = (
         3 * sum(v.value.nbytes for v in split if len(v.shape) == rank) for rank in (2, 1)
     )
-    for index in range(2):
-        with np.load(tmp_path / f"step-0000000010.part-{index}-of-2") as file:
+    for index, part in enumerate(parts):
+        with np.load(killed / part) as file:
             sizes = {name: file[name].nbytes for name in file.files}
         in_parts = sum(size for name, size in sizes.items() if "[" in name)
         assert in_parts == matrices // 2 + (biases if index == 0 else 0)
