@@ -129,7 +129,8 @@ def wait_for_workers(addresses: Sequence[str], index: int, seconds: float = 300.
     Raises:
         ValueError: an address is not "host:port" with a port up to 65535, or `index` is not one of
             an address.
-        TimeoutError: a worker did not come up in time; its address is named.
+        TimeoutError: a worker did not come up in time. The first worker names each that is missing;
+            another one that has reached the first names those of which one is missing.
 
     Example:
     >>> wait_for_workers(["localhost:0"], 0)  # alone
@@ -145,15 +146,16 @@ def wait_for_workers(addresses: Sequence[str], index: int, seconds: float = 300.
         raise ValueError(f"`index` must be one of the {len(addresses)} addresses, got {index}")
     host, port = addresses[0].rsplit(":", 1)
     end = time.monotonic() + seconds
-    missing = _meet(len(addresses), int(port), end) if index == 0 else {0}
-    while index and missing and time.monotonic() < end:
-        if _has_met(host.strip("[]"), int(port), index, end):
-            missing = set()
-        else:
-            time.sleep(0.1)  # it is not there yet
+    if index == 0:
+        missing = _meet(len(addresses), int(port), end)
+    else:
+        missing = _join(len(addresses), (host.strip("[]"), int(port)), index, end)
     if missing:
-        named = ", ".join(f"{i} at {addresses[i]}" for i in sorted(missing))
-        raise TimeoutError(f"after {seconds:g} s, worker {index} still waits for worker {named}")
+        named = [f"{i} at {addresses[i]}" for i in sorted(missing)]
+        waits = f"still waits for worker {', '.join(named)}"
+        if index and 0 not in missing:
+            waits = f"has reached worker 0, and still waits for worker {' or '.join(named)}"
+        raise TimeoutError(f"after {seconds:g} s, worker {index} {waits}")
 
 
 def _meet(count: int, port: int, end: float) -> set[int]:
@@ -178,15 +180,21 @@ def _meet(count: int, port: int, end: float) -> set[int]:
     return missing
 
 
-def _has_met(host: str, port: int, index: int, end: float) -> bool:
-    """Report to the first worker, and wait for its word that all are there."""
-    try:
-        left = max(end - time.monotonic(), 0.001)
-        with socket.create_connection((host, port), timeout=left) as connection:
-            connection.sendall(str(index).encode())
-            return connection.recv(len(_ALL_HERE)) == _ALL_HERE
-    except OSError:
-        return False
+def _join(count: int, first: tuple[str, int], index: int, end: float) -> set[int]:
+    """Wait for the first worker's word that all are there; otherwise those that may be missing."""
+    missing = {0}
+    while time.monotonic() < end:
+        try:
+            left = max(end - time.monotonic(), 0.001)
+            with socket.create_connection(first, timeout=left) as connection:
+                missing = set(range(1, count)) - {index} or {0}  # the first one is there
+                connection.sendall(str(index).encode())
+                if connection.recv(len(_ALL_HERE)) == _ALL_HERE:
+                    return set()
+        except OSError:
+            pass  # it is not there yet, or the time is over
+        time.sleep(0.1)
+    return missing
 
 
 _ALL_HERE = b"all workers are here"

@@ -336,12 +336,27 @@ def test_workers_wait_for_all_others(addresses):
     distribution.wait_for_workers(addresses[:1], 0)  # the port is free again
 
 
+def errors_of(addresses, *started):
+    """What these workers raise, of which some are missing."""
+    with futures.ThreadPoolExecutor(len(started)) as pool:
+        waiting = [pool.submit(distribution.wait_for_workers, addresses, i, 0.5) for i in started]
+        return [str(worker.exception()) for worker in waiting]
+
+
 def test_a_missing_worker_raises(addresses):
-    with futures.ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(distribution.wait_for_workers, addresses, i, 0.5) for i in (0, 1)]
-        first, second = (str(worker.exception()) for worker in waiting)
-    assert first == "after 0.5 s, worker 0 still waits for worker 2 at 127.0.0.3:1"
-    assert second == f"after 0.5 s, worker 1 still waits for worker 0 at {addresses[0]}"
+    """No worker names one that is there."""
+    assert errors_of(addresses, 0, 1) == [
+        "after 0.5 s, worker 0 still waits for worker 2 at 127.0.0.3:1",
+        "after 0.5 s, worker 1 has reached worker 0, and still waits for worker 2 at 127.0.0.3:1",
+    ]
+    more = [*addresses, "127.0.0.4:1"]
+    assert errors_of(more, 0, 1) == [
+        "after 0.5 s, worker 0 still waits for worker 2 at 127.0.0.3:1, 3 at 127.0.0.4:1",
+        "after 0.5 s, worker 1 has reached worker 0, and still waits for worker 2 at 127.0.0.3:1 "
+        "or 3 at 127.0.0.4:1",
+    ]
+    missing = f"still waits for worker 0 at {addresses[0]}"
+    assert errors_of(addresses, 1, 2) == [f"after 0.5 s, worker {i} {missing}" for i in (1, 2)]
 
 
 def test_invalid_addresses_or_index_raise(addresses):
