@@ -78,21 +78,10 @@ def save(
 
     loaded = model if isinstance(model, Loaded) else None
     built: keras.Model = loaded.model if loaded else model
-    found = parts.find(built) if isinstance(built, keras.Model) else None
-    if found is None or (found.encoder and found.decoder):
-        names = ", ".join(layer.name for layer in getattr(built, "layers", ()))
-        raise ValueError(
-            "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
-            f"got {getattr(built, 'name', built)!r}{names and f' with layers {names}'}"
-        )
+    found = _parts(built)
     _check_not_quantized(built)
     size = size_of(found)
-    format = TRANSFORMERS[DEFAULT_FORMATS[found.family]]
-    origin: Config = {}
-    if getattr(size, "padding_id", None) is not None:
-        format, origin = TRANSFORMERS["roberta"], {"pad_token_id": size.padding_id}
-    if loaded and loaded.config.get("model_type") in TRANSFORMERS:
-        origin, format = loaded.config, TRANSFORMERS[loaded.config["model_type"]]
+    format, origin = _format(found.family, size, loaded)
     tokens = Tokens.chosen(loaded, format, vocabulary, lowercase, tokenizer)
     tokens.check(format, size.vocabulary_size)
     targets = _with_lora(built)
@@ -126,6 +115,28 @@ def save(
             kept = _kept(loaded, "sentence_bert_config.json", "max_seq_length")
             write_modules(found.pooling, size.hidden_dim, folder, kept)
         check_no_others(directory, other, (file.name for file in folder.iterdir()))
+
+
+def _parts(model: keras.Model) -> parts.Parts:
+    """The parts of an encoder or a decoder."""
+    found = parts.find(model) if isinstance(model, keras.Model) else None
+    if found is None or (found.encoder and found.decoder):
+        names = ", ".join(layer.name for layer in getattr(model, "layers", ()))
+        raise ValueError(
+            "`model` must be one of keras_attn.models.bert, modern_bert, bert_tasks or gpt, "
+            f"got {getattr(model, 'name', model)!r}{names and f' with layers {names}'}"
+        )
+    return found
+
+
+def _format(family: str, size: Any, loaded: Loaded | None) -> tuple[Format, Config]:
+    """The format, and the configuration that the model was loaded with, if it is one of it."""
+    if loaded and loaded.config.get("model_type") in TRANSFORMERS:
+        return TRANSFORMERS[loaded.config["model_type"]], loaded.config
+    padding_id = getattr(size, "padding_id", None)
+    if padding_id is not None:
+        return TRANSFORMERS["roberta"], {"pad_token_id": padding_id}
+    return TRANSFORMERS[DEFAULT_FORMATS[family]], {}
 
 
 def _check_not_quantized(model: keras.Model) -> None:
