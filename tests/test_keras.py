@@ -1,4 +1,4 @@
-"""Our patches of Keras compute what Keras would without its bug."""
+"""Our patches of Keras compute what Keras would without its bug; a bug that we only describe."""
 
 import itertools
 
@@ -36,3 +36,20 @@ def trained(make, **options):
     evaluated = model.evaluate(x, y, batch_size=BATCH, verbose=0)
     sums = [float(keras.ops.sum(variable**2)) for variable in model.weights]
     return history.history["loss"], np.ravel(evaluated).tolist(), sums
+
+
+@pytest.mark.backends("tensorflow", reason="a bug of Keras on TensorFlow")
+def test_keras_counts_one_batch_too_many_where_their_number_is_unknown():
+    """If this fails, Keras was fixed: remove the paragraph in docs/guides/scaling.md."""
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, {"same": inputs * 1.0, "double": inputs * 2.0})
+    model.compile(loss={"same": "mse", "double": "mse"}, jit_compile=False)
+
+    def evaluated(**options):
+        ones = np.ones((2, 1), "float32")
+        batches = ((ones, {"same": 0 * ones, "double": 0 * ones}) for _ in range(3))
+        return model.evaluate(batches, return_dict=True, verbose=0, **options)
+
+    assert evaluated(steps=3) == {"loss": 5.0, "same_loss": 1.0, "double_loss": 4.0}
+    with pytest.warns(UserWarning, match="ran out of data"):
+        assert evaluated() == {"loss": 5.0, "same_loss": 0.75, "double_loss": 3.0}
