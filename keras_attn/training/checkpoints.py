@@ -45,9 +45,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     all must see the directory. The first one writes the files. What is split over the processes
     (by `keras.distribution` on JAX) is written by each process into its own file in the same
     directory. A process reads only what its devices need, on a mesh of any shape and with any
-    number of processes. If one of them cannot read or write, all raise an error. On replicas of
-    TensorFlow the weights are as exact; the logs of the interrupted epoch may differ in the last
-    bit.
+    number of processes. If one of them cannot read or write, all raise an error. On TensorFlow with
+    `tf.distribute`, build and compile the model and call `restore` inside `strategy.scope()`:
+    outside of it TensorFlow raises a RuntimeError. On its replicas the weights are as exact; the
+    logs of the interrupted epoch may differ in the last bit.
 
     Args:
         directory: where the files are written, created if it does not exist. Other files in it
@@ -111,7 +112,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._restored = False
 
     def restore(self, model: keras.Model, batch: Nested, step: int | None = None) -> int:
-        """Put a file's state into a compiled model.
+        """Put a file's state into a compiled model; with `tf.distribute` in the strategy's scope.
 
         Args:
             model: built and compiled as the one that was saved.

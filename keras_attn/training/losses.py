@@ -1,7 +1,10 @@
 """Losses that Keras lacks.
 
 For masked positions Keras' own suffices: `SparseCategoricalCrossentropy(from_logits=True,
-reduction="mean_with_sample_weight")` divides by the sum of the weights, not by their number.
+reduction="mean_with_sample_weight")` divides by the sum of the weights, not by their number. With
+`tf.distribute` it does so in each replica, and the loss is the average of the replicas' means: it
+is the mean over all positions only if the weights of all replicas have the same sum. With
+`keras.distribution` it is the mean over all.
 """
 
 import keras
@@ -25,7 +28,8 @@ class SmoothedCrossEntropy(keras.losses.Loss):
         label_smoothing: the probability that is spread over all classes, in [0, 1).
         ignore_class: label of positions to ignore, such as padding, or None.
         reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the positions
-            that are not ignored, weighted by `sample_weight` if it is given.
+            that are not ignored, weighted by `sample_weight` if it is given. With `tf.distribute`
+            it is the average of the replicas' means.
         name: name of the loss.
         dtype: dtype of the computation; defaults to float32. Labels stay exact in half precision.
 
@@ -133,7 +137,8 @@ class InfoNCE(keras.losses.Loss):
         symmetric: whether the loss is the mean of this one and of that of finding q among the
             queries of all rows, given p.
         reduction: as in every Keras loss; "mean_with_sample_weight" is the mean over the rows,
-            weighted by `sample_weight` if it is given.
+            weighted by `sample_weight` if it is given. With `tf.distribute` it is the average of
+            the replicas' means.
         name: name of the loss.
         dtype: dtype of the computation; defaults to float32.
 

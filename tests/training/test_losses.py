@@ -296,3 +296,25 @@ def test_the_config_restores_info_nce():
     np.testing.assert_allclose(
         float(restored(NUMBERS, VECTORS)), float(loss(NUMBERS, VECTORS)), rtol=1e-6
     )
+
+
+@pytest.mark.backends("tensorflow", reason="tf.distribute is TensorFlow's")
+def test_with_replicas_the_loss_is_the_average_of_their_means(mirrored):
+    """Each has one row, with one position that counts in the first and two in the second."""
+    x, labels = np.array([[[1.0], [9.0]], [[2.0], [4.0]]]), np.array([[1, 0], [2, 2]])
+
+    def step():
+        """The matrix after a step from zeros, where each class has the probability 1/3."""
+        inputs = keras.Input((2, 1))
+        dense = keras.layers.Dense(3, use_bias=False, kernel_initializer="zeros")
+        model = keras.Model(inputs, dense(inputs))
+        loss = SmoothedCrossEntropy(0.0, ignore_class=0)
+        model.compile(keras.optimizers.SGD(1.0), loss, jit_compile=False)
+        model.fit(x, labels, batch_size=2, verbose=0)
+        return dense.get_weights()[0][0]
+
+    first, second = np.array([-1.0, 2.0, -1.0]) / 3, np.array([-1.0, -1.0, 2.0]) / 3
+    np.testing.assert_allclose(step(), (first + 2 * second + 4 * second) / 3, rtol=1e-6)
+    with mirrored.scope():
+        found = step()
+    np.testing.assert_allclose(found, (first + (2 * second + 4 * second) / 2) / 2, rtol=1e-6)
