@@ -190,26 +190,32 @@ def test_an_upgraded_model_of_keras_hub_keeps_its_layout(name, query, options):
     sizes = {"vocabulary_size": 24, "num_layers": 1, "num_query_heads": 8, "num_key_value_heads": 4}
     sizes |= {"hidden_dim": 16, "intermediate_dim": 32, **options}
 
+    def shardings(model):
+        return {v.path: v.value.sharding for v in model.weights}
+
     def trained():
+        """The losses, and where the weights are before the upgrade, after it and after `fit`."""
         keras.utils.set_random_seed(0)
         model = backbone(**sizes)
-        before = {v.path: v.value.sharding for v in model.weights}
-        keras_attn.upgrade(model)
+        places = [shardings(model)]
+        assert keras_attn.upgrade(model).replaced
+        places.append(shardings(model))  # `fit` would put them back
         model.compile(keras.optimizers.SGD(0.1), "mse")
         x = {"token_ids": np.arange(48).reshape(8, 6) % 24, "padding_mask": np.ones((8, 6))}
         y = np.zeros((8, 6, 16))
         losses = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"]
-        return losses, {v.path: (before[v.path], v.value.sharding) for v in model.weights}
+        return losses, [*places, shardings(model)]
 
     expected, _ = trained()
     layout = backbone.get_layout_map(device_mesh((4, 2)))
     split = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     with split.scope():
-        losses, placed = trained()
+        losses, (before, *later) = trained()
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    assert all(after.is_equivalent_to(before, 3) for before, after in placed.values())
-    spec = placed[query][1].spec
-    assert tuple(spec) == ("model", "batch", None)
+    assert tuple(before[query].spec) == ("model", "batch", None)
+    for after in later:
+        assert after.keys() == before.keys()
+        assert all(after[path].is_equivalent_to(before[path], 3) for path in before)
 
 
 def test_the_layout_splits_the_expected_weights():
