@@ -123,12 +123,20 @@ class NamedInputs(keras.Model):
     Keras warns and takes the entries in alphabetical order, some for others.
     """
 
+    def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> Nested:
+        """Call it, also with symbolic tensors, which do not come to `call`."""
+        return super().__call__(self._named(inputs), *args, **kwargs)
+
     def call(self, inputs: Nested, training: bool | None = None, mask: Nested = None) -> Nested:
         """Compute the outputs from the inputs that have the model's names."""
-        if isinstance(inputs, dict):
-            inputs = {name: inputs[name] for name in self.input}
-            mask = {name: mask[name] for name in self.input} if isinstance(mask, dict) else mask
-        return super().call(inputs, training=training, mask=mask)
+        if isinstance(mask, dict):
+            mask = {name: mask.get(name) for name in self.input}
+        return super().call(self._named(inputs), training=training, mask=mask)
+
+    def _named(self, inputs: Nested) -> Nested:
+        if not isinstance(inputs, dict):
+            return inputs
+        return {name: inputs[name] for name in self.input if name in inputs}
 
 
 def encoder_inputs() -> dict[str, keras.KerasTensor]:

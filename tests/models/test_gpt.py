@@ -51,6 +51,19 @@ def test_entries_that_the_model_does_not_need_are_ignored(tmp_path):
         np.testing.assert_allclose(arrays(theirs), arrays(mine), atol=1e-6)
 
 
+def test_entries_that_the_model_does_not_need_may_be_symbolic_or_none():
+    model = models.gpt.decoder(SIZE)
+    inputs = {"token_ids": np.ones((B, T), "int32"), "padding_mask": np.ones((B, T), bool)}
+    logits = arrays(model(inputs))
+    np.testing.assert_array_equal(arrays(model({**inputs, "segment_ids": None})), logits)
+    masks = {"token_ids": None, "segment_ids": None}
+    np.testing.assert_array_equal(arrays(model(inputs, mask=masks)), logits)
+    outer = {**model.input, "a": keras.Input((3, 4), name="a")}
+    again = keras.Model(outer, model(outer))
+    found = again({**inputs, "a": np.zeros((B, 3, 4), "float32")})
+    np.testing.assert_allclose(arrays(found), logits, rtol=1e-6, atol=1e-6)
+
+
 def test_a_file_of_0_1_holds_a_plain_functional_model(tmp_path):
     model = models.gpt.decoder(SIZE)
     plain = keras.Model(model.input, model.output, name=model.name)
