@@ -9,7 +9,11 @@ from keras_attn.backend import Part
 
 def build(model: keras.Model, batch: Nested) -> None:
     """Make all of them, from a batch of the data or its specification, as `fit` does."""
-    batch = keras.tree.map_structure(_tensor, getattr(batch, "element_spec", batch))
+    batch = getattr(batch, "element_spec", batch)
+    shapes = [tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)]
+    # One leaf may tell the number of rows, which another leaves open.
+    rows = next((shape[0] for shape in shapes if shape and shape[0] is not None), 1)
+    batch = keras.tree.map_structure(lambda leaf: _tensor(leaf, rows), batch)
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=False)
     model.compute_loss(x, y, y_pred, sample_weight, training=False)
@@ -17,11 +21,12 @@ def build(model: keras.Model, batch: Nested) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _tensor(leaf: Tensor) -> Tensor:
-    """A tensor of a batch; zeros where there is only its specification."""
+def _tensor(leaf: Tensor, rows: int) -> Tensor:
+    """A tensor of a batch of `rows`; zeros where there is only its specification."""
     has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
     if hasattr(leaf, "shape") and not has_values:
-        shape = [1 if size is None else size for size in leaf.shape]
+        sizes = enumerate(leaf.shape)
+        shape = [(1 if axis else rows) if size is None else size for axis, size in sizes]
         return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
     return keras.ops.convert_to_tensor(leaf)
 

@@ -108,11 +108,12 @@ def unread():
     yield
 
 
+@pytest.mark.parametrize("rows", [None, 4])  # as of labels beside what a preprocessor gives
 @pytest.mark.parametrize("form", ["dataset", "spec", "keras"])
-def test_restore_reads_nothing_from_a_dataset_or_its_spec(finished, form):
+def test_restore_reads_nothing_from_a_dataset_or_its_spec(finished, form, rows):
     spec = (
         tf.TensorSpec((None, 3), "float32"),
-        tf.TensorSpec((None, 1), "float32"),
+        tf.TensorSpec((rows, 1), "float32"),
         tf.TensorSpec((None,), "float32"),
     )
     data = {
