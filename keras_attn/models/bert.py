@@ -131,7 +131,12 @@ class NamedInputs(keras.Model):
         """Compute the outputs from the inputs that have the model's names."""
         if isinstance(mask, dict):
             mask = {name: mask.get(name) for name in self.input}
-        return super().call(self._named(inputs), training=training, mask=mask)
+        named = self._named(inputs)
+        if isinstance(named, dict) and len(named) < len(self.input):  # JAX' `predict` looks at none
+            raise ValueError(
+                f"`inputs` of {self.name} must have {sorted(self.input)}, got {sorted(inputs)}"
+            )
+        return super().call(named, training=training, mask=mask)
 
     def _named(self, inputs: Nested) -> Nested:
         if not isinstance(inputs, dict):

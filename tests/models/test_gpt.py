@@ -64,6 +64,12 @@ def test_entries_that_the_model_does_not_need_may_be_symbolic_or_none():
     np.testing.assert_allclose(arrays(found), logits, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["predict", "__call__"])
+def test_a_missing_entry_is_named(way):
+    with pytest.raises(ValueError, match="padding_mask.*got|Missing data for input .padding_mask"):
+        getattr(models.gpt.decoder(SIZE), way)({"token_ids": np.ones((B, T), "int32"), "a": None})
+
+
 def test_a_file_of_0_1_holds_a_plain_functional_model(tmp_path):
     model = models.gpt.decoder(SIZE)
     plain = keras.Model(model.input, model.output, name=model.name)
