@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from keras_attn import layers
-from keras_attn._keras import register
-from keras_attn._typing import Activation, DType, Nested
+from keras_attn._typing import Activation, DType
 from keras_attn.models import parts
+from keras_attn.models.inputs import encoder_inputs
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
 from keras_attn.ops.masks import Window
 from keras_attn.ops.numerics import get_activation
@@ -114,43 +114,6 @@ def encoder(
     if hidden_states:
         outputs["hidden_states"] = states
     return keras.Model(inputs, outputs, name=name)
-
-
-@register()
-class NamedInputs(keras.Model):
-    """A functional model that takes what it needs of a dict with more entries.
-
-    Keras warns and takes the entries in alphabetical order, some for others.
-    """
-
-    def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> Nested:
-        """Call it, also with symbolic tensors, which do not come to `call`."""
-        return super().__call__(self._named(inputs), *args, **kwargs)
-
-    def call(self, inputs: Nested, training: bool | None = None, mask: Nested = None) -> Nested:
-        """Compute the outputs from the inputs that have the model's names."""
-        if isinstance(mask, dict):
-            mask = {name: mask.get(name) for name in self.input}
-        named = self._named(inputs)
-        if isinstance(named, dict) and len(named) < len(self.input):  # JAX' `predict` looks at none
-            raise ValueError(
-                f"`inputs` of {self.name} must have {sorted(self.input)}, got {sorted(inputs)}"
-            )
-        return super().call(named, training=training, mask=mask)
-
-    def _named(self, inputs: Nested) -> Nested:
-        if not isinstance(inputs, dict):
-            return inputs
-        return {name: inputs[name] for name in self.input if name in inputs}
-
-
-def encoder_inputs() -> dict[str, keras.KerasTensor]:
-    """New inputs `[B, T]` of an encoder, as `encoder` names them."""
-    return {
-        "token_ids": keras.Input((None,), dtype="int32", name="token_ids"),
-        "segment_ids": keras.Input((None,), dtype="int32", name="segment_ids"),
-        "padding_mask": keras.Input((None,), dtype="bool", name="padding_mask"),
-    }
 
 
 def pretraining(

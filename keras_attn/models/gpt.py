@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn._typing import DType, Tensor
-from keras_attn.models.bert import NamedInputs, encoder_inputs
+from keras_attn.models.inputs import NamedInputs, encoder_inputs
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops.masks import Window

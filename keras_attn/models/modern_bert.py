@@ -9,7 +9,7 @@ import keras
 
 from keras_attn import layers
 from keras_attn._typing import DType
-from keras_attn.models.bert import encoder_inputs
+from keras_attn.models.inputs import encoder_inputs
 from keras_attn.models.sizes import MODERN_BERT_SIZES, ModernBertSize, resolve
 from keras_attn.ops.numerics import get_activation
 

@@ -12,8 +12,8 @@ from keras_attn import layers
 from keras_attn._keras import GetItem
 from keras_attn._typing import Nested
 from keras_attn.models import parts
-from keras_attn.models.bert import NamedInputs
 from keras_attn.models.first_position import is_first
+from keras_attn.models.inputs import NamedInputs
 
 POSITIONS = (
     layers.BertEmbedding,

@@ -38,16 +38,15 @@ def attention(
     time: a choice for which the GPU waits.
     """
     rows, keys = mask.query_padding, mask.key_padding
-    if rows is not None:
-        query, rows = _zeroed(query, rows)
+    query = _zeroed(query, rows)
     if keys is None:
-        return _shown(_cudnn(query, key, value, None, mask, scale), rows)
+        return _zeroed(_cudnn(query, key, value, None, mask, scale), rows)
     keys = jnp.broadcast_to(jnp.asarray(keys, bool), key.shape[:2])  # [B, S]
     counts = jnp.sum(keys, axis=1, dtype="int32")
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # Without a key its numbers would not be numbers: such a row sees one, which is zero.
-        return _shown(_cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale), rows)
+        return _zeroed(_cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale), rows)
 
     if not mask.causal:
         origin, place = _order(keys)
@@ -69,8 +68,8 @@ def attention(
             block_size=None,
         )
 
-    key, value = _zeroed(key, keys)[0], _zeroed(value, keys)[0]
     on_the_right = jnp.all(keys == (jnp.arange(keys.shape[1]) < counts[:, None]))
+    key, value = _zeroed(key, keys), _zeroed(value, keys)
     return jax.lax.cond(on_the_right, fused, chunked, query, key, value)
 
 
@@ -114,18 +113,17 @@ def _cudnn(
 
 
 def _order(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each place's row comes from, and each row goes, `[B, S]`; S for padding."""
+    """For each place the key that goes there, and for each key its place, `[B, S]`; S for none."""
     length = keys.shape[1]
     place = jnp.where(keys, jnp.cumsum(keys, axis=1, dtype="int32") - 1, length)
-    rows = jnp.broadcast_to(jnp.arange(length, dtype="int32"), keys.shape)
-    empty = jnp.full_like(rows, length)
-    origin = jax.vmap(lambda empty, place, rows: empty.at[place].set(rows, mode="drop"))
-    return origin(empty, place, rows), place
+    numbers = jnp.broadcast_to(jnp.arange(length, dtype="int32"), keys.shape)
+    put = jax.vmap(lambda empty, place, numbers: empty.at[place].set(numbers, mode="drop"))
+    return put(jnp.full_like(numbers, length), place, numbers), place
 
 
 @jax.custom_vjp
 def _moved(tensor: Tensor, origin: Tensor, place: Tensor) -> Tensor:
-    """The rows `[B, S, N, H]` in the order of `origin`, and zeros; the gradient goes back."""
+    """The keys `[B, S, K, H]` in the order of `origin`, then zeros; the gradient goes back."""
     return jnp.take_along_axis(tensor, origin[:, :, None, None], axis=1, mode="fill", fill_value=0)
 
 
@@ -135,12 +133,8 @@ _moved.defvjp(
 )
 
 
-def _zeroed(tensor: Tensor, padding: Tensor) -> tuple:
-    """Zeros at the padding, whatever is there, and the padding mask as bool."""
-    padding = jnp.asarray(padding, bool)
-    return jnp.where(padding[:, :, None, None], tensor, 0), padding
-
-
-def _shown(context: Tensor, rows: Tensor | None) -> Tensor:
-    """Zeros in the rows that may attend to nothing."""
-    return context if rows is None else jnp.where(rows[:, :, None, None], context, 0)
+def _zeroed(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    """Zeros in the rows that are padding, whatever is there."""
+    if rows is None:
+        return tensor
+    return jnp.where(jnp.asarray(rows, bool)[:, :, None, None], tensor, 0)

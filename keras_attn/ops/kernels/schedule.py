@@ -61,8 +61,8 @@ BLOCK_ROWS = 64, 512
 # 128 MB of float32 hold.
 TILES = {"cpu": Tile(2**21, (128, 512)), "gpu": Tile(2**25, (512, 4096))}
 
-# Rows and columns of a tile of splash attention: the largest that divides a length is taken, that
-# few programs start. The TPU's compiler accepts 512 at head width 64 (tools/compile_for_tpu.py).
+# Rows and columns of a tile of splash attention. The largest that divides a length is taken, for
+# fewer programs. The TPU's compiler accepts 512 at head width 64 (tools/compile_for_tpu.py).
 SPLASH_TILES = 512, 256, 128
 
 # Where shapes in a loop are fixed, a causal call runs in this many loops, each of which cuts the
