@@ -40,6 +40,14 @@ class NamedInputs(keras.Model):
             mask = {name: mask.get(name) for name in self.input}
         return super().call(named, training=training, mask=mask)
 
+    def compute_output_spec(self, inputs: Nested, *args: Any, **kwargs: Any) -> Nested:
+        """The symbolic outputs."""
+        return super().compute_output_spec(self._named(inputs), *args, **kwargs)
+
+    def compute_output_shape(self, input_shape: Nested) -> Nested:
+        """The shapes of the outputs."""
+        return super().compute_output_shape(self._named(input_shape))
+
     def _named(self, inputs: Nested) -> Nested:
         if not isinstance(inputs, dict):
             return inputs

@@ -130,6 +130,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             raise ValueError(f"`model` must be a keras.Model that is compiled, got {model!r}")
         if batch is None:
             raise ValueError("`batch` must be an element of the data, got None")
+        state.shapes(batch)  # of unknown rank: refused now, not when a run is to be resumed
         files = self._files()
         with _together(model, "find"):
             if step is not None and step not in files:

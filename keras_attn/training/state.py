@@ -7,13 +7,39 @@ from keras_attn._typing import Nested, Tensor
 from keras_attn.backend import Part
 
 
+def shapes(batch: Nested) -> list[tuple]:
+    """The shape of each tensor of a batch or specification, None where it leaves a size open."""
+    found = []
+    for leaf in keras.tree.flatten(getattr(batch, "element_spec", batch)):
+        shape = getattr(leaf, "shape", ())
+        if getattr(shape, "rank", 0) is None:
+            raise ValueError(f"`batch` must have tensors of known rank, got {leaf}")
+        found.append(tuple(shape))
+    return found
+
+
 def build(model: keras.Model, batch: Nested) -> None:
-    """Make all of them, from a batch of the data or its specification, as `fit` does."""
-    batch = getattr(batch, "element_spec", batch)
-    shapes = [tuple(getattr(leaf, "shape", ())) for leaf in keras.tree.flatten(batch)]
-    # One leaf may tell the number of rows, which another leaves open.
-    rows = next((shape[0] for shape in shapes if shape and shape[0] is not None), 1)
-    batch = keras.tree.map_structure(lambda leaf: _tensor(leaf, rows), batch)
+    """Make all of them, from a batch of the data or its specification, as `fit` does.
+
+    A size that a specification leaves open is one that another tensor of it has: the rows those of
+    the first that has them; of the lengths the first with which the losses can be computed.
+    """
+    found = shapes(batch)
+    rows = next((shape[0] for shape in found if shape and shape[0] is not None), 1)
+    sizes = [size for shape in found for size in shape[1:]]
+    known = sorted({size for size in sizes if size}) if None in sizes else []
+    batch, errors = getattr(batch, "element_spec", batch), []
+    for length in dict.fromkeys([1, *known]):
+        try:
+            return _see(model, _filled(batch, rows, length))
+        except Exception as error:  # each backend has its own for shapes that do not agree
+            errors.append(error)
+    raise ValueError(
+        f"`batch` must be one that the model can be trained on, got shapes {found}: {errors[0]}"
+    ) from errors[0]
+
+
+def _see(model: keras.Model, batch: Nested) -> None:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=False)
     model.compute_loss(x, y, y_pred, sample_weight, training=False)
@@ -21,14 +47,18 @@ def build(model: keras.Model, batch: Nested) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _tensor(leaf: Tensor, rows: int) -> Tensor:
-    """A tensor of a batch of `rows`; zeros where there is only its specification."""
-    has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
-    if hasattr(leaf, "shape") and not has_values:
+def _filled(batch: Nested, rows: int, length: int) -> Nested:
+    """A batch; zeros where there is only its specification, of the given sizes where it is open."""
+
+    def tensor(leaf: Tensor) -> Tensor:
+        has_values = hasattr(leaf, "__array__") and not isinstance(leaf, keras.KerasTensor)
+        if not hasattr(leaf, "shape") or has_values:
+            return keras.ops.convert_to_tensor(leaf)
         sizes = enumerate(leaf.shape)
-        shape = [(1 if axis else rows) if size is None else size for axis, size in sizes]
+        shape = [(length if axis else rows) if size is None else size for axis, size in sizes]
         return keras.ops.zeros(shape, keras.backend.standardize_dtype(leaf.dtype))
-    return keras.ops.convert_to_tensor(leaf)
+
+    return keras.tree.map_structure(tensor, batch)
 
 
 def variables_of(model: keras.Model) -> list:

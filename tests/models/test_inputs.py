@@ -44,6 +44,15 @@ def test_entries_that_the_model_does_not_need_may_be_symbolic_or_none():
     np.testing.assert_allclose(arrays(found), logits, rtol=1e-6, atol=1e-6)
 
 
+def test_output_shapes_ignore_other_entries():
+    model = models.gpt.decoder(SIZE)
+    shapes = {"token_ids": (B, T), "padding_mask": (B, T), "a": (B, 2)}
+    assert model.compute_output_shape(shapes) == (B, T, V)
+    assert model.compute_output_spec(
+        {name: keras.KerasTensor(shape, "int32") for name, shape in shapes.items()}
+    ).shape == (B, T, V)
+
+
 @pytest.mark.parametrize("way", ["predict", "__call__"])
 def test_a_missing_entry_is_named(way):
     with pytest.raises(ValueError, match="padding_mask.*got|Missing data for input .padding_mask"):

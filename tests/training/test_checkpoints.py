@@ -128,6 +128,50 @@ def test_restore_reads_nothing_from_a_dataset_or_its_spec(finished, form, rows):
         np.testing.assert_array_equal(value, expected)
 
 
+def tokens_model():
+    inputs = keras.Input((None,), dtype="int32")
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Embedding(7, 3)(inputs)))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(None, None), (None, None), (None, None)],
+        [(None, None), (None, 6), (None, None)],
+        [(None, 6), (4, None), (4, None)],
+        [(None, None), (None, None), (None, 6)],
+    ],
+)
+def test_open_lengths_are_those_of_another_tensor(tmp_path, shapes):
+    spec = tuple(
+        tf.TensorSpec(s, d) for s, d in zip(shapes, ["int32", "int32", "float32"], strict=True)
+    )
+    ones = np.ones((4, 6))
+    for already in (0, 2):
+        model, checkpoint = tokens_model(), TrainingCheckpoint(tmp_path, every=2)
+        assert checkpoint.restore(model, spec) == already
+        if not already:
+            model.fit(ones, ones, sample_weight=ones, batch_size=2, callbacks=[checkpoint])
+
+
+def test_a_batch_of_unknown_rank_is_refused_before_training(tmp_path):
+    spec = tf.TensorSpec(None, "int32"), tf.TensorSpec((4, 6), "int32")
+    with pytest.raises(ValueError, match="`batch` must have tensors of known rank"):
+        TrainingCheckpoint(tmp_path).restore(tokens_model(), spec)
+
+
+def test_a_batch_that_does_not_fit_is_named(tmp_path):
+    model, ones = tokens_model(), np.ones((4, 6))
+    checkpoint = TrainingCheckpoint(tmp_path, every=2)
+    checkpoint.restore(model, (ones, ones))
+    model.fit(ones, ones, batch_size=2, callbacks=[checkpoint])
+    spec = tf.TensorSpec((None, None, 3), "int32"), tf.TensorSpec((4, 6), "int32")
+    with pytest.raises(ValueError, match=r"`batch` must be .* got shapes \[\(None, None, 3\), "):
+        TrainingCheckpoint(tmp_path).restore(tokens_model(), spec)
+
+
 def test_numpy_numbers_are_accepted_in_logs_and_arguments(tmp_path):
     def log(epoch, logs):
         logs.update(count=np.int64(epoch), rate=np.float32(0.5), each=np.array([1.5, epoch]))
