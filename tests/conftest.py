@@ -46,6 +46,7 @@ SLOW_ON_JAX = (
     "tests/layers/attention/test_luong",
     "tests/layers/attention/test_multi_head_attention",
     "tests/layers/attention/test_multi_head_cross",
+    "tests/layers/attention/test_multi_head_self",
     "tests/layers/block/",
     "tests/layers/embedding/",
     "tests/layers/head/test_language_model_head",

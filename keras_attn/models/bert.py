@@ -13,7 +13,6 @@ from keras_attn.models import parts
 from keras_attn.models.inputs import encoder_inputs
 from keras_attn.models.sizes import BERT_SIZES, BertSize, first_given, resolve
 from keras_attn.ops.masks import Window
-from keras_attn.ops.numerics import get_activation
 
 
 def encoder(
@@ -78,7 +77,7 @@ def encoder(
             dropout=size.dropout,
             attention_dropout=first_given(size.attention_dropout, size.dropout),
             attention_output_dropout=size.attention_output_dropout,
-            activation=get_activation(size.activation),
+            activation=size.activation,
             layer_norm_epsilon=size.layer_norm_epsilon,
             window=window,
             kernel=kernel,

@@ -13,7 +13,6 @@ from keras_attn.models.inputs import NamedInputs, encoder_inputs
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import GPT_SIZES, GptSize, first_given, resolve
 from keras_attn.ops.masks import Window
-from keras_attn.ops.numerics import get_activation
 
 
 def decoder(
@@ -156,7 +155,7 @@ def _blocks(
             size.intermediate_dim,
             dropout=size.dropout,
             attention_dropout=first_given(size.attention_dropout, size.dropout),
-            activation=get_activation(size.activation),
+            activation=size.activation,
             layer_norm_epsilon=size.layer_norm_epsilon,
             normalize_first=True,
             causal=True,

@@ -11,7 +11,6 @@ from keras_attn import layers
 from keras_attn._typing import DType
 from keras_attn.models.inputs import encoder_inputs
 from keras_attn.models.sizes import MODERN_BERT_SIZES, ModernBertSize, resolve
-from keras_attn.ops.numerics import get_activation
 
 
 def encoder(
@@ -103,7 +102,7 @@ def block(size: ModernBertSize, index: int, **options: Any) -> layers.Transforme
         size.intermediate_dim,
         attention_dropout=size.attention_dropout,
         attention_output_dropout=size.attention_dropout,
-        activation=get_activation(size.activation),
+        activation=size.activation,
         norm="layer_no_bias",
         layer_norm_epsilon=size.layer_norm_epsilon,
         normalize_first=True,

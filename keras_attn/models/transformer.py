@@ -11,7 +11,6 @@ from keras_attn import layers
 from keras_attn._typing import DType
 from keras_attn.models.parts import attention_position, embedding_position
 from keras_attn.models.sizes import TRANSFORMER_SIZES, TransformerSize, resolve
-from keras_attn.ops.numerics import get_activation
 
 
 def encoder_decoder(
@@ -61,7 +60,7 @@ def encoder_decoder(
         "num_heads": size.num_heads,
         "intermediate_dim": size.intermediate_dim,
         "dropout": size.dropout,
-        "activation": get_activation(size.activation),
+        "activation": size.activation,
         "layer_norm_epsilon": size.layer_norm_epsilon,
         "normalize_first": size.normalize_first,
         "kernel": kernel,

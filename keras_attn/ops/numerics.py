@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_attn import backend
 from keras_attn._keras import converting, register
-from keras_attn._typing import Tensor
+from keras_attn._typing import Activation, Tensor
 
 
 def wide(*dtypes: str) -> str:
@@ -131,10 +131,10 @@ def gelu_tanh(inputs: Tensor) -> Tensor:
     return keras.activations.gelu(inputs, approximate=True)
 
 
-def get_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation of that name: gelu_tanh, or any of Keras'.
+def get_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
+    """The activation of that name, gelu_tanh or one of Keras'; a function is returned as it is.
 
     Raises:
         ValueError: Keras does not know it either.
     """
-    return gelu_tanh if name == "gelu_tanh" else keras.activations.get(name)
+    return gelu_tanh if activation == "gelu_tanh" else keras.activations.get(activation)

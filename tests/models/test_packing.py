@@ -120,6 +120,7 @@ def test_fit_gives_the_same_weights_as_on_padded_rows():
         close(actual, expected)
 
 
+@pytest.mark.slow_on("jax")
 def test_a_packed_pretraining_model_equals_padded_rows_and_can_be_reloaded(tmp_path):
     model = models.bert.with_pretraining_heads(encoder())
     expected = arrays(model({**PADDED, "masked_positions": MASKED}))
@@ -194,6 +195,7 @@ def cases(builds, *fast):
 @pytest.mark.parametrize(
     "build", cases(PER_TOKEN, "modern_bert", "roberta", "gpt_rotary", "gpt_relative")
 )
+@pytest.mark.slow_on("jax")
 def test_outputs_per_token_equal_those_of_padded_rows(build):
     expected, actual = both_ways(build())
     close(actual[PACKED["padding_mask"]], expected[SHOWN])

@@ -83,6 +83,7 @@ def test_cached_transformer_steps_equal_the_full_model(position):
 
 
 @pytest.mark.parametrize("options", [{"window": 2}, {"dtype": "mixed_bfloat16"}])
+@pytest.mark.slow_on("jax")
 def test_cached_steps_with_a_window_or_bfloat16_equal_the_full_model(options):
     model = gpt(**options)
     loose = "dtype" in options
@@ -129,6 +130,7 @@ def test_gpt_generation_equals_greedy_search_with_the_full_model(xla):
     np.testing.assert_array_equal(found, greedily(model, TOKENS, 4))
 
 
+@pytest.mark.slow_on("jax")
 def test_transformer_generation_equals_greedy_search_with_the_full_model():
     model = models.transformer.encoder_decoder(TRANSFORMER)
     generate = greedy_generator(model)
@@ -136,6 +138,7 @@ def test_transformer_generation_equals_greedy_search_with_the_full_model():
     np.testing.assert_array_equal(found, greedily(model, TOKENS[:, :1], 4))
 
 
+@pytest.mark.slow_on("jax")
 def test_beam_scores_equal_those_of_the_full_model():
     model = models.transformer.encoder_decoder(TRANSFORMER)
     search = functools.partial(decoding.beam_search, beams=3, max_new_tokens=4)
@@ -215,6 +218,7 @@ def test_the_step_of_an_encoder_raises():
         models.steps.starter(model, L)
 
 
+@pytest.mark.slow_on("jax")
 def test_a_compiled_generator_uses_updated_weights():
     model = gpt()
     generate = greedy_generator(model)

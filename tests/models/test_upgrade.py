@@ -168,6 +168,7 @@ def test_attention_axes_are_kept():
     check(model, np.random.default_rng(0).normal(size=(B, 4, T, D)), replaced=("attention",))
 
 
+@pytest.mark.slow_on("jax")
 def test_the_window_of_multi_head_attention_is_kept():
     ids, hidden = embed()
     outputs = kl.MultiHeadAttention(N, H, sliding_window=3)(hidden, hidden)

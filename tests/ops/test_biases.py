@@ -22,6 +22,7 @@ def test_alibi_is_minus_slope_times_distance():
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.slow_on("jax")
 def test_relative_buckets_equal_transformers(bidirectional):
     torch = pytest.importorskip("torch")
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")

@@ -11,6 +11,7 @@ from keras_attn._checks import check_count, check_rate
 from keras_attn._keras import register
 from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.sublayers import CompositeLayer, Projection
+from keras_attn.ops.numerics import get_activation
 
 
 @register()
@@ -22,7 +23,7 @@ class FeedForward(CompositeLayer):
 
     Args:
         intermediate_dim: F.
-        activation: between the two products, a name or a function.
+        activation: between the two products, a name of Keras, "gelu_tanh", or a function.
         dropout: fraction of the hidden units that is zeroed in training, in [0, 1).
         kernel_initializer: initializer of the two matrices.
         seed: seed of the dropout; defaults to a random one.
@@ -63,7 +64,7 @@ class FeedForward(CompositeLayer):
         super().__init__(**kwargs)
         check_rate("dropout", dropout)
         self.intermediate_dim = check_count("intermediate_dim", intermediate_dim)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed

@@ -15,6 +15,7 @@ from keras_attn.layers.block.feed_forward import FeedForward
 from keras_attn.layers.masking import first_position
 from keras_attn.layers.sublayers import CompositeLayer, make_norm, to_position
 from keras_attn.ops.masks import Window, check_window
+from keras_attn.ops.numerics import get_activation
 
 # The arguments of the sublayers that users may set; the block sets the others itself.
 ATTENTION_OPTIONS = (
@@ -59,7 +60,7 @@ class TransformerBlock(CompositeLayer):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.attention_output_dropout = attention_output_dropout
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.norm = norm
         check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon

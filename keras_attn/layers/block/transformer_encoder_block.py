@@ -26,7 +26,7 @@ class TransformerEncoderBlock(TransformerBlock):
         dropout: fraction of each sublayer's output that is zeroed in training, in [0, 1).
         attention_dropout: fraction of the attention weights that is zeroed in training.
         attention_output_dropout: as `dropout`, for the output of attention; defaults to `dropout`.
-        activation: activation of the feed-forward network, a name or a function.
+        activation: activation of the feed-forward network; see `FeedForward`.
         norm: "layer", "layer_no_bias" or "rms".
         layer_norm_epsilon: added to the variance.
         normalize_first: whether the norm comes before each sublayer.

@@ -12,6 +12,7 @@ from keras_attn._keras import register
 from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.head.masked_lm_head import MaskedLMHead
 from keras_attn.layers.sublayers import CompositeLayer, Projection
+from keras_attn.ops.numerics import get_activation
 
 
 @register()
@@ -54,7 +55,7 @@ class BertPretrainingHead(CompositeLayer):
     """A `MaskedLMHead` on the sequence and a `NextSentenceHead` on its pooled vector.
 
     Args:
-        activation: activation of the masked-LM head, a name or a function.
+        activation: activation of the masked-LM head, a name of Keras, "gelu_tanh", or a function.
         layer_norm_epsilon: added to the variance by the norm of the masked-LM head.
         kernel_initializer: initializer of all matrices.
 
@@ -91,7 +92,7 @@ class BertPretrainingHead(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -12,6 +12,7 @@ from keras_attn._checks import check_not_empty, check_positive, check_shape
 from keras_attn._keras import register
 from keras_attn._typing import Activation, Config, Initializer, Shape, Tensor
 from keras_attn.layers.sublayers import CompositeLayer, Projection
+from keras_attn.ops.numerics import get_activation
 
 
 @register()
@@ -19,7 +20,7 @@ class MaskedLMHead(CompositeLayer):
     """`norm(activation(x W + b)) M^T + c` at masked positions, with M the token embeddings.
 
     Args:
-        activation: after the first product, a name or a function.
+        activation: after the first product, a name of Keras, "gelu_tanh", or a function.
         layer_norm_epsilon: added to the variance.
         kernel_initializer: initializer of W.
         use_bias: whether the first product and the norm have a bias; c always exists.
@@ -58,7 +59,7 @@ class MaskedLMHead(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         check_positive("layer_norm_epsilon", layer_norm_epsilon)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

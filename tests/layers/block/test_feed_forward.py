@@ -10,8 +10,13 @@ from tests.backend import arrays, assert_dropped, randomize, weights_of
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 7)).astype("float32")
 
 
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 @pytest.mark.parametrize(
-    ("activation", "function"), [("relu", lambda x: np.maximum(x, 0)), ("gelu", oracles.gelu)]
+    ("activation", "function"),
+    [("relu", lambda x: np.maximum(x, 0)), ("gelu", oracles.gelu), ("gelu_tanh", gelu_tanh)],
 )
 def test_outputs_follow_the_equation_of_the_paper(activation, function):
     layer = layers.FeedForward(11, activation=activation)

@@ -45,7 +45,12 @@ def cudnn(monkeypatch):
     return called
 
 
-@pytest.mark.parametrize("name", MASKS)
+FAST = ("causal_window", "scattered", "both")  # compiling each takes seconds
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MASKS]
+)
 def test_cudnn_gets_the_arguments_of_the_mask(name, cudnn):
     """Context and gradients equal the reference, with NaN at padding."""
     import jax
