@@ -110,7 +110,7 @@ def models():
         "MultiHeadSelfAttention, relative bias": self_attention(
             position=layers.RelativePositionBias(3)
         ),
-        "MultiHeadSelfAttention, 2048 places": layer(
+        "MultiHeadSelfAttention, 2048 tokens": layer(
             lambda x, mask: layers.MultiHeadSelfAttention(1, 4)(x, mask=mask), LONG
         ),
         "MultiHeadCrossAttention": layer(

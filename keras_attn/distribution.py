@@ -219,6 +219,6 @@ def _parts(
             known = [row for row in SPLIT_WEIGHTS if re.fullmatch(row[0], weight.path)]
             names = {split: what for _, what, split in known}
             other = "model width" if known else "an axis"  # of a row that the user added
-            # A layer that is not ours may have more axes; those behind are not split.
+            # A layer that is not ours may have more axes; those after are not split.
             for index, (size, axis) in enumerate(zip(weight.shape, axes.axes, strict=False)):
                 yield names.get(index, other), size, axis, weight.path

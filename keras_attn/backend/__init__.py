@@ -1,9 +1,7 @@
 """What Keras has no function for, on the backend that runs.
 
-Each of `tensorflow.py`, `jax.py` and `torch.py` has `compiled`, `loop`, `recomputed`,
-`with_gradient`, `traced_once`, `random_int16`, `device_of`, `seeds_place`, `generator_states`,
-`assign_generator_states`, `owned_parts`, `needed_parts`, `assign_parts`, `file_number` and
-`from_all_processes`; the file of the backend that runs is imported on first use.
+Each function below is in `tensorflow.py`, `jax.py` and `torch.py`; the file of the backend that
+runs is imported on first use.
 
 Letters: B batch, T steps.
 """

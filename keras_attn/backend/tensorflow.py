@@ -57,7 +57,7 @@ def recomputed(function: Callable[..., Nested], *tensors: Tensor) -> Nested:
                 [outputs[i] for i in floats], inputs, [d_outputs[i] for i in floats]
             )
 
-        # An eager tape would keep the results of all that a tensor with a gradient enters.
+        # An eager tape would keep every result that depends on a tensor with a gradient.
         return function(*map(tf.stop_gradient, tensors)), gradient
 
     return run(*map(tf.convert_to_tensor, tensors))  # a variable would count as a hidden input
@@ -150,7 +150,7 @@ def from_all_processes(model: keras.Model, number: int) -> list[int]:
 
 
 def with_gradient(forward: Callable, backward: Callable) -> Callable[..., Tensor]:
-    """An eager tape would keep the results of all that a tensor with a gradient enters."""
+    """An eager tape would keep every result that depends on a tensor with a gradient."""
 
     @tf.custom_gradient
     def run(*tensors: Tensor) -> tuple:

@@ -242,7 +242,7 @@ def _finish(state: _State, ended: Tensor, stop_token_ids: Sequence[int], positio
 
 def _best(
     state: _State,
-    used: Tensor | None,
+    used: Tensor,
     prompts: Prompts,
     length_penalty: float | Tensor,
     padding_id: int,

@@ -27,7 +27,7 @@ def against_repetition(
 ) -> Change | None:
     """The change of logits that a search asks for, None for none: first the penalty, then the ban.
 
-    The first `length` of the tokens count, nothing behind them.
+    The first `length` of the tokens count, nothing after them.
 
     Raises:
         ValueError: as `decode`, of which the arguments are.
@@ -72,7 +72,7 @@ def penalize_repetition(
     Source: Keskar et al. 2019, section 4.1, which divides negative logits too, and so rewards them.
     """
     seen = _marked(token_ids, ops.arange(ops.shape(token_ids)[-1]) < length, logits.shape[-1])
-    number = np.finfo("float32")  # a quotient past it would be no number for a softmax
+    number = np.finfo("float32")  # a larger quotient, infinite, would make the softmax NaN
     penalty = ops.maximum(by_row(penalty, logits), float(number.tiny))
     divided = ops.minimum(logits / penalty, float(number.max))
     return ops.where(seen, ops.where(logits < 0, logits * penalty, divided), logits)
@@ -89,12 +89,12 @@ def ban_repeated_ngrams(
 
     Source: Paulus et al. 2017, section 2.5.
     """
-    place = ops.arange(ops.shape(token_ids)[-1])  # of a token that followed the same n - 1 tokens
-    repeats = ops.broadcast_to(place < length, ops.shape(token_ids))  # [B, W, R]
+    index = ops.arange(ops.shape(token_ids)[-1])  # of a token that followed the same n - 1 tokens
+    repeats = ops.broadcast_to(index < length, ops.shape(token_ids))  # [B, W, R]
     active = None if active_size is None else by_row(active_size, token_ids)
     for back in range(1, size):
         newest = ops.take(token_ids, ops.maximum(length - back, 0), axis=-1)[..., None]
-        same = ops.logical_and(ops.roll(token_ids, back, axis=-1) == newest, place >= back)
+        same = ops.logical_and(ops.roll(token_ids, back, axis=-1) == newest, index >= back)
         if active is not None:
             same = ops.logical_or(same, active <= back)
         repeats = ops.logical_and(repeats, same)

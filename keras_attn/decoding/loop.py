@@ -50,8 +50,8 @@ def decode(
     The order is that of transformers: repetition penalty, ban of n-grams, then `choose`.
 
     Args:
-        step: `(token_ids [B, T], index, cache, context) -> (logits [B, V], cache)`: the logits
-            after the last token, the first of which is at position `index`.
+        step: `(token_ids [B, T], index, cache, context) -> (logits [B, V], cache)`: takes T tokens,
+            the first at position `index`, and gives the logits after the last.
         choose: `(logits [B, V], position) -> int [B]`: the token for that position. A keras-hub
             sampler serves as `lambda logits, _: sampler.get_next_token(softmax(logits))`.
         prompt_ids: int `[B, P]`, padded on the right.
@@ -59,15 +59,16 @@ def decode(
             and values of `ops.cache`, the states of a recurrent cell.
         max_new_tokens: the maximum number of tokens to add to each row: an int, or an int tensor, a
             scalar or `[B]`.
-        max_length: the number of tokens that the cache can hold; defaults to the length of its
-            keys, or to no limit if it has none. It must be known if `max_new_tokens` is a tensor.
+        max_length: the number of tokens that the cache can hold; defaults to the length of the
+            cache's keys, and to no limit if the cache has no keys. It must be known if
+            `max_new_tokens` is a tensor.
         prompt_lengths: int `[B]`; defaults to P.
         context: other inputs of the step, which no step changes, batch first.
         prefill: whether the step may take whole prompts in one call, and a token several times, as
             attention with keys by position can. False: it takes each token once and alone, as a
             recurrent step needs it.
         stop_token_ids: a row ends with the first of these that it adds.
-        padding_id: the token behind the end of a row.
+        padding_id: the token after the end of a row.
         repetition_penalty: divides the logits of the tokens that a row holds so far, its prompt's
             included, where they are positive, and multiplies them where they are negative; a float
             or a tensor `[B]`, above 0; above 1 it discourages repetition.
@@ -161,7 +162,7 @@ def greedy(step: Step, prompt_ids: Tensor, **options: Any) -> dict:
 
 
 class Prompts(NamedTuple):
-    """Checked prompts; behind each its row of `token_ids` holds `padding_id`."""
+    """Checked prompts; after each its row of `token_ids` holds `padding_id`."""
 
     token_ids: Tensor  # int32 [B, R]
     lengths: Tensor  # int32 [B]
@@ -192,7 +193,7 @@ def prepare(
     max_new_tokens: int | Tensor | None,
     padding_id: int,
 ) -> Prompts:
-    """Prompts with space for `max_new_tokens` behind each, `length` in all where that is known."""
+    """Prompts with space for `max_new_tokens` after each, `length` in all where that is known."""
     prompt_ids = tokens_of(prompt_ids)
     if not is_integer(padding_id):
         raise ValueError(f"`padding_id` must be an integer, got {padding_id!r}")
@@ -228,8 +229,9 @@ def begin(
 ) -> tuple[Size, Cache]:
     """The position at which the loop starts, and the cache there.
 
-    With `prefill` one step takes all prompt tokens but each row's last. A shorter row's padding is
-    cached too; no query sees it before the row's own tokens replace it.
+    With `prefill` one step takes the first P - 1 positions of all rows. The loop then starts at the
+    last token of the shortest prompt, and its own tokens replace what the padding of a row left in
+    the cache before any query sees it.
     """
     if not prefill:
         return ops.zeros((), "int32"), cache

@@ -144,11 +144,12 @@ def _warn_of_onednn() -> None:
     )
 
 
-def _needs_onednn_flag(cpuinfo: str = "/proc/cpuinfo") -> bool:
+def _needs_onednn_flag() -> bool:
     """Whether this processor can run oneDNN's kernels, but TensorFlow leaves them off."""
-    if "TF_ENABLE_ONEDNN_OPTS" in os.environ or not os.path.exists(cpuinfo):
+    cpuinfo = Path("/proc/cpuinfo")
+    if "TF_ENABLE_ONEDNN_OPTS" in os.environ or not cpuinfo.exists():
         return False
-    flags = set(Path(cpuinfo).read_text().split())
+    flags = set(cpuinfo.read_text().split())
     on_by_default = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
     return "avx2" in flags and not flags & on_by_default
 

@@ -66,8 +66,8 @@ def publish(
         generation: how the model generates text, for a model that does.
         signatures: names of signatures, to write only these and `serving_default`; defaults to
             all.
-        functions: signatures by name, in addition to these or in place of them (on TensorFlow
-            only).
+        functions: more signatures by name; one with the name of an automatic one replaces it (on
+            TensorFlow only).
         version: the number of the version; defaults to one more than the highest one.
         warmup: batches that the server runs before it is ready: a dict from the name of a signature
             to a list of batches, each a dict from input to rows. Defaults to examples of every
@@ -87,8 +87,8 @@ def publish(
         TypeError: a preprocessor or postprocessor does not follow the protocols of `data`.
         ValueError: a part of the model is not built or not tracked, the vocabulary is not the
             model's, the server lacks an operation or refuses the name of a signature, an output
-            differs from that of Keras, a signature cannot run a batch, or the folder is full or
-            cannot be written to. The message says which; no incomplete version is left.
+            differs from that of Keras, a signature cannot run a batch, the disk is full, or the
+            folder cannot be written to. The message says which; no incomplete version is left.
 
     Example:
     >>> import tempfile

@@ -135,7 +135,7 @@ def check_name(name: str) -> None:
     """Raise a ValueError for a name that TF Serving or a client cannot use."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
-            "`signatures` must have names of letters, digits and _ that start with a letter, "
+            "`functions` must have names of letters, digits and _ that start with a letter, "
             f"got {name!r}"
         )
 

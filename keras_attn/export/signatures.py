@@ -50,9 +50,9 @@ def automatic(
         return answers
 
     made = {DEFAULT: lambda: _from_text(preprocessor, answer, model)}
-    if hasattr(preprocessor, "from_tokens"):
+    if hasattr(preprocessor, "from_tokens") and "token_ids" in input_specs(model):
         made["tokens"] = lambda: _from_tokens(preprocessor, answer, model)
-        one_row = input_specs(model)["token_ids"].shape.rank == 2
+        one_row = not _choices(model)
         weights = attention_model(model) if one_row else None
         if weights is not None:
             made["attention"] = lambda: _from_text(
@@ -227,8 +227,9 @@ def _batch_size(model: keras.Model) -> int | None:
 
 
 def _choices(model: keras.Model) -> list[int | None]:
-    """The number of choices in each row of a multiple-choice model, alone; empty for others."""
-    return list(input_specs(model)["token_ids"].shape[1:-1])
+    """`[choices]` for a multiple-choice model, None where it may vary; `[]` for others."""
+    spec = input_specs(model).get("token_ids")
+    return [] if spec is None else list(spec.shape[1:-1])
 
 
 def _texts(preprocessor: Preprocessor, model: keras.Model) -> list[dict[str, Nested]]:

@@ -26,12 +26,12 @@ def encoder(
     name: str = "bert_encoder",
     **overrides: Any,
 ) -> keras.Model:
-    """The encoder: token, segment and position embeddings, then N Transformer blocks.
+    """The encoder: token, segment and position embeddings, then Transformer blocks.
 
     Inputs: token_ids int `[B, T]`, segment_ids int `[B, T]`, padding_mask bool `[B, T]`, False at
     padding. Outputs: sequence_output `[B, T, D]`, pooled_output `[B, D]` (the first position
-    through a dense layer and tanh), and on request hidden_states, a list of N + 1 times
-    `[B, T, D]`, the embeddings first.
+    through a dense layer and tanh), and on request hidden_states, a list of
+    `[B, T, D]`: the embeddings, then the output of each block.
 
     Args:
         size: a `BertSize` or the name of one: bert_tiny, bert_small, bert_base, bert_large.

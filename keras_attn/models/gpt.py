@@ -83,8 +83,8 @@ def encoder(
     save it, and load it with a task.
 
     Inputs: those of `keras_attn.models.bert.encoder`; segment_ids only tell a span head where the
-    context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of N + 1
-    times `[B, T, D]`, the embeddings first and sequence_output last.
+    context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of
+    `[B, T, D]`: the embeddings, the output of each block but the last, and sequence_output.
 
     Args:
         size: as in `decoder`.

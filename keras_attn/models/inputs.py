@@ -27,28 +27,28 @@ class NamedInputs(keras.Model):
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> Nested:
         """Call the model; symbolic tensors, for which Keras does not use `call`, come only here."""
-        return super().__call__(self._named(inputs), *args, **kwargs)
+        return super().__call__(self._own(inputs), *args, **kwargs)
 
     def call(self, inputs: Nested, training: bool | None = None, mask: Nested = None) -> Nested:
         """Compute the outputs; on JAX `fit` and `predict` call this directly."""
-        named = self._named(inputs)
-        if isinstance(named, dict) and len(named) < len(self.input):
-            raise ValueError(
-                f"`inputs` of {self.name} must have {sorted(self.input)}, got {sorted(inputs)}"
-            )
         if isinstance(mask, dict):
             mask = {name: mask.get(name) for name in self.input}
-        return super().call(named, training=training, mask=mask)
+        return super().call(self._own(inputs), training=training, mask=mask)
 
     def compute_output_spec(self, inputs: Nested, *args: Any, **kwargs: Any) -> Nested:
         """The symbolic outputs."""
-        return super().compute_output_spec(self._named(inputs), *args, **kwargs)
+        return super().compute_output_spec(self._own(inputs), *args, **kwargs)
 
     def compute_output_shape(self, input_shape: Nested) -> Nested:
         """The shapes of the outputs."""
-        return super().compute_output_shape(self._named(input_shape))
+        return super().compute_output_shape(self._own(input_shape))
 
-    def _named(self, inputs: Nested) -> Nested:
+    def _own(self, inputs: Nested) -> Nested:
+        """The entries that the model has; a nest that is no dict is left to Keras."""
         if not isinstance(inputs, dict):
             return inputs
-        return {name: inputs[name] for name in self.input if name in inputs}
+        if not set(self.input) <= set(inputs):
+            raise ValueError(
+                f"`inputs` of {self.name} must have {sorted(self.input)}, got {sorted(inputs)}"
+            )
+        return {name: inputs[name] for name in self.input}

@@ -23,15 +23,15 @@ def encoder(
     name: str = "modern_bert_encoder",
     **overrides: Any,
 ) -> keras.Model:
-    """The encoder: token embeddings, then N pre-norm blocks with gates and without biases.
+    """The encoder: token embeddings, then pre-norm blocks with gates and without biases.
 
     Every third block attends to the whole sequence, the others to a window, at a cost that grows
     linearly with the length; both use rotary positions, so that there is no maximum length. The
     builders of `bert_tasks` add the heads of ModernBERT to it.
 
     Inputs: those of `keras_attn.models.bert.encoder`; segment_ids only tell a span head where the
-    context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of N + 1
-    times `[B, T, D]`, the embeddings first and sequence_output last.
+    context is. Outputs: sequence_output `[B, T, D]`, and on request hidden_states, a list of
+    `[B, T, D]`: the embeddings, the output of each block but the last, and sequence_output.
 
     Args:
         size: a `ModernBertSize` or the name of one: modern_bert_base (149 million parameters),

@@ -295,7 +295,7 @@ def _check(
         raise ValueError(f"`seed` must be given where dropout is not zero, got dropout={dropout}")
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     if mask.dense is not None:
-        _check_broadcast("attention_mask", mask.dense.shape, lengths)
+        _check_broadcast("mask.dense", mask.dense.shape, lengths)
     if isinstance(bias, PositionBias):
         for parameter in bias.parameters:
             if len(parameter.shape) == 0 or parameter.shape[0] != query.shape[2]:

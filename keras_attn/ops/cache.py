@@ -82,7 +82,7 @@ def length(cache: Cache) -> int | None:
 
 
 def repeat(cache: Cache, count: int) -> Cache:
-    """The cache with each row `count` times in a row, as a beam search starts: `[B count, ...]`."""
+    """The cache with each row repeated `count` times, as a beam search starts: `[B count, ...]`."""
     return keras.tree.map_structure(lambda tensor: ops.repeat(tensor, count, axis=0), cache)
 
 

@@ -41,7 +41,7 @@ def dot_product_attention(
             this is all but zero. An additive mask (some below zero, none above, or some -1000 or
             less) raises where its numbers are known.
         scale: scale of the logits; defaults to `1 / sqrt(H)`.
-        is_causal: whether a query sees no key behind its own position.
+        is_causal: whether a query sees only the keys up to its own position.
         flash_attention: True for the kernel "fused", or an error that says why it cannot run;
             None and False leave the choice to `ops.attention`.
         attn_logits_soft_cap: the bound c that the logits only come near to; None for none.

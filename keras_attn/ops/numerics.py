@@ -30,7 +30,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def mean(tensor: Tensor, axis: int) -> Tensor:
-    """The mean along an axis of known length, in float64 too, which torch's of Keras rounds."""
+    """The mean along an axis of known length, also in float64, where `ops.mean` on torch rounds."""
     if wide(tensor.dtype) == "float32":
         return ops.mean(tensor, axis=axis)
     return ops.sum(tensor, axis=axis) / tensor.shape[axis]

@@ -1,4 +1,4 @@
-"""Random draws from a seed tensor, which keep no state; and the state of what draws without."""
+"""Random draws from a seed tensor, which keep no state; and the state of generators without one."""
 
 import keras
 import numpy as np

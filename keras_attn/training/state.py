@@ -19,10 +19,10 @@ def shapes(batch: Nested) -> list[tuple]:
 
 
 def build(model: keras.Model, batch: Nested) -> None:
-    """Make all of them, from a batch of the data or its specification, as `fit` does.
+    """Create every variable that `fit` changes, from a batch of the data or its specification.
 
-    A size that a specification leaves open is one that another tensor of it has: the rows those of
-    the first that has them; of the lengths the first with which the losses can be computed.
+    An open number of rows becomes that of the first tensor which states one, else 1. For open
+    lengths 1 is tried first, then what other tensors state, until the losses can be computed.
     """
     found = shapes(batch)
     rows = next((shape[0] for shape in found if shape and shape[0] is not None), 1)
@@ -62,7 +62,7 @@ def _filled(batch: Nested, rows: int, length: int) -> Nested:
 
 
 def variables_of(model: keras.Model) -> list:
-    """All of them, each once."""
+    """The variables that `fit` changes, each once."""
     everything = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return list({id(variable): variable for variable in everything}.values())
 

@@ -42,7 +42,10 @@ def read_size(checkpoint: Checkpoint, kind: type[Size]) -> Size:
             continue
         if key.number and (value is not None or key.name not in format.defaults):
             _number(title, key.name, value, _kind(field))
-        loaded = key.load(value, config)
+        try:
+            loaded = key.load(value, config)
+        except ValueError as error:
+            raise ValueError(f"{title}: {error}") from error
         if not isinstance(loaded, RotaryScaling):
             _number(title, key.name, loaded, _kind(field))
         fields[field.name] = loaded

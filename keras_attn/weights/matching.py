@@ -54,7 +54,7 @@ def match(
             message names all of them.
     """
     targets = targets_of(weights)
-    names = _by_own_name(source, format)
+    names = _by_rule_name(source, format)
     trunk, others = rules_of(format, heads, num_layers)
     present = [rules for rules in others if any(rule.source in names for rule in rules)]
     rules = [
@@ -126,7 +126,7 @@ def match(
     )
 
 
-def _by_own_name(source: Source, format: Format) -> dict[str, str]:
+def _by_rule_name(source: Source, format: Format) -> dict[str, str]:
     """The names of a checkpoint by those in the rules."""
     names: dict[str, str] = {}
     twice = [

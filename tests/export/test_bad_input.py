@@ -93,7 +93,7 @@ def warmup(batches):
         ({"keep": 0}, "`keep` must be None or an integer from 1, got 0"),
         ({"server": "1.15"}, "`server` must be a ModelServer version from 2.12, 2.19, 2.20 on"),
         ({"server": "new"}, "`server` must be a ModelServer version"),
-        ({"functions": {"__saved_model_init_op": None}}, "`signatures` must have names of"),
+        ({"functions": {"__saved_model_init_op": None}}, "`functions` must have names of"),
         ({"functions": {"a/b": None}}, "got 'a/b'"),
         ({"functions": {"a": None}}, "`functions` must have a Signature for 'a', got None"),
         ({"functions": 3}, "`functions` must be a dict or None, got 3"),

@@ -235,6 +235,25 @@ def test_every_signature_of_a_gpt_with_a_byte_pair_tokenizer(tmp_path, checked_h
     np.testing.assert_allclose(vectors["mean"][1, 0], mean, atol=1e-4)
 
 
+def test_a_model_whose_inputs_have_other_names_is_served(tmp_path, checked_here):
+    class Words(data.BertPreprocessor):
+        def call(self, text):
+            rows = super().call(text)
+            return {"words": rows["token_ids"], "real": rows["padding_mask"]}
+
+    words = keras.Input((None,), dtype="int32", name="words")
+    real = keras.Input((None,), dtype="bool", name="real")
+    vectors = layers.SequencePooling("mean")(
+        keras.layers.Embedding(len(VOCABULARY), 3)(words), mask=real
+    )
+    model = keras.Model([words, real], keras.layers.Dense(2, name="logits")(vectors))
+    served = export.publish(model, tmp_path, preprocessor=Words(TOKENIZER, LENGTH))
+    assert list(served.signatures) == ["serving_default"]
+    rows = Words(TOKENIZER, LENGTH)(TEXT["text"])
+    (answer,) = ask_all(served.path, [("serving_default", TEXT)])
+    np.testing.assert_allclose(answer["logits"], model([rows["words"], rows["real"]]), atol=1e-6)
+
+
 def test_an_embedder_is_served_with_its_own_vectors(tmp_path, checked_here):
     embedder = models.bert_tasks.embedder(
         models.bert.encoder(dataclasses.replace(SIZE, num_layers=1)), pooling="last"

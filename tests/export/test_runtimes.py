@@ -277,7 +277,7 @@ def test_the_guide_shows_the_measured_results():
         "Transformer translator",
         "RNN translator, Bahdanau",
         "MultiHeadSelfAttention, grouped heads, causal",
-        "MultiHeadSelfAttention, 2048 places",
+        "MultiHeadSelfAttention, 2048 tokens",
         "Keras' MultiHeadAttention, upgraded",
     ],
 )

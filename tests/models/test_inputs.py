@@ -55,7 +55,7 @@ def test_output_shapes_ignore_other_entries():
 
 @pytest.mark.parametrize("way", ["predict", "__call__"])
 def test_a_missing_entry_is_named(way):
-    with pytest.raises(ValueError, match="padding_mask.*got|Missing data for input .padding_mask"):
+    with pytest.raises(ValueError, match="`inputs` of gpt.* must have .*padding_mask.*got"):
         getattr(models.gpt.decoder(SIZE), way)({"token_ids": np.ones((B, T), "int32"), "a": None})
 
 

@@ -35,7 +35,7 @@ def test_incompatible_shapes_raise():
         r"`query_sequence_ids` must have rank 2 and be broadcastable to shape \(2, 13\)", mask=mask
     )
     mask = AttentionMask(dense=kops.ones((2, 1, 13, 3), "bool"))
-    _fails("`attention_mask` must have rank 4 and be broadcastable", mask=mask)
+    _fails("`mask.dense` must have rank 4 and be broadcastable", mask=mask)
 
 
 def test_inputs_that_are_not_floats_raise():

@@ -100,7 +100,7 @@ def test_an_additive_mask_raises_where_its_values_are_known(dtype):
     """As a mask it would show what it hides."""
     given, visible = draw(), mask_of((B, 1, T, S))
     additive = np.where(visible, 0, -(10**9)).astype(dtype)
-    message = r"`attention_mask` must be true where .*, got -[\d.e+]+, as in an additive mask: give"
+    message = r"`mask.dense` must be true where .*, got -[\d.e+]+, as in an additive mask: give"
     for mask in (additive, tensors(additive), keras.ops.cast(tensors(additive), "bfloat16")):
         with pytest.raises(ValueError, match=message):
             ops.dot_product_attention(*given, mask=mask)

@@ -18,7 +18,7 @@ def pack_rows(
     max_sequences: int = 16,
     pad_id: int = 0,
 ) -> tf.data.Dataset:
-    """Pack the sequences of padded batches into rows, for `models.packed`.
+    """Pack the sequences of padded batches into rows, for `models.packing.packed`.
 
     Only sequences of the same incoming batch are packed together: the longest first, each into the
     first row with enough space. With some hundreds of sequences in a batch the rows are nearly
@@ -32,15 +32,15 @@ def pack_rows(
             its outputs they have an axis at the end, over which its loss takes the mean.
         length: L, the number of tokens in a row.
         batch_size: B.
-        max_sequences: S, the maximum number of sequences in a row.
+        max_sequences: R, the maximum number of sequences in a row.
         pad_id: the value of `token_ids` at padding; other features are 0 there.
 
     Returns:
         A dataset of (features, labels, weights); the last batch may be smaller.
         features: those of `dataset` [B, L], and `sequence_ids` int32 [B, L], 1, 2, ... and 0 at
-        padding; `positions` int32 [B, L], from 0 in each sequence; `first_positions` int32 [B, S],
+        padding; `positions` int32 [B, L], from 0 in each sequence; `first_positions` int32 [B, R],
         where the sequences begin, then 0;
-        labels: [B, S] or [B, S, 1] for sequences, or [B, L] for tokens, 0 at padding;
+        labels: [B, R] or [B, R, 1] for sequences, or [B, L] for tokens, 0 at padding;
         weights: float32, in the shape of the labels: the given weights, or 1; 0 at padding.
 
     Raises:

@@ -57,8 +57,8 @@ class MultiHeadSelfAttention(MultiHead):
         return_attention_scores: whether to return the attention weights too.
         training: whether to apply dropout.
         positions: int `[T]` or `[B, T]`, positions of the inputs for a `RotaryEmbedding`, such as
-            those behind padding on the left; defaults to `cache_index` and on. Masks and windows
-            go by the place in the row.
+            those after padding on the left; defaults to `cache_index` and on. Masks and windows
+            go by the index in the row.
         first_only: whether to compute only the first position, which attends to the same keys; the
             masks stay those of all positions, also the one that the inputs carry to the output.
 

@@ -59,7 +59,8 @@ class TransformerDecoderBlock(TransformerBlock):
             its keys and values.
         mask: bool `[B, T]`, False at padding, which no query attends to.
         context_mask: bool `[B, S]`, False at the context's padding.
-        attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where self-attention is allowed.
+        attention_mask: bool `[T, T]`, `[B, T, T]` or `[B, N, T, T]`, True where
+            self-attention is allowed; with a cache L in place of the last T.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
         cache: for decoding: `{"self": {"key", "value"}}`, each `[B, K, L, H]`; the returned cache
             `{"self", "context"}` also has the context's keys and values, for all later steps.
@@ -71,8 +72,9 @@ class TransformerDecoderBlock(TransformerBlock):
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
-        `[B, T, D]`; then, if asked for, the weights of the self-attention, float32 `[B, N, T, T]`,
-        and those over the context, `[B, N, T, S]`; then, if a cache was given, the cache.
+        `[B, T, D]`; then, if asked for, the weights of the self-attention, float32 `[B, N, T, T]`
+        (`[B, N, T, L]` with a cache), and those over the context, `[B, N, T, S]`; then, if a cache
+        was given, the cache.
 
     Raises:
         ValueError: as in `TransformerEncoderBlock`; no context, and no keys of it in the cache.

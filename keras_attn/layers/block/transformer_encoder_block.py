@@ -51,7 +51,8 @@ class TransformerEncoderBlock(TransformerBlock):
     Call arguments:
         inputs: float `[B, T, D]`.
         mask: bool `[B, T]`, False at padding, which no query attends to.
-        attention_mask: bool `[B, T, T]` or `[B, N, T, T]`, True where attention is allowed.
+        attention_mask: bool `[T, T]`, `[B, T, T]` or `[B, N, T, T]`, True where
+            attention is allowed; with a cache L in place of the last T.
         sequence_ids: int `[B, T]`: positions attend only to positions of the same id.
         cache: for decoding with `causal`: `{"key", "value"}`, each `[B, K, L, H]`.
         cache_index: int or scalar tensor, position of the first input.
@@ -65,8 +66,9 @@ class TransformerEncoderBlock(TransformerBlock):
     Masking: values at padded positions are ignored; the mask is propagated to the output.
 
     Returns:
-        `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`; then, if a
-        cache was given, the cache. With `first_only`, 1 in place of the first T.
+        `[B, T, D]`; then, if asked for, the attention weights, float32 `[B, N, T, T]`, or
+        `[B, N, T, L]` with a cache; then, if a cache was given, the cache. With `first_only`, 1 in
+        place of the first T.
 
     Raises:
         ValueError: as in `MultiHeadSelfAttention`; an unknown norm or option.
@@ -126,7 +128,7 @@ class TransformerEncoderBlock(TransformerBlock):
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs: Tensor, *masks: Any, **options: Any) -> Nested:
-        """Those of the self-attention, whose first output has the inputs' shape too."""
+        """The symbolic outputs, which have the shapes of the self-attention's."""
         return self.self_attention.compute_output_spec(inputs, *masks, **options)
 
     def get_config(self) -> Config:

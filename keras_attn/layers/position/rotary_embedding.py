@@ -31,7 +31,7 @@ class RotaryEmbedding(keras.layers.Layer):
     Call arguments:
         inputs: float `[B, T, N, H]`.
         offset: int or scalar tensor, position of the first input (decoding with a cache).
-        positions: int `[T]` or `[B, T]`, such as those of packed sequences or behind padding on the
+        positions: int `[T]` or `[B, T]`, such as those of packed sequences or after padding on the
             left; defaults to 0, 1, 2 and so on. The offset is added to them.
 
     Returns:

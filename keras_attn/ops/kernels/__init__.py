@@ -107,8 +107,8 @@ class Kernel:
         return _load(self.module).attention
 
 
-def _long(request: Request, device: str | None = None) -> bool:
-    """Whether the logits of one head are so many that holding all of them costs more time.
+def _long(least: int, request: Request) -> bool:
+    """Whether one head has at least so many logits that holding all of them costs more time.
 
     Blocks that are asked for count as long, and so does a length that is not known: the kernel then
     looks at run time. The logits of one query are one row, of which there is nothing to cut.
@@ -122,24 +122,24 @@ def _long(request: Request, device: str | None = None) -> bool:
         return True
     if not all(isinstance(length, int) for length in lengths):
         return False  # JAX's symbols, with which Keras only asks for the shape of the output
-    return lengths[0] * lengths[1] >= schedule.LONG[device or request.backend]
+    return lengths[0] * lengths[1] >= least
+
+
+def _if_long(where: str) -> Callable[[Request], bool]:
+    return functools.partial(_long, schedule.LONG[where])
 
 
 # In order of preference; the reference kernel does everything and comes last.
-_CHUNKED = {"has_blocks": True, "has_soft_cap": True, "has_sink": True, "preferred": _long}
-_SPLASH = {
-    "has_soft_cap": True,
-    "has_sink": True,
-    "preferred": functools.partial(_long, device="tpu"),
-}
+_OPTIONS = {"has_soft_cap": True, "has_sink": True}
+_CHUNKED = {"has_blocks": True, **_OPTIONS}
 KERNELS = (
     Kernel("fused", "cudnn_jax", "jax"),
-    Kernel("fused", "splash_jax", "jax", **_SPLASH),
+    Kernel("fused", "splash_jax", "jax", preferred=_if_long("tpu"), **_OPTIONS),
     Kernel("fused", "fused_torch", "torch"),
-    Kernel("chunked", "chunked_tf", "tensorflow", **_CHUNKED),
-    Kernel("chunked", "chunked_jax", "jax", **_CHUNKED),
-    Kernel("chunked", "chunked_torch", "torch", **_CHUNKED),
-    Kernel("reference", "reference", has_weights=True, has_soft_cap=True, has_sink=True),
+    Kernel("chunked", "chunked_tf", "tensorflow", preferred=_if_long("tensorflow"), **_CHUNKED),
+    Kernel("chunked", "chunked_jax", "jax", preferred=_if_long("jax"), **_CHUNKED),
+    Kernel("chunked", "chunked_torch", "torch", preferred=_if_long("torch"), **_CHUNKED),
+    Kernel("reference", "reference", has_weights=True, **_OPTIONS),
 )
 
 
@@ -168,14 +168,8 @@ class Choice(NamedTuple):
 
 
 def choose(name: str, request: Request) -> Callable[..., Nested]:
-    """The function of the kernel `name`, or of the best one for "auto", which is then logged.
-
-    A graph for a converter takes the reference instead of a kernel with blocks, since LiteRT lacks
-    its loop and branches, and OpenVINO computes them wrong.
-    """
+    """The function of the kernel `name`, or of the best one for "auto", which is then logged."""
     kernel = _chosen(name, request)
-    if kernel.has_blocks and converting():
-        kernel = KERNELS[-1]
     if name == "auto" and logger.isEnabledFor(logging.DEBUG):
         logger.debug("attention takes the kernel %s", explain(name, request))
     return kernel.load()
@@ -186,10 +180,17 @@ def explain(name: str, request: Request) -> Choice:
     chosen, others = _chosen(name, request), {}
     for other in dict.fromkeys(kernel.name for kernel in KERNELS):
         if other != chosen.name:
-            slower = "possible, but slower for these shapes"
-            reason = _refusal(other, request) or (slower if name == "auto" else "not asked for")
-            others[other] = reason
+            others[other] = _refusal(other, request) or _disadvantage(name, request)
     return Choice(chosen.name, others)
+
+
+def _disadvantage(name: str, request: Request) -> str:
+    """Why a kernel that could serve the request is not taken."""
+    if request.empty:
+        return "there are no logits to compute"
+    if converting():
+        return "a graph for a converter has the reference kernel"
+    return "possible, but slower for these shapes" if name == "auto" else "not asked for"
 
 
 def _refusal(name: str, request: Request) -> str | None:
@@ -205,11 +206,13 @@ def _refusal(name: str, request: Request) -> str | None:
 
 def _chosen(name: str, request: Request) -> Kernel:
     check_name(name)
+    reference = KERNELS[-1]
     if request.empty:
-        return KERNELS[-1]  # there is nothing to cut
-    if name == "auto":
-        return next(k for k in KERNELS if k.refusal(request) is None and k.preferred(request))
-    reason = _refusal(name, request)
+        return reference
+    reason = None if name == "auto" else _refusal(name, request)
     if reason is not None:
         raise ValueError(f"`kernel` {name!r} cannot run here: {reason}")
-    return next(k for k in KERNELS if k.name == name and k.refusal(request) is None)
+    able = (kernel for kernel in KERNELS if kernel.refusal(request) is None)
+    chosen = next(k for k in able if (k.preferred(request) if name == "auto" else k.name == name))
+    # LiteRT lacks the loop and branches of a kernel with blocks; OpenVINO computes them wrong.
+    return reference if chosen.has_blocks and converting() else chosen

@@ -79,8 +79,8 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
     flat, count = tf.nest.flatten(tensors), len(tf.nest.flatten(tensors[0]))
 
     def is_worth(flat: Sequence[Tensor]) -> Tensor:
-        # The reference kernel takes short rows, where their length shows at run time only, and a
-        # call without any logits, of which no tile can be cut.
+        # The reference kernel takes rows that turn out to be short at run time, and calls without
+        # any logits, of which no tile can be cut.
         batch, length, keys = size(flat[0], 0), size(flat[0], 1), size(flat[1], 1)
         worth = batch * length * keys > 0
         if tiling["block_size"] or isinstance(length * keys, int):
@@ -91,20 +91,20 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
         worth = is_worth(flat)
         return tiles() if worth is True or under_xla() else tf.cond(worth, tiles, reference)
 
-    # The choice is made inside of each gradient: TensorFlow has no second one of a choice.
+    # The choice is made inside of each gradient, since TensorFlow cannot derive `tf.cond` twice.
     @tf.custom_gradient
-    def run(*flat: Tensor) -> tuple:
-        # An eager tape would keep the results of all that a tensor with a gradient enters.
+    def attend(*flat: Tensor) -> tuple:
+        # An eager tape would keep every result that depends on a tensor with a gradient.
         stopped = tuple(map(tf.stop_gradient, flat))
         context = choose(flat, lambda: tiled(forward, stopped), lambda: plain(stopped))
 
         def gradient(d_context: Tensor) -> tuple:
-            return *first(d_context, context, *flat), *[None] * (len(flat) - count)
+            return *first_gradient(d_context, context, *flat), *[None] * (len(flat) - count)
 
         return context, gradient
 
     @tf.custom_gradient
-    def first(*given: Tensor) -> tuple:
+    def first_gradient(*given: Tensor) -> tuple:
         given = tuple(map(tf.identity, given))  # else those of another graph, if this has its own
         d_context, context, *flat = map(tf.stop_gradient, given)
         gradients = choose(
@@ -113,7 +113,7 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
             lambda: _gradients(plain, flat, count, d_context),
         )
 
-        def second(*d_gradients: Tensor) -> tuple:
+        def second_gradient(*d_gradients: Tensor) -> tuple:
             # For gradient penalties: plain operations, which hold all logits. Under dropout only
             # the kernel that drew draws the same again.
             d_context, context, *flat = given
@@ -128,9 +128,9 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
             # The context is computed from the inputs, which have all of its part.
             return found[0], tf.zeros_like(context), *found[1:], *[None] * (len(flat) - count)
 
-        return gradients, second
+        return gradients, second_gradient
 
-    return plain(flat) if is_worth(flat) is False else run(*flat)
+    return plain(flat) if is_worth(flat) is False else attend(*flat)
 
 
 def _gradients(function: Callable, flat: list, count: int, upstream: Tensor) -> tuple:

@@ -32,25 +32,25 @@ def attention(
 ) -> Tensor:
     """See `keras_attn.ops.attention`; the logits never leave the chip.
 
-    cuDNN takes a number of keys for each row of the batch. To attention that is not causal the
-    order of the keys says nothing, so those that are not padding are put first. Where it is causal,
-    a number says the same as a padding mask only if all padding is on the right, which shows at run
-    time: a choice for which the GPU waits.
+    cuDNN takes the number of keys of each row of the batch. If attention is not causal, the order
+    of the keys does not matter, so those that are not padding are moved to the front. If it is
+    causal, that number replaces the mask only where all padding is on the right; this is tested at
+    run time, and the GPU waits for the answer.
     """
     rows, keys = mask.query_padding, mask.key_padding
     query = _zeroed(query, rows)
     if keys is None:
         return _zeroed(_cudnn(query, key, value, None, mask, scale), rows)
-    keys = jnp.broadcast_to(jnp.asarray(keys, bool), key.shape[:2])  # [B, S]
+    keys = jnp.broadcast_to(keys, key.shape[:2])  # [B, S]
     counts = jnp.sum(keys, axis=1, dtype="int32")
 
     def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # Without a key its numbers would not be numbers: such a row sees one, which is zero.
+        # With a count of 0 cuDNN gives NaN: such a row gets one key, which is zero.
         return _zeroed(_cudnn(query, key, value, jnp.maximum(counts, 1), mask, scale), rows)
 
     if not mask.causal:
-        origin, place = _order(keys)
-        return fused(query, _moved(key, origin, place), _moved(value, origin, place))
+        order = _order(keys)
+        return fused(query, _moved(key, *order), _moved(value, *order))
 
     def chunked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return chunked_jax.attention(
@@ -85,20 +85,25 @@ def refusal(request: Request) -> str | None:
         return f"cuDNN takes equal head widths, multiples of 8 up to 128, not {sorted(widths)}"
     lengths = request.query[1], request.key[1]
     if any(isinstance(length, int) and length % 2 for length in lengths):
-        return f"JAX's gradient of it takes even lengths, not {lengths[0]} and {lengths[1]}"
+        return f"JAX's gradient of cuDNN takes even lengths, not {lengths[0]} and {lengths[1]}"
     if request.dropout:
-        return "its dropout would draw the same in every step"
+        return "cuDNN's dropout would draw the same in every step"
     if request.bias is not None or mask.structure - MASKS:
-        return "it would hold the bias or the mask as a whole matrix"
+        return "cuDNN would hold the bias or the mask as a whole matrix"
     if mask.window is not None and (not mask.causal or mask.key_padding is not None):
-        return "cuDNN takes a window only where attention is causal and has no padding"
+        return "cuDNN takes a window only where attention is causal and has no padded keys"
     if mask.shifted:
-        return "it takes no offset of the query"
+        return "cuDNN takes no offset of the query"
     return None
 
 
 def _cudnn(
-    query: Tensor, key: Tensor, value: Tensor, counts: Tensor, mask: AttentionMask, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    counts: Tensor | None,
+    mask: AttentionMask,
+    scale: float,
 ) -> Tensor:
     return jax.nn.dot_product_attention(
         query,
@@ -113,22 +118,22 @@ def _cudnn(
 
 
 def _order(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """For each place the key that goes there, and for each key its place, `[B, S]`; S for none."""
+    """For each new position the old one, and for each old the new one, `[B, S]`; S for none."""
     length = keys.shape[1]
-    place = jnp.where(keys, jnp.cumsum(keys, axis=1, dtype="int32") - 1, length)
-    numbers = jnp.broadcast_to(jnp.arange(length, dtype="int32"), keys.shape)
-    put = jax.vmap(lambda empty, place, numbers: empty.at[place].set(numbers, mode="drop"))
-    return put(jnp.full_like(numbers, length), place, numbers), place
+    new = jnp.where(keys, jnp.cumsum(keys, axis=1, dtype="int32") - 1, length)
+    old = jnp.broadcast_to(jnp.arange(length, dtype="int32"), keys.shape)
+    put = jax.vmap(lambda empty, new, old: empty.at[new].set(old, mode="drop"))
+    return put(jnp.full_like(old, length), new, old), new
 
 
 @jax.custom_vjp
-def _moved(tensor: Tensor, origin: Tensor, place: Tensor) -> Tensor:
-    """The keys `[B, S, K, H]` in the order of `origin`, then zeros; the gradient goes back."""
-    return jnp.take_along_axis(tensor, origin[:, :, None, None], axis=1, mode="fill", fill_value=0)
+def _moved(tensor: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    """The keys `[B, S, K, H]` in the order of `old`, then zeros; the gradient goes back."""
+    return jnp.take_along_axis(tensor, old[:, :, None, None], axis=1, mode="fill", fill_value=0)
 
 
 _moved.defvjp(
-    lambda tensor, origin, place: (_moved(tensor, origin, place), (place, origin)),
+    lambda tensor, old, new: (_moved(tensor, old, new), (new, old)),
     lambda orders, gradient: (_moved(gradient, *orders), None, None),
 )
 
@@ -137,4 +142,4 @@ def _zeroed(tensor: Tensor, rows: Tensor | None) -> Tensor:
     """Zeros in the rows that are padding, whatever is there."""
     if rows is None:
         return tensor
-    return jnp.where(jnp.asarray(rows, bool)[:, :, None, None], tensor, 0)
+    return jnp.where(rows[:, :, None, None], tensor, 0)

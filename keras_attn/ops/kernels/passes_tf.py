@@ -1,7 +1,7 @@
 """The two passes of `chunked_tf` over its tiles, and the sums that the backward pass keeps.
 
-Letters: B batch, T query length, S key length, K key/value heads, H head width, Hv value width; in
-a tile: k key/value heads, r rows, s keys.
+Letters: B batch, T query length, S key length, N query heads, K key/value heads, G query heads of
+each of them, H head width, Hv value width; in a tile: k key/value heads, r rows, s keys.
 """
 
 from collections.abc import Iterable, Sequence
@@ -129,7 +129,7 @@ def _key_outputs(plan: Plan) -> tuple:
 def _add_keys(plan: Plan, sums: Sequence[Tensor], place: Place, parts: list) -> tuple:
     """The sums with a tile's parts `[k, s, H]`, and what `_all_keys` needs of this tile.
 
-    In a band these are the places and sums of the keys that are done, up to r.
+    In a band these are the positions and sums of the keys that are done, up to r.
     """
     if plan.mask.window is not None:
         return _move_band(plan, sums, place.keys[0], parts)
@@ -164,7 +164,7 @@ def _all_keys(plan: Plan, sums: Sequence[Tensor], outputs: list) -> list:
     last = first + tf.range(size(sums[0], 1))
     places = tf.concat([tf.reshape(places, (-1,)), last], 0)
     rows, keys = tf.size(places), plan.keys
-    # From where each key comes; a key of no tile comes from the zeros behind all rows.
+    # From where each key comes; a key of no tile comes from the zeros after all rows.
     source = tf.fill((keys + 1,), rows)
     source = tf.tensor_scatter_nd_update(source, places[:, None], tf.range(rows))[:keys]
     found = []

@@ -144,7 +144,7 @@ def key_range(plan: Plan, span: Span, row: Size) -> tuple:
         near, far = _range_of_ids(plan, span, row)
         start, stop = tf.maximum(start, near), tf.minimum(stop, far)
     if stop is keys:
-        return start, stop
+        return 0, keys
     start = tf.minimum(start, keys)
     return start, tf.maximum(stop - start, 0)
 
@@ -160,5 +160,8 @@ def _range_of_ids(plan: Plan, span: Span, row: Size) -> tuple:
 
 
 def product_type(tensor: Tensor) -> Tensor:
-    """The tensor in the type of the products; there are no fast ones in float16 on a CPU."""
+    """The tensor in the type of the products: there are no fast ones in float16 on a CPU.
+
+    On a GPU it is the same, which was not measured.
+    """
     return tf.cast(tensor, "float32") if tensor.dtype == tf.float16 else tensor

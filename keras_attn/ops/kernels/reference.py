@@ -92,7 +92,7 @@ def hidden(some: Tensor | None) -> Tensor:
 
 
 def zeroed(tensor: Tensor, visible: Tensor | None) -> Tensor:
-    """Zeros at the hidden places of `[B, heads, L, width]`: NaN times a weight of zero is NaN."""
+    """Zeros at hidden positions of `[B, heads, L, width]`: NaN times a weight of zero is NaN."""
     return tensor if visible is None else ops.where(ops.expand_dims(visible, (1, 3)), tensor, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""How the chunked kernels divide a call: the rows of a block, and the keys that a block may see.
+"""How kernels divide a call: the sizes of blocks and tiles, and the keys that a block may see.
 
 Numbers are Python integers if shapes are static, and otherwise scalar tensors (a length that is
 known at run time, a position in a loop).
@@ -12,8 +12,8 @@ from keras_attn._typing import Size, Tensor
 from keras_attn.ops.masks import AttentionMask
 
 
-class Tile(NamedTuple):
-    """How many logits a tile of TensorFlow's kernel may have, and rows over all heads of a group.
+class TileLimits(NamedTuple):
+    """The logits of a tile of TensorFlow's kernel at most, and its rows over all heads of a group.
 
     The products are slow with fewer rows than the first number.
     """
@@ -34,13 +34,13 @@ class Tile(NamedTuple):
 # | SPLASH_TILES |                   |                             | JAX, not measured      |
 #
 # On a GPU the fused kernels of JAX and torch are taken wherever they can do what is asked. On an
-# H200 (JAX, 32 rows of 512 places, dropout) blocks take 2.3 times as long as all logits at once.
+# H200 (JAX, 32 rows of 512 tokens, dropout) blocks take 2.3 times as long as all logits at once.
 
 # From how many logits a head on the chunked kernel is taken, from the rows "crossover_..." of
-# benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 places on.
-# TensorFlow, no mask: it is still 7 % behind at 3072 places, and ahead of Keras' plain attention at
+# benchmarks/attention_kernels.py on two cores. JAX and torch: it wins or ties from 1024 tokens on.
+# TensorFlow, no mask: it is still 7 % behind at 3072 tokens, and ahead of Keras' plain attention at
 # 4096; it is taken from 2048 on (9 to 21 % behind there), where all logits of 8 heads take 400 MB.
-# On a TPU this is calculated, not measured: at 512 places it takes longer to write and read the
+# On a TPU this is calculated, not measured: at 512 tokens it takes longer to write and read the
 # logits, which the fused kernel does not, than to compute them.
 LONG = {
     "tensorflow": 2048 * 2048,
@@ -59,7 +59,7 @@ BLOCK_ROWS = 64, 512
 # system for fresh pages each time; twice as many cost 1.5 times more. GPU: it starts a dozen
 # operations for each tile, so that a tile must be work enough for the whole chip, and may take what
 # 128 MB of float32 hold.
-TILES = {"cpu": Tile(2**21, (128, 512)), "gpu": Tile(2**25, (512, 4096))}
+TILES = {"cpu": TileLimits(2**21, (128, 512)), "gpu": TileLimits(2**25, (512, 4096))}
 
 # Rows and columns of a tile of splash attention. The largest that divides a length is taken, for
 # fewer programs. The TPU's compiler accepts 512 at head width 64 (tools/compile_for_tpu.py).
@@ -73,6 +73,7 @@ STAGES = 4
 def rows_of_block(mask: AttentionMask, query: Tensor, keys: int, block_size: int | None) -> int:
     """How many query rows a block of all heads has: `block_size` if given, else what fits."""
     batch, length, heads, _ = query.shape
+    # A block whose rows are half as many as a window is wide sees 3/2 of the window.
     seen = keys if mask.sides is None else min(keys, 3 * sum(mask.sides) // 2)
     fewest, most = BLOCK_ROWS
     # A batch that is JAX's symbol may be large.
@@ -81,7 +82,12 @@ def rows_of_block(mask: AttentionMask, query: Tensor, keys: int, block_size: int
 
 
 def rows_of_tile(
-    mask: AttentionMask, length: Size, keys: Size, group: int, block_size: int | None, tile: Tile
+    mask: AttentionMask,
+    length: Size,
+    keys: Size,
+    group: int,
+    block_size: int | None,
+    limits: TileLimits,
 ) -> Size:
     """How many query rows a tile of `group` query heads has: `block_size` if given, else what fits.
 
@@ -90,22 +96,22 @@ def rows_of_tile(
     """
     if block_size:
         return least(length, block_size)
-    fewest, most = tile.rows
+    fewest, most = limits.rows
     most = most // 2 if mask.causal else most  # less beyond the diagonal
     if mask.sides is not None:
-        # A fifth of the tile is outside of the band.
+        # A fifth of the tile is outside of the band, a third where attention is causal.
         rows = _clip(sum(mask.sides) // 4, fewest, most)
     else:
-        rows = _clip(tile.logits // _greatest(keys, 1), fewest, most)
+        rows = _clip(limits.logits // _greatest(keys, 1), fewest, most)
     blocks = -(-length * group // rows)
     return least(length, -(-length // blocks))
 
 
-def heads_of_tile(heads: int, logits: Size, tile: Tile) -> int:
+def heads_of_tile(heads: int, logits: Size, limits: TileLimits) -> int:
     """How many of the key/value heads share a tile, where each has so many logits."""
     if not isinstance(logits, int):
         return 1
-    fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= tile.logits]
+    fit = [n for n in range(1, heads + 1) if heads % n == 0 and n * logits <= limits.logits]
     return max(fit, default=1)
 
 

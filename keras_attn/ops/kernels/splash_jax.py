@@ -21,7 +21,7 @@ from keras_attn.ops.masks import AttentionMask
 
 INTERPRET = False  # True computes on any device, slowly: for tests
 LANES = 128  # lengths are filled up to a multiple of them
-# The logit of one more place, without a value: a query that sees no key gives all weight to it.
+# The logit of one more key, without a value: a query that sees no other gives all weight to it.
 NOTHING = -1e30
 HIDDEN = np.iinfo("int32").min  # the sequence of keys that no query sees
 
@@ -119,7 +119,7 @@ def _sequence_ids(mask: AttentionMask, shape: tuple, rows: int, columns: int) ->
 
 
 def _filled(tensor: Tensor, size: int) -> Tensor:
-    """`[B, heads, size, H]`, with zeros behind, from `[B, heads, length, H]`."""
+    """`[B, heads, size, H]`, with zeros at the end, from `[B, heads, length, H]`."""
     return jnp.pad(tensor, ((0, 0), (0, 0), (0, size - tensor.shape[2]), (0, 0)))
 
 

@@ -48,14 +48,14 @@ class Band(NamedTuple):
     table; comparing the positions again in each tile would cost more than its softmax.
     """
 
-    visible: Tensor  # bool [r, behind + beyond]
+    visible: Tensor  # bool [r, before + after]
     added: Tensor  # 0 where visible, else MASKED
-    behind: Size  # how far the first key of a tile may be behind its first row, and yet matter
+    before: Size  # how far the first key of a tile may be before its first row, and yet matter
 
     def part(self, table: Tensor, place: Place, mask: AttentionMask) -> Tensor:
         """The part `[1, 1, r, s]` of `visible` or `added` in a tile."""
-        behind = place.rows[0] + mask.query_offset - place.keys[0]
-        begin = tf.maximum(self.behind - behind, 0)
+        before = place.rows[0] + mask.query_offset - place.keys[0]
+        begin = tf.maximum(self.before - before, 0)
         return tf.slice(table, (0, begin), (place.rows[1], place.keys[1]))[None, None]
 
 
@@ -63,13 +63,13 @@ def band_of(mask: AttentionMask, rows: Size, most: Size, keys: Size, dtype: str)
     """The band of tiles that are `most` keys wide at most; None where the mask has none."""
     if not (mask.causal or mask.window is not None) or not mask.structure <= _BAND_PARTS:
         return None
-    behind, beyond = (keys, rows) if mask.reach is None else (mask.reach[0] + most, most)
-    distance = tf.range(behind + beyond) - behind - tf.range(rows)[:, None]
+    before, after = (keys, rows) if mask.reach is None else (mask.reach[0] + most, most)
+    distance = tf.range(before + after) - before - tf.range(rows)[:, None]
     low, high = _first_and_last_key(mask, 0)
     allowed = distance <= high
     if mask.reach is not None:
         allowed &= distance >= low
-    return Band(allowed, tf.cast(tf.where(allowed, 0.0, MASKED), dtype), behind)
+    return Band(allowed, tf.cast(tf.where(allowed, 0.0, MASKED), dtype), before)
 
 
 def rows_with_a_key(

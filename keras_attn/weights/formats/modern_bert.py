@@ -59,7 +59,7 @@ def _load_global_every(types: Any, config: Config) -> int:
     every = global_every(whole)
     if every is None or types != _layer_types(whole) or len(types) != count:
         raise ValueError(
-            f"`layer_types` must have 'full_attention' in every n-th of {count} places, beginning "
+            f"`layer_types` must have 'full_attention' in every n-th of {count} layers, beginning "
             f"with the first, and otherwise 'sliding_attention', got {types!r}"
         )
     return every

@@ -128,12 +128,12 @@ def test_on_a_gpu_auto_calls_cudnn_forward_and_backward(name, kind, monkeypatch)
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"window": 3}, "a window only where attention is causal and has no padding"),
+        ({"window": 3}, "a window only where attention is causal and has no padded"),
         (
             {**MASKS["right_causal"], "window": 3},
-            "only where attention is causal and has no padding",
+            "only where attention is causal and has no padded keys",
         ),
-        ({"causal": True, "query_offset": 2}, "it takes no offset of the query"),
+        ({"causal": True, "query_offset": 2}, "cuDNN takes no offset of the query"),
         ({"dense": np.ones((1, 1, T, T), bool)}, "the mask as a whole matrix"),
     ],
 )
@@ -168,5 +168,5 @@ def test_on_a_gpu_explain_names_odd_lengths(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     rows = jax.numpy.ones((B, 7, N, H), "bfloat16")
-    reason = "JAX's gradient of it takes even lengths, not 6 and 7"
+    reason = "JAX's gradient of cuDNN takes even lengths, not 6 and 7"
     assert ops.explain(rows[:, :6], rows, rows).others["fused"].startswith(f"{reason}; ")

@@ -161,6 +161,18 @@ def test_explain_names_the_kernel_and_the_reasons_against_the_others():
     with pytest.raises(ValueError, match="'chunked' cannot run here"):
         _explained(5, kernel="chunked", return_scores=True)
 
+    choice = _explained(0, kernel="chunked")
+    assert choice.kernel == "reference"
+    assert choice.others["chunked"] == "there are no logits to compute"
+
+
+@pytest.mark.backends("tensorflow", reason="converters take TensorFlow's graphs")
+def test_explain_names_the_kernel_of_a_converter(monkeypatch):
+    monkeypatch.setattr(kernels, "converting", lambda: True)
+    choice = _explained(4096)
+    assert choice.kernel == "reference"
+    assert choice.others["chunked"] == "a graph for a converter has the reference kernel"
+
 
 def test_auto_logs_its_choice_at_debug_level(caplog):
     rows = _inputs()[0]

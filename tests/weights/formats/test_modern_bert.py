@@ -176,11 +176,11 @@ def test_the_first_layer_of_a_masked_lm_head_is_loaded_into_any_head(modern):
         (
             "layer_types",
             ["full_attention", "full_attention", "sliding_attention", "full_attention"],
-            "`layer_types` must have 'full_attention' in every n-th of 4 places, beginning with "
+            "`layer_types` must have 'full_attention' in every n-th of 4 layers, beginning with "
             "the first, and otherwise 'sliding_attention', got ['full_attention', 'full_",
         ),
         ("layer_types", ["sliding_attention"] * 4, "got ['sliding_attention', "),
-        ("layer_types", ["full_attention"] * 3, "every n-th of 4 places"),
+        ("layer_types", ["full_attention"] * 3, "every n-th of 4 layers"),
         ("layer_types", 3, "and otherwise 'sliding_attention', got 3"),
         ("local_attention", None, "`local_attention` must be a positive integer, got None"),
     ],
