@@ -28,13 +28,13 @@ class TokenMasker:
         whole_word: whether tokens with "##" are chosen together with the word before them.
 
     Call arguments:
-        token_ids: int32 [B, L].
-        seeds: integers [B, 2], a seed for each row, such as `tf.random.split(seed, B)`.
+        token_ids: int32 `[B, L]`.
+        seeds: integers `[B, 2]`, a seed for each row, such as `tf.random.split(seed, B)`.
 
     Returns:
-        A dict: `token_ids` int32 [B, L], with the masks applied; `masked_positions` int32
-        [B, P], ascending, then 0; `masked_ids` int32 [B, P], the original tokens at these
-        positions, then [PAD]; `masked_weights` float32 [B, P], 1 at a prediction, then 0.
+        A dict: `token_ids` int32 `[B, L]`, with the masks applied; `masked_positions` int32
+        `[B, P]`, ascending, then 0; `masked_ids` int32 `[B, P]`, the original tokens at these
+        positions, then [PAD]; `masked_weights` float32 `[B, P]`, 1 at a prediction, then 0.
 
     Raises:
         ValueError: `rate` or `max_predictions` is out of range.
@@ -47,8 +47,7 @@ class TokenMasker:
     >>> masked["masked_weights"].numpy().tolist()
     [[1.0, 0.0]]
 
-    Source: Devlin et al. 2018, "BERT", section 3.1 and appendix A.1,
-    https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.1 and appendix A.1.
     """
 
     def __init__(

@@ -26,9 +26,9 @@ def pack_rows(
 
     Args:
         dataset: batches of (features, labels) or (features, labels, weights). Features: a dict with
-            `padding_mask` bool [N, T] and others [N, T], such as `token_ids` and `segment_ids`.
-            Labels and weights: a tensor or nested tensors, each [N] or [N, 1], one value for a
-            sequence, or [N, T], one for each of its tokens. A regressor needs labels [N, 1]: as
+            `padding_mask` bool `[N, T]` and others `[N, T]`, such as `token_ids` and `segment_ids`.
+            Labels and weights: a tensor or nested tensors, each `[N]` or `[N, 1]`, one value for a
+            sequence, or `[N, T]`, one for each of its tokens. A regressor needs labels `[N, 1]`: as
             its outputs they have an axis at the end, over which its loss takes the mean.
         length: L, the number of tokens in a row.
         batch_size: B.
@@ -37,10 +37,10 @@ def pack_rows(
 
     Returns:
         A dataset of (features, labels, weights); the last batch may be smaller.
-        features: those of `dataset` [B, L], and `sequence_ids` int32 [B, L], 1, 2, ... and 0 at
-        padding; `positions` int32 [B, L], from 0 in each sequence; `first_positions` int32 [B, R],
-        where the sequences begin, then 0;
-        labels: [B, R] or [B, R, 1] for sequences, or [B, L] for tokens, 0 at padding;
+        features: those of `dataset` `[B, L]`, and `sequence_ids` int32 `[B, L]`, 1, 2, ... and 0 at
+        padding; `positions` int32 `[B, L]`, from 0 in each sequence; `first_positions` int32
+        `[B, R]`, where the sequences begin, then 0;
+        labels: `[B, R]` or `[B, R, 1]` for sequences, or `[B, L]` for tokens, 0 at padding;
         weights: float32, in the shape of the labels: the given weights, or 1; 0 at padding.
 
     Raises:
@@ -60,8 +60,7 @@ def pack_rows(
     >>> labels.numpy().tolist(), weights.numpy().tolist()
     ([[10, 11], [12, 0]], [[1.0, 1.0], [1.0, 0.0]])
 
-    Source: Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination",
-    section 3.1, https://arxiv.org/abs/2107.02027
+    Source: Krell et al. 2021, section 3.1.
     """
     for name, value in (
         ("length", length),
@@ -113,9 +112,9 @@ class _Rows:
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """Pack values of sequences, [N] to [rows, S], or of their tokens, [N, T] to [rows, L].
+        """Pack values of sequences, `[N]` to `[rows, R]`, or of their tokens, `[N, T]` to `[rows, L]`.
 
-        Values [N, 1] become [rows, S, 1].
+        Values `[N, 1]` become `[rows, R, 1]`.
         """
         if values.shape.rank == 1:
             return self._sequences(tf.gather(values, self.order), default)
@@ -157,10 +156,10 @@ class _Rows:
 
 
 def _first_fit(sizes: tf.Tensor, space: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sequences in the order of their rows, int64 [N], and the number in each row, [rows].
+    """The sequences in the order of their rows, int64 `[N]`, and the number in each row, `[rows]`.
 
     Args:
-        sizes: int64 [N].
+        sizes: int64 `[N]`.
         space: int64 [2], the maximum number of tokens and of sequences in a row.
     """
     descending = tf.argsort(sizes, direction="DESCENDING", stable=True)

@@ -78,7 +78,7 @@ def write_records(
             shard have fewer than two documents of two paragraphs.
         ImportError: Apache Beam is not installed.
 
-    Source: Devlin et al. 2018, "BERT", appendix A.2, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, appendix A.2.
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     for name, value, least in (("paths", len(paths), 1), ("shards", shards, 1), ("seed", seed, 0)):

@@ -32,17 +32,16 @@ class SentencePairs:
         room: the earlier name of `length`; deprecated.
 
     Call arguments:
-        numbers: int64 [B], the numbers of the pairs.
+        numbers: int64 `[B]`, the numbers of the pairs.
 
     Returns:
-        A: ragged int32 [B, (T)]; B: ragged int32 [B, (T)]; is_random: int32 [B], 0 where B
+        A: ragged int32 `[B, (T)]`; B: ragged int32 `[B, (T)]`; is_random: int32 `[B]`, 0 where B
         follows A and 1 where it is from another document, the original BERT's labels.
 
     Raises:
         ValueError: fewer than two documents have two paragraphs, or `length` is below 4.
 
-    Source: Devlin et al. 2018, "BERT", section 3.1 and appendix A.2,
-    https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.1 and appendix A.2.
     """
 
     def __init__(

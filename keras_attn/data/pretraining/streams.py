@@ -93,9 +93,9 @@ class PairExamples:
         length: L; this and the other arguments are as in `pretraining_dataset`.
 
     Call arguments:
-        first, second: ragged int32 [B, (T)].
-        is_random: int32 [B].
-        numbers: int64 [B], the numbers of the examples; the masks depend on (seed, number).
+        first, second: ragged int32 `[B, (T)]`.
+        is_random: int32 `[B]`.
+        numbers: int64 `[B]`, the numbers of the examples; the masks depend on (seed, number).
 
     Returns:
         features, labels and sample weights, as `pretraining_dataset` says.

@@ -37,7 +37,7 @@ class BertPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist()
     [[2, 5, 6, 7, 3], [2, 3, 0, 0, 0]]
 
-    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.
     """
 
     text_inputs = ("text",)
@@ -76,7 +76,7 @@ class PairPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist(), features["segment_ids"].numpy().tolist()
     ([[2, 5, 3, 7, 3]], [[0, 0, 0, 1, 1]])
 
-    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.
     """
 
     text_inputs = ("first", "second")
@@ -114,7 +114,7 @@ class ChoicePreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist()
     [[[2, 5, 3, 7, 3, 0], [2, 5, 3, 5, 6, 3]]]
 
-    Source: Devlin et al. 2018, "BERT", section 4.4, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 4.4.
     """
 
     text_inputs = ("prompt", "choices")

@@ -43,7 +43,7 @@ class MaskedLMPreprocessor(BertPreprocessor):
     >>> features["masked_positions"].numpy().tolist()
     [[2, 3], [1, 0]]
 
-    Source: Devlin et al. 2018, "BERT", section 3.1, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.1.
     """
 
     def _complete(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

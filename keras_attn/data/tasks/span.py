@@ -70,7 +70,7 @@ class SpanPreprocessor(PreprocessorLayer):
     >>> layer.answers(context, features["offsets"][:, 1], [4], [5]).numpy().tolist()
     [b'sang loud']
 
-    Source: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, sections 4.2 and 4.3.
     """
 
     text_inputs = ("question", "context")
@@ -241,7 +241,7 @@ class SpanPostprocessor(PostprocessorLayer):
     >>> SpanPostprocessor()(logits, features)["answer"].numpy().tolist()
     [b'sang loud']
 
-    Source: Devlin et al. 2018, "BERT", sections 4.2 and 4.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, sections 4.2 and 4.3.
     """
 
     def __init__(self, longest: int = 30, **kwargs: Any):

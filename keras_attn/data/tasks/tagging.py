@@ -53,7 +53,7 @@ class WordsPreprocessor(PreprocessorLayer):
     >>> features["token_ids"].numpy().tolist(), tags.numpy().tolist(), weights.numpy().tolist()
     ([[2, 5, 6, 7, 3]], [[0, 1, 0, 0, 0]], [[0.0, 1.0, 0.0, 1.0, 0.0]])
 
-    Source: Devlin et al. 2018, "BERT", section 5.3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 5.3.
     """
 
     text_inputs = ("words",)

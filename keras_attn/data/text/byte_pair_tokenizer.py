@@ -54,10 +54,10 @@ class BytePairTokenizer(SubwordTokenizer):
         separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
-        text: strings, [B], or ragged of any depth.
+        text: strings, `[B]`, or ragged of any depth.
 
     Returns:
-        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
+        int32 ids, ragged `[B, (T)]`; one more ragged axis than `text`. No special token is added.
 
     Raises:
         ValueError: the ids have gaps, a rule or an added token is not in the vocabulary, or an
@@ -73,8 +73,7 @@ class BytePairTokenizer(SubwordTokenizer):
     >>> tokenizer.detokenize(ids).numpy()[0].decode()
     'low lol'
 
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
-    section 2.2; Sennrich et al. 2016, https://arxiv.org/abs/1508.07909, section 3.2
+    Source: Radford et al. 2019, section 2.2; Sennrich et al. 2016, section 3.2.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class BytePairTokenizer(SubwordTokenizer):
         return (ids, *(word_offsets(begins, ends) if whole_words else (begins, ends)))
 
     def detokenize(self, ids: Tensor) -> tf.Tensor:
-        """Join rows of ids, [B, T] dense or ragged, to strings, [B].
+        """Join rows of ids, `[B, T]` dense or ragged, to strings, `[B]`.
 
         Special tokens are left out. Incomplete characters become U+FFFD.
         """

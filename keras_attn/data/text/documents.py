@@ -27,7 +27,7 @@ def read_documents(paths: Path | Sequence[Path]) -> list[list[str]]:
         The documents in order, each a list of paragraphs without surrounding white space.
 
     Raises:
-        ValueError: if a file holds no text or cannot be decoded; the message names file and line.
+        ValueError: a file holds no text or cannot be decoded; the message names file and line.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -81,7 +81,7 @@ def split_documents(
         The training items and the held-out items, both in the order that they came in.
 
     Raises:
-        ValueError: if `held_out` is not between 0 and 1 or there are fewer than two items.
+        ValueError: `held_out` is not between 0 and 1 or there are fewer than two items.
 
     Example:
     >>> training, held_out = split_documents(list("abcdef"), held_out=1 / 3, seed=7)

@@ -27,7 +27,7 @@ def pack(
     equally long segments the last one.
 
     Args:
-        segments: one or more ragged [B, (T)] of integer ids.
+        segments: one or more ragged `[B, (T)]` of integer ids.
         length: the maximum number of tokens in a row, L.
         cls_id, sep_id, pad_id: the ids of [CLS], [SEP] and [PAD].
         separators: the number of [SEP] between two segments; 2 for RoBERTa.
@@ -35,7 +35,7 @@ def pack(
             saves a server work on short requests.
 
     Returns:
-        A dict of [B, L] tensors: `token_ids` int32; `segment_ids` int32, the number of the
+        A dict of `[B, L]` tensors: `token_ids` int32; `segment_ids` int32, the number of the
         segment with its [SEP] ([CLS] and padding: 0); `padding_mask` bool, True at tokens.
 
     Raises:
@@ -48,8 +48,7 @@ def pack(
     >>> row["token_ids"].numpy().tolist()
     [[2, 5, 6, 3, 9, 10, 3], [2, 5, 3, 11, 3, 0, 0]]
 
-    Source: Devlin et al. 2018, "BERT", section 3 and figure 2,
-    https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3 and figure 2.
     """
     if not segments:
         raise ValueError("`segments` must hold one segment or more, got none")

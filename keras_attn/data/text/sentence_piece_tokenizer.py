@@ -39,10 +39,10 @@ class SentencePieceTokenizer(SubwordTokenizer):
         separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
-        text: strings, [B], or ragged of any depth.
+        text: strings, `[B]`, or ragged of any depth.
 
     Returns:
-        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
+        int32 ids, ragged `[B, (T)]`; one more ragged axis than `text`. No special token is added.
 
     Raises:
         ValueError: `model` is not a SentencePiece model, or a special token is not in the
@@ -53,8 +53,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
     >>> model = Path("spiece.model").read_bytes()  # doctest: +SKIP
     >>> SentencePieceTokenizer(model)(["Hello"])  # doctest: +SKIP
 
-    Source: Kudo and Richardson 2018, "SentencePiece", https://arxiv.org/abs/1808.06226; Kudo
-    2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    Source: Kudo and Richardson 2018; Kudo 2018, section 3.2.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class SentencePieceTokenizer(SubwordTokenizer):
             return [token.decode() for token in tokens.numpy()]
 
     def detokenize(self, ids: Tensor) -> tf.Tensor:
-        """Join rows of ids, [B, T] dense or ragged, to strings, [B], as `sentencepiece` does.
+        """Join rows of ids, `[B, T]` dense or ragged, to strings, `[B]`, as `sentencepiece` does.
 
         Only spaces at the beginning of a text are lost with a model that was trained with
         `remove_extra_whitespaces=False` and puts a space before the text: tensorflow-text has an

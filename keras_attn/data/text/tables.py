@@ -26,7 +26,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
         The cells of each column, by its name.
 
     Raises:
-        ValueError: if the file is empty or cannot be decoded, two columns have the same name, or a
+        ValueError: the file is empty or cannot be decoded, two columns have the same name, or a
             line has more or fewer cells than the first; the message names file and line.
     """
     names, rows = read_numbered(path)

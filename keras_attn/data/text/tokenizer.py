@@ -48,11 +48,11 @@ class BertTokenizer(keras.layers.Layer):
         lowercase: whether the vocabulary is uncased (lower case, no accents).
 
     Call arguments:
-        text: strings, [B], or ragged of any depth.
+        text: strings, `[B]`, or ragged of any depth.
 
     Returns:
-        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. [CLS] and [SEP] are not added:
-        `pack` does that.
+        int32 ids, ragged `[B, (T)]`; one more ragged axis than `text`. [CLS] and [SEP] are not
+        added: `pack` does that.
 
     Raises:
         ValueError: the vocabulary is empty, is not UTF-8, repeats a token or lacks one of [PAD],
@@ -64,7 +64,7 @@ class BertTokenizer(keras.layers.Layer):
     >>> tokenizer(["Playing!", "[MASK] chess"]).to_list()
     [[5, 6, 7], [4, 1]]
 
-    Source: Devlin et al. 2018, "BERT", section 3, https://arxiv.org/abs/1810.04805
+    Source: Devlin et al. 2019, section 3.
     """
 
     separators = 1  # [SEP] between two texts of a row
@@ -181,7 +181,7 @@ class BertTokenizer(keras.layers.Layer):
         return self.tokens(ids)
 
     def detokenize(self, ids: Tensor) -> tf.Tensor:
-        """Join rows of ids, [B, T] dense or ragged, to strings, [B].
+        """Join rows of ids, `[B, T]` dense or ragged, to strings, `[B]`.
 
         [PAD], [CLS] and [SEP] are left out, tokens with "##" are joined to the token before them,
         and words are separated by a space. Spaces, case and accents of the original are lost.

@@ -62,10 +62,10 @@ class UnigramTokenizer(SubwordTokenizer):
         separators: the number of "sep" tokens between two texts of a row; 2 for RoBERTa.
 
     Call arguments:
-        text: strings, [B], or ragged of any depth.
+        text: strings, `[B]`, or ragged of any depth.
 
     Returns:
-        int32 ids, ragged [B, (T)]; one more ragged axis than `text`. No special token is added.
+        int32 ids, ragged `[B, (T)]`; one more ragged axis than `text`. No special token is added.
 
     Raises:
         ValueError: the file needs what is not supported, or a special token is not in the
@@ -83,7 +83,7 @@ class UnigramTokenizer(SubwordTokenizer):
     >>> tokenizer.detokenize(ids).numpy()[0].decode()
     'a ab aa<unk>'
 
-    Source: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    Source: Kudo 2018, section 3.2.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class UnigramTokenizer(SubwordTokenizer):
         return _metaspace(self._read["pre_tokenizer"])
 
     def detokenize(self, ids: Tensor) -> tf.Tensor:
-        """Join rows of ids, [B, T] dense or ragged, to strings, [B], special tokens left out."""
+        """Join rows of ids, `[B, T]` dense or ragged, to strings, `[B]`, without special tokens."""
         ids = token_ids(ids, len(self.vocabulary))
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)

@@ -30,7 +30,7 @@ class Unigrams:
         unknown: the id of the token for unknown text.
         byte_ids: the ids of the 256 tokens for single bytes, or None.
 
-    Source: Kudo 2018, "Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.2
+    Source: Kudo 2018, section 3.2.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def train_vocabulary(
     >>> vocabulary[5:]
     ['e', 'l', 'o', 'r', 's', 't', 'w', '##e', '##o', '##r', '##s', '##t', '##w', 'lo', 'low']
 
-    Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", section 4.
+    Source: Schuster and Nakajima 2012, section 4.
     """
     tokenizers = optional_module("tokenizers", "examples", "keras_attn.data.train_vocabulary")
     if isinstance(texts, str):
