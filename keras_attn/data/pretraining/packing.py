@@ -112,7 +112,7 @@ class _Rows:
         self.sizes = tf.gather(sizes, self.order)  # [N], row by row
 
     def join(self, values: tf.Tensor, default: int = 0) -> tf.Tensor:
-        """Pack values of sequences, `[N]` to `[rows, R]`, or of their tokens, `[N, T]` to `[rows, L]`.
+        """Pack values of sequences, `[N]` to `[rows, R]`, or of tokens, `[N, T]` to `[rows, L]`.
 
         Values `[N, 1]` become `[rows, R, 1]`.
         """

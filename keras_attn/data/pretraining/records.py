@@ -117,7 +117,7 @@ def sample_records(directory: Path, count: int, split: str = "train") -> tf.Ragg
 
 
 def parse(records: tf.Tensor) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.Tensor]:
-    """Parse pairs, strings `[B]`: first and second, ragged int32 `[B, (T)]`, and is_random `[B]`."""
+    """Parse strings `[B]`: first and second, ragged int32 `[B, (T)]`, and is_random `[B]`."""
     tokens = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     parsed = tf.io.parse_example(
         records,
