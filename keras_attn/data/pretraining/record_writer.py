@@ -17,10 +17,11 @@ import numpy as np
 
 from keras_attn._checks import optional_module
 from keras_attn.data._tensorflow import tf
-from keras_attn.data.pretraining.records import MANIFEST, Path, checksum, vocabulary_checksum
+from keras_attn.data.pretraining.records import MANIFEST, checksum, vocabulary_checksum
 from keras_attn.data.pretraining.sentence_pairs import SentencePairs
 from keras_attn.data.pretraining.streams import rows_of
 from keras_attn.data.text.documents import stream_documents, tokenize_documents
+from keras_attn.data.text.files import Path
 from keras_attn.data.text.tokenizer import BertTokenizer
 
 LOCAL = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")  # all cores

@@ -16,9 +16,9 @@ import zlib
 from keras_attn._typing import Config
 from keras_attn.data._tensorflow import tf
 from keras_attn.data.pretraining.streams import PairExamples, with_rows
+from keras_attn.data.text.files import Path
 from keras_attn.data.text.tokenizer import BertTokenizer
 
-Path = str | os.PathLike
 MANIFEST = "records.json"
 CHUNK = 1 << 24  # bytes
 PASS = 1 << 32  # more blocks than a pass has, so that each block has a seed of its own

@@ -65,7 +65,7 @@ def pretraining_dataset(
     ):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}")
-    check_ids(documents, len(tokenizer.vocabulary), "documents")
+    check_ids("documents", documents, len(tokenizer.vocabulary))
     pairs = SentencePairs(documents, length=length - 3, seed=seed)
     masked = PairExamples(tokenizer, length, seed, max_predictions, mask_rate, whole_word)
     rows = None if count else batch_size

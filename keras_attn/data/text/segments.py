@@ -90,15 +90,15 @@ def look_up(values: tf.Tensor, index: tf.Tensor, inside: tf.Tensor, filling: int
     return tf.gather(values, tf.where(inside, index, tf.size(values, index.dtype) - 1))
 
 
-def check_ids(ids: tf.Tensor | tf.RaggedTensor, vocabulary_size: int, name: str) -> None:
+def check_ids(name: str, ids: tf.Tensor | tf.RaggedTensor, count: int) -> None:
     """Raise a ValueError for eager `ids` outside the vocabulary; in a graph nothing is checked."""
     flat = ids.flat_values if isinstance(ids, tf.RaggedTensor) else tf.reshape(ids, [-1])
     if not hasattr(flat, "numpy") or not len(flat):
         return
     for extreme in (int(tf.reduce_min(flat)), int(tf.reduce_max(flat))):
-        if not 0 <= extreme < vocabulary_size:
+        if not 0 <= extreme < count:
             raise ValueError(
-                f"`{name}` must be ids below the vocabulary's size {vocabulary_size}, got {extreme}"
+                f"`{name}` must be ids below the vocabulary's size {count}, got {extreme}"
             )
 
 
@@ -108,7 +108,7 @@ def token_ids(ids: Tensor, count: int) -> tf.Tensor | tf.RaggedTensor:
         ids = ids.with_flat_values(integers("ids", ids.flat_values))
     else:
         ids = integers("ids", ids)
-    check_ids(ids, count, "ids")
+    check_ids("ids", ids, count)
     return ids
 
 
