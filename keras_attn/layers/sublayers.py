@@ -18,6 +18,7 @@ from keras_attn._keras import (
     set_keras_mask,
 )
 from keras_attn._typing import Config, Nested, Shape, Tensor
+from keras_attn.ops.biases import PositionBias
 from keras_attn.ops.remat import remat
 
 _UNMERGED = "unmerged_"
@@ -179,7 +180,7 @@ def to_position(
     position = deserialize_shared(position)
     if position is None:
         return None
-    if not callable(getattr(position, "rotate", None) or getattr(position, "bias", None)):
+    if not enters_logits(position):
         raise TypeError(
             "`position` must be a RotaryEmbedding, ALiBi or RelativePositionBias, or None, "
             f"got {position!r}"
@@ -188,6 +189,22 @@ def to_position(
     if heads != num_heads:
         raise ValueError(f"`position` must have {num_heads} heads as the layer, got {heads}")
     return position
+
+
+def rotates(position: keras.layers.Layer | None) -> bool:
+    """Whether the position rotates queries and keys."""
+    return callable(getattr(position, "rotate", None))
+
+
+def bias_of(position: keras.layers.Layer | None) -> PositionBias | None:
+    """The bias of the position; None if it has none, or is None."""
+    bias = getattr(position, "bias", None)
+    return bias() if callable(bias) else None
+
+
+def enters_logits(position: keras.layers.Layer) -> bool:
+    """Whether the position rotates or has a bias, and so belongs to attention."""
+    return rotates(position) or callable(getattr(position, "bias", None))
 
 
 def recomputable(call: Callable[..., Nested]) -> Callable[..., Nested]:

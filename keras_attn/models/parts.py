@@ -13,6 +13,7 @@ import keras
 from keras_attn import layers
 from keras_attn._keras import flatten_layers, nodes
 from keras_attn._typing import DType
+from keras_attn.layers.sublayers import enters_logits
 
 _TASK_HEADS = ("classifier", "tagger", "span", "multiple_choice", "masked_lm", "next_sentence")
 _TRANSFORMATION = ("transformation", "transformation_norm")
@@ -256,11 +257,6 @@ def layer_at(model: keras.Model, path: str) -> keras.layers.Layer:
 def is_token_matrix(path: str) -> bool:
     """Whether this is the path of the token matrix, of a model of any family."""
     return path in _TOKEN_MATRICES
-
-
-def enters_logits(position: keras.layers.Layer) -> bool:
-    """Whether the position rotates queries and keys or adds a bias, and so belongs to blocks."""
-    return hasattr(position, "rotate") or hasattr(position, "bias")
 
 
 def attention_position(position: keras.layers.Layer) -> keras.layers.Layer | None:

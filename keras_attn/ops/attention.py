@@ -264,6 +264,11 @@ def _request(
     )
 
 
+def _is_seed(seed: object) -> bool:
+    shape, dtype = getattr(seed, "shape", ()), getattr(seed, "dtype", None)
+    return len(shape) == 1 and shape[0] in (2, None) and "int" in str(dtype)
+
+
 def _check(
     query: Tensor,
     key: Tensor,
@@ -291,8 +296,10 @@ def _check(
             f"query {query.shape[2]}, key {key.shape[2]}, value {value.shape[2]}"
         )
     check_rate("dropout", dropout)
-    if dropout and seed is None:
-        raise ValueError(f"`seed` must be given where dropout is not zero, got dropout={dropout}")
+    if dropout and not _is_seed(seed):
+        raise ValueError(
+            f"`seed` must be an integer tensor [2] where dropout is not zero, got {seed!r}"
+        )
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     if mask.dense is not None:
         _check_broadcast("mask.dense", mask.dense.shape, lengths)

@@ -83,9 +83,10 @@ def test_empty_inputs_give_empty_or_zero_context(sizes, kernel):
         np.testing.assert_array_equal(context, np.zeros((batch, length, *value.shape[2:])))
 
 
-def test_an_invalid_dropout_rate_or_missing_seed_raises():
+def test_an_invalid_dropout_rate_or_seed_raises():
     _fails(r"`dropout` must be in \[0, 1\), got 1.0", dropout=1.0)
-    _fails("`seed` must be given where dropout is not zero", dropout=0.5)
+    for seed in (None, 5, [1, 2], np.ones(2), np.ones(3, "int32"), np.ones((1, 2), "int32")):
+        _fails(r"`seed` must be an integer tensor \[2\] where", dropout=0.5, seed=seed)
 
 
 def test_a_scale_that_is_no_number_raises():

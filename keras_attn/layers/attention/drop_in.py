@@ -26,7 +26,7 @@ from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
 from keras_attn.layers.masking import both, first_mask, own_mask, without_hidden
-from keras_attn.layers.sublayers import CompositeLayer, keep_own_policy
+from keras_attn.layers.sublayers import CompositeLayer, bias_of, keep_own_policy, rotates
 
 
 class ManyHeads(CompositeLayer):
@@ -134,14 +134,14 @@ def attend(
     q = axes.merge(projection(layer, "query")(query))
     k = axes.merge(projection(layer, "key")(key))
     position = getattr(layer, "position", None)
-    if hasattr(position, "rotate"):
+    if rotates(position):
         q, k = position.rotate(q), position.rotate(k)
     context = ops.attention(
         q,
         k,
         axes.merge(projection(layer, "value")(value)),
         mask=mask,
-        bias=position.bias() if hasattr(position, "bias") else None,
+        bias=bias_of(position),
         **_dropout(layer, training),
         return_scores=return_scores,
         kernel="reference" if _plain(layer) else "auto",

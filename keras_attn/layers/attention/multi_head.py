@@ -13,7 +13,15 @@ from keras_attn._checks import check_choice, check_count, check_positive, check_
 from keras_attn._keras import serialize_shared
 from keras_attn._typing import Cache, Config, Initializer, Nested, Shape, Size, Tensor
 from keras_attn.layers.masking import first_mask
-from keras_attn.layers.sublayers import NORMS, CompositeLayer, Projection, make_norm, to_position
+from keras_attn.layers.sublayers import (
+    NORMS,
+    CompositeLayer,
+    Projection,
+    bias_of,
+    make_norm,
+    rotates,
+    to_position,
+)
 from keras_attn.ops import cache as caches
 from keras_attn.ops import kernels
 from keras_attn.ops.masks import AttentionMask, Window, check_window
@@ -200,7 +208,7 @@ class MultiHead(CompositeLayer):
             k,
             v,
             mask=mask,
-            bias=self.position.bias() if hasattr(self.position, "bias") else None,
+            bias=bias_of(self.position),
             logits_soft_cap=self.logits_soft_cap,
             sink=self.sink if self.use_sink else None,
             dropout=dropout,
@@ -216,7 +224,7 @@ class MultiHead(CompositeLayer):
 
     def _rotated(self, heads: Tensor, offset: Size, positions: Tensor | None) -> Tensor:
         """Queries or keys `[B, T, N, H]` turned by their positions, which count from `offset`."""
-        if hasattr(self.position, "rotate"):
+        if rotates(self.position):
             if positions is None:
                 return self.position.rotate(heads, offset=offset)
             return self.position.rotate(heads, positions=positions)
