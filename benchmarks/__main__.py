@@ -18,20 +18,26 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import _results
+
 FOLDER = Path(__file__).parent
+BFLOAT16 = ["bfloat16"] if _results.has_bfloat16() else []
 # Name: arguments of the full run, arguments of the quick run.
 QUESTIONS = {
     "startup": ([], ["build", "trace", "--rounds", "1"]),
     "encoder": ([], ["--cases", "8x128", "--rounds", "3", "--sides", "ours", "keras_hub"]),
     "pretraining_step": ([], ["--policies", "float32", "--rounds", "1"]),
     "attention_kernels": (
-        ["no_mask", "causal", "bfloat16", "window", "layer", "layer_causal"],
+        ["no_mask", "causal", *BFLOAT16, "window", "layer", "layer_causal"],
         ["causal"],
     ),
-    "decoding": ([], ["--rounds", "1"]),
+    "decoding": (
+        ["--sides", "ours", "ours_xla", "keras_hub", "keras_hub_xla", "--rounds", "3"],
+        ["--rounds", "1"],
+    ),
     "cache": ([], ["--batches", "1"]),
     "upgrade": (
-        [],
+        ["--lengths", "512", "--rounds", "3"],
         ["--families", "user", "BERT", "--lengths", "512", "--backends", "tensorflow"],
     ),
     "runtimes": ([], ["--models", "BERT encoder", "GPT"]),

@@ -39,6 +39,14 @@ def machine() -> dict[str, Any]:
     }
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; says so if not."""
+    if {"BF16", "AMX"} & set(machine()["can"]):
+        return True
+    print("bfloat16: not measured here, the processor has no instructions for it", flush=True)
+    return False
+
+
 def named(record: dict[str, Any]) -> str:
     """The machine of a record in words."""
     if "processor" not in record or record.get("device", "cpu") != "cpu":

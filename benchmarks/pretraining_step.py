@@ -26,14 +26,6 @@ ROWS, LENGTH, MASKED = 8, 128, 20
 TOLERANCE = {"float32": 1e-4, "mixed_bfloat16": 2e-2}  # for a loss of about 10
 
 
-def policies_here():
-    """Those for which the processor has instructions."""
-    if {"BF16", "AMX"} & set(_results.machine()["can"]):
-        return list(TOLERANCE)
-    print("mixed_bfloat16: not measured here, the processor has no instructions for it")
-    return ["float32"]
-
-
 def model_of(side, layers, dropout, optimizer):
     """The model, compiled as the example compiles it."""
     sys.path.insert(0, str(_workers.ROOT / "examples"))
@@ -121,7 +113,8 @@ def main():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if options.worker:
         return _workers.serve(lambda: answers_of(options.worker, *options.policies))
-    for policy in options.policies or policies_here():
+    default = list(TOLERANCE) if _results.has_bfloat16() else ["float32"]
+    for policy in options.policies or default:
         started = {side: _workers.start(side, __file__, "--policies", policy) for side in SIDES}
         workers = {side: worker for side, worker in started.items() if worker}
         losses = {side: _workers.ask(worker, "losses") for side, worker in workers.items()}

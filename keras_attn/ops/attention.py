@@ -300,6 +300,8 @@ def _check(
         raise ValueError(
             f"`seed` must be an integer tensor [2] where dropout is not zero, got {seed!r}"
         )
+    if isinstance(mask.query_offset, int) and mask.query_offset < 0:
+        raise ValueError(f"`query_offset` must be at least 0, got {mask.query_offset}")
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     if mask.dense is not None:
         _check_broadcast("mask.dense", mask.dense.shape, lengths)

@@ -36,13 +36,12 @@ class AttentionMask:
         dense: bool, broadcastable to `[B, N, T, S]`: any pattern of the user's.
             Here and in the padding a number that is not zero counts as True; `ops.attention`
             raises for additive masks where it knows the numbers.
-        query_offset: position of the first query among the keys, 0 or more, an int or a scalar
-            tensor: layers give `cache_index`, kernels the first row of a block.
+        query_offset: position of the first query among the keys, an int or a scalar tensor; 0 or
+            more (layers give `cache_index`), but in a block, whose keys may begin later.
 
     Raises:
         ValueError: `causal` is no truth value, a window that is neither a positive integer nor a
-            pair of them, sequence ids without their partner, a negative offset, or a part of the
-            wrong rank.
+            pair of them, sequence ids without their partner, or a part of the wrong rank.
 
     Example:
     >>> from keras_attn.ops.masks import AttentionMask
@@ -64,8 +63,6 @@ class AttentionMask:
     def __post_init__(self) -> None:
         object.__setattr__(self, "causal", check_flag("causal", self.causal))
         object.__setattr__(self, "window", check_window(self.window))
-        if isinstance(self.query_offset, int) and self.query_offset < 0:
-            raise ValueError(f"`query_offset` must be at least 0, got {self.query_offset}")
         if (self.query_sequence_ids is None) != (self.key_sequence_ids is None):
             raise ValueError(
                 "`query_sequence_ids` and `key_sequence_ids` must be given together, got only one"

@@ -36,6 +36,8 @@ def test_incompatible_shapes_raise():
     )
     mask = AttentionMask(dense=kops.ones((2, 1, 13, 3), "bool"))
     _fails("`mask.dense` must have rank 4 and be broadcastable", mask=mask)
+    mask = AttentionMask(causal=True, query_offset=-1)
+    _fails("`query_offset` must be at least 0, got -1", mask=mask)
 
 
 def test_inputs_that_are_not_floats_raise():

@@ -58,8 +58,6 @@ def test_invalid_mask_arguments_raise():
         AttentionMask(dense=kops.ones((2, 3), "bool"))
     with pytest.raises(ValueError, match=r"`dense` must have rank 4.*, got shape \(\)"):
         AttentionMask(dense="x")
-    with pytest.raises(ValueError, match="`query_offset` must be at least 0, got -1"):
-        AttentionMask(causal=True, query_offset=-1)
     with pytest.raises(ValueError, match="`causal` must be True or False, got 'yes'"):
         AttentionMask(causal="yes")
     assert AttentionMask(causal=np.bool_(False)).empty
