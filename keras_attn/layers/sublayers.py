@@ -191,9 +191,10 @@ def to_position(
     return position
 
 
-def rotates(position: keras.layers.Layer | None) -> bool:
-    """Whether the position rotates queries and keys."""
-    return callable(getattr(position, "rotate", None))
+def rotation_of(position: keras.layers.Layer | None) -> Callable[..., Tensor] | None:
+    """What rotates queries and keys; None if the position does not, or is None."""
+    rotate = getattr(position, "rotate", None)
+    return rotate if callable(rotate) else None
 
 
 def bias_of(position: keras.layers.Layer | None) -> PositionBias | None:
@@ -204,7 +205,7 @@ def bias_of(position: keras.layers.Layer | None) -> PositionBias | None:
 
 def enters_logits(position: keras.layers.Layer) -> bool:
     """Whether the position rotates or has a bias, and so belongs to attention."""
-    return rotates(position) or callable(getattr(position, "bias", None))
+    return rotation_of(position) is not None or callable(getattr(position, "bias", None))
 
 
 def recomputable(call: Callable[..., Nested]) -> Callable[..., Nested]:

@@ -26,7 +26,7 @@ from keras_attn._typing import Config, Nested, Shape, Tensor
 from keras_attn.layers.attention.attention_axes import AttentionAxes
 from keras_attn.layers.attention.memory_attention import weigh
 from keras_attn.layers.masking import both, first_mask, own_mask, without_hidden
-from keras_attn.layers.sublayers import CompositeLayer, bias_of, keep_own_policy, rotates
+from keras_attn.layers.sublayers import CompositeLayer, bias_of, keep_own_policy, rotation_of
 
 
 class ManyHeads(CompositeLayer):
@@ -134,8 +134,9 @@ def attend(
     q = axes.merge(projection(layer, "query")(query))
     k = axes.merge(projection(layer, "key")(key))
     position = getattr(layer, "position", None)
-    if rotates(position):
-        q, k = position.rotate(q), position.rotate(k)
+    rotate = rotation_of(position)
+    if rotate is not None:
+        q, k = rotate(q), rotate(k)
     context = ops.attention(
         q,
         k,

@@ -19,7 +19,7 @@ from keras_attn.layers.sublayers import (
     Projection,
     bias_of,
     make_norm,
-    rotates,
+    rotation_of,
     to_position,
 )
 from keras_attn.ops import cache as caches
@@ -224,10 +224,11 @@ class MultiHead(CompositeLayer):
 
     def _rotated(self, heads: Tensor, offset: Size, positions: Tensor | None) -> Tensor:
         """Queries or keys `[B, T, N, H]` turned by their positions, which count from `offset`."""
-        if rotates(self.position):
+        rotate = rotation_of(self.position)
+        if rotate is not None:
             if positions is None:
-                return self.position.rotate(heads, offset=offset)
-            return self.position.rotate(heads, positions=positions)
+                return rotate(heads, offset=offset)
+            return rotate(heads, positions=positions)
         if positions is not None:
             raise ValueError(
                 "`positions` needs a layer whose `position` is a RotaryEmbedding, got "
