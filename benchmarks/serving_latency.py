@@ -38,6 +38,12 @@ SIDES = {  # name: function below, its options
 }
 
 
+def sides_here():
+    """All whose type the processor has instructions for."""
+    everything = _results.has_bfloat16()
+    return [side for side in SIDES if everything or "bf16" not in side]
+
+
 def ours(folder, compute_dtype=None):
     """A published classifier."""
     import keras
@@ -177,7 +183,7 @@ def classify(options):
         # One at a time: two that export at once would need the memory of both.
         started = {
             side: _workers.start(side, __file__, "classify", "--folder", folder)
-            for side in options.sides
+            for side in options.sides or sides_here()
         }
         workers = {side: worker for side, worker in started.items() if worker}
         for case in options.cases:
@@ -268,7 +274,7 @@ def main():
     """Run one of the two questions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["classify", "tokenize"])
-    parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=[], choices=SIDES)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--rounds", type=int, help="fewer or more than usual")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
