@@ -180,10 +180,10 @@ def to_position(
     position = deserialize_shared(position)
     if position is None:
         return None
-    if not enters_logits(position):
+    if not isinstance(position, keras.layers.Layer) or not enters_logits(position):
         raise TypeError(
-            "`position` must be a RotaryEmbedding, ALiBi or RelativePositionBias, or None, "
-            f"got {position!r}"
+            "`position` must be a RotaryEmbedding, ALiBi, RelativePositionBias or another layer "
+            f"with `rotate` or `bias`, or None, got {position!r}"
         )
     heads = getattr(position, "num_heads", num_heads)
     if heads != num_heads:

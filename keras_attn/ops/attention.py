@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_attn._checks import (
@@ -290,6 +291,17 @@ def _check(
             "`query` and `key` must have the same head width, "
             f"got {query.shape[-1]} and {key.shape[-1]}"
         )
+    for axis, what in ((0, "rows"), (1, "positions")):
+        pair = key.shape[axis], value.shape[axis]
+        if all(isinstance(size, int) for size in pair) and pair[0] != pair[1]:
+            raise ValueError(
+                f"`key` and `value` must have equally many {what}, got {pair[0]} and {pair[1]}"
+            )
+    if 0 in (query.shape[2], key.shape[2], query.shape[3]):
+        raise ValueError(
+            "`query` and `key` must have heads and a width, got "
+            f"shapes {tuple(query.shape)} and {tuple(key.shape)}"
+        )
     if key.shape[2] != value.shape[2] or query.shape[2] % key.shape[2]:
         raise ValueError(
             "`key` and `value` must have the same number of heads, which divides the query's, got "
@@ -300,8 +312,9 @@ def _check(
         raise ValueError(
             f"`seed` must be an integer tensor [2] where dropout is not zero, got {seed!r}"
         )
-    if isinstance(mask.query_offset, int) and mask.query_offset < 0:
-        raise ValueError(f"`query_offset` must be at least 0, got {mask.query_offset}")
+    offset = mask.query_offset
+    if isinstance(offset, int | np.integer | np.ndarray) and np.min(offset) < 0:
+        raise ValueError(f"`query_offset` must be at least 0, got {offset}")
     lengths = (query.shape[0], query.shape[2], query.shape[1], key.shape[1])
     if mask.dense is not None:
         _check_broadcast("mask.dense", mask.dense.shape, lengths)

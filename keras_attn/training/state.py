@@ -35,7 +35,8 @@ def build(model: keras.Model, batch: Nested) -> None:
         except Exception as error:  # each backend has its own for shapes that do not agree
             errors.append(error)
     raise ValueError(
-        f"`batch` must be one that the model can be trained on, got shapes {found}: {errors[0]}"
+        "`batch` must be one that the model can be trained on (give one batch of the data, if it "
+        f"leaves sizes open), got shapes {found}: {errors[0]}"
     ) from errors[0]
 
 

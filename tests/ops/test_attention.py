@@ -36,8 +36,12 @@ def test_incompatible_shapes_raise():
     )
     mask = AttentionMask(dense=kops.ones((2, 1, 13, 3), "bool"))
     _fails("`mask.dense` must have rank 4 and be broadcastable", mask=mask)
-    mask = AttentionMask(causal=True, query_offset=-1)
-    _fails("`query_offset` must be at least 0, got -1", mask=mask)
+    for offset in (-1, np.int64(-1), np.array(-1)):
+        mask = AttentionMask(causal=True, query_offset=offset)
+        _fails("`query_offset` must be at least 0, got -1", mask=mask)
+    _fails("equally many positions, got 17 and 1", value=ones((2, 1, 2, 7)))
+    _fails("equally many rows, got 2 and 1", value=ones((1, 17, 2, 7)))
+    _fails("must have heads and a width, got", ones((2, 13, 6, 0)), ones((2, 17, 2, 0)))
 
 
 def test_inputs_that_are_not_floats_raise():

@@ -231,7 +231,7 @@ class MultiHead(CompositeLayer):
             return rotate(heads, positions=positions)
         if positions is not None:
             raise ValueError(
-                "`positions` needs a layer whose `position` is a RotaryEmbedding, got "
+                "`positions` needs a layer whose `position` rotates, as a RotaryEmbedding, got "
                 f"{self.position!r}"
             )
         return heads

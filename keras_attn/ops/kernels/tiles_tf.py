@@ -139,7 +139,7 @@ def _logits(plan: Plan, span: Span, place: Place, query: Tensor, key: Tensor) ->
     elif not block.empty:
         allowed = block.materialize(plan.rows, place.keys[1])  # [1, 1 or k G, 1 or r, s]
         masked, some = _added(plan, allowed), tf.reduce_any(allowed, -1, keepdims=True)
-        if masked.shape[1] == masked.shape[2] == 1:
+        if masked.shape[1] == masked.shape[2] == 1 != masked.shape[3]:
             masked, column = None, masked[:, 0, 0]
     if plan.logits_soft_cap is None:
         logits, tanh = _by_head(plan, _products(plan, query, key, column)), None

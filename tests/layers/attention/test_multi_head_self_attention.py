@@ -158,7 +158,7 @@ def test_positions_are_those_of_the_rotary_embedding():
     moved = arrays(block(INPUTS, positions=keras.ops.arange(T) + 8))
     np.testing.assert_allclose(moved, arrays(block(INPUTS)), rtol=1e-4, atol=1e-5)
     assert np.abs(arrays(block(INPUTS, positions=keras.ops.arange(T) * 5)) - moved).max() > 1e-3
-    with pytest.raises(ValueError, match="`positions` needs a layer whose `position` is a Rotary"):
+    with pytest.raises(ValueError, match="`positions` needs a layer whose `position` rotates"):
         layers.MultiHeadSelfAttention(N)(INPUTS, positions=keras.ops.arange(T))
 
 

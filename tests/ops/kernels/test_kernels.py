@@ -136,6 +136,17 @@ def test_auto_chooses_the_fused_kernel_on_torch():
     assert _chosen(16) == _chosen(4096, mask=AttentionMask(causal=True)) == "fused_torch"
 
 
+@pytest.mark.parametrize("rows", [1, B])
+def test_a_dense_mask_of_whole_rows_equals_the_reference(rows):
+    visible = (np.arange(rows) % 2 == 0)[:, None, None, None]
+    found, expected = (
+        arrays(ops.attention(*_inputs(), mask=AttentionMask(dense=visible), kernel=kernel))
+        for kernel in ("chunked", "reference")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(found[1] == 0, rows > 1)
+
+
 def _explained(length, **options):
     rows = np.zeros((1, length, 2, 4), "float32")
     return ops.explain(rows, rows, rows, **options)
