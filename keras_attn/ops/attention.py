@@ -12,17 +12,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_attn._checks import (
-    check_number,
-    check_positive,
-    check_rate,
-    check_shape,
-    is_integer,
-)
+from keras_attn._checks import check_number, check_positive, check_rate, check_shape, is_integer
 from keras_attn._typing import Nested, Shape, Tensor
 from keras_attn.ops import kernels
 from keras_attn.ops.biases import Bias, PositionBias
 from keras_attn.ops.masks import AttentionMask
+from keras_attn.ops.random import is_seed
 
 _watched: contextvars.ContextVar[list | None] = contextvars.ContextVar("watched", default=None)
 
@@ -265,11 +260,6 @@ def _request(
     )
 
 
-def _is_seed(seed: object) -> bool:
-    shape, dtype = getattr(seed, "shape", ()), getattr(seed, "dtype", None)
-    return len(shape) == 1 and shape[0] in (2, None) and "int" in str(dtype)
-
-
 def _check(
     query: Tensor,
     key: Tensor,
@@ -308,7 +298,7 @@ def _check(
             f"query {query.shape[2]}, key {key.shape[2]}, value {value.shape[2]}"
         )
     check_rate("dropout", dropout)
-    if dropout and not _is_seed(seed):
+    if dropout and not is_seed(seed):
         raise ValueError(
             f"`seed` must be an integer tensor [2] where dropout is not zero, got {seed!r}"
         )

@@ -22,6 +22,12 @@ class SeedGenerator(keras.random.SeedGenerator):
             return super().next(ordered)
 
 
+def is_seed(seed: object) -> bool:
+    """Whether it is an integer tensor `[2]`."""
+    shape, dtype = getattr(seed, "shape", ()), getattr(seed, "dtype", None)
+    return len(shape) == 1 and shape[0] in (2, None) and "int" in str(dtype)
+
+
 def uniform(shape: tuple, seed: Tensor, dtype: str = "float32") -> Tensor:
     """Uniform numbers in [0, 1).
 
