@@ -19,17 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import _results
-
 FOLDER = Path(__file__).parent
-BFLOAT16 = ["bfloat16"] if _results.has_bfloat16() else []
 # Name: arguments of the full run, arguments of the quick run.
 QUESTIONS = {
     "startup": ([], ["build", "trace", "--rounds", "1"]),
     "encoder": ([], ["--cases", "8x128", "--rounds", "3", "--sides", "ours", "keras_hub"]),
     "pretraining_step": ([], ["--policies", "float32", "--rounds", "1"]),
     "attention_kernels": (
-        ["no_mask", "causal", *BFLOAT16, "window", "layer", "layer_causal"],
+        ["no_mask", "causal", "bfloat16", "window", "layer", "layer_causal"],
         ["causal"],
     ),
     "decoding": (

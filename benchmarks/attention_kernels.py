@@ -241,7 +241,8 @@ def main():
     parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     for name in options.rows:
-        keep(name, options.device)
+        if name != "bfloat16" or options.device == "gpu" or _results.has_bfloat16():
+            keep(name, options.device)
     if options.plot:
         plot()
 

@@ -36,8 +36,8 @@ class AttentionMask:
         dense: bool, broadcastable to `[B, N, T, S]`: any pattern of the user's.
             Here and in the padding a number that is not zero counts as True; `ops.attention`
             raises for additive masks where it knows the numbers.
-        query_offset: position of the first query among the keys, an int or a scalar tensor; 0 or
-            more (layers give `cache_index`), but in a block, whose keys may begin later.
+        query_offset: position of the first query among the keys, an int or a scalar tensor. Layers
+            give `cache_index`; below 0 it is only in a block whose keys begin after its queries.
 
     Raises:
         ValueError: `causal` is no truth value, a window that is neither a positive integer nor a

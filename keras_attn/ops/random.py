@@ -1,4 +1,4 @@
-"""Random draws from a seed tensor, which keep no state; and the state of generators without one."""
+"""Random draws from a seed tensor, which keep no state; and the state of the global generators."""
 
 import keras
 import numpy as np

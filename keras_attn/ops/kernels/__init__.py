@@ -209,10 +209,13 @@ def _chosen(name: str, request: Request) -> Kernel:
     reference = KERNELS[-1]
     if request.empty:
         return reference
-    reason = None if name == "auto" else _refusal(name, request)
-    if reason is not None:
-        raise ValueError(f"`kernel` {name!r} cannot run here: {reason}")
     able = (kernel for kernel in KERNELS if kernel.refusal(request) is None)
-    chosen = next(k for k in able if (k.preferred(request) if name == "auto" else k.name == name))
+    if name == "auto":
+        chosen = next(kernel for kernel in able if kernel.preferred(request))
+    else:
+        reason = _refusal(name, request)
+        if reason is not None:
+            raise ValueError(f"`kernel` {name!r} cannot run here: {reason}")
+        chosen = next(kernel for kernel in able if kernel.name == name)
     # LiteRT lacks the loop and branches of a kernel with blocks; OpenVINO computes them wrong.
     return reference if chosen.has_blocks and converting() else chosen

@@ -91,9 +91,9 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
         worth = is_worth(flat)
         return tiles() if worth is True or under_xla() else tf.cond(worth, tiles, reference)
 
-    # The choice is made inside of each gradient, since TensorFlow cannot derive `tf.cond` twice.
+    # The choice is made inside of each gradient: TensorFlow has no second gradient of `tf.cond`.
     @tf.custom_gradient
-    def attend(*flat: Tensor) -> tuple:
+    def differentiable(*flat: Tensor) -> tuple:
         # An eager tape would keep every result that depends on a tensor with a gradient.
         stopped = tuple(map(tf.stop_gradient, flat))
         context = choose(flat, lambda: tiled(forward, stopped), lambda: plain(stopped))
@@ -130,7 +130,7 @@ def _attend(tensors: tuple, bias: Bias | None, fixed: dict, tiling: dict, option
 
         return gradients, second_gradient
 
-    return plain(flat) if is_worth(flat) is False else attend(*flat)
+    return plain(flat) if is_worth(flat) is False else differentiable(*flat)
 
 
 def _gradients(function: Callable, flat: list, count: int, upstream: Tensor) -> tuple:
